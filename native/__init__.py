@@ -1,1 +1,1 @@
-"""Everything below ComfyUI: tracing, lowering, programs, weights, and the runner process with its client."""
+"""Everything below ComfyUI: tracing, lowering, weight files, and the process that runs ggml."""

@@ -1,0 +1,5 @@
+"""From a trace to a program: one handler per aten operation, views folded into strides."""
+
+from .lowering import Lowered, LowerError, LowerOptions, WeightType, lower
+
+__all__ = ["LowerError", "LowerOptions", "Lowered", "WeightType", "lower"]

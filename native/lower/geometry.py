@@ -1,0 +1,170 @@
+"""Strided windows on program tensors, and the few operations that all of them come down to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from .builder import Builder
+
+Shape = tuple[int, ...]
+Group = tuple[int, tuple[int, ...]]  # elements, and the stride of each operand
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A strided window (elements, torch order) on a program tensor that is dense in memory."""
+
+    tensor: int
+    shape: Shape
+    stride: Shape
+    offset: int = 0
+
+    @property
+    def numel(self) -> int:
+        """Elements that the window shows."""
+        return math.prod(self.shape)
+
+    def permuted(self, order: Sequence[int]) -> Operand:
+        """The same window with its dimensions in another order."""
+        return replace(
+            self, shape=tuple(self.shape[i] for i in order), stride=tuple(self.stride[i] for i in order)
+        )
+
+    def broadcast(self, shape: Shape) -> Operand:
+        """The window repeated to `shape`: a repeated dimension has stride 0."""
+        missing = len(shape) - len(self.shape)
+        own = (1,) * missing + self.shape
+        stride = (0,) * missing + self.stride
+        return replace(
+            self, shape=shape, stride=tuple(0 if n == 1 else s for n, s in zip(own, stride, strict=True))
+        )
+
+
+def contiguous_stride(shape: Sequence[int]) -> Shape:
+    """Strides of a dense tensor whose last dimension is fastest."""
+    stride, step = [], 1
+    for size in reversed(shape):
+        stride.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(stride))
+
+
+def physical_order(shape: Shape, stride: Shape) -> tuple[int, ...]:
+    """Dimensions from the slowest in memory to the fastest; ties keep their order."""
+    return tuple(sorted(range(len(shape)), key=lambda i: (shape[i] != 1, -stride[i]) if shape[i] != 1 else (False, 0)))
+
+
+def is_dense(shape: Shape, stride: Shape, offset: int, numel: int) -> bool:
+    """Whether a window shows every one of `numel` elements once, in whatever order."""
+    if offset or math.prod(shape) != numel:
+        return False
+    order = physical_order(shape, stride)
+    step = 1
+    for i in reversed(order):
+        if shape[i] != 1 and stride[i] != step:
+            return False
+        step *= shape[i]
+    return True
+
+
+def collapse(shape: Shape, strides: Sequence[Shape]) -> list[Group]:
+    """Merge neighbouring dimensions that every operand walks through in one go; outermost first, no dimension of 1."""
+    groups: list[Group] = []
+    for i, size in enumerate(shape):
+        if size == 1:
+            continue
+        step = tuple(stride[i] for stride in strides)
+        if groups and all(outer == inner * size for outer, inner in zip(groups[-1][1], step, strict=True)):
+            groups[-1] = (groups[-1][0] * size, step)
+        else:
+            groups.append((size, step))
+    return groups or [(1, (1,) * len(strides))]
+
+
+def view(b: Builder, x: Operand, groups: Sequence[tuple[int, int]]) -> int:
+    """A ggml tensor of the given (elements, stride) dimensions, outermost first, on x's tensor; at most four.
+
+    No stride may be 0. Where the fastest dimension is not the innermost one the result is permuted: only cont, cast
+    and concat take that.
+    """
+    order = sorted(range(len(groups)), key=lambda i: -groups[i][1])
+    memory = [groups[i] for i in order]
+    if memory[-1][1] != 1 and memory[-1][0] != 1:
+        memory.append((1, 1))
+    if len(memory) > 4:
+        raise ValueError(f"a window of {len(memory)} dimensions: {memory}")
+    plain = b.window(x.tensor, [(n, s) for n, s in reversed(memory)], x.offset)
+    if list(order) == list(range(len(groups))):
+        return plain
+    extra = len(memory) - len(groups)  # an inner dimension of one element stays innermost
+    position = {group: len(groups) - 1 - i + extra for i, group in enumerate(order)}
+    axes = [0] * 4
+    for group, axis in position.items():
+        axes[axis] = len(groups) - 1 - group
+    taken = set(axes[axis] for axis in position.values())
+    free = [axis for axis in range(4) if axis not in taken]
+    for axis in sorted(set(range(4)) - set(position.values())):
+        axes[axis] = free.pop(0)
+    return b.permute(plain, axes)
+
+
+def dense(b: Builder, x: Operand) -> int:
+    """x as a tensor that is contiguous in x's own order of dimensions; copied only where it is not."""
+    groups = collapse(x.shape, [x.stride])
+    plain = [(n, s[0]) for n, s in groups]
+    if len(plain) == 1 and plain[0][1] == 1:
+        return b.window(x.tensor, [(plain[0][0], 1)], x.offset)
+    if any(stride == 0 for _, stride in plain):
+        return _repeat(b, x, plain)
+    slowest_first = all(a[1] >= c[1] for a, c in zip(plain, plain[1:], strict=False))
+    if len(plain) + (min(s for _, s in plain) != 1 or (not slowest_first and False)) <= 4:
+        return b.cont(view(b, x, plain))
+    return _dense_many(b, x, plain)
+
+
+def _repeat(b: Builder, x: Operand, groups: list[tuple[int, int]]) -> int:
+    """Copies of a window along its dimensions of stride 0."""
+    once = Operand(x.tensor, tuple(1 if s == 0 else n for n, s in groups), tuple(s or 1 for _, s in groups), x.offset)
+    sizes = [n for n, _ in groups]
+    if len(sizes) > 4:
+        raise ValueError(f"repeating a window of {len(sizes)} dimensions: {groups}")
+    source = b.reshape(dense(b, once), tuple(reversed(once.shape)))
+    return b.op("repeat", source, ne=tuple(reversed(sizes)))
+
+
+def _dense_many(b: Builder, x: Operand, groups: list[tuple[int, int]]) -> int:
+    """More than four dimensions that do not merge: copied in memory order, then moved one at a time."""
+    order = sorted(range(len(groups)), key=lambda i: -groups[i][1])
+    memory = Operand(x.tensor, tuple(groups[i][0] for i in order), tuple(groups[i][1] for i in order), x.offset)
+    current = dense(b, memory)
+    sizes = [n for n, _ in groups]
+    for place in range(len(order)):
+        source = order.index(place)
+        if source == place:
+            continue
+        before, between, moved, after = (
+            math.prod(sizes[order[i]] for i in span)
+            for span in (range(place), range(place, source), (source,), range(source + 1, len(order)))
+        )
+        cube = b.reshape(current, (after, moved, between, before))
+        current = b.cont(b.permute(cube, [0, 2, 1, 3]))
+        order.insert(place, order.pop(source))
+    return current
+
+
+def rows(b: Builder, x: Operand, inner: int = 1) -> int:
+    """x as rows for an operation over its last `inner` dimensions: those contiguous, the others in at most three."""
+    head, tail = x.shape[: len(x.shape) - inner], x.shape[len(x.shape) - inner :]
+    length = math.prod(tail)
+    contiguous = contiguous_stride(tail)
+    fits = all(
+        n == 1 or s == c for n, s, c in zip(tail, x.stride[len(head) :], contiguous, strict=True)
+    )
+    if fits:
+        lead = [(n, s[0]) for n, s in collapse(head, [x.stride[: len(head)]])] if math.prod(head) != 1 else []
+        descending = all(a[1] >= c[1] for a, c in zip(lead, lead[1:], strict=False))
+        if len(lead) <= 3 and descending and all(s >= length for _, s in lead):
+            return b.window(x.tensor, [(length, 1), *reversed(lead)], x.offset)
+    return b.reshape(dense(b, x), (length, math.prod(head)))

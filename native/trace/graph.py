@@ -1,0 +1,69 @@
+"""What a trace consists of: operations over strided windows of storages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A tensor seen as a strided window of a storage; shape, stride and offset count elements, as torch does."""
+
+    storage: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    dtype: torch.dtype
+
+    @property
+    def numel(self) -> int:
+        """Elements that the window shows."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One operation: `function` called with `args` and `kwargs`, in which every tensor is a Window.
+
+    name: "aten.add.Tensor" and the like; place: the path of the module that performed it.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: tuple[Window | None, ...]
+    place: str
+
+
+@dataclass(frozen=True)
+class Trace:
+    """All operations of one call, in order. Operations that only make views are not among them: windows hold those.
+
+    inputs, weights: by name; constants: real tensors that the module held; storages: elements of each.
+    """
+
+    model: str
+    steps: tuple[Step, ...]
+    inputs: dict[str, Window]
+    weights: dict[str, Window]
+    constants: dict[int, torch.Tensor]
+    outputs: tuple[Window, ...]
+    storages: tuple[int, ...]
+
+
+def windows_in(value: Any) -> Iterator[Window]:
+    """Every window in nested arguments, in order."""
+    if isinstance(value, Window):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from windows_in(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from windows_in(item)

@@ -1,0 +1,189 @@
+"""Record the operations of a torch module on fake tensors.
+
+Both modes used here are local to the calling thread, and the module is this pack's own, so a torch model that runs
+in another thread sees nothing of a trace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+from .graph import Step, Trace, Window
+
+Function = Callable[[torch.nn.Module, dict[str, torch.Tensor]], Any]
+
+
+class TraceError(RuntimeError):
+    """A model whose code cannot be followed without its values."""
+
+
+class _Recorder:
+    """The steps so far, and which storage each tensor lies in."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.storages: list[int] = []
+        self.constants: dict[int, torch.Tensor] = {}
+        self.places: list[str] = []
+        self._index: dict[int, int] = {}
+        self._alive: list[torch.Tensor] = []  # a storage that died could lend its address to another
+
+    def window(self, tensor: torch.Tensor) -> Window:
+        """The window that a tensor is; a real tensor met for the first time is a constant of the module."""
+        storage = tensor.untyped_storage()
+        index = self._index.get(storage._cdata)
+        if index is None:
+            index = self._index[storage._cdata] = len(self.storages)
+            self.storages.append(storage.nbytes() // max(tensor.element_size(), 1))
+            self._alive.append(tensor)
+            if not isinstance(tensor, FakeTensor):
+                self.constants[index] = tensor.detach().as_strided((self.storages[index],), (1,), 0).clone()
+        return Window(index, tuple(tensor.shape), tuple(tensor.stride()), int(tensor.storage_offset()), tensor.dtype)
+
+    def add(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> None:
+        """Append a step, unless all it did was to make views."""
+        place = self.places[-1] if self.places else ""
+        known = len(self.storages)
+        inputs = tree_map(lambda x: self.window(x) if isinstance(x, torch.Tensor) else x, (tuple(args), dict(kwargs)))
+        known = len(self.storages)
+        results = result if isinstance(result, (tuple, list)) else (result,)
+        outputs = tuple(self.window(x) if isinstance(x, torch.Tensor) else None for x in results)
+        mutates = getattr(getattr(function, "_schema", None), "is_mutable", False)
+        if mutates or any(output is not None and output.storage >= known for output in outputs):
+            self.steps.append(Step(name, function, inputs[0], inputs[1], outputs, place))
+
+
+def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """The result of scaled_dot_product_attention as engines lay it out: heads beside channels in memory."""
+    batch, heads, tokens, _ = query.shape
+    return query.new_empty((batch, tokens, heads, value.shape[3])).transpose(1, 2)
+
+
+# What torch would take apart before a dispatch mode sees it, and a shape function where torch's own layout is not ours.
+_WHOLE: dict[Any, tuple[str, Callable[..., Any] | None]] = {
+    torch.nn.functional.linear: ("linear", None),
+    torch.nn.functional.scaled_dot_product_attention: ("scaled_dot_product_attention", _attention),
+    torch.nn.functional.rms_norm: ("rms_norm", None),
+    torch.rms_norm: ("rms_norm", None),
+}
+
+
+class _WholeMode(TorchFunctionMode):
+    """Records the functions of `_WHOLE` as one step each."""
+
+    def __init__(self, recorder: _Recorder, inner: _OperationMode) -> None:
+        super().__init__()
+        self.recorder = recorder
+        self.inner = inner
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        whole = _WHOLE.get(func)
+        if whole is None:
+            return func(*args, **kwargs)
+        name, shape = whole
+        with self.inner.paused():
+            result = (shape or func)(*args, **kwargs)
+        self.recorder.add(name, func, args, kwargs, result)
+        return result
+
+
+class _OperationMode(TorchDispatchMode):
+    """Records every aten operation that reaches the dispatcher."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+        self.active = True
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let operations pass unrecorded."""
+        before, self.active = self.active, False
+        try:
+            yield
+        finally:
+            self.active = before
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if self.active:
+            self.recorder.add(str(func), func, args, kwargs, result)
+        return result
+
+
+@contextlib.contextmanager
+def _places(module: torch.nn.Module, recorder: _Recorder) -> Iterator[None]:
+    """Keep the path of the module that is running, through hooks on this module's own parts."""
+    handles = []
+    for path, part in module.named_modules():
+
+        def enter(_part: torch.nn.Module, _args: Any, path: str = path) -> None:
+            recorder.places.append(path)
+
+        def leave(_part: torch.nn.Module, _args: Any, _result: Any) -> None:
+            recorder.places.pop()
+
+        handles += [part.register_forward_pre_hook(enter), part.register_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Whole(torch.nn.Module):
+    """The module and the function that calls it, as one module whose parameters functional_call can replace."""
+
+    def __init__(self, module: torch.nn.Module, function: Function) -> None:
+        super().__init__()
+        self.module = module
+        self.function = function
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> Any:
+        return self.function(self.module, inputs)
+
+
+def trace(model: str, module: torch.nn.Module, function: Function, inputs: dict[str, torch.Tensor]) -> Trace:
+    """Follow `function(module, inputs)` and return what it computes.
+
+    model: its name, for messages. module: its parameters may lie on the meta device; floats are traced as F32.
+    function: returns a tensor or a tuple of tensors. inputs: only their shapes and dtypes matter.
+    Raises TraceError where the code asks for a value that only a real run has.
+    """
+    recorder = _Recorder()
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    named = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
+    with mode, torch.no_grad():
+        weights = {
+            name: torch.empty(tuple(p.shape), dtype=torch.float32 if p.is_floating_point() else p.dtype)
+            for name, p in named.items()
+        }
+        fakes = {name: torch.empty(tuple(x.shape), dtype=x.dtype) for name, x in inputs.items()}
+        weight_windows = {name: recorder.window(tensor) for name, tensor in weights.items()}
+        input_windows = {name: recorder.window(tensor) for name, tensor in fakes.items()}
+        operations = _OperationMode(recorder)
+        replaced = {f"module.{name}": tensor for name, tensor in weights.items()}
+        try:
+            with _places(module, recorder), operations, _WholeMode(recorder, operations):
+                result = torch.func.functional_call(_Whole(module, function), replaced, (fakes,))
+        except (torch._subclasses.fake_tensor.DataDependentOutputException, torch.fx.experimental.symbolic_shapes.GuardOnDataDependentSymNode) as error:
+            place = recorder.places[-1] if recorder.places else model
+            raise TraceError(
+                f"{model} cannot be traced: {place} asks for a value while it runs ({error}). "
+                "Please report the model and the node that made it."
+            ) from error
+        outputs = tuple(recorder.window(x) for x in tree_flatten(result)[0] if isinstance(x, torch.Tensor))
+    return Trace(
+        model, tuple(recorder.steps), input_windows, weight_windows, recorder.constants, outputs,
+        tuple(recorder.storages),
+    )  # fmt: skip
