@@ -1,0 +1,1 @@
+"""Weight files: headers, parameters, and their conversion to what ggml loads."""

@@ -1,0 +1,69 @@
+"""Opening a weight file: which format it is, or why it is none."""
+
+from __future__ import annotations
+
+import os
+import stat
+from functools import lru_cache
+
+from .gguf import MAGIC, read_gguf
+from .safetensors import read_safetensors
+from .weight_file import WeightFile, WeightFileError
+
+CACHED_HEADERS = 32
+BEGINNINGS = (  # what people choose instead of a model, by the first bytes
+    (b"version https://git-lfs", "is a Git LFS pointer, not the file it stands for. Download the file itself"),
+    (b"<", "is a web page, not a model. Download the file itself, not the page that shows it"),
+    (
+        b"PK\x03\x04",
+        "is a pickle (.pt, .ckpt) or a zip archive, not a plain weight file. Use a .safetensors or .gguf file",
+    ),
+    (b"\x80", "is a pickle (.pt, .ckpt), not a plain weight file. Use a .safetensors or .gguf file"),
+    (b"lmgg", "is in a format older than GGUF. Use a current .gguf file"),
+    (b"tjgg", "is in a format older than GGUF. Use a current .gguf file"),
+    (b"\0\0\0\0", "begins with zeros, as an unfinished download does. Download it again"),
+)
+
+
+def read_header(path: str | os.PathLike[str]) -> WeightFile:
+    """The header of a GGUF or safetensors file, cached while its size and time of change stay; raises WeightFileError."""
+    path = os.path.abspath(os.fspath(path))
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if not stat.S_ISREG(found.st_mode):
+        what = "a folder" if stat.S_ISDIR(found.st_mode) else "not an ordinary file"
+        raise WeightFileError(f"{path} is {what}. Choose a .gguf or .safetensors file.")
+    if found.st_size == 0:
+        raise WeightFileError(f"{path} is empty (0 bytes). Download or copy it again.")
+    return _read(path, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=CACHED_HEADERS)
+def _read(path: str, size: int, mtime_ns: int) -> WeightFile:
+    try:
+        with open(path, "rb") as file:
+            beginning = file.read(32)
+            file.seek(0)
+            if beginning.startswith(MAGIC):
+                return read_gguf(path, file, size, mtime_ns)
+            if beginning[8:9] == b"{":
+                return read_safetensors(path, file, size, mtime_ns)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    for first, advice in BEGINNINGS:
+        if beginning.startswith(first):
+            raise WeightFileError(f"{path} {advice}.")
+    raise WeightFileError(
+        f"{path} ({size:,} bytes) is neither GGUF nor safetensors: it begins with {beginning[:8]!r}. "
+        "The file is damaged or of another format: choose a .gguf or .safetensors file."
+    )
+
+
+def _unreadable(path: str, error: OSError | ValueError) -> WeightFileError:
+    if isinstance(error, FileNotFoundError):
+        return WeightFileError(f"{path} does not exist. Put the file there or choose another one.")
+    if isinstance(error, PermissionError):
+        return WeightFileError(f"{path} may not be read by this user. Change its permissions or choose another file.")
+    return WeightFileError(f"{path} cannot be read: {error}. Check the disk and the path, or choose another file.")

@@ -1,0 +1,154 @@
+"""The parameters of one model: where each lies, and as what it is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from .types import ACTIVATIONS, INTEGERS, LAYOUTS, QUANTIZED, alignment, tensor_bytes
+from .weight_file import FileTensor, WeightFile, WeightFileError
+
+LARGEST = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0}
+LARGEST_F16 = 65504.0
+ARRAY_TYPES = {"float32": "F32", "float16": "F16"}
+
+
+def load_type(stored: str, shape: tuple[int, ...], scale: float = 1.0) -> str:
+    """The ggml type a parameter stored so is loaded as.
+
+    Vectors (biases, norms) are F32. Matrices keep what ggml can multiply. Convolution kernels keep F32 and F16, for
+    which alone ggml convolves. F8, which ggml has not, becomes F16, or F32 where `scale` takes it out of F16's range.
+    """
+    if len(shape) <= 1 or stored == "F64":
+        return "F32"
+    if len(shape) > 2:
+        return stored if stored in ("F32", "F16") else "F32"
+    if stored in LARGEST:
+        return "F16" if LARGEST[stored] * abs(scale) <= LARGEST_F16 else "F32"
+    return stored if shape[-1] % LAYOUTS[stored].block == 0 else "F32"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a module, as its file stores it and as it is loaded."""
+
+    name: str  # in the module
+    type: str  # ggml type once loaded
+    shape: tuple[int, ...]  # torch order
+    path: str
+    stored: str  # type in the file
+    offset: int  # bytes from the start of the file
+    nbytes: int  # in the file
+    scale: float = 1.0  # what the stored values are multiplied by
+
+    @property
+    def loaded_nbytes(self) -> int:
+        """Bytes once loaded."""
+        return tensor_bytes(self.type, self.shape)
+
+
+def mappable(parameter: Parameter) -> bool:
+    """Whether ggml can use the file's own bytes: nothing to convert, and aligned to the type."""
+    return (
+        parameter.type == parameter.stored
+        and parameter.scale == 1.0
+        and parameter.offset % alignment(parameter.stored) == 0
+    )
+
+
+def parameter_of(header: WeightFile, tensor: FileTensor, name: str, scale: float = 1.0) -> Parameter:
+    """The parameter `name` of a module, held by `tensor`; raises WeightFileError when its type is no weight's."""
+    if tensor.stored in INTEGERS or tensor.stored in ACTIVATIONS:
+        raise WeightFileError(
+            f"{header.path}: the weight {tensor.name} is stored as {tensor.stored}, which ggml cannot compute with. "
+            "Use a GGUF file (Q2_K to Q8_0, IQ, F16, BF16) or a safetensors file in F32, F16, BF16 or FP8."
+        )
+    if 0 in tensor.shape:
+        raise WeightFileError(f"{header.path}: the weight {tensor.name} is empty (shape {list(tensor.shape)}).")
+    if scale != 1.0 and tensor.stored in QUANTIZED:
+        raise WeightFileError(
+            f"{header.path}: the weight {tensor.name} is stored as {tensor.stored} and has a scale of its own, which no "
+            "known writer does. Use another file of this model."
+        )
+    return Parameter(
+        name=name,
+        type=load_type(tensor.stored, tensor.shape, scale),
+        shape=tensor.shape,
+        path=header.path,
+        stored=tensor.stored,
+        offset=tensor.offset,
+        nbytes=tensor.nbytes,
+        scale=scale,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class WeightSet:
+    """The parameters of one model. `arrays` are held in memory (F32 or F16) and hide file parameters of their name."""
+
+    name: str  # for messages
+    parameters: dict[str, Parameter] = field(repr=False)
+    files: tuple[tuple[str, int, int], ...]  # path, size in bytes, mtime in ns
+    arrays: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def digest(self) -> str:
+        """What names this content: equal for the same tensors of the same unchanged files and the same arrays."""
+        whole = hashlib.sha256()
+        listed = [astuple(self.parameters[name]) for name in sorted(self.parameters)]
+        whole.update(json.dumps([self.files, listed]).encode())
+        for name in sorted(self.arrays):
+            array = self.arrays[name]
+            whole.update(json.dumps([name, array.dtype.str, array.shape]).encode())
+            whole.update(np.ascontiguousarray(array).data)
+        return whole.hexdigest()
+
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape (torch order) and loaded ggml type of every parameter and array, by name."""
+        held = {name: (parameter.shape, parameter.type) for name, parameter in self.parameters.items()}
+        return held | {name: (array.shape, ARRAY_TYPES[str(array.dtype)]) for name, array in self.arrays.items()}
+
+    def with_arrays(self, arrays: Mapping[str, np.ndarray]) -> WeightSet:
+        """A set with these arrays (F32 or F16) besides, hiding what had their names; its digest is another."""
+        for name, array in arrays.items():
+            if str(array.dtype) not in ARRAY_TYPES:
+                raise TypeError(f"the array {name} is {array.dtype}; a weight set holds float32 and float16 arrays")
+        kept = {name: parameter for name, parameter in self.parameters.items() if name not in arrays}
+        return replace(self, parameters=kept, arrays=self.arrays | dict(arrays))
+
+    def require(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise WeightFileError unless every parameter a module declares is here in its shape (torch order)."""
+        held = self.shapes()
+        faults = [f"{name} {list(shape)} is missing" for name, shape in shapes.items() if name not in held]
+        faults += [
+            f"{name} is {list(held[name][0])} where {list(shape)} is needed"
+            for name, shape in shapes.items()
+            if name in held and held[name][0] != tuple(shape)
+        ]
+        if faults:
+            paths = ", ".join(path for path, _, _ in self.files)
+            more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+            raise WeightFileError(
+                f"{paths} does not fit the {self.name} that its other tensors describe: {'; '.join(faults[:3])}{more}. "
+                "The file is incomplete or damaged: download it again."
+            )
+
+
+def check_unchanged(weights: WeightSet) -> None:
+    """Raise WeightFileError when a file of the set is gone or is no longer the one whose header was read."""
+    for path, size, mtime_ns in weights.files:
+        try:
+            now = os.stat(path)
+        except OSError as error:
+            raise WeightFileError(f"{path} can no longer be read: {error.strerror}. Choose the file again.") from error
+        if (now.st_size, now.st_mtime_ns) != (size, mtime_ns):
+            raise WeightFileError(
+                f"{path} changed since its header was read ({size:,} bytes then, {now.st_size:,} now). "
+                "Queue the prompt again to load the new file."
+            )
