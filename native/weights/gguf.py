@@ -148,7 +148,7 @@ def _tensor(
 def _original_shape(
     cursor: HeaderCursor, name: str, shape: tuple[int, ...], metadata: dict[str, Any]
 ) -> tuple[int, ...]:
-    """The shape before the converter of ComfyUI-GGUF folded rows to fit a quantization's blocks; the bytes are the same."""
+    """The shape before ComfyUI-GGUF's converter folded the rows to fit a quantization's blocks; the bytes stay."""
     original = metadata.get(f"comfy.gguf.orig_shape.{name}")
     if original is None:
         return shape

@@ -26,7 +26,7 @@ BEGINNINGS = (  # what people choose instead of a model, by the first bytes
 
 
 def read_header(path: str | os.PathLike[str]) -> WeightFile:
-    """The header of a GGUF or safetensors file, cached while its size and time of change stay; raises WeightFileError."""
+    """The header of a GGUF or safetensors file, cached while its size and mtime stay; raises WeightFileError."""
     path = os.path.abspath(os.fspath(path))
     try:
         found = os.stat(path)

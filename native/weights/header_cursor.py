@@ -104,6 +104,6 @@ class HeaderCursor:
 
     def _short(self, count: int, what: str) -> WeightFileError:
         return WeightFileError(
-            f"{self.path} is {self._size:,} bytes long and ends inside its header: {what} takes {count:,} bytes from byte "
-            f"{self.position:,} on. The file is incomplete or damaged: download or copy it again."
+            f"{self.path} is {self._size:,} bytes long and ends inside its header: {what} takes {count:,} bytes from "
+            f"byte {self.position:,} on. The file is incomplete or damaged: download or copy it again."
         )

@@ -73,8 +73,8 @@ def parameter_of(header: WeightFile, tensor: FileTensor, name: str, scale: float
         raise WeightFileError(f"{header.path}: the weight {tensor.name} is empty (shape {list(tensor.shape)}).")
     if scale != 1.0 and tensor.stored in QUANTIZED:
         raise WeightFileError(
-            f"{header.path}: the weight {tensor.name} is stored as {tensor.stored} and has a scale of its own, which no "
-            "known writer does. Use another file of this model."
+            f"{header.path}: the weight {tensor.name} is stored as {tensor.stored} and has a scale of its own, which "
+            "no known writer does. Use another file of this model."
         )
     return Parameter(
         name=name,

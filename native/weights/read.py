@@ -1,0 +1,71 @@
+"""Reading parameters into numpy, for what ComfyUI's process needs of them itself (embeddings, small tensors)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from math import prod
+from typing import BinaryIO
+
+import numpy as np
+
+from .convert import LOADED, pieces, values
+from .types import LAYOUTS
+from .weight_file import WeightFileError
+from .weight_set import Parameter
+
+
+def read_parameter(parameter: Parameter) -> np.ndarray:
+    """A whole parameter in float32, in its shape (torch order); raises WeightFileError."""
+    with _opened(parameter) as file:
+        return _read(parameter, file)
+
+
+def read_rows(parameter: Parameter, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Rows of a matrix, as an embedding looks them up, in float32.  # [rows, columns]
+
+    Raises IndexError for a row the matrix has not, WeightFileError for a file that cannot be read.
+    """
+    count, columns = parameter.shape
+    wanted, places = np.unique(np.asarray(rows, np.int64), return_inverse=True)
+    if wanted.size and (wanted[0] < 0 or wanted[-1] >= count):
+        raise IndexError(f"{parameter.name} has {count:,} rows; {wanted[0]:,} to {wanted[-1]:,} were asked for")
+    if columns % LAYOUTS[parameter.stored].block:
+        return read_parameter(parameter)[wanted][places]  # rows that share blocks
+    nbytes = parameter.nbytes // count
+    found = np.empty((wanted.size, columns), np.float32)
+    with _opened(parameter) as file:
+        for place, row in enumerate(wanted.tolist()):
+            one = replace(parameter, shape=(columns,), offset=parameter.offset + row * nbytes, nbytes=nbytes)
+            found[place] = _read(one, file)
+    return found[places]
+
+
+def _read(parameter: Parameter, file: BinaryIO) -> np.ndarray:
+    read = np.empty(prod(parameter.shape), np.float32)
+    wide = replace(parameter, type="F32")
+    start = 0
+    for piece in pieces(wide):
+        file.seek(piece.offset)
+        raw = file.read(piece.nbytes)
+        if len(raw) < piece.nbytes:
+            raise WeightFileError(
+                f"{parameter.path} ends at byte {piece.offset + len(raw):,}, inside the tensor of {parameter.name}: it "
+                "was cut short after its header was read. Download or copy it again."
+            )
+        part = values(parameter, raw, LOADED["F32"])
+        read[start : start + part.size] = part
+        start += part.size
+    return read.reshape(parameter.shape)
+
+
+@contextmanager
+def _opened(parameter: Parameter) -> Iterator[BinaryIO]:
+    try:
+        with open(parameter.path, "rb") as file:
+            yield file
+    except OSError as error:
+        raise WeightFileError(
+            f"{parameter.path} can no longer be read: {error.strerror}. Choose the file again."
+        ) from error
