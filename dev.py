@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Sets this checkout up, draws a picture with it, serves it in ComfyUI, tests it. Needs Python 3.10, nothing else."""
+
+from __future__ import annotations
+
+import sys
+
+if sys.version_info < (3, 10):  # noqa: UP036  # what an older Python runs into first should say so
+    sys.exit("dev.py needs Python 3.10 or newer; this is " + sys.version.split()[0])
+
+import argparse
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tools import checks, comfyui, demo, places, server, setup, steps, vulkan, workflow
+
+SIZE_STEP = 16  # pixels: the VAE makes 8 of them a latent, the model takes 2 x 2 latents at a time
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one command and returns its exit code."""
+    if arguments[:1] == ["test"] and "--help" not in arguments:
+        return test(arguments[1:])  # pytest's arguments stay as they are
+    options = command_line().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except steps.Failure as failure:
+        print(f"\n{steps.story(failure, failure.advice)}", file=sys.stderr)
+        return 1
+
+
+def command_line() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dev.py", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("setup", help="get and build all that is needed into .dev")
+    command.set_defaults(run=lambda options: set_up())
+
+    command = commands.add_parser("demo", help="draw a picture from a prompt")
+    command.add_argument("--device", metavar="NAME", help="where the diffusion model computes: auto, CPU, Vulkan0, ...")
+    command.add_argument("--prompt", metavar="TEXT", help="what the picture shows")
+    command.add_argument("--size", metavar="WxH", type=picture_size, default=(None, None), help="in pixels")
+    command.add_argument("--seed", metavar="N", type=int, help="of the noise the picture starts from")
+    command.add_argument("--out", metavar="FILE.png", type=Path, default=Path("demo.png"))
+    command.set_defaults(run=draw)
+
+    command = commands.add_parser("serve", help="start ComfyUI with this pack until Ctrl-C")
+    command.add_argument("--port", metavar="N", type=int, default=0, help="0, the default, takes a free one")
+    command.set_defaults(run=serve)
+
+    commands.add_parser("test", help="ruff, mypy and pytest; what follows goes to pytest")
+    return parser
+
+
+def picture_size(text: str) -> tuple[int, int]:
+    """Width and height from `WxH`."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text} is no size such as 512x384")
+    size = int(width), int(height)
+    if any(side <= 0 or side % SIZE_STEP for side in size):
+        raise argparse.ArgumentTypeError(f"{text}: both sides must be multiples of {SIZE_STEP} pixels")
+    return size
+
+
+def set_up() -> int:
+    setup.set_up(places.here())
+    return 0
+
+
+def draw(options: argparse.Namespace) -> int:
+    """Makes one picture with a server of its own."""
+    here = places.here()
+    file = here.root / "workflows" / "api" / "text_to_image.json"
+    choices = {name: getattr(options, name) for name in ("device", "prompt", "seed")}
+    choices["width"], choices["height"] = options.size
+    wanted = workflow.with_choices(json.loads(file.read_text(encoding="utf-8")), choices)
+    set_up()
+    with running_server(here, "demo", device=options.device) as answering:
+        demo.draw(answering, wanted, options.out.absolute())
+    return 0
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Serves until the process is asked to end."""
+    set_up()
+    with running_server(places.here(), "serve", port=options.port) as answering:
+        steps.say(f"ready: {answering.url}")
+        with contextlib.suppress(KeyboardInterrupt):
+            if code := answering.process.wait():
+                raise steps.Failure(f"ComfyUI ended by itself, with code {code}", "see its log", answering.log)
+    return 0
+
+
+@contextlib.contextmanager
+def running_server(here: places.Places, name: str, port: int = 0, device: str | None = None) -> Iterator[server.Server]:
+    """A ComfyUI with this pack and the micro models, with its folders under .dev/servers/`name`."""
+    software = device is not None and device.startswith("Vulkan")
+    options = server.ServerOptions(
+        python=here.python,
+        comfyui=comfyui.tree(here),
+        pack=here.root,
+        models=here.micro_models,
+        base=here.state / "servers" / name,
+        port=port,
+        environment=vulkan.software_environment(here) if software else None,
+    )
+    started = time.monotonic()
+    steps.say("Starting ComfyUI ...")
+    with server.running(options) as answering:
+        steps.say(f"ComfyUI answers after {steps.elapsed(started)}; its log is {answering.log}")
+        yield answering
+
+
+def test(pytest_arguments: list[str]) -> int:
+    set_up()
+    return checks.run_checks(places.here(), pytest_arguments)
+
+
+if __name__ == "__main__":
+    # A plain `kill` must end what was started, too: leave by an exception, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

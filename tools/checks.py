@@ -1,0 +1,58 @@
+"""The checks of `dev.py test`: ruff, mypy and pytest, all of them run whatever the first says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from . import comfyui, processes, vulkan
+from .places import Places
+from .processes import Command
+from .server import link_folder
+from .steps import say
+
+TEST_LIMIT = 1500  # seconds for one test: a hang must not eat the whole run
+
+
+def run_checks(places: Places, pytest_arguments: Sequence[str]) -> int:
+    """Runs the three and returns the exit code of the first that fails, or 0."""
+    python = places.python
+    environment = {"COMFYUI_PATH": str(comfyui.tree(places)), **vulkan.software_environment(places)}
+    suite: Command = [python, "-m", "pytest", f"--timeout={TEST_LIMIT}", *pytest_arguments]
+    codes = [
+        check("ruff", [python, "-m", "ruff", "check", "."], places.root),
+        check("mypy: dev.py and tools", [python, "-m", "mypy", "dev.py", "tools"], places.root),
+        check("mypy: the pack", pack_type_check(places), type_check_folder(places)),
+        check("pytest", suite, places.root, environment),
+    ]
+    return next((code for code in codes if code), 0)
+
+
+def pack_type_check(places: Places) -> Command:
+    """mypy for the pack as ComfyUI loads it, a package with a name, so that `from ..native` is understood."""
+    packages = [part for name in ("native", "nodes") for part in ("-p", f"pack.{name}")]
+    config = places.root / "pyproject.toml"
+    return [places.python, "-m", "mypy", "--config-file", config, "--cache-dir", places.state / "mypy", *packages]
+
+
+def type_check_folder(places: Places) -> Path:
+    """A folder in which the checkout, whatever its own name, is the package `pack`."""
+    folder = places.state / "typecheck"
+    folder.mkdir(parents=True, exist_ok=True)
+    link_folder(folder / "pack", places.root)
+    return folder
+
+
+def check(name: str, command: Command, folder: Path, environment: Mapping[str, str] | None = None) -> int:
+    """Runs one check on this terminal and returns its exit code."""
+    say(f"--- {name}")
+    inherited = {name: value for name, value in os.environ.items() if name not in processes.FOREIGN}
+    process = subprocess.Popen([str(part) for part in command], cwd=folder, env={**inherited, **(environment or {})})
+    try:
+        return process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()

@@ -1,0 +1,136 @@
+"""ggml with Vulkan as a Python wheel: the project's own where its index answers, else one built here and cached."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import sys
+from pathlib import Path
+
+from . import system_packages, vulkan_headers
+from .places import Places, complete_folder
+from .processes import Command
+from .steps import Failure, Stamp, recipe_key, run, say
+
+VERSION = "0.0.45"
+REQUIREMENT = f"ggml-python=={VERSION}"
+PREBUILT_INDEX = "https://abetlen.github.io/ggml-python/whl/vulkan"
+FLAGS = ("-DGGML_VULKAN=ON", "-DGGML_RPC=ON", "-DGGML_NATIVE=ON")
+CHECK = """
+import pathlib, ggml
+libraries = sorted(path.name for path in pathlib.Path(ggml.__file__).parent.rglob("*ggml-vulkan*"))
+print("ggml", ggml.__version__, libraries)
+assert libraries, "this build of ggml has no Vulkan backend"
+"""
+
+
+def key() -> str:
+    """What the wheel depends on: its version, the flags, the headers, and the processor it is built for."""
+    return recipe_key(
+        {
+            "requirement": REQUIREMENT,
+            "flags": FLAGS,
+            "headers": vulkan_headers.SUITE if vulkan_headers.wanted() else "system",
+            "system": sys.platform,
+            "machine": platform.machine(),
+            "processor": processor_features(),
+        }
+    )
+
+
+def processor_features() -> str:
+    """A digest of the instructions this processor has: GGML_NATIVE compiles for all of them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    # "flags" on x86, "Features" on Arm; the first processor stands for all.
+    line = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    features = sorted(line.partition(":")[2].split())
+    return hashlib.sha256(" ".join(features).encode()).hexdigest()[:16]
+
+
+def is_installed(places: Places) -> bool:
+    return stamp(places).matches(key())
+
+
+def stamp(places: Places) -> Stamp:
+    return Stamp(places.venv / "steps" / "ggml")
+
+
+def install(places: Places, log: Path) -> None:
+    """Puts ggml into the virtual environment; builds it when there is no wheel for this machine that works."""
+    folder = places.cache / "ggml" / key()
+    wheel = cached(folder)
+    if wheel is None and prebuilt(folder, places, log):
+        wheel = cached(folder)
+    if wheel is not None:
+        say("    trying the wheel that is there")
+        try:
+            install_wheel(wheel, places, log)
+        except Failure:
+            say("    it does not work on this machine")
+            wheel = None
+    if wheel is None:
+        build(folder, places, log)
+        install_wheel(next(folder.glob("*.whl")), places, log)
+    stamp(places).write(key())
+
+
+def cached(folder: Path) -> Path | None:
+    return next(folder.glob("*.whl"), None)
+
+
+def install_wheel(wheel: Path, places: Places, log: Path) -> None:
+    """Installs a wheel and sees that it loads with its Vulkan backend."""
+    run([places.python, "-m", "pip", "install", "--quiet", "--force-reinstall", "--no-deps", wheel], log)
+    run([places.python, "-m", "pip", "install", "--quiet", "numpy", "typing_extensions"], log)
+    run([places.python, "-c", CHECK], log)
+
+
+def prebuilt(folder: Path, places: Places, log: Path) -> bool:
+    """Downloads the project's own wheel; False where its index does not answer or has none for this machine."""
+    # --index-url, not --extra-index-url: a wheel without Vulkan from the usual index would be taken for it.
+    source = ["--retries", "1", "--timeout", "10", "--index-url", PREBUILT_INDEX]
+    command: Command = [places.python, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", *source]
+    try:
+        with complete_folder(folder) as partial:
+            run([*command, "--dest", partial, REQUIREMENT], log)
+    except Failure:
+        say("    no prebuilt wheel to be had: building one (5 to 10 minutes with two processors)")
+        return False
+    return True
+
+
+def build(folder: Path, places: Places, log: Path) -> None:
+    """Builds the wheel from the source on the package index."""
+    environment = {"CMAKE_BUILD_PARALLEL_LEVEL": str(processors()), "CMAKE_ARGS": shlex.join(FLAGS)}
+    if sys.platform == "win32" and not os.environ.get("VULKAN_SDK"):
+        raise Failure(
+            "there is no prebuilt ggml wheel for this machine, and no Vulkan SDK to build one with",
+            "install Visual Studio's C++ build tools and the Vulkan SDK (it sets VULKAN_SDK), and open a new terminal",
+        )
+    system_packages.ensure(system_packages.BUILD, log)
+    if vulkan_headers.wanted():
+        environment["CMAKE_ARGS"] = cmake_arguments(vulkan_headers.fetch(places.cache, log))
+    # pip's own cache does not know CMAKE_ARGS: it would hand out a wheel built with other flags.
+    command: Command = [places.python, "-m", "pip", "wheel", "--verbose", "--no-deps", "--no-cache-dir"]
+    with complete_folder(folder) as partial:
+        run([*command, "--no-binary", "ggml-python", "--wheel-dir", partial, REQUIREMENT], log, environment)
+
+
+def cmake_arguments(headers: Path) -> str:
+    """CMAKE_ARGS for a build against private headers: split like a shell's words, so that folders may have spaces."""
+    include = headers / "include"
+    spirv = headers / "share" / "cmake" / "SPIRV-Headers"
+    flags = [f"-DVulkan_INCLUDE_DIR={include}", f"-DSPIRV-Headers_DIR={spirv}"]
+    # The compiler's flags are split once more, by the shell that runs the compiler.
+    flags.append(f"-DCMAKE_CXX_FLAGS=-isystem {shlex.quote(str(include))}")
+    return shlex.join([*FLAGS, *flags])
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
