@@ -1,0 +1,19 @@
+"""ComfyUI's side of the runner: starts it, speaks to it, brings it back when it dies."""
+
+from .errors import Cancelled, OutOfMemory, RunnerError, RunnerLost
+from .reports import Device, DeviceMemory, LoadReport, MemoryReport, ModelMemory
+from .runner import Runner, shared
+
+__all__ = [
+    "Cancelled",
+    "Device",
+    "DeviceMemory",
+    "LoadReport",
+    "MemoryReport",
+    "ModelMemory",
+    "OutOfMemory",
+    "Runner",
+    "RunnerError",
+    "RunnerLost",
+    "shared",
+]

@@ -1,0 +1,78 @@
+"""What the runner says about devices and memory; all sizes in bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Device:
+    """One ggml device."""
+
+    name: str  # as ggml calls it: CPU, Vulkan0, ...
+    description: str
+    type: str  # CPU, GPU, IGPU or ACCEL
+    free: int
+    total: int
+    largest_buffer: int
+    features: tuple[str, ...]  # "software" marks a Vulkan driver that computes on the processor
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Weights on a device: used in place from the file, and copied into memory of the device."""
+
+    mapped: int
+    copied: int
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """What the runner holds on a device, and what is left."""
+
+    name: str
+    held: int
+    free: int
+    total: int
+
+
+@dataclass(frozen=True)
+class ModelMemory:
+    """A loaded weight set. Sets with one `files_digest` share what is mapped and copied."""
+
+    name: str
+    digest: str
+    device: str
+    files_digest: str
+    mapped: int
+    copied: int
+    arrays: int  # weights that came from memory
+    constants: int  # of the built program
+    compute: int  # the built program's compute buffer
+    work: int  # scratch of the CPU backend, one for all its models
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """The runner's process and all it holds."""
+
+    private: int
+    resident: int
+    devices: tuple[DeviceMemory, ...]
+    models: tuple[ModelMemory, ...]
+
+
+def memory_report(reply: dict[str, Any]) -> MemoryReport:
+    """A MemoryReport from the runner's answer."""
+    return MemoryReport(
+        reply["private"],
+        reply["resident"],
+        tuple(DeviceMemory(**device) for device in reply["devices"]),
+        tuple(ModelMemory(**model) for model in reply["models"]),
+    )
+
+
+def device(reply: dict[str, Any]) -> Device:
+    """A Device from the runner's answer."""
+    return Device(**{**reply, "features": tuple(reply["features"])})

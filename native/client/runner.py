@@ -1,0 +1,308 @@
+"""The runner as ComfyUI sees it: thread-safe, started when first needed, brought back when it dies."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..program import Program
+from ..weights.weight_set import WeightSet
+from .errors import Cancelled, RunnerError, RunnerLost, from_reply
+from .manifest import manifest
+from .process import Call, ProcessDied, RunnerProcess
+from .reports import Device, LoadReport, MemoryReport, device, memory_report
+from .tensors import read_outputs, write_inputs
+
+log = logging.getLogger(__name__)
+
+_POLL = 0.05  # seconds between looks at `cancelled`
+_TIMEOUT = 600.0  # seconds without any sign of progress: a first use may compile shaders for minutes
+_QUERY_TIMEOUT = 60.0
+_TIMEOUT_VARIABLE = "GGML_RUNNER_TIMEOUT"
+
+Result = TypeVar("Result")
+Cancel = Callable[[], bool] | None
+
+
+class _Missing(Exception):
+    """The runner answered that it does not hold something; `reply` says what."""
+
+    def __init__(self, reply: dict[str, Any]) -> None:
+        super().__init__(reply["message"])
+        self.reply = reply
+
+
+class Runner:
+    """The runner process behind calls. One call works at a time; `devices` and `memory` answer meanwhile.
+
+    options: arguments for the process (`--threads N`, `--largest-buffer BYTES`).
+    timeout: seconds without progress after which the process counts as dead (default 600, or GGML_RUNNER_TIMEOUT).
+    """
+
+    def __init__(self, options: tuple[str, ...] = (), timeout: float | None = None) -> None:
+        self.trouble: str | None = None  # why devices may be missing, for the person at the node
+        self._options = options
+        self._timeout = timeout if timeout is not None else float(os.environ.get(_TIMEOUT_VARIABLE, _TIMEOUT))
+        self._process: RunnerProcess | None = None
+        self._starting = threading.Lock()
+        self._working = threading.Lock()
+        atexit.register(self.close)
+
+    def devices(self) -> list[Device]:
+        """Every device of this machine with its memory; loads the drivers, in the runner."""
+        reply = self._with_process(lambda process: self._query(process, {"do": "devices"}))
+        return [device(each) for each in reply["devices"]]
+
+    def memory(self) -> MemoryReport:
+        """What the runner holds, in exact bytes."""
+        return memory_report(self._with_process(lambda process: self._query(process, {"do": "memory"})))
+
+    def load(
+        self,
+        weights: WeightSet,
+        device: str,
+        progress: Callable[[int, int], None] | None = None,
+        cancelled: Cancel = None,
+    ) -> LoadReport:
+        """Put weights on a device; nothing happens where they are there. `progress` gets bytes done and in all.
+
+        Raises RunnerError, OutOfMemory, RunnerLost, Cancelled.
+        """
+        with self._working:
+            reply = self._with_process(lambda process: self._load(process, weights, device, cancelled, progress))
+        return LoadReport(reply["mapped"], reply["copied"])
+
+    def unload(self, weights_digest: str, device: str) -> None:
+        """Free a weight set, its built program and its compute buffer; files that another set uses stay."""
+        with self._working:
+            process = self._process
+            if process and process.alive:
+                with suppress(ProcessDied):
+                    self._exchange(process, {"do": "unload", "digest": weights_digest, "device": device})
+
+    def run(
+        self,
+        weights: WeightSet,
+        device: str,
+        program: Program,
+        inputs: dict[str, np.ndarray],
+        cancelled: Cancel = None,
+        progress: Callable[[float], None] | None = None,
+        finite: bool = True,
+    ) -> list[np.ndarray]:
+        """Run a program on weights, loading both where the runner does not hold them; the outputs in float32.
+
+        `progress` gets the fraction done. With `finite`, a result with infinite or NaN values is an error.
+        Raises RunnerError, OutOfMemory, RunnerLost, Cancelled.
+        """
+        with self._working:
+            return self._with_process(
+                lambda process: self._run(process, weights, device, program, inputs, cancelled, progress, finite)
+            )
+
+    def close(self) -> None:
+        """End the process; the next call starts another."""
+        with self._starting:
+            process, self._process = self._process, None
+        if process:
+            process.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the runner while it lives."""
+        process = self._process
+        return process.pid if process and process.alive else None
+
+    def _with_process(self, attempt: Callable[[RunnerProcess], Result]) -> Result:
+        """Do `attempt` with a living process; if that dies, once more with a new one."""
+        try:
+            process = self._living()
+            return attempt(process)
+        except ProcessDied as first:
+            self._mourn(process, first)
+        try:
+            process = self._living()
+            return attempt(process)
+        except ProcessDied as second:
+            self._mourn(process, second)
+            raise RunnerLost(
+                f"The process that runs the models ended twice over the same request. {second}\n"
+                "Update the graphics driver, choose another device in the node, or use a smaller picture or file."
+            ) from second
+
+    def _living(self) -> RunnerProcess:
+        with self._starting:
+            if self._process and not self._process.alive:
+                self._process.close()
+                self._process = None
+            if not self._process:
+                self._process = RunnerProcess(self._options, vulkan=self.trouble is None)
+            return self._process
+
+    def _mourn(self, process: RunnerProcess, death: ProcessDied) -> None:
+        if process.closed:
+            raise RunnerError("The runner was closed while it worked on this.") from death
+        log.warning("The process that runs the models ended: %s", death)
+        if process.loading_drivers and self.trouble is None:
+            self.trouble = (
+                "Vulkan is switched off until ComfyUI restarts: loading its driver ended the process that does so. "
+                "Update or reinstall the graphics driver."
+            )
+            log.warning("%s", self.trouble)
+
+    def _run(
+        self,
+        process: RunnerProcess,
+        weights: WeightSet,
+        device: str,
+        program: Program,
+        inputs: dict[str, np.ndarray],
+        cancelled: Cancel,
+        progress: Callable[[float], None] | None,
+        finite: bool,
+    ) -> list[np.ndarray]:
+        report = None if progress is None else lambda done, _total: progress(done)
+        while True:
+            placed = write_inputs(process.arena, program, inputs)
+            request = {
+                "do": "run",
+                "weights": weights.digest,
+                "device": device,
+                "program": program.digest,
+                "inputs": placed,
+                "arena": process.arena.size,
+            }
+            try:
+                reply = self._exchange(process, request, cancelled=cancelled, progress=report)
+                break
+            except _Missing as missing:
+                if missing.reply["what"] == "weights":
+                    self._load(process, weights, device, cancelled, None)
+                else:
+                    self._exchange(process, {"do": "program", "digest": program.digest}, program.to_bytes())
+        if finite and not all(reply["finite"]):
+            raise RunnerError(
+                f"{weights.name} on {device} computed values that are infinite or no numbers. The file may be damaged, "
+                "or this device's arithmetic too coarse for it: try another file, or the device CPU."
+            )
+        return read_outputs(process.arena, program)
+
+    def _load(
+        self,
+        process: RunnerProcess,
+        weights: WeightSet,
+        device: str,
+        cancelled: Cancel,
+        progress: Callable[[int, int], None] | None,
+    ) -> dict[str, Any]:
+        request: dict[str, Any] = {"do": "load", "digest": weights.digest, "device": device}
+        arrays: dict[str, np.ndarray] = {}
+        while True:
+            try:
+                return self._exchange(process, request, cancelled=cancelled, progress=progress)
+            except _Missing as missing:
+                if missing.reply["what"] == "weights":
+                    fields, arrays = manifest(weights)
+                    request |= fields
+                else:
+                    for digest in missing.reply["digests"]:
+                        self._send_array(process, device, digest, arrays[digest])
+
+    def _send_array(self, process: RunnerProcess, device: str, digest: str, array: np.ndarray) -> None:
+        arena = process.arena
+        arena.reserve(array.nbytes)
+        np.frombuffer(arena.memory, array.dtype, array.size)[:] = array.reshape(-1)
+        request = {"do": "array", "device": device, "digest": digest, "nbytes": array.nbytes, "arena": arena.size}
+        self._exchange(process, request)
+
+    def _query(self, process: RunnerProcess, request: dict[str, Any]) -> dict[str, Any]:
+        return self._exchange(process, request, timeout=min(_QUERY_TIMEOUT, self._timeout))
+
+    def _exchange(
+        self,
+        process: RunnerProcess,
+        request: dict[str, Any],
+        payload: bytes = b"",
+        cancelled: Cancel = None,
+        progress: Callable[..., None] | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, Any]:
+        """Send a request and wait for its answer; raises ProcessDied, _Missing, Cancelled and what the answer says."""
+        call = process.send(request, payload)
+        patience = timeout or self._timeout
+        try:
+            reply = _final_reply(process, call, patience, cancelled, progress)
+        except ProcessDied:
+            raise
+        except BaseException:  # out of `cancelled` or `progress`: the runner must be idle before the next call
+            process.abort(call)
+            with suppress(ProcessDied):
+                _final_reply(process, call, patience, None, None)
+            raise
+        if "done" in reply:
+            return reply["done"]
+        if reply["error"]["kind"] == "missing":
+            raise _Missing(reply["error"])
+        raise self._explained(from_reply(reply["error"]))
+
+    def _explained(self, error: Exception) -> Exception:
+        if self.trouble and type(error) is RunnerError:
+            return RunnerError(f"{error} {self.trouble}")
+        return error
+
+
+def _final_reply(
+    process: RunnerProcess,
+    call: Call,
+    patience: float,
+    cancelled: Cancel,
+    progress: Callable[..., None] | None,
+) -> dict[str, Any]:
+    aborting = False
+    looked = heard = monotonic()
+    while True:
+        try:
+            reply = call.replies.get(timeout=_POLL)
+        except queue.Empty:
+            reply = {}
+        now = monotonic()
+        if reply is None:
+            raise ProcessDied(process.obituary())
+        if "progress" in reply:
+            heard = now
+            if progress:
+                progress(*reply["progress"])
+        elif reply:
+            if aborting and "done" in reply:
+                raise Cancelled("the run was interrupted")
+            return reply
+        if now - heard > patience:
+            process.kill()
+            raise ProcessDied(f"no sign of progress for {patience:g} seconds; {process.obituary()}")
+        if cancelled and not aborting and now - looked >= _POLL:
+            looked = now
+            if cancelled():
+                process.abort(call)
+                aborting = True
+
+
+_shared: Runner | None = None
+_shared_lock = threading.Lock()
+
+
+def shared() -> Runner:
+    """The one runner of this process."""
+    global _shared
+    with _shared_lock:
+        if _shared is None:
+            _shared = Runner()
+        return _shared

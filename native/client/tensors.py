@@ -1,0 +1,54 @@
+"""A call's tensors in shared memory: inputs one after the other, and in their place afterwards the outputs."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from ..program import Program, Tensor
+from ..runner.shared_memory import Arena, layout
+from .errors import RunnerError
+
+_TYPES = {"F32": np.dtype(np.float32), "I32": np.dtype(np.int32)}
+
+
+def write_inputs(arena: Arena, program: Program, inputs: dict[str, np.ndarray]) -> dict[str, tuple[int, int]]:
+    """Copy `inputs` (torch order) into the arena, made large enough for the outputs too; name -> (offset, bytes).
+
+    Raises RunnerError when they are not what the program takes.
+    """
+    declared = {tensor.name: tensor for tensor in program.tensors if tensor.kind == "input"}
+    if set(declared) != set(inputs):
+        raise RunnerError(f"the program takes the inputs {sorted(declared)}, not {sorted(inputs)}")
+    for name, array in inputs.items():
+        _check(declared[name], array)
+    offsets, end = layout([array.nbytes for array in inputs.values()])
+    arena.reserve(max(end, layout(_output_sizes(program))[1], 1))
+    for offset, array in zip(offsets, inputs.values(), strict=True):
+        target = np.frombuffer(arena.memory, array.dtype, array.size, offset)
+        np.copyto(target.reshape(array.shape), array)
+    return {name: (offset, inputs[name].nbytes) for name, offset in zip(inputs, offsets, strict=True)}
+
+
+def read_outputs(arena: Arena, program: Program) -> list[np.ndarray]:
+    """The outputs as arrays of their own, in the shapes the program gives them."""
+    offsets, _ = layout(_output_sizes(program))
+    return [
+        np.frombuffer(arena.memory, np.float32, prod(output.shape), offset).reshape(output.shape).copy()
+        for output, offset in zip(program.outputs, offsets, strict=True)
+    ]
+
+
+def _output_sizes(program: Program) -> list[int]:
+    return [4 * prod(output.shape) for output in program.outputs]
+
+
+def _check(declared: Tensor, array: np.ndarray) -> None:
+    """Dimensions of size one may be spelled differently: what counts is the type and the number of elements."""
+    dtype = _TYPES.get(declared.type)
+    if array.dtype != dtype or array.size != prod(declared.ne):
+        raise RunnerError(
+            f"the input {declared.name} is {array.dtype}{list(array.shape)}; the program takes {declared.type}"
+            f"{list(reversed(declared.ne))}"
+        )

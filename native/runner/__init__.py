@@ -1,0 +1,1 @@
+"""The process that owns ggml, the devices and the weights; started by native.client, spoken to through pipes."""

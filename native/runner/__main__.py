@@ -1,0 +1,46 @@
+"""Start of the runner: take the pipes for the protocol before anything else can write to them."""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import os
+from typing import BinaryIO
+
+from .lifetime import die_with_parent
+
+
+def main() -> None:
+    """Run until stdin ends."""
+    arguments = _arguments()
+    die_with_parent(arguments.parent)
+    faulthandler.enable()
+    incoming, outgoing = _take_pipes()
+
+    from .processor import physical_cores
+    from .serve import serve  # loads ggml, whose own printing now goes to stderr
+
+    serve(incoming, outgoing, arguments.arena, arguments.threads or physical_cores(), arguments.largest_buffer)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="native.runner")
+    parser.add_argument("--parent", type=int, required=True, help="process id whose end is ours too")
+    parser.add_argument("--arena", required=True, help="name of the shared memory")
+    parser.add_argument("--threads", type=int, default=0, help="of the CPU device; 0: one per physical core")
+    parser.add_argument("--largest-buffer", type=int, default=None, help="bytes; below what the device says, for tests")
+    return parser.parse_args()
+
+
+def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """stdin and stdout as binary streams; after it file descriptor 0 is empty and 1 is stderr."""
+    incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return incoming, outgoing
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""The devices ggml has, by name; drivers other than the CPU's are loaded only when one of them is asked for."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from .errors import RequestError
+from .library import ggml, vulkan_traits
+
+_TYPES = {0: "CPU", 1: "GPU", 2: "IGPU", 3: "ACCEL", 4: "META"}  # enum ggml_backend_dev_type
+_SOFTWARE = ("llvmpipe", "lavapipe", "swiftshader")
+
+
+class Device:
+    """One ggml device; its backend is started with the first use."""
+
+    def __init__(self, handle: int, threads: int, aborted: Callable[[], bool]) -> None:
+        self.handle = handle
+        self.name = ggml.ggml_backend_dev_name(handle).decode()
+        self.description = ggml.ggml_backend_dev_description(handle).decode()
+        self.type = _TYPES.get(ggml.ggml_backend_dev_type(handle), "ACCEL")
+        self.buffer_type = ggml.ggml_backend_dev_buffer_type(handle)
+        self.software = any(word in self.description.lower() for word in _SOFTWARE)
+        self.held = 0  # bytes this process has allocated on it
+        self.threads = threads
+        # ggml keeps the pointer, so this must live as long as the backend
+        self._abort_callback = ggml.ggml_abort_callback(lambda _: aborted())
+        self._backend: Any = None
+
+    @property
+    def backend(self) -> Any:
+        """The stream that computes on it; raises RequestError when the driver refuses."""
+        if self._backend is None:
+            self._backend = ggml.ggml_backend_dev_init(self.handle, None)
+            if not self._backend:
+                raise RequestError(f"the device {self.name} ({self.description}) could not be started by its driver")
+            if self.type == "CPU":
+                ggml.ggml_backend_cpu_set_n_threads(self._backend, self.threads)
+                ggml.ggml_backend_cpu_set_abort_callback(self._backend, self._abort_callback, None)
+        return self._backend
+
+    @property
+    def slow(self) -> bool:
+        """Whether it computes on the processor."""
+        return self.type == "CPU" or self.software
+
+    @property
+    def largest_buffer(self) -> int:
+        """Bytes one buffer can have."""
+        return min(ggml.ggml_backend_buft_get_max_size(self.buffer_type), self.memory()[1])
+
+    def memory(self) -> tuple[int, int]:
+        """Free and total bytes."""
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        ggml.ggml_backend_dev_memory(self.handle, ctypes.byref(free), ctypes.byref(total))
+        if self.type == "CPU":
+            return _available_memory(free.value), total.value
+        # A driver without a memory budget reports everything free whatever we hold.
+        return max(0, min(free.value, total.value - self.held)), total.value
+
+    def describe(self) -> dict[str, Any]:
+        """The device as the client's Device has it."""
+        free, total = self.memory()
+        return {
+            "name": self.name,
+            "description": self.description,
+            "type": self.type,
+            "free": free,
+            "total": total,
+            "largest_buffer": self.largest_buffer,
+            "features": (*["software"] * self.software, *vulkan_traits.get(self.name, self._cpu_features())),
+        }
+
+    def _cpu_features(self) -> tuple[str, ...]:
+        registry = ggml.ggml_backend_dev_backend_reg(self.handle)
+        address = ggml.ggml_backend_reg_get_proc_address(registry, b"ggml_backend_get_features")
+        if not address:
+            return ()
+        listed = ctypes.CFUNCTYPE(ctypes.POINTER(_Feature), ctypes.c_void_p)(address)(registry)
+        features, index = [], 0
+        while listed[index].name:
+            if listed[index].value == b"1":
+                features.append(listed[index].name.decode())
+            index += 1
+        return tuple(features)
+
+
+class _Feature(ctypes.Structure):  # struct ggml_backend_feature
+    _fields_ = [("name", ctypes.c_char_p), ("value", ctypes.c_char_p)]
+
+
+class Devices:
+    """All devices of this process. `aborted` is asked between the operations of a run on the CPU.
+
+    `loading(True)` is called before drivers are loaded, `loading(False)` after.
+    """
+
+    def __init__(self, threads: int, aborted: Callable[[], bool], loading: Callable[[bool], None]) -> None:
+        self._new = lambda handle: Device(handle, threads, aborted)
+        self._loading = loading
+        self._cpu = self._new(ggml.ggml_backend_reg_dev_get(ggml.ggml_backend_cpu_reg(), 0))
+        self._all: list[Device] | None = None
+        self._lock = Lock()
+
+    def all(self) -> list[Device]:
+        """Every device, the CPU last; loads the drivers."""
+        with self._lock:
+            if self._all is None:
+                self._loading(True)
+                handles = [ggml.ggml_backend_dev_get(index) for index in range(ggml.ggml_backend_dev_count())]
+                found = [self._new(handle) for handle in handles if handle != self._cpu.handle]
+                self._loading(False)
+                self._all = [*found, self._cpu]
+            return self._all
+
+    def known(self) -> list[Device]:
+        """The devices met so far, without loading a driver."""
+        return self._all or [self._cpu]
+
+    def find(self, name: str) -> Device:
+        """The device called `name`; raises RequestError naming those there are."""
+        for device in self.known():
+            if device.name == name:
+                return device
+        for device in self.all():
+            if device.name == name:
+                return device
+        there = "; ".join(f"{device.name} ({device.description})" for device in self.all())
+        raise RequestError(f"there is no device {name!r} on this machine. There are: {there}. Choose one of them.")
+
+
+def _available_memory(fallback: int) -> int:
+    """Bytes the system can give without swapping; ggml calls all memory free on Linux."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return fallback

@@ -1,0 +1,70 @@
+"""One run of a built graph: inputs from shared memory, segments, results back."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from math import isfinite
+
+import numpy as np
+
+from .errors import Aborted, RequestError
+from .graph import Graph, ProgramFault
+from .library import ggml, pointer
+
+_ABORTED = 1  # enum ggml_status
+
+
+def execute(
+    graph: Graph,
+    arena: np.ndarray,
+    inputs: dict[str, tuple[int, int]],
+    aborted: Callable[[], bool],
+    progress: Callable[[float], None],
+) -> list[bool]:
+    """Run `graph` on the `inputs` (offset, bytes) in `arena` and write the outputs there, one after the other.
+
+    Returns for each output whether all its values are finite. Raises Aborted, ProgramFault, RequestError.
+    """
+    _set_inputs(graph, arena, inputs)
+    for segment, fraction in graph.segments:
+        if aborted():
+            raise Aborted("the run was interrupted")
+        status = ggml.ggml_backend_graph_compute(graph.device.backend, ctypes.byref(segment))
+        if status == _ABORTED:
+            raise Aborted("the run was interrupted")
+        if status != 0:
+            name = ggml.ggml_status_to_string(status).decode()
+            raise RequestError(f"{graph.device.name} ({graph.device.description}) failed while computing: {name}")
+        progress(fraction)
+    return _take_outputs(graph, arena)
+
+
+def _set_inputs(graph: Graph, arena: np.ndarray, inputs: dict[str, tuple[int, int]]) -> None:
+    if set(inputs) != set(graph.inputs):
+        raise ProgramFault(f"the program takes the inputs {sorted(graph.inputs)}, not {sorted(inputs)}")
+    for name, (offset, nbytes) in inputs.items():
+        tensor = graph.inputs[name]
+        expected = ggml.ggml_nbytes(tensor)
+        if nbytes != expected or offset + nbytes > arena.nbytes:
+            raise ProgramFault(f"the input {name} has {nbytes} bytes where the program takes {expected}")
+        data = arena[offset : offset + nbytes]
+        if name in graph.row_limits:
+            rows = data.view(np.int32)
+            if rows.min() < 0 or rows.max() >= graph.row_limits[name]:
+                raise ProgramFault(
+                    f"the input {name} picks rows {rows.min()} to {rows.max()} of a table of {graph.row_limits[name]}"
+                )
+        ggml.ggml_backend_tensor_set(tensor, pointer(data), 0, nbytes)
+
+
+def _take_outputs(graph: Graph, arena: np.ndarray) -> list[bool]:
+    finite, offset = [], 0
+    for tensor in graph.outputs:
+        nbytes = ggml.ggml_nbytes(tensor)
+        data = arena[offset : offset + nbytes]
+        ggml.ggml_backend_tensor_get(tensor, pointer(data), 0, nbytes)
+        values = data.view(np.float32)
+        finite.append(isfinite(values.min()) and isfinite(values.max()))  # both are NaN when any value is
+        offset += -(-nbytes // 64) * 64
+    return finite

@@ -1,0 +1,223 @@
+"""A program built into a ggml graph on one device: checked, allocated, its constants uploaded, cut into segments."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ..program import Program, Tensor
+from ..weights.types import LAYOUTS
+from .buffers import Placed, allocate, describe, require
+from .devices import Device
+from .errors import OutOfMemory, RequestError
+from .library import context, ggml, pointer, torch_shape_to_ne
+from .operations import BUILDERS, Call, OperationFault
+from .work import cuts, flops
+
+_CONSTANT_TYPES = {"float32": "F32", "float16": "F16", "int32": "I32"}
+_VIEWS = ("view", "reshape", "permute")
+_FLAG_INPUT, _FLAG_OUTPUT = 1, 2  # enum ggml_tensor_flag
+
+
+class ProgramFault(RequestError):
+    """A program that contradicts itself, its weights or its device; the message names the operation."""
+
+    kind = "program"
+
+
+class Graph:
+    """A program ready to run: `inputs` and `outputs` as ggml tensors, `segments` as (graph, fraction done after it)."""
+
+    def __init__(
+        self, name: str, program: Program, weight: Callable[[str], Any], device: Device, largest: int | None = None
+    ) -> None:
+        self.name = name  # of the model, for messages
+        self.device = device
+        self.compute_bytes = 0  # of the compute buffer
+        self.work_bytes = 0  # that the CPU backend needs beside it
+        self.constants: Placed | None = None
+        self.inputs: dict[str, Any] = {}
+        self.row_limits: dict[str, int] = {}  # inputs that pick rows of a table, and how many rows it has
+        self._allocator: Any = None
+        self._context: Any = None
+        try:
+            self._build(program, weight, largest)
+        except BaseException:
+            self.free()
+            raise
+
+    def free(self) -> None:
+        """Give back the compute buffer and the constants."""
+        if self._allocator:
+            ggml.ggml_gallocr_free(self._allocator)
+            self._allocator = None
+        if self._context:
+            ggml.ggml_free(self._context)
+            self._context = None
+        if self.constants:
+            self.constants.free()
+            self.constants = None
+        self.device.held -= self.compute_bytes
+        self.compute_bytes = 0
+
+    @property
+    def constant_bytes(self) -> int:
+        """Device memory of the constants."""
+        return self.constants.nbytes if self.constants else 0
+
+    def _build(self, program: Program, weight: Callable[[str], Any], largest: int | None) -> None:
+        rows = program.tensors
+        self.constants = _place_constants(self.name, program, self.device, largest)
+        room = 2 * len(rows) + 16  # an operation may take a helper of its own
+        self._context = context(room, room)
+        graph = ggml.ggml_new_graph_custom(self._context, room, False)
+        tensors: list[Any] = []
+        for index, row in enumerate(rows):
+            try:
+                tensor = self._leaf(row, weight) if row.kind != "op" else self._operation(row, rows, tensors)
+            except OperationFault as fault:
+                raise ProgramFault(f"{self.name}: operation {index}, {_spoken(row)}, is not valid: {fault}") from fault
+            tensors.append(tensor)
+            ggml.ggml_build_forward_expand(graph, tensor)
+        self.outputs = [_output(program, number, tensors) for number in range(len(program.outputs))]
+        self.row_limits = _row_limits(rows)
+        self._allocate(graph)
+        self.segments = _segments(graph, program, tensors, self.device.slow)
+
+    def _leaf(self, row: Tensor, weight: Callable[[str], Any]) -> Any:
+        if row.kind == "input":
+            if row.type not in ("F32", "I32"):
+                raise OperationFault(f"an input of type {row.type}")
+            made = ggml.ggml_new_tensor(self._context, LAYOUTS[row.type].number, 4, (ctypes.c_int64 * 4)(*row.ne))
+            made.contents.flags |= _FLAG_INPUT
+            self.inputs[row.name] = made
+            return made
+        if row.kind == "constant":
+            assert self.constants is not None
+            found = self.constants.tensors[row.name]
+        else:
+            found = weight(row.name)
+        _check_result(row, found)
+        return found
+
+    def _operation(self, row: Tensor, rows: tuple[Tensor, ...], tensors: list[Any]) -> Any:
+        call = Call(self._context, row, [rows[i] for i in row.sources], [tensors[i] for i in row.sources])
+        if min(row.ne) < 1:
+            raise OperationFault(f"it is empty: {row.ne}")
+        try:
+            made = BUILDERS[row.name](call)
+        except (TypeError, ctypes.ArgumentError) as error:  # a parameter of the wrong kind
+            raise OperationFault(f"its parameters {row.parameters} do not fit: {error}") from error
+        _check_result(row, made)
+        if row.name not in _VIEWS and not ggml.ggml_backend_dev_supports_op(self.device.handle, made):
+            sources = ", ".join(f"{s.type}{list(s.ne)}" for s in call.declared)
+            raise OperationFault(f"{self.device.name} ({self.device.description}) cannot compute it for {sources}")
+        return made
+
+    def _allocate(self, graph: Any) -> None:
+        size = ctypes.c_size_t()
+        self._allocator = ggml.ggml_gallocr_new(self.device.buffer_type)
+        ggml.ggml_gallocr_reserve_n_size(self._allocator, graph, None, None, ctypes.byref(size))
+        what = f"the compute buffer of {self.name}"
+        require(self.device, what, size.value)
+        reserved = ggml.ggml_gallocr_reserve(self._allocator, graph)
+        if not reserved or not ggml.ggml_gallocr_alloc_graph(self._allocator, graph):
+            raise OutOfMemory(self.device.name, f"{what} (refused by the driver)", size.value, self.device.memory()[0])
+        self.compute_bytes = ggml.ggml_gallocr_get_buffer_size(self._allocator, 0)
+        self.device.held += self.compute_bytes
+        if self.device.type == "CPU":
+            self.work_bytes = ggml.ggml_graph_plan(graph, self.device.threads, None).work_size
+
+
+def _place_constants(name: str, program: Program, device: Device, largest: int | None) -> Placed:
+    arrays = {key: np.ascontiguousarray(array) for key, array in program.constants.items()}
+    for key, array in arrays.items():
+        if str(array.dtype) not in _CONSTANT_TYPES or 0 in array.shape:
+            raise ProgramFault(
+                f"the constant {key} is {array.dtype}{list(array.shape)}; float32, float16 and int32 can be"
+            )
+    placed = describe(
+        device, ((key, _CONSTANT_TYPES[str(a.dtype)], torch_shape_to_ne(a.shape)) for key, a in arrays.items())
+    )
+    try:
+        allocate(placed, list(arrays), f"the constants of {name}", largest)
+    except BaseException:
+        placed.free()
+        raise
+    for key, array in arrays.items():
+        ggml.ggml_backend_tensor_set(placed.tensors[key], pointer(array), 0, array.nbytes)
+    return placed
+
+
+def _check_result(row: Tensor, tensor: Any) -> None:
+    found, number = tuple(tensor.contents.ne), tensor.contents.type
+    layout = LAYOUTS.get(row.type)
+    if found != tuple(row.ne) or layout is None or layout.number != number:
+        names = {layout.number: name for name, layout in LAYOUTS.items()}
+        raise OperationFault(f"it is {names.get(number, number)}{list(found)} where the program says {_spoken(row)}")
+
+
+def _spoken(row: Tensor) -> str:
+    return f"{row.kind} {row.name} {row.type}{list(row.ne)}"
+
+
+def _output(program: Program, number: int, tensors: list[Any]) -> Any:
+    """Mark an output so that nothing overwrites it: it, and what it is a view of."""
+    output = program.outputs[number]
+    row, tensor = program.tensors[output.tensor], tensors[output.tensor]
+    if row.type != "F32" or prod(output.shape) != prod(row.ne) or not ggml.ggml_is_contiguous(tensor):
+        raise ProgramFault(f"output {number} of shape {list(output.shape)} is not contiguous F32: {_spoken(row)}")
+    for marked in (tensor, tensor.contents.view_src):
+        if marked and not marked.contents.data:  # weights and constants stay anyway
+            marked.contents.flags |= _FLAG_OUTPUT
+    return tensor
+
+
+def _row_limits(rows: tuple[Tensor, ...]) -> dict[str, int]:
+    """The inputs that pick rows, however they are reshaped first, and the rows there are: ggml does not check."""
+    limits: dict[str, int] = {}
+    for row in rows:
+        if row.kind == "op" and row.name == "get_rows":
+            picked = rows[row.sources[1]]
+            while picked.kind == "op" and picked.name in (*_VIEWS, "cont"):
+                picked = rows[picked.sources[0]]
+            if picked.kind == "input":
+                limits[picked.name] = min(limits.get(picked.name, 1 << 62), rows[row.sources[0]].ne[1])
+    return limits
+
+
+def _segments(graph: Any, program: Program, tensors: list[Any], slow: bool) -> list[tuple[Any, float]]:
+    """The graph as consecutive parts of one allocation.
+
+    Each part is what ggml_graph_view makes, by hand because ggml's header does not export that function: the same
+    nodes, use counts and hash table, so that a backend fuses inside a part as in the whole. (A graph filled with
+    ggml_graph_add_node has no use counts: nothing is fused, and nodes lack the flag that says to compute them.)
+    """
+    whole = graph.contents
+    count = ggml.ggml_graph_n_nodes(graph)
+    address = ctypes.addressof
+    if count == 0:
+        return []
+    if whole.n_nodes != count or address(whole.nodes.contents) != address(ggml.ggml_graph_nodes(graph).contents):
+        return [(whole, 1.0)]  # another ggml lays its graph out otherwise: run it whole
+    amount_of = {
+        address(tensor.contents): flops(row, [program.tensors[source] for source in row.sources])
+        for row, tensor in zip(program.tensors, tensors, strict=True)
+        if row.kind == "op"
+    }
+    amounts = [amount_of.get(address(whole.nodes[index].contents), 0.0) for index in range(count)]
+    segments, start = [], 0
+    for end, fraction in cuts(amounts, slow):
+        part = type(whole).from_buffer_copy(whole)
+        part.size = part.n_leafs = part.uid = 0
+        part.n_nodes = end - start
+        first = address(whole.nodes.contents) + start * ctypes.sizeof(ctypes.c_void_p)
+        part.nodes = ctypes.cast(first, type(whole.nodes))
+        part.leafs = part.grads = part.grad_accs = None
+        segments.append((part, fraction))
+        start = end
+    return segments

@@ -1,0 +1,164 @@
+"""A weight set on a device: mapped from its files on the CPU, uploaded piece by piece elsewhere."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..weights.convert import convert, pieces
+from ..weights.weight_file import WeightFileError
+from ..weights.weight_set import Parameter, WeightSet, check_unchanged, mappable
+from .buffers import Placed, allocate, describe
+from .devices import Device
+from .errors import Aborted, RequestError
+from .library import ggml, pointer, torch_shape_to_ne
+
+PIECE = 16 << 20  # bytes; the most private memory that an upload holds
+
+Progress = Callable[[int, int], None]
+
+
+class WeightsError(RequestError):
+    """A weight file that is gone, has changed, or does not hold what its header said."""
+
+    kind = "weights"
+
+
+class FileWeights:
+    """The file-backed parameters of a weight set, on one device."""
+
+    def __init__(self, weights: WeightSet, device: Device) -> None:
+        self.mapped = 0  # bytes used in place, from the page cache
+        self._weights = weights
+        self._maps: dict[str, np.ndarray] = {}
+        parameters = weights.parameters.values()
+        self.placed = describe(device, ((p.name, p.type, torch_shape_to_ne(p.shape)) for p in parameters))
+
+    @property
+    def copied(self) -> int:
+        """Bytes of device memory that were allocated for them."""
+        return self.placed.nbytes
+
+    def check_files(self) -> None:
+        """Raise WeightsError when a file is no longer the one that was loaded."""
+        try:
+            check_unchanged(self._weights)
+        except WeightFileError as error:
+            raise WeightsError(str(error)) from error
+
+    def load(self, progress: Progress, aborted: Callable[[], bool], largest: int | None) -> None:
+        """Map or upload everything; raises WeightsError, OutOfMemory or Aborted and then holds nothing."""
+        try:
+            self.check_files()
+            self._maps = {path: _map(path) for path, _, _ in self._weights.files}
+            parameters = list(self._weights.parameters.values())
+            copied = parameters if self.placed.device.type != "CPU" else self._use_in_place(parameters)
+            allocate(self.placed, [p.name for p in copied], f"the weights of {self._weights.name}", largest)
+            self._upload(copied, progress, aborted)
+            if not self.mapped:
+                self._maps.clear()
+        except BaseException:
+            self.free()
+            raise
+
+    def free(self) -> None:
+        """Give everything back."""
+        self.placed.free()
+        self._maps.clear()
+        self.mapped = 0
+
+    def _use_in_place(self, parameters: list[Parameter]) -> list[Parameter]:
+        """Point what needs no conversion into the mapped files; returns the rest."""
+        buffers: dict[str, Any] = {}
+        rest = []
+        for parameter in parameters:
+            if not mappable(parameter):
+                rest.append(parameter)
+                continue
+            data = self._maps[parameter.path]
+            if parameter.path not in buffers:
+                buffer = ggml.ggml_backend_dev_buffer_from_host_ptr(
+                    self.placed.device.handle, pointer(data), data.nbytes, data.nbytes
+                )
+                buffers[parameter.path] = buffer
+                self.placed.adopt(buffer, 0)
+            address = data.ctypes.data + parameter.offset
+            ggml.ggml_backend_tensor_alloc(buffers[parameter.path], self.placed.tensors[parameter.name], address)
+            self.mapped += parameter.nbytes
+        return rest
+
+    def _upload(self, parameters: list[Parameter], progress: Progress, aborted: Callable[[], bool]) -> None:
+        done, total = 0, sum(p.nbytes for p in parameters)
+        for parameter in parameters:
+            tensor, data = self.placed.tensors[parameter.name], self._maps[parameter.path]
+            unchanged = parameter.type == parameter.stored
+            for piece in pieces(parameter, PIECE) if unchanged else pieces(parameter):
+                if aborted():
+                    raise Aborted(f"loading {self._weights.name} was interrupted")
+                loaded = convert(parameter, data[piece.offset : piece.offset + piece.nbytes])
+                ggml.ggml_backend_tensor_set(tensor, pointer(loaded), piece.target, piece.target_nbytes)
+                done += piece.nbytes
+                progress(done, total)
+
+
+def _map(path: str) -> np.ndarray:
+    """The bytes of a file, read by the system as they are touched."""
+    try:
+        with open(path, "rb") as file:
+            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be mapped: {error}. Choose the file again.") from error
+
+
+class Arrays:
+    """Weights that came from the client's memory, by the digest of their content, on one device."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._groups: dict[str, Placed] = {}  # array digest -> what it was placed with
+        self._empty: set[str] = set()  # placed, not yet filled
+
+    def place(self, arrays: list[tuple[str, str, tuple[int, ...]]], what: str, largest: int | None) -> list[str]:
+        """Make room for arrays (digest, ggml type, shape); returns the digests whose content is still to come."""
+        new = {digest: (type_, shape) for digest, type_, shape in arrays if digest not in self._groups}
+        if new:
+            described = [(digest, type_, torch_shape_to_ne(shape)) for digest, (type_, shape) in new.items()]
+            placed = describe(self._device, described)
+            try:
+                allocate(placed, list(new), what, largest)
+            except RequestError:
+                placed.free()
+                raise
+            self._groups.update(dict.fromkeys(new, placed))
+            self._empty.update(new)
+        return [digest for digest, _, _ in arrays if digest in self._empty]
+
+    def fill(self, digest: str, data: np.ndarray) -> None:
+        """Upload the content of a placed array; raises RequestError when it is not the size that was announced."""
+        tensor = self.tensor(digest)
+        if data.nbytes != ggml.ggml_nbytes(tensor):
+            raise RequestError(f"the array {digest} has {data.nbytes} bytes where {ggml.ggml_nbytes(tensor)} belong")
+        ggml.ggml_backend_tensor_set(tensor, pointer(data), 0, data.nbytes)
+        self._empty.discard(digest)
+
+    def tensor(self, digest: str) -> Any:
+        """The placed tensor."""
+        if digest not in self._groups:
+            raise RequestError(f"no array {digest} was announced")
+        return self._groups[digest].tensors[digest]
+
+    def nbytes(self, digests: set[str]) -> int:
+        """Bytes of these arrays themselves, alignment not counted."""
+        return sum(ggml.ggml_nbytes(self.tensor(digest)) for digest in digests)
+
+    def keep(self, used: set[str]) -> None:
+        """Free what was placed together and is no longer used at all."""
+        alive = {id(self._groups[digest]) for digest in used if digest in self._groups}
+        gone = {id(placed): placed for placed in self._groups.values() if id(placed) not in alive}
+        self._groups = {digest: placed for digest, placed in self._groups.items() if id(placed) not in gone}
+        self._empty &= set(self._groups)
+        for placed in gone.values():
+            placed.free()
