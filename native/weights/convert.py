@@ -67,7 +67,7 @@ def values(parameter: Parameter, raw: Raw, dtype: np.dtype) -> np.ndarray:
         found = (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
     else:
         found = dequantize(parameter.stored, np.frombuffer(raw, np.uint8))
-    with np.errstate(over="ignore"):  # beyond the type's range is infinite, as in torch
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite and NaN weights pass through, as in torch
         if parameter.scale != 1.0:
             found = found.astype(np.float32) * np.float32(parameter.scale)
         return found.astype(dtype, copy=False)
@@ -83,5 +83,5 @@ def _f8_values(stored: str, scale: float, dtype: np.dtype) -> np.ndarray:
         exponent, mantissa = (byte >> 3 & 15).astype(np.int32), (byte & 7).astype(np.float32)
         magnitude = np.where(exponent == 0, np.ldexp(mantissa, -9), np.ldexp(mantissa + 8, exponent - 10))
         unscaled = np.where(byte & 127 == 127, np.nan, magnitude) * np.where(byte & 128, -1, 1)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return (unscaled.astype(np.float32) * np.float32(scale)).astype(dtype)

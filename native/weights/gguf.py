@@ -8,14 +8,13 @@ from typing import Any, BinaryIO
 
 from .header_cursor import HeaderCursor
 from .types import GGML_TYPES, LAYOUTS, tensor_bytes
-from .weight_file import FileTensor, WeightFile, WeightFileError, check_extents
+from .weight_file import MAX_NAME, FileTensor, WeightFile, WeightFileError, check_extents
 
 MAGIC = b"GGUF"
 U32, U64 = Struct("<I"), Struct("<Q")
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 
-MAX_NAME = 65_535  # bytes, the format's own limit for keys
 MAX_TEXT = 1 << 20  # bytes; longer strings are passed over
 MAX_KEPT = 64  # elements; longer arrays (tokenizers) are passed over
 MAX_STRINGS = 1 << 22  # elements of one array: ten times the largest vocabulary, under a second to pass over

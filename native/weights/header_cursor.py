@@ -62,14 +62,14 @@ class HeaderCursor:
         return layout.unpack(self.take(layout.size, what))
 
     def string(self, limit: int, what: str) -> str:
-        """The next string, which must be UTF-8 of at most `limit` bytes."""
+        """The next string, which must be printable UTF-8 of at most `limit` bytes."""
         length = self.number(LENGTH, what)
         if length > limit:
             raise self.damaged(f"{what} at byte {self.position:,} is {length:,} bytes long, more than {limit:,}")
-        try:
-            return self.take(length, what).decode()
-        except UnicodeDecodeError as error:
-            raise self.damaged(f"{what} at byte {self.position - length:,} is not text") from error
+        text = self.take(length, what).decode(errors="replace")
+        if not text.isprintable() or "\ufffd" in text:
+            raise self.damaged(f"{what} at byte {self.position - length:,} is not text")
+        return text
 
     def text(self, limit: int, what: str) -> str | None:
         """The next string, undecodable bytes replaced; None when it is longer than `limit` bytes."""

@@ -113,7 +113,7 @@ def another_kind(header: WeightFile, wanted: str) -> WeightFileError:
         found = " with ".join(kind.description for kind in kinds)
         return WeightFileError(f"{header.path} seems to be {found}, not {wanted}. {kinds[0].advice}")
     sample = ", ".join(list(header.tensors)[:3])
-    architecture = f", architecture {header.architecture:.40}" if header.architecture else ""
+    architecture = f", architecture {header.architecture!r:.40}" if header.architecture else ""
     return WeightFileError(
         f"{header.path} is not {wanted}, nor any model known here: its {len(header.tensors):,} tensors are called "
         f"{sample:.200} ...{architecture}. Choose another file."

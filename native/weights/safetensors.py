@@ -7,7 +7,7 @@ from struct import Struct
 from typing import Any, BinaryIO, TypeGuard
 
 from .types import LAYOUTS, tensor_bytes
-from .weight_file import FileTensor, WeightFile, WeightFileError, check_extents
+from .weight_file import MAX_NAME, FileTensor, WeightFile, WeightFileError, check_extents
 
 LENGTH = Struct("<Q")
 MAX_HEADER = 100_000_000  # bytes, the format's own limit
@@ -54,6 +54,8 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _tensor(path: str, name: str, entry: Any, data: int) -> FileTensor:
     """One entry `{"dtype", "shape", "data_offsets"}`, offsets counted from byte `data` of the file."""
+    if len(name) > MAX_NAME or not name.isprintable():
+        raise _damaged(path, f"calls a tensor {name[:80]!r}, which is no name")
     if not isinstance(entry, dict):
         raise _damaged(path, f"describes the tensor {name} by {entry!r:.80}")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")

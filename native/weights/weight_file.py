@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+MAX_NAME = 1024  # bytes or characters; ggml's own limit is 64, the longest known names have about 130
+
 
 class WeightFileError(ValueError):
     """A weight file that cannot be used; the message is for the person at the node."""
