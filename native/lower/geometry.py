@@ -52,8 +52,8 @@ def contiguous_stride(shape: Sequence[int]) -> Shape:
 
 
 def physical_order(shape: Shape, stride: Shape) -> tuple[int, ...]:
-    """Dimensions from the slowest in memory to the fastest; ties keep their order."""
-    return tuple(sorted(range(len(shape)), key=lambda i: (shape[i] != 1, -stride[i]) if shape[i] != 1 else (False, 0)))
+    """Dimensions from the slowest in memory to the fastest; those of one element come first."""
+    return tuple(sorted(range(len(shape)), key=lambda i: (shape[i] != 1, -stride[i])))
 
 
 def is_dense(shape: Shape, stride: Shape, offset: int, numel: int) -> bool:
@@ -86,42 +86,41 @@ def collapse(shape: Shape, strides: Sequence[Shape]) -> list[Group]:
 def view(b: Builder, x: Operand, groups: Sequence[tuple[int, int]]) -> int:
     """A ggml tensor of the given (elements, stride) dimensions, outermost first, on x's tensor; at most four.
 
-    No stride may be 0. Where the fastest dimension is not the innermost one the result is permuted: only cont, cast
-    and concat take that.
+    No stride may be 0. Where the fastest dimension in memory is not the innermost one the result is permuted, which
+    only cont, cast and concat take.
     """
-    order = sorted(range(len(groups)), key=lambda i: -groups[i][1])
+    count = len(groups)
+    order = sorted(range(count), key=lambda i: -groups[i][1])  # memory order, slowest first
     memory = [groups[i] for i in order]
-    if memory[-1][1] != 1 and memory[-1][0] != 1:
-        memory.append((1, 1))
+    strided = int(memory[-1][1] != 1 and memory[-1][0] != 1)  # ggml wants an innermost stride of one element
+    memory += [(1, 1)] * strided
     if len(memory) > 4:
         raise ValueError(f"a window of {len(memory)} dimensions: {memory}")
-    plain = b.window(x.tensor, [(n, s) for n, s in reversed(memory)], x.offset)
-    if list(order) == list(range(len(groups))):
+    plain = b.window(x.tensor, list(reversed(memory)), x.offset)
+    if not strided and order == list(range(count)):
         return plain
-    extra = len(memory) - len(groups)  # an inner dimension of one element stays innermost
-    position = {group: len(groups) - 1 - i + extra for i, group in enumerate(order)}
-    axes = [0] * 4
-    for group, axis in position.items():
-        axes[axis] = len(groups) - 1 - group
-    taken = set(axes[axis] for axis in position.values())
-    free = [axis for axis in range(4) if axis not in taken]
-    for axis in sorted(set(range(4)) - set(position.values())):
-        axes[axis] = free.pop(0)
-    return b.permute(plain, axes)
+    axes = {count - 1 - place + strided: count - 1 - group for place, group in enumerate(order)}
+    if strided:
+        axes[0] = count
+    spare = iter(sorted(set(range(4)) - set(axes.values())))
+    return b.permute(plain, [axes[axis] if axis in axes else next(spare) for axis in range(4)])
+
+
+def strided_dimensions(groups: Sequence[tuple[int, int]]) -> int:
+    """How many ggml dimensions `view` needs for these (elements, stride) groups."""
+    return len(groups) + (min(stride for _, stride in groups) != 1)
 
 
 def dense(b: Builder, x: Operand) -> int:
     """x as a tensor that is contiguous in x's own order of dimensions; copied only where it is not."""
-    groups = collapse(x.shape, [x.stride])
-    plain = [(n, s[0]) for n, s in groups]
-    if len(plain) == 1 and plain[0][1] == 1:
-        return b.window(x.tensor, [(plain[0][0], 1)], x.offset)
-    if any(stride == 0 for _, stride in plain):
-        return _repeat(b, x, plain)
-    slowest_first = all(a[1] >= c[1] for a, c in zip(plain, plain[1:], strict=False))
-    if len(plain) + (min(s for _, s in plain) != 1 or (not slowest_first and False)) <= 4:
-        return b.cont(view(b, x, plain))
-    return _dense_many(b, x, plain)
+    groups = [(n, stride[0]) for n, stride in collapse(x.shape, [x.stride])]
+    if len(groups) == 1 and groups[0][1] == 1:
+        return b.window(x.tensor, groups, x.offset)
+    if any(stride == 0 for _, stride in groups):
+        return _repeat(b, x, groups)
+    if strided_dimensions(groups) <= 4:
+        return b.cont(view(b, x, groups))
+    return _dense_many(b, x, groups)
 
 
 def _repeat(b: Builder, x: Operand, groups: list[tuple[int, int]]) -> int:
@@ -138,6 +137,8 @@ def _dense_many(b: Builder, x: Operand, groups: list[tuple[int, int]]) -> int:
     """More than four dimensions that do not merge: copied in memory order, then moved one at a time."""
     order = sorted(range(len(groups)), key=lambda i: -groups[i][1])
     memory = Operand(x.tensor, tuple(groups[i][0] for i in order), tuple(groups[i][1] for i in order), x.offset)
+    if strided_dimensions([(n, s[0]) for n, s in collapse(memory.shape, [memory.stride])]) > 4:
+        raise ValueError(f"a window with more than four separate dimensions: {groups}")
     current = dense(b, memory)
     sizes = [n for n, _ in groups]
     for place in range(len(order)):

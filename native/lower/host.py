@@ -1,0 +1,82 @@
+"""What torch computes on the host: constants of the shape once, and what hangs on host inputs at every call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..trace.graph import Step, Window
+
+
+def with_windows(value: Any, replace: Callable[[Window], Any]) -> Any:
+    """Nested arguments with every window replaced."""
+    if isinstance(value, Window):
+        return replace(value)
+    if isinstance(value, (tuple, list)):
+        return type(value)(with_windows(item, replace) for item in value)
+    if isinstance(value, dict):
+        return {key: with_windows(item, replace) for key, item in value.items()}
+    return value
+
+
+class HostStorages:
+    """Real storages of the host; a window on one is a view, so in-place operations behave as torch's do."""
+
+    def __init__(self) -> None:
+        self.flat: dict[int, torch.Tensor] = {}
+
+    def put(self, storage: int, tensor: torch.Tensor, window: Window) -> None:
+        """Take a tensor as the content of the storage that `window` is the first view of."""
+        if tuple(tensor.stride()) != window.stride:
+            own = torch.empty_strided(window.shape, window.stride, dtype=tensor.dtype)
+            tensor = own.copy_(tensor)
+        self.flat[storage] = tensor.as_strided((tensor.untyped_storage().nbytes() // tensor.element_size(),), (1,), 0)
+
+    def window(self, window: Window) -> torch.Tensor:
+        """The real tensor that a window shows."""
+        return self.flat[window.storage].as_strided(window.shape, window.stride, window.offset)
+
+    def run(self, step: Step) -> None:
+        """Perform a step."""
+        kwargs = {key: value for key, value in step.kwargs.items() if key not in ("device", "pin_memory")}
+        args = with_windows(step.args, self.window)
+        result = step.function(*args, **with_windows(kwargs, self.window))
+        results = result if isinstance(result, (tuple, list)) else (result,)
+        for tensor, window in zip(results, step.outputs, strict=False):
+            if window is not None and window.storage not in self.flat:
+                self.put(window.storage, tensor, window)
+
+
+def as_array(tensor: torch.Tensor) -> np.ndarray:
+    """A host tensor as a program takes it: F32, or I32 for whole numbers."""
+    kind = torch.float32 if tensor.is_floating_point() or tensor.dtype == torch.bool else torch.int32
+    return np.ascontiguousarray(tensor.detach().to(kind).numpy())
+
+
+@dataclass
+class HostPart:
+    """The steps that hang on host inputs, and which windows of them the program takes as inputs of its own.
+
+    items: a Step, or (input name, window) at the moment its value is needed.
+    """
+
+    inputs: dict[str, Window] = field(default_factory=dict)
+    items: list[Step | tuple[str, Window]] = field(default_factory=list)
+
+    def __call__(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+        """The program's host inputs for one call."""
+        storages = HostStorages()
+        for name, window in self.inputs.items():
+            storages.put(window.storage, inputs[name].detach().to("cpu", window.dtype).clone(), window)
+        arrays: dict[str, np.ndarray] = {}
+        with torch.no_grad():
+            for item in self.items:
+                if isinstance(item, Step):
+                    storages.run(item)
+                else:
+                    arrays[item[0]] = as_array(storages.window(item[1]))
+        return arrays

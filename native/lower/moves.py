@@ -1,0 +1,160 @@
+"""Handlers of operations that move elements without computing with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..trace.graph import Window
+from .geometry import Operand, collapse, contiguous_stride, dense, strided_dimensions, view
+from .lowering import LowerError, Lowering, handler
+
+
+@handler("clone", "_to_copy", "contiguous", "lift_fresh_copy", "_unsafe_view", "type_as")
+def clone(low: Lowering, out: Window, x: Window, *_: Any, **__: Any) -> int:
+    """A copy, laid out as the result wants it."""
+    return dense(low.b, low.operand(x).broadcast(out.shape).permuted(low.layout(out).order))
+
+
+@handler("copy")
+def copy(low: Lowering, out: Window, _target: Window, source: Window, *_: Any) -> int:
+    """Overwrite a window."""
+    return clone(low, out, source)
+
+
+@handler("fill", "zero")
+def fill(low: Lowering, out: Window, _target: Window, value: float = 0.0) -> int:
+    """Overwrite a window with a number."""
+    constant = low.b.constant(torch.full((1,), float(value)).numpy())
+    return dense(low.b, Operand(constant, (1,), (1,)).broadcast(out.shape))
+
+
+@handler("cat")
+def cat(low: Lowering, out: Window, parts: Sequence[Window], dim: int = 0) -> int:
+    """Tensors one after the other along a dimension."""
+    dim %= len(out.shape)
+    operands = [low.operand(part) for part in parts if part.numel]
+    joined = operands[0]
+    for part in operands[1:]:
+        joined = _concat(low, joined, part, dim)
+    return low.natural(joined.tensor, out)
+
+
+def _concat(low: Lowering, first: Operand, second: Operand, dim: int) -> Operand:
+    """Two tensors along a dimension: dimensions before it merged, those after it too, where both allow it."""
+    b = low.b
+    shape = tuple(n + second.shape[dim] if i == dim else n for i, n in enumerate(first.shape))
+    for _ in range(2):
+        sides = []
+        for x in (first, second):
+            before = collapse_like(first, second, x, range(dim))
+            after = collapse_like(first, second, x, range(dim + 1, len(shape)))
+            sides.append((before, [(x.shape[dim], x.stride[dim] if x.shape[dim] != 1 else _pitch(after))], after))
+        if all(strided_dimensions(sum(side, [])) <= 4 and all(s for _, s in sum(side, [])) for side in sides):
+            break
+        first, second = (Operand(dense(b, x), x.shape, contiguous_stride(x.shape)) for x in (first, second))
+    groups = [sum(side, []) for side in sides]
+    tensors = [view(b, x, g) for x, g in zip((first, second), groups, strict=True)]
+    position = len(sides[0][0])
+    axis = len(groups[0]) - 1 - position
+    ne = [b[tensors[0]].ne[i] + (b[tensors[1]].ne[i] if i == axis else 0) for i in range(4)]
+    return Operand(b.op("concat", *tensors, ne=ne, parameters=(axis,)), shape, contiguous_stride(shape))
+
+
+def _pitch(after: list[tuple[int, int]]) -> int:
+    """A stride for a dimension of one element that keeps it next to what follows it."""
+    return after[0][0] * after[0][1] if after else 1
+
+
+def collapse_like(first: Operand, second: Operand, x: Operand, dims: range) -> list[tuple[int, int]]:
+    """x's dimensions in a range, merged where both operands allow it."""
+    shape = tuple(x.shape[i] for i in dims)
+    if all(n == 1 for n in shape):
+        return []
+    strides = [tuple(o.stride[i] for i in dims) for o in (first, second)]
+    k = 0 if x is first else 1
+    return [(n, s[k]) for n, s in collapse(shape, strides)]
+
+
+@handler("stack")
+def stack(low: Lowering, out: Window, parts: Sequence[Window], dim: int = 0) -> int:
+    """Tensors side by side along a new dimension."""
+    dim %= len(out.shape)
+    joined: Operand | None = None
+    for part in parts:
+        x = low.operand(part)
+        x = Operand(
+            x.tensor, (*x.shape[:dim], 1, *x.shape[dim:]), (*x.stride[:dim], 1, *x.stride[dim:]), x.offset
+        )
+        joined = x if joined is None else _concat(low, joined, x, dim)
+    assert joined is not None
+    return low.natural(dense(low.b, joined), out)
+
+
+@handler("repeat")
+def repeat(low: Lowering, out: Window, x: Window, times: Sequence[int]) -> int:
+    """Copies along each dimension."""
+    joined = low.operand(x)
+    missing = len(times) - len(joined.shape)
+    joined = Operand(joined.tensor, (1,) * missing + joined.shape, (1,) * missing + joined.stride, joined.offset)
+    for dim, count in enumerate(times):
+        once = joined
+        for _ in range(count - 1):
+            joined = _concat(low, joined, once, dim)
+    return low.natural(dense(low.b, joined), out)
+
+
+@handler("constant_pad_nd")
+def pad(low: Lowering, out: Window, x: Window, amounts: Sequence[int], value: float = 0.0) -> int:
+    """Zeros around the last dimensions."""
+    if value or any(amount < 0 for amount in amounts) or len(x.shape) > 4:
+        raise LowerError(f"padding {list(amounts)} with {value}")
+    source = low.b.reshape(dense(low.b, low.operand(x)), tuple(reversed(x.shape)))
+    parameters = (*amounts, *[0] * (8 - len(amounts)))
+    return low.natural(low.b.op("pad", source, ne=tuple(reversed(out.shape)), parameters=parameters), out)
+
+
+@handler("embedding")
+def embedding(low: Lowering, out: Window, table: Window, ids: Window, *_: Any) -> int:
+    """Rows of a table by whole numbers that come from the host."""
+    if low.on_device(ids):
+        raise LowerError("an embedding whose ids the device computes")
+    numbers = low.b.reshape(dense(low.b, low.stored(ids)), (ids.numel,))
+    rows_of = low.stored(table)
+    result = low.b.op("get_rows", rows_of.tensor, numbers, ne=(table.shape[1], ids.numel))
+    return low.natural(result, out)
+
+
+@handler("index")
+def index(low: Lowering, out: Window, x: Window, indices: Sequence[Window | None]) -> int:
+    """Elements at positions along leading dimensions; the positions come from the host."""
+    given = [i for i in indices if i is not None]
+    if len(given) != len(indices) or any(low.on_device(i) for i in given):
+        raise LowerError(f"indexing with {['all' if i is None else 'values' for i in indices]}")
+    sizes = x.shape[: len(given)]
+    inner = x.shape[len(given) :]
+
+    def positions(*parts: torch.Tensor) -> torch.Tensor:
+        flat = torch.zeros((), dtype=torch.int64)
+        for part, size in zip(torch.broadcast_tensors(*parts), sizes, strict=True):
+            flat = flat * size + torch.where(part < 0, part + size, part)
+        return flat.reshape(-1)
+
+    numbers = dense(low.b, low.computed(positions, *given, dtype=torch.int64))
+    length = math.prod(inner)
+    table = low.b.reshape(dense(low.b, low.operand(x)), (length, x.numel // length))
+    return low.natural(low.b.op("get_rows", table, numbers, ne=(length, out.numel // length)), out)
+
+
+@handler("upsample_nearest2d", "_upsample_nearest_exact2d")
+def upsample_nearest(low: Lowering, out: Window, x: Window, *_: Any) -> int:
+    """Larger pictures by repeating pixels, [batch, channels, height, width]."""
+    if any(o % i for o, i in zip(out.shape[2:], x.shape[2:], strict=True)):
+        raise LowerError(f"enlarging {x.shape[2:]} to {out.shape[2:]}, which is no whole factor")
+    source = low.b.reshape(dense(low.b, low.operand(x)), tuple(reversed(x.shape)))
+    return low.natural(low.b.op("upscale", source, ne=tuple(reversed(out.shape)), parameters=("nearest",)), out)
+
+

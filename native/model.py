@@ -1,0 +1,120 @@
+"""A torch module whose weights and arithmetic live in the runner."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from .client import Runner, shared
+from .lower import Lowered, LowerOptions, WeightType, lower
+from .trace import Trace, trace
+from .weights import WeightSet
+
+Function = Callable[[torch.nn.Module, dict[str, torch.Tensor]], torch.Tensor | tuple[torch.Tensor, ...]]
+Kept = TypeVar("Kept")
+
+_KEPT = 16  # traces and programs of a model; each holds its constants, some MiB for a large picture
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """A low-rank branch beside a weight [out, in]: down [rank, in], up [out, rank] with the strength in it."""
+
+    down: np.ndarray
+    up: np.ndarray
+
+
+class RemoteModel:
+    """Runs functions of a module on a device of the runner, traced once per shape and option."""
+
+    def __init__(
+        self, module: torch.nn.Module, weights: WeightSet, device: str, options: LowerOptions | None = None,
+        runner: Runner | None = None,
+    ) -> None:  # fmt: skip
+        """module: this model's own, on the meta device; nothing else may use it. device: a ggml device's name."""
+        self.module = module
+        self.file_weights = weights
+        self.weights = weights
+        self.device = device
+        self.options = options or LowerOptions()
+        self.runner = runner or shared()
+        self._branches: Mapping[str, LowRank] = {}
+        self._traces: OrderedDict[Hashable, Trace] = OrderedDict()
+        self._programs: OrderedDict[Hashable, Lowered] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def set_branches(self, branches: Mapping[str, LowRank]) -> None:
+        """Put low-rank branches beside weights, by parameter name; an empty mapping takes them all away."""
+        with self._lock:
+            self._branches = dict(branches)
+            arrays = {}
+            for name, branch in branches.items():
+                arrays[f"{name}.lora_down"] = np.ascontiguousarray(branch.down, np.float32)
+                arrays[f"{name}.lora_up"] = np.ascontiguousarray(branch.up, np.float32)
+            self.weights = self.file_weights.with_arrays(arrays) if arrays else self.file_weights
+
+    def lowered(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Lowered:
+        """The program for inputs of these shapes; traced and lowered when it is not known yet.
+
+        key: every value that steers a branch in `function`. Raises TraceError and LowerError.
+        """
+        ranks = {name: branch.down.shape[0] for name, branch in self._branches.items()}
+        shapes = tuple((name, tuple(x.shape), x.dtype) for name, x in inputs.items())
+        with self._lock:
+            known = _recall(self._programs, (key, shapes, tuple(ranks.items())))
+            if known is not None:
+                return known
+            traced = _recall(self._traces, (key, shapes))
+            if traced is None:
+                traced = trace(self.weights.name, self.module, function, dict(inputs))
+                _keep(self._traces, (key, shapes), traced)
+            types = {name: WeightType(type_, shape) for name, (shape, type_) in self.weights.shapes().items()}
+            lowered = lower(traced, types, self.options, ranks)
+            _keep(self._programs, (key, shapes, tuple(ranks.items())), lowered)
+            return lowered
+
+    def run(
+        self,
+        key: Hashable,
+        function: Function,
+        inputs: Mapping[str, torch.Tensor],
+        cancelled: Callable[[], bool] | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """What `function(module, inputs)` returns, as F32 tensors on the CPU.
+
+        function is traced once per key and shapes; inputs of one dimension or of whole numbers are the host's.
+        Raises TraceError, LowerError, RunnerError, and Cancelled once `cancelled()` is true.
+        """
+        lowered = self.lowered(key, function, inputs)
+        arrays = lowered.host(inputs)
+        for name in lowered.device_inputs:
+            arrays[name] = inputs[name].detach().to("cpu", torch.float32).contiguous().numpy()
+        results = self.runner.run(self.weights, self.device, lowered.program, arrays, cancelled, progress)
+        return tuple(torch.from_numpy(result) for result in results)
+
+    def load(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Bring the weights to the device now; `progress` gets (bytes done, bytes in all)."""
+        self.runner.load(self.weights, self.device, progress)
+
+    def unload(self) -> None:
+        """Free what the runner holds for this model."""
+        self.runner.unload(self.weights.digest, self.device)
+
+
+def _recall(kept: OrderedDict[Hashable, Kept], key: Hashable) -> Kept | None:
+    if key in kept:
+        kept.move_to_end(key)
+    return kept.get(key)
+
+
+def _keep(kept: OrderedDict[Hashable, Kept], key: Hashable, value: Kept) -> None:
+    kept[key] = value
+    if len(kept) > _KEPT:
+        kept.popitem(last=False)
