@@ -57,7 +57,7 @@ def _signal_group(group: int, number: int) -> None:
 
 
 def last_lines(log: Path, count: int) -> list[str]:
-    """The last non-empty lines of a log, without colour codes and the parts that progress bars overwrote."""
+    """The last non-empty lines of a log, without what progress bars overwrote."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 65536))
