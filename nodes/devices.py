@@ -1,0 +1,56 @@
+"""GGML Devices: what there is to compute on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..native.client import Device
+from .placement import CPU, devices, first_gpu
+
+GIB = 2**30
+
+
+def describe(found: list[Device]) -> str:
+    """The devices, one paragraph each, and what `auto` means with them."""
+    paragraphs = []
+    for device in found:
+        lines = [
+            f"{device.name}: {device.description} ({device.type})",
+            f"  memory: {device.free / GIB:.1f} of {device.total / GIB:.1f} GiB free",
+            f"  largest buffer: {device.largest_buffer / GIB:.1f} GiB",
+        ]
+        if device.features:
+            lines.append(f"  features: {', '.join(device.features)}")
+        paragraphs.append("\n".join(lines))
+    auto = f"auto is {first_gpu(found)} for the diffusion model, {CPU} for text encoders and the VAE."
+    return "\n".join([*paragraphs, auto])
+
+
+class GGMLDevices(io.ComfyNode):
+    """The node."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="GGMLDevices",
+            display_name="GGML Devices",
+            category="loaders/GGML",
+            description="Lists the GPUs and the CPU that GGML nodes can compute on, with their free memory.",
+            search_aliases=["GGUF", "GPU", "VRAM", "Vulkan", "AMD", "RX 580"],
+            outputs=[io.String.Output(display_name="devices")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> float:
+        """Never equal to itself: free memory changes."""
+        return float("nan")
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        """Asks the runner."""
+        text = describe(devices())
+        return io.NodeOutput(text, ui=ui.PreviewText(text))

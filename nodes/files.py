@@ -1,0 +1,56 @@
+"""Where model files are found: ComfyUI's folders, and keys of our own that list the `.gguf` files in them.
+
+`unet_gguf` and `clip_gguf` are the keys other packs use for the same files; what they registered is kept.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import folder_paths
+
+GGUF_FOLDERS = {"diffusion_models": "unet_gguf", "text_encoders": "clip_gguf", "vae": "vae_gguf"}
+SAFETENSORS = (".safetensors", ".sft")
+NONE = "none"  # a file input that is left empty
+
+
+def register_folders() -> None:
+    """Add the `.gguf` keys to ComfyUI's folder table; no list or set that is already there is changed."""
+    table = folder_paths.folder_names_and_paths
+    for folder, key in GGUF_FOLDERS.items():
+        shared = table[folder][0]  # the same list, so that folders added to it later count here too
+        paths, extensions = table.get(key, (shared, set()))
+        if any(path not in paths for path in shared):
+            paths = [*paths, *(path for path in shared if path not in paths)]
+        table[key] = (paths, {*extensions, ".gguf"})
+
+
+def model_names(folder: str) -> list[str]:
+    """The files of a folder that a loader can offer: GGUF first, then safetensors."""
+    plain = [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(SAFETENSORS)]
+    return [*folder_paths.get_filename_list(GGUF_FOLDERS[folder]), *plain]
+
+
+def model_path(folder: str, name: str) -> str:
+    """The full path of what `model_names` listed; raises FileNotFoundError when it is gone."""
+    key = GGUF_FOLDERS[folder] if name.lower().endswith(".gguf") else folder
+    path = folder_paths.get_full_path(key, name)
+    if path is None:
+        searched = ", ".join(folder_paths.get_folder_paths(key))
+        raise FileNotFoundError(
+            f"The model file {name} is not in any of the folders searched for it ({searched}). "
+            "Put it there, or choose another file and press R to refresh the list."
+        )
+    return path
+
+
+def fingerprint(folder: str, names: Iterable[str]) -> list[tuple[str, int, int]]:
+    """What changes when one of these files does: path, bytes and modification time (ns) of each."""
+    found = []
+    for name in names:
+        if name != NONE:
+            path = model_path(folder, name)
+            now = os.stat(path)
+            found.append((path, now.st_size, now.st_mtime_ns))
+    return found
