@@ -1,0 +1,140 @@
+"""What stands in ComfyUI's models where a torch module with weights would be."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from weakref import WeakSet, finalize
+
+import comfy.model_management
+import comfy.ops
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ..native.client import Cancelled, OutOfMemory
+from ..native.model import LowRank, RemoteModel
+from ..native.weights import WeightSet
+
+Function = Callable[[torch.nn.Module, dict[str, Tensor]], Tensor | tuple[Tensor, ...]]
+
+
+class MetaOperations(comfy.ops.disable_weight_init):
+    """Core's layers, for modules on the meta device; under dynamic VRAM its own Linear has no weight before loading."""
+
+    class Linear(comfy.ops.disable_weight_init.Linear):
+        """A Linear that has its weight from the start (comfy/ops.py asks which class loads the state dict)."""
+
+        _load_from_state_dict = torch.nn.Linear._load_from_state_dict
+
+
+class RemoteModule(torch.nn.Module):
+    """A module's names and shapes, for ComfyUI to see; its weights and arithmetic are in the runner."""
+
+    def __init__(self, core: torch.nn.Module, weights: WeightSet, device: str, local: Collection[str] = ()) -> None:
+        """core: the module that ComfyUI would run, on the meta device; device: a ggml device by name.
+
+        local: parameters that this process reads from the file itself and the runner need not hold.
+        Raises WeightFileError when the weights do not fit the module.
+        """
+        super().__init__()
+        self._names = core.eval().requires_grad_(False).state_dict()
+        weights.require({name: tuple(tensor.shape) for name, tensor in self._names.items()})
+        held = {name: weights.parameters[name] for name in self._names if name not in local}
+        self.dtype = torch.float32
+        self.remote = RemoteModel(core, replace(weights, parameters=held), device)
+        self._replaced: list[str] = []  # digests of weight sets with branches that no longer count
+        _alive.add(self)
+        finalize(self, _orphans.append, self.remote).atexit = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the loaded weights."""
+        return sum(parameter.loaded_nbytes for parameter in self.remote.file_weights.parameters.values())
+
+    def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
+        """The parameters' names, with tensors on the meta device: what LoRA and merging nodes look for."""
+        destination = {} if destination is None else destination
+        destination.update({prefix + name: tensor for name, tensor in self._names.items()})
+        return destination
+
+    def set_branches(self, branches: Mapping[str, LowRank]) -> None:
+        """Put low-rank branches beside weights, by parameter name, instead of those that were there."""
+        before = self.remote.weights.digest
+        self.remote.set_branches(branches)
+        if self.remote.weights.digest != before:
+            self._replaced.append(before)
+
+    def load(self) -> None:
+        """Bring the weights to the device, with progress at the node; interruptible."""
+        release_orphans(self.remote)
+        remote, progress = self.remote, comfy.utils.ProgressBar(100)
+        with _as_comfy():
+            remote.runner.load(
+                remote.weights,
+                remote.device,
+                lambda done, total: progress.update_absolute(done, total),
+                comfy.model_management.processing_interrupted,
+            )
+        while self._replaced:  # only now, as the files of a set are shared by those that are loaded
+            remote.runner.unload(self._replaced.pop(), remote.device)
+        release_orphans()
+
+    def unload(self) -> None:
+        """Free what the runner holds for this module; what is computed next loads it again."""
+        for digest in (*self._replaced, self.remote.weights.digest):
+            self.remote.runner.unload(digest, self.remote.device)
+        self._replaced.clear()
+
+    def compute(self, key: Hashable, function: Function, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Run `function(module, inputs)` in the runner, until ComfyUI is interrupted.
+
+        key: every value besides the inputs that steers what the function does. Floats go in and come out as float32.
+        Raises what ComfyUI knows as out of memory when the device has none left.
+        """
+        if self._replaced:
+            self.load()
+        inputs = {name: x.to("cpu", torch.float32 if x.is_floating_point() else x.dtype) for name, x in inputs.items()}
+        with _as_comfy():
+            return self.remote.run(key, function, inputs, cancelled=comfy.model_management.processing_interrupted)
+
+
+_alive: WeakSet[RemoteModule] = WeakSet()
+# Models whose module is gone. A finalizer may run in the middle of a call to the runner, so it only notes them here.
+_orphans: deque[RemoteModel] = deque()
+
+
+def release_orphans(coming: RemoteModel | None = None) -> None:
+    """Unload the weights of modules that no longer exist, but not yet those that share their files with `coming`."""
+    for _ in range(len(_orphans)):
+        orphan = _orphans.popleft()
+        if coming and (orphan.file_weights.digest, orphan.device) == (coming.file_weights.digest, coming.device):
+            _orphans.append(orphan)
+        elif not any(_holds(module.remote, orphan) for module in _alive):
+            orphan.unload()
+
+
+def remote_modules(model: torch.nn.Module) -> Iterator[tuple[str, RemoteModule]]:
+    """Every remote module of a model, with the prefix its parameters have in the model's state dict."""
+    for name, module in model.named_modules():
+        if isinstance(module, RemoteModule):
+            yield f"{name}." if name else "", module
+
+
+def _holds(model: RemoteModel, orphan: RemoteModel) -> bool:
+    return (model.weights.digest, model.device) == (orphan.weights.digest, orphan.device)
+
+
+@contextmanager
+def _as_comfy() -> Iterator[None]:
+    """The runner's interruptions and lack of memory as the exceptions that ComfyUI handles."""
+    try:
+        yield
+    except Cancelled:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        raise comfy.model_management.InterruptProcessingException from None
+    except OutOfMemory as error:
+        raise comfy.model_management.OOM_EXCEPTION(str(error)) from error
