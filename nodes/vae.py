@@ -1,0 +1,149 @@
+"""GGML VAE: an autoencoder file to a VAE, cut into tiles where a picture is large."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.sd
+import torch
+from comfy.ldm.models.autoencoder import AutoencoderKL
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..native.weights import WeightSet, read_header
+from ..native.weights import vae as vae_weights
+from .files import fingerprint, model_names, model_path
+from .model_patcher import RemotePatcher
+from .placement import CPU, check_device, companion_device, device_options, load_device
+from .vae_module import MODES, TileChoice, VAEModule
+
+GRID = 8  # pixels; tiles and overlaps are whole latents
+
+
+def vae_config(weights: WeightSet) -> dict[str, Any]:
+    """The parameters of core's AutoencoderKL, from the shapes of an autoencoder's tensors."""
+    shapes = {name: parameter.shape for name, parameter in weights.parameters.items()}
+
+    def numbered(prefix: str) -> int:
+        return len({name[len(prefix) :].split(".")[0] for name in shapes if name.startswith(prefix)})
+
+    latents = shapes["decoder.conv_in.weight"][1]
+    channels = shapes["encoder.conv_in.weight"][0]
+    levels = range(numbered("encoder.down."))
+    widths = [shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] for level in levels]
+    encoder = {
+        "double_z": shapes["encoder.conv_out.weight"][0] == 2 * latents,
+        "z_channels": latents,
+        "resolution": 256,
+        "in_channels": shapes["encoder.conv_in.weight"][1],
+        "out_ch": shapes["decoder.conv_out.weight"][0],
+        "ch": channels,
+        "ch_mult": [width // channels for width in widths],
+        "num_res_blocks": numbered("encoder.down.0.block."),
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
+    decoder = encoder | {"ch": shapes["decoder.conv_in.weight"][0] // (widths[-1] // channels)}
+    embed = shapes["post_quant_conv.weight"][1] if "post_quant_conv.weight" in shapes else latents
+    return {"embed_dim": embed, "ddconfig": encoder, "decoder_ddconfig": decoder}
+
+
+class RemoteVAE(comfy.sd.VAE):
+    """ComfyUI's VAE around a VAEModule."""
+
+    def __init__(self, weights: WeightSet, device: str, tiles: TileChoice) -> None:
+        """device: a ggml device by name. Raises WeightFileError when the weights are no whole autoencoder."""
+        parameters = vae_config(weights)
+        with torch.device("meta"):
+            core = AutoencoderKL(**parameters)
+            # Given an autoencoder without weights, core's constructor sets all that its methods go by.
+            super().__init__(core.state_dict(), load_device(device), {"params": parameters}, torch.float32)
+        if "post_quant_conv.weight" not in weights.parameters:
+            core.quant_conv = core.post_quant_conv = torch.nn.Identity()
+        ratio = 2 ** (len(parameters["ddconfig"]["ch_mult"]) - 1)
+        self.first_stage_model = VAEModule(core, weights, device, ratio, tiles)
+        self.patcher = RemotePatcher(self.first_stage_model, self.device, torch.device("cpu"))
+        self.latent_channels = parameters["embed_dim"]
+        self.downscale_ratio = self.upscale_ratio = ratio
+        self.handles_tiling = True
+        self.size = self.first_stage_model.nbytes
+
+    def encode_tiled_(self, pixel_samples: Tensor, tile_x: int = 512, tile_y: int = 512, overlap: int = 64) -> Tensor:
+        """Core's tiled encoding, in tiles of one shape instead of three."""
+        return self._encode_tiled_owned(pixel_samples, tile_x=tile_x, tile_y=tile_y, overlap=overlap)
+
+    def get_sd(self) -> Any:
+        """Raises: what could be saved is the file it came from."""
+        raise NotImplementedError("A GGML VAE cannot be saved: it is the file it was loaded from, unchanged.")
+
+
+def check_tiles(tile: int, overlap: int) -> bool | str:
+    """True, or what is wrong with a size of tiles (pixels)."""
+    for what, size in (("tile_size", tile), ("overlap", overlap)):
+        if size % GRID:
+            near = round(size / GRID) * GRID
+            return f"{what} is {size} pixels, but must be a multiple of {GRID}: {near} is the nearest."
+    if tile < 64:
+        return f"tile_size is {tile} pixels; the smallest tile is 64. 512 is usual."
+    if not 0 <= overlap <= tile // 2:
+        return f"overlap is {overlap} pixels; with a tile_size of {tile} it can be 0 to {tile // 2}. 64 is usual."
+    return True
+
+
+class GGMLVAE(io.ComfyNode):
+    """The node."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="GGMLVAE",
+            display_name="GGML VAE",
+            category="loaders/GGML",
+            description="Loads a VAE from a GGUF or safetensors file, such as FLUX.1's ae.safetensors.",
+            search_aliases=["GGUF", "VAE loader", "tiled VAE", "Vulkan", "AMD", "low VRAM", "RX 580"],
+            inputs=[
+                io.Combo.Input("vae_name", options=model_names("vae")),
+                io.Combo.Input(
+                    "device", options=device_options(), default=CPU,
+                    tooltip="Where pictures are decoded and encoded. auto is the CPU; small GPUs need tiles.",
+                ),
+                io.Combo.Input(
+                    "tiling", options=list(MODES), default="auto",
+                    tooltip="auto: in tiles when the picture has more pixels than a tile. "
+                    "on: when it is larger than a tile on any side. off: always whole.",
+                ),
+                io.Int.Input(
+                    "tile_size", default=512, min=64, max=4096, step=64, advanced=True,
+                    tooltip="Side of a tile in pixels. Memory goes by its area.",
+                ),
+                io.Int.Input(
+                    "overlap", default=64, min=0, max=2048, step=8, advanced=True,
+                    tooltip="Pixels that neighbouring tiles share and blend over.",
+                ),
+            ],
+            outputs=[io.Vae.Output()],
+        )  # fmt: skip
+
+    @classmethod
+    async def validate_inputs(cls, device: str, tile_size: int, overlap: int) -> bool | str:
+        """Whether this machine has the device and such tiles can be cut; a linked input is None here."""
+        if tile_size is not None and overlap is not None:
+            fits = check_tiles(tile_size, overlap)
+            if fits is not True:
+                return fits
+        return await check_device(device) if device is not None else True
+
+    @classmethod
+    def fingerprint_inputs(cls, vae_name: str, **_: Any) -> Any:
+        """Changes with the file."""
+        return fingerprint("vae", [vae_name])
+
+    @classmethod
+    def execute(cls, vae_name: str, device: str, tiling: str, tile_size: int, overlap: int) -> io.NodeOutput:
+        """Reads the header; weights are read when the first picture is decoded or encoded."""
+        fits = check_tiles(tile_size, overlap)
+        if fits is not True:
+            raise ValueError(fits)
+        weights = vae_weights(read_header(model_path("vae", vae_name)))
+        return io.NodeOutput(RemoteVAE(weights, companion_device(device), TileChoice(tiling, tile_size, overlap)))
