@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import urllib.error
 import urllib.parse
@@ -16,6 +17,7 @@ from .steps import Failure, elapsed, say
 from .websocket import WebSocket
 from .workflow import Workflow, title
 
+DEVICES = "devices"  # the id of the node, added to the workflow, that says what `auto` is on this machine
 SILENCE = 2.0  # seconds without a message after which the server itself is looked at
 
 
@@ -23,11 +25,12 @@ def draw(server: Server, workflow: Workflow, out: Path) -> None:
     """Runs the workflow and writes its first picture to `out`; raises Failure with ComfyUI's own reason."""
     started = time.monotonic()
     client = uuid.uuid4().hex
+    workflow = {**workflow, DEVICES: {"class_type": "GGMLDevices", "inputs": {}}}
     with WebSocket(f"{server.url}/ws?clientId={client}") as messages:
         prompt = post(server, workflow, client)
         entry = follow(server, messages, workflow, prompt)
     write_picture(server, entry, out)
-    say(f"{out}: {elapsed(started)} from the request to the picture")
+    say(f"Drawn on {device_used(workflow, entry)} in {elapsed(started)}: {out}")
 
 
 def post(server: Server, workflow: Workflow, client: str) -> str:
@@ -106,6 +109,16 @@ def checked(workflow: Workflow, entry: dict[str, Any]) -> dict[str, Any]:
             why = f"{title(workflow, data['node_id'])}: {data['exception_message'].strip()}"
             raise Failure(why, "change what it names")
     raise Failure("the run was interrupted", "start it again")
+
+
+def device_used(workflow: Workflow, entry: dict[str, Any]) -> str:
+    """The device of the diffusion model, by its own name where `auto` was asked for."""
+    nodes = (node for node in workflow.values() if node["class_type"] == "GGMLDiffusionModel")
+    device = str(next(nodes)["inputs"]["device"])
+    told = re.search(
+        r"auto is (\S+) for the diffusion model", "".join(entry["outputs"].get(DEVICES, {}).get("text", []))
+    )
+    return told[1] if told and device == "auto" else device
 
 
 def write_picture(server: Server, entry: dict[str, Any], out: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ Command = Sequence[str | Path]
 
 # Variables by which the Python that runs dev.py would leak into the ones it starts.
 FOREIGN = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def start(
@@ -57,12 +59,12 @@ def _signal_group(group: int, number: int) -> None:
 
 
 def last_lines(log: Path, count: int) -> list[str]:
-    """The last non-empty lines of a log, without what progress bars overwrote."""
+    """The last non-empty lines of a log, without colours and what progress bars overwrote."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 65536))
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return []
-    lines = (line.rstrip().rsplit("\r", 1)[-1] for line in text.split("\n"))
+    lines = (line.rstrip().rsplit("\r", 1)[-1] for line in COLOUR.sub("", text).split("\n"))
     return [line for line in lines if line.strip()][-count:]

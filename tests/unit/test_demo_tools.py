@@ -128,7 +128,7 @@ def test_a_taken_port_is_named(tmp_path):
 
 def test_only_the_last_state_of_a_progress_bar_counts_as_a_line(tmp_path):
     log = tmp_path / "log"
-    log.write_bytes(b"loading\n\n 10%|#  |\r 50%|## |\r100%|###|\n\xff done \n")
+    log.write_bytes(b"loading\n\n 10%|#  |\r 50%|## |\r100%|###|\n\x1b[32m\xff\x1b[0m done \n")
     assert processes.last_lines(log, 2) == ["100%|###|", "\ufffd done"]
     assert processes.last_lines(tmp_path / "absent", 2) == []
 
@@ -149,6 +149,12 @@ def test_an_execution_error_is_told_on_its_node():
     entry = {"status": {"status_str": "error", "messages": [["execution_start", {}], ["execution_error", error]]}}
     with pytest.raises(Failure, match=r"^Model: the file ends early$"):
         demo.checked(WORKFLOW, entry)
+
+
+def test_auto_is_told_by_the_name_of_the_device():
+    entry = {"outputs": {demo.DEVICES: {"text": ["CPU: a processor\nauto is CPU for the diffusion model, and so on."]}}}
+    assert demo.device_used(WORKFLOW, entry) == "CPU"
+    assert demo.device_used(with_choices(WORKFLOW, {"device": "Vulkan0"}), entry) == "Vulkan0"
 
 
 def test_a_refused_workflow_is_told_node_by_node():
