@@ -1,0 +1,119 @@
+"""From files to models: sizes out of tensor shapes, and clear words where a file is not what a node needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import random_models
+from tests.pack import part
+
+encoders = part("nodes.text_encoder")
+diffusion = part("nodes.diffusion")
+vae = part("nodes.vae")
+weights = part("native.weights")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A T5, a CLIP-L, a VAE and a FLUX.1."""
+    path = tmp_path_factory.mktemp("models")
+    random_models.write_gguf(path / "t5.gguf", "t5", random_models.t5())
+    random_models.write_safetensors(path / "clip_l.safetensors", random_models.clip_l())
+    random_models.write_gguf(path / "vae.gguf", "vae", random_models.vae())
+    random_models.write_gguf(path / "flux.gguf", "flux", random_models.flux())
+    return path
+
+
+def test_encoders_are_known_by_their_tensors_in_any_order(folder: Path) -> None:
+    found = encoders.read_encoders([str(folder / "clip_l.safetensors"), str(folder / "t5.gguf")])
+    assert encoders.t5_config(found["t5"]) == random_models.T5
+    assert encoders.clip_config(found["clip_l"]) == random_models.CLIP
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["t5.gguf"], r"holds no CLIP-L \(such as clip_l\.safetensors\)\. Choose one in another input"),
+        (["clip_l.safetensors"], r"holds no T5-XXL \(such as"),
+        (["t5.gguf", "t5.gguf"], "are both a T5 text encoder"),
+        (["t5.gguf", "vae.gguf"], "seems to be a VAE"),
+        (["flux.gguf"], "seems to be a FLUX.1 diffusion model"),
+    ],
+)
+def test_other_files_are_refused_in_clear_words(folder: Path, names: list[str], message: str) -> None:
+    with pytest.raises(weights.WeightFileError, match=message):
+        encoders.read_encoders([str(folder / name) for name in names])
+
+
+@pytest.mark.parametrize(("stored", "is_lossy"), [("Q4_K", True), ("IQ4_XS", True), ("Q5_K", False), ("F16", False)])
+def test_encoders_below_q5_are_told(stored: str, is_lossy: bool) -> None:
+    def parameter(name: str, type_: str, nbytes: int) -> object:
+        return weights.Parameter(name, type_, (1,), "", type_, 0, nbytes)
+
+    made = weights.WeightSet("", {"a": parameter("a", stored, 10), "b": parameter("b", "F32", 9)}, ())
+    assert encoders.lossy(made) == (stored if is_lossy else None)
+
+
+@pytest.mark.parametrize("changes", [{}, {"hidden_size": 128, "num_heads": 1, "depth_single_blocks": 1}, {"depth": 1}])
+@pytest.mark.parametrize("guidance", [False, True])
+def test_diffusion_model_of_any_size(tmp_path: Path, changes: dict[str, int], guidance: bool) -> None:
+    tensors = random_models.flux(guidance_embed=guidance, mlp_ratio=3.0, **changes)
+    path = random_models.write_gguf(tmp_path / "flux.gguf", "flux", tensors)
+    patcher = diffusion.load_diffusion(weights.flux(weights.read_header(path)), "CPU")
+    core = patcher.model.diffusion_model.remote.module
+    assert {name: tensor.shape for name, tensor in core.state_dict().items()} == {
+        name: tensor.shape for name, tensor in tensors.items()
+    }
+    assert all(parameter.is_meta for parameter in core.parameters())
+    assert core.params.guidance_embed == guidance
+    assert type(patcher.model.model_config).__name__ == ("Flux" if guidance else "FluxSchnell")
+    assert patcher.model_size() == sum(t.numel() * (4 if t.ndim == 1 else 2) for t in tensors.values())
+
+
+def test_modules_have_their_weights_under_dynamic_vram(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With NVIDIA's dynamic VRAM core's Linear has no weight until a file is loaded into it."""
+    import comfy.memory_management
+
+    monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
+    patcher = diffusion.load_diffusion(weights.flux(weights.read_header(folder / "flux.gguf")), "CPU")
+    assert patcher.model.state_dict()["diffusion_model.img_in.weight"].shape == (random_models.FLUX["hidden_size"], 64)
+
+
+def test_vae_of_any_size(folder: Path) -> None:
+    made = vae.RemoteVAE(weights.vae(weights.read_header(folder / "vae.gguf")), "CPU", vae.TileChoice("auto", 512, 64))
+    assert made.latent_channels == 16
+    assert made.spacial_compression_decode() == 8
+    assert made.model_size() == made.patcher.model_size() > 0
+
+
+def test_vae_that_lacks_a_block_is_refused(tmp_path: Path) -> None:
+    tensors = random_models.vae()
+    del tensors["decoder.mid.attn_1.q.weight"]
+    path = random_models.write_gguf(tmp_path / "vae.gguf", "vae", tensors)
+    with pytest.raises(weights.WeightFileError, match=r"decoder\.mid\.attn_1\.q\.weight .* is missing"):
+        vae.RemoteVAE(weights.vae(weights.read_header(path)), "CPU", vae.TileChoice("auto", 512, 64))
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "cut"),
+    [
+        ("auto", (512, 512), False),
+        ("auto", (256, 1024), False),
+        ("auto", (520, 512), True),
+        ("on", (256, 1024), True),
+        ("on", (512, 512), False),
+        ("off", (4096, 4096), False),
+    ],
+)
+def test_when_pictures_are_cut(mode: str, size: tuple[int, int], cut: bool) -> None:
+    assert vae.TileChoice(mode, 512, 64).cuts(*size) is cut
+
+
+def test_token_embedding_reads_rows(folder: Path) -> None:
+    read = weights.t5(weights.read_header(folder / "t5.gguf"))
+    embedding = part("nodes.text_transformer").TokenEmbedding(read.parameters["shared.weight"])
+    tokens = torch.tensor([[5, 32127, 0], [5, 5, 1]])
+    torch.testing.assert_close(embedding(tokens), random_models.t5()["shared.weight"][tokens])

@@ -1,0 +1,148 @@
+"""The nodes as ComfyUI registers and validates them."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pack import load, part
+
+extension = part("nodes.extension")
+placement = part("nodes.placement")
+client = part("native.client")
+
+import execution  # noqa: E402
+
+import nodes as core_nodes  # noqa: E402
+
+Prompt = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+    """Our nodes in core's table, and a model folder with one file of each kind."""
+    import folder_paths
+
+    folders = {}
+    for folder in ("diffusion_models", "text_encoders", "vae"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.gguf").write_bytes(b"GGUF")
+        folders[folder] = ([str(tmp_path / folder)], {".safetensors"})
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", folders)
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    part("nodes.files").register_folders()
+    found = {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.GGMLExtension().get_node_list())}
+    for name, node in found.items():
+        monkeypatch.setitem(core_nodes.NODE_CLASS_MAPPINGS, name, node)
+    return found
+
+
+@pytest.fixture
+def no_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a CPU alone."""
+
+    class Machine:
+        def devices(self) -> list[Any]:
+            return [client.Device("CPU", "a processor", "CPU", 1, 1, 1, ())]
+
+    monkeypatch.setattr(placement, "shared", Machine)
+    monkeypatch.setattr(placement, "_known", [])
+
+
+def errors(class_type: str, **inputs: Any) -> list[str]:
+    prompt: Prompt = {"1": {"class_type": class_type, "inputs": inputs}}
+    valid, found, _ = asyncio.run(execution.validate_inputs("p", prompt, "1", {}))
+    assert valid == (not found)
+    return [error["details"] for error in found]
+
+
+VAE = {"vae_name": "model.gguf", "device": "CPU", "tiling": "auto", "tile_size": 512, "overlap": 64}
+
+
+def test_ids_and_outputs_stay(registered: dict[str, Any]) -> None:
+    assert {name: node.RETURN_TYPES for name, node in registered.items()} == {
+        "GGMLDiffusionModel": ["MODEL"],
+        "GGMLTextEncoders": ["CLIP"],
+        "GGMLVAE": ["VAE"],
+        "GGMLDevices": ["STRING"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "defaults"),
+    [
+        ("GGMLDiffusionModel", {"device": "auto"}),
+        ("GGMLTextEncoders", {"device": "CPU", "clip_name2": "none", "clip_name3": "none"}),
+        ("GGMLVAE", {"device": "CPU", "tiling": "auto", "tile_size": 512, "overlap": 64}),
+    ],
+)
+def test_defaults(registered: dict[str, Any], name: str, defaults: dict[str, Any]) -> None:
+    inputs = registered[name].INPUT_TYPES()
+    every = inputs["required"] | inputs.get("optional", {})
+    assert {key: every[key][1].get("default") for key in every if "default" in every[key][1]} == defaults
+
+
+def test_every_input_that_is_not_obvious_has_a_tooltip(registered: dict[str, Any]) -> None:
+    for node in registered.values():
+        info = node.GET_NODE_INFO_V1()
+        assert info["description"]
+        assert "Vulkan" in info["search_aliases"]
+        for kind in ("required", "optional"):
+            for name, (_, options) in info["input"].get(kind, {}).items():
+                assert name == "vae_name" or options["tooltip"]
+
+
+def test_valid_inputs_pass(no_runner: None) -> None:
+    assert errors("GGMLDiffusionModel", model_name="model.gguf", device="auto") == []
+    assert errors("GGMLTextEncoders", clip_name1="model.gguf", device="CPU") == []
+    assert errors("GGMLVAE", **VAE) == []
+    assert errors("GGMLDevices") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs"),
+    [
+        ("GGMLDiffusionModel", {"model_name": "model.gguf"}),
+        ("GGMLTextEncoders", {"clip_name1": "model.gguf"}),
+        ("GGMLVAE", VAE),
+    ],
+)
+def test_device_of_another_machine_is_named(no_runner: None, name: str, inputs: dict[str, Any]) -> None:
+    found = errors(name, **{**inputs, "device": "Vulkan7"})
+    assert found[0] == (
+        "device - This machine has no device Vulkan7. It has: CPU (a processor). Choose one of them, or auto."
+    )
+
+
+def test_file_that_is_gone_is_named(no_runner: None) -> None:
+    assert "model_name: 'gone.gguf' not in" in errors("GGMLDiffusionModel", model_name="gone.gguf", device="CPU")[0]
+
+
+@pytest.mark.parametrize(
+    ("tile", "overlap", "message"),
+    [
+        (500, 64, "tile_size is 500 pixels, but must be a multiple of 8: 496 is the nearest"),
+        (512, 60, "overlap is 60 pixels, but must be a multiple of 8: 64 is the nearest"),
+        (56, 8, "tile_size is 56 pixels; the smallest tile is 64"),
+        (128, 128, "overlap is 128 pixels; with a tile_size of 128 it can be 0 to 64"),
+        (128, -8, "overlap is -8 pixels; with a tile_size of 128 it can be 0 to 64"),
+    ],
+)
+def test_tiles_that_cannot_be_cut(no_runner: None, tile: int, overlap: int, message: str) -> None:
+    assert any(message in error for error in errors("GGMLVAE", **{**VAE, "tile_size": tile, "overlap": overlap}))
+
+
+def test_linked_inputs_are_left_to_execution(no_runner: None) -> None:
+    node = core_nodes.NODE_CLASS_MAPPINGS["GGMLVAE"]
+    assert asyncio.run(node.validate_inputs(device=None, tile_size=None, overlap=64)) is True
+
+
+def test_importing_the_pack_starts_no_runner_and_loads_no_ggml() -> None:
+    before = set(sys.modules)
+    load("another.pack")
+    assert sys.modules["another.pack.native.client.runner"]._shared is None
+    assert "ggml" not in set(sys.modules) - before
