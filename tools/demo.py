@@ -77,8 +77,17 @@ def follow(server: Server, messages: WebSocket, workflow: Workflow, prompt: str)
         if message is not None and not is_end(prompt, message):
             if line := progress_line(workflow, prompt, message):
                 say(f"  {elapsed(started):>8}  {line}")
-        elif entry := json.loads(server.get(f"/history/{prompt}")).get(prompt):
+        elif entry := history(server, prompt):
             return checked(workflow, entry)
+
+
+def history(server: Server, prompt: str) -> dict[str, Any] | None:
+    """What the server keeps of a prompt that is done; None while it is not, or the server is too busy to say."""
+    try:
+        entry: dict[str, Any] | None = json.loads(server.get(f"/history/{prompt}")).get(prompt)
+    except OSError:
+        return None
+    return entry
 
 
 def is_end(prompt: str, message: dict[str, Any]) -> bool:

@@ -6,6 +6,8 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from .steps import Failure
+
 Workflow = dict[str, dict[str, Any]]
 
 # choice -> class of node -> the inputs of it that take the choice
@@ -19,7 +21,7 @@ INPUTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 
 
 def with_choices(workflow: Workflow, choices: Mapping[str, object]) -> Workflow:
-    """A copy of the workflow with each choice that is not None in it; raises ValueError when it has no place for one.
+    """A copy of the workflow with each choice that is not None in it; raises Failure when it has no place for one.
 
     An empty text stays empty: it is the negative prompt.
     """
@@ -34,7 +36,8 @@ def with_choices(workflow: Workflow, choices: Mapping[str, object]) -> Workflow:
             if takes_value(node["inputs"].get(name))
         ]
         if not places:
-            raise ValueError(f"this workflow has no {' or '.join(INPUTS[choice])} node whose {choice} could be set")
+            classes = " or ".join(INPUTS[choice])
+            raise Failure(f"this workflow has no {classes} node whose {choice} could be set", "leave that option out")
         for inputs, name in places:
             inputs[name] = value
     return result

@@ -54,7 +54,7 @@ def test_a_choice_that_was_not_made_changes_nothing():
 
 def test_a_choice_without_a_place_is_refused():
     linked = {"5": {"class_type": "KSampler", "inputs": {"seed": ["8", 0]}}}
-    with pytest.raises(ValueError, match=r"no KSampler or .* node whose seed"):
+    with pytest.raises(Failure, match=r"no KSampler or .* node whose seed"):
         with_choices(linked, {"seed": 7})
 
 
