@@ -44,7 +44,7 @@ def load(name: str) -> ModuleType:
 @cache
 def pack() -> ModuleType:
     """The one pack of this process."""
-    return load("custom_nodes.ggml_vulkan")
+    return load("ggml_vulkan_pack")
 
 
 def part(name: str) -> ModuleType:

@@ -143,6 +143,6 @@ def test_linked_inputs_are_left_to_execution(no_runner: None) -> None:
 
 def test_importing_the_pack_starts_no_runner_and_loads_no_ggml() -> None:
     before = set(sys.modules)
-    load("another.pack")
-    assert sys.modules["another.pack.native.client.runner"]._shared is None
+    load("another_pack")
+    assert sys.modules["another_pack.native.client.runner"]._shared is None
     assert "ggml" not in set(sys.modules) - before
