@@ -80,17 +80,13 @@ class HeaderCursor:
         return self.take(length, what).decode(errors="replace")
 
     def skip_strings(self, count: int, what: str) -> None:
-        """Pass over `count` strings."""
+        """Pass over `count` strings; that the last one ends in the file, the next read checks."""
         unpack = LENGTH.unpack_from
         for _ in range(count):
             if self._at + 8 > len(self._chunk):
                 self._fill(8, what)
             (length,) = unpack(self._chunk, self._at)
-            self._at += 8
-            if length > len(self._chunk) - self._at:
-                self.skip(length, what)
-            else:
-                self._at += length
+            self._at += 8 + length
 
     def _fill(self, count: int, what: str) -> None:
         """Hold at least `count` bytes from the position on."""

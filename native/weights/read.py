@@ -18,8 +18,14 @@ from .weight_set import Parameter
 
 def read_parameter(parameter: Parameter) -> np.ndarray:
     """A whole parameter in float32, in its shape (torch order); raises WeightFileError."""
+    found = np.empty(prod(parameter.shape), np.float32)
+    start = 0
     with _opened(parameter) as file:
-        return _read(parameter, file)
+        for piece in pieces(replace(parameter, type="F32")):
+            part = values(parameter, _bytes(parameter, file, piece.offset, piece.nbytes), LOADED["F32"])
+            found[start : start + part.size] = part
+            start += part.size
+    return found.reshape(parameter.shape)
 
 
 def read_rows(parameter: Parameter, rows: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -31,33 +37,25 @@ def read_rows(parameter: Parameter, rows: Sequence[int] | np.ndarray) -> np.ndar
     wanted, places = np.unique(np.asarray(rows, np.int64), return_inverse=True)
     if wanted.size and (wanted[0] < 0 or wanted[-1] >= count):
         raise IndexError(f"{parameter.name} has {count:,} rows; {wanted[0]:,} to {wanted[-1]:,} were asked for")
+    if not wanted.size:
+        return np.empty((0, columns), np.float32)
     if columns % LAYOUTS[parameter.stored].block:
         return read_parameter(parameter)[wanted][places]  # rows that share blocks
     nbytes = parameter.nbytes // count
-    found = np.empty((wanted.size, columns), np.float32)
     with _opened(parameter) as file:
-        for place, row in enumerate(wanted.tolist()):
-            one = replace(parameter, shape=(columns,), offset=parameter.offset + row * nbytes, nbytes=nbytes)
-            found[place] = _read(one, file)
-    return found[places]
+        raw = b"".join(_bytes(parameter, file, parameter.offset + row * nbytes, nbytes) for row in wanted.tolist())
+    return values(parameter, raw, LOADED["F32"]).reshape(-1, columns)[places]
 
 
-def _read(parameter: Parameter, file: BinaryIO) -> np.ndarray:
-    read = np.empty(prod(parameter.shape), np.float32)
-    wide = replace(parameter, type="F32")
-    start = 0
-    for piece in pieces(wide):
-        file.seek(piece.offset)
-        raw = file.read(piece.nbytes)
-        if len(raw) < piece.nbytes:
-            raise WeightFileError(
-                f"{parameter.path} ends at byte {piece.offset + len(raw):,}, inside the tensor of {parameter.name}: it "
-                "was cut short after its header was read. Download or copy it again."
-            )
-        part = values(parameter, raw, LOADED["F32"])
-        read[start : start + part.size] = part
-        start += part.size
-    return read.reshape(parameter.shape)
+def _bytes(parameter: Parameter, file: BinaryIO, offset: int, nbytes: int) -> bytes:
+    file.seek(offset)
+    raw = file.read(nbytes)
+    if len(raw) < nbytes:
+        raise WeightFileError(
+            f"{parameter.path} ends at byte {offset + len(raw):,}, inside the tensor of {parameter.name}: it was cut "
+            "short after its header was read. Download or copy it again."
+        )
+    return raw
 
 
 @contextmanager

@@ -170,6 +170,14 @@ def test_a_vocabulary_of_millions_of_empty_strings_is_refused(tmp_path: Path) ->
         read_header(path)
 
 
+@pytest.mark.parametrize("last", [0, 1])
+def test_a_string_passed_over_beyond_the_end(tmp_path: Path, last: int) -> None:
+    strings = [struct.pack("<Q", 0)] * 65
+    strings[64 * last] = struct.pack("<Q", 1 << 63)
+    content = header(entry("a"), metadata=(array("k", 8, 65, b"".join(strings)),)) + bytes(16)
+    assert "ends inside its header" in refused(tmp_path, content)
+
+
 def test_truncated_at_every_byte(write_gguf: Write, tmp_path: Path) -> None:
     tensors = {"a.weight": ((4, 32), "Q8_0"), "b.weight": ((8,), "F32")}
     arrays = {"tokens": ["ab", "", "cde"] * 30, "numbers": [1, 2], "names": ["p", "q"]}

@@ -105,6 +105,15 @@ def test_refused(tmp_path: Path, whole: bytes, says: str) -> None:
     assert says in refused(tmp_path, whole)
 
 
+def test_a_header_longer_than_the_format_allows_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "long.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", 100_000_001) + b"{}")
+        file.truncate(200_000_000)
+    with pytest.raises(WeightFileError, match="announces a header of 100,000,001 bytes"):
+        read_header(path)
+
+
 def test_truncated_at_every_byte(write_safetensors: Write, tmp_path: Path) -> None:
     whole = write_safetensors("whole.safetensors", {"a": (3, 4), "b": (5,)}, {"format": "pt"}).read_bytes()
     for length in range(len(whole)):
