@@ -86,7 +86,6 @@ def cached(folder: Path) -> Path | None:
 def install_wheel(wheel: Path, places: Places, log: Path) -> None:
     """Installs a wheel and sees that it loads with its Vulkan backend."""
     run([places.python, "-m", "pip", "install", "--quiet", "--force-reinstall", "--no-deps", wheel], log)
-    run([places.python, "-m", "pip", "install", "--quiet", "numpy", "typing_extensions"], log)
     run([places.python, "-c", CHECK], log)
 
 

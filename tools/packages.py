@@ -39,17 +39,19 @@ def make_venv(places: Places, log: Path) -> None:
 
 
 def requirement_files(places: Places) -> list[Path]:
-    """What is installed: ComfyUI's requirements, the pack's, and the tests'."""
-    return [
-        comfyui.tree(places) / "requirements.txt",
-        places.root / "requirements.txt",
-        places.root / "tools" / "requirements.txt",
-    ]
+    """ComfyUI's requirements, the pack's, and the tests'."""
+    folders = (comfyui.tree(places), places.root, places.root / "tools")
+    return [folder / "requirements.txt" for folder in folders]
+
+
+def requirements(places: Places) -> list[str]:
+    """All that is installed, but for ggml: the wheel of it is a step of its own."""
+    lines = [line.strip() for file in requirement_files(places) for line in file.read_text("utf-8").splitlines()]
+    return [*TORCH, *(line for line in lines if line and not line.startswith(("#", "ggml-python")))]
 
 
 def packages_recipe(places: Places) -> str:
-    texts = [file.read_text(encoding="utf-8") for file in requirement_files(places)]
-    return recipe_key({"torch": TORCH, "files": texts})
+    return recipe_key({"requirements": requirements(places)})
 
 
 def packages_stamp(places: Places) -> Stamp:
@@ -62,10 +64,10 @@ def has_packages(places: Places) -> bool:
 
 def install_packages(places: Places, log: Path) -> None:
     """Installs all packages with uv, or with pip where uv fails (it does not read pip's configuration)."""
-    files = [part for file in requirement_files(places) for part in ("-r", file)]
+    wanted = requirements(places)
     try:
-        run([places.program("uv"), "pip", "install", "--python", places.python, *TORCH, *files], log)
+        run([places.program("uv"), "pip", "install", "--python", places.python, *wanted], log)
     except Failure:
         say("    uv could not install them (its reasons are in the log): trying pip, which takes longer")
-        run([places.python, "-m", "pip", "install", *TORCH, *files], log)
+        run([places.python, "-m", "pip", "install", *wanted], log)
     packages_stamp(places).write(packages_recipe(places))

@@ -27,12 +27,6 @@ def steps(places: Places) -> list[Step]:
             advice=NETWORK,
         ),
         Step(
-            name="ggml with Vulkan",
-            done=lambda: ggml_wheel.is_installed(places),
-            action=lambda log: ggml_wheel.install(places, log),
-            advice=f"{NETWORK}; for an error of the compiler, read the log from its first 'error:'",
-        ),
-        Step(
             name="ComfyUI",
             done=lambda: comfyui.is_present(places),
             action=lambda log: comfyui.fetch(places, log),
@@ -43,6 +37,12 @@ def steps(places: Places) -> list[Step]:
             done=lambda: packages.has_packages(places),
             action=lambda log: packages.install_packages(places, log),
             advice=f"{NETWORK}; about 8 GiB are needed",
+        ),
+        Step(
+            name="ggml with Vulkan",
+            done=lambda: ggml_wheel.is_installed(places),
+            action=lambda log: ggml_wheel.install(places, log),
+            advice=f"{NETWORK}; for an error of the compiler, read the log from its first 'error:'",
         ),
     ]
 
