@@ -45,13 +45,15 @@ def requirement_files(places: Places) -> list[Path]:
 
 
 def requirements(places: Places) -> list[str]:
-    """All that is installed, but for ggml: the wheel of it is a step of its own."""
-    lines = [line.strip() for file in requirement_files(places) for line in file.read_text("utf-8").splitlines()]
-    return [*TORCH, *(line for line in lines if line and not line.startswith(("#", "ggml-python")))]
+    """All that is installed, as arguments of an installer, but for ggml: its wheel is a step of its own."""
+    host, pack, tests = requirement_files(places)
+    lines = pack.read_text(encoding="utf-8").splitlines()
+    plain = [line for line in lines if line and not line.startswith(("#", "ggml-python"))]
+    return [*TORCH, *plain, "-r", str(host), "-r", str(tests)]
 
 
 def packages_recipe(places: Places) -> str:
-    return recipe_key({"requirements": requirements(places)})
+    return recipe_key({"torch": TORCH, "files": [file.read_text("utf-8") for file in requirement_files(places)]})
 
 
 def packages_stamp(places: Places) -> Stamp:

@@ -49,7 +49,8 @@ def test_packages_recipe_changes_with_every_requirement_file(places, monkeypatch
     for file in packages.requirement_files(places):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("# a note\n\nggml-python==1\nnumpy\n")
-    assert packages.requirements(places) == [*packages.TORCH, "numpy", "numpy", "numpy"]
+    names = [name for name in packages.requirements(places) if not name.endswith(".txt")]
+    assert names == [*packages.TORCH, "numpy", "-r", "-r"]
     seen = {packages.packages_recipe(places)}
     for file in packages.requirement_files(places):
         file.write_text("numpy>=2\n")
