@@ -122,8 +122,8 @@ def test(pytest_arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    # A plain `kill` must end what was started, too: leave by an exception, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # A plain `kill` is Ctrl-C: what was started must end, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
