@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,11 @@ PACK = Path(__file__).resolve().parents[2]
 # Not `-m`: the Python that ComfyUI's portable build brings ignores PYTHONPATH.
 _START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from native.runner.__main__ import main; main()"
 _STDERR_LINES = 60
-_DISABLE_VULKAN = "GGML_DISABLE_VULKAN"
+_ENVIRONMENT = {
+    "GGML_NO_BACKTRACE": "1",  # an abort would start a debugger on itself, for seconds
+    "OPENBLAS_NUM_THREADS": "1",  # numpy only moves bytes here; its threads would cost memory
+    "PYTHONUNBUFFERED": "1",
+}
 
 
 class ProcessDied(Exception):
@@ -42,12 +47,12 @@ class Call:
 class RunnerProcess:
     """Started on construction; raises ProcessDied from `send` once it has ended."""
 
-    def __init__(self, options: tuple[str, ...] = (), vulkan: bool = True) -> None:
+    def __init__(self, options: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
         self.arena = Arena()
         self.loading_drivers = False  # whether it was, or was when it died
         self.closed = False  # ended because we wanted it
         self._options = options
-        self._vulkan = vulkan
+        self._environment = dict(environment or {})
         self._calls: dict[int, Call] = {}
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
@@ -144,9 +149,6 @@ class RunnerProcess:
             call.replies.put(None)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "GGML_NO_BACKTRACE": "1", "PYTHONUNBUFFERED": "1", "OPENBLAS_NUM_THREADS": "1"}
-        if not self._vulkan:
-            environment[_DISABLE_VULKAN] = "1"
         command = [sys.executable, "-c", _START, str(PACK), "--parent", str(os.getpid()), "--arena", self.arena.name]
         inherited = () if self.arena.descriptor is None else (self.arena.descriptor,)
         return subprocess.Popen(
@@ -154,7 +156,7 @@ class RunnerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment,
+            env={**os.environ, **_ENVIRONMENT, **self._environment},
             pass_fds=inherited,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )

@@ -7,7 +7,7 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any, TypeVar
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 _POLL = 0.05  # seconds between looks at `cancelled`
 _TIMEOUT = 600.0  # seconds without any sign of progress: a first use may compile shaders for minutes
 _QUERY_TIMEOUT = 60.0
+_WITHOUT_VULKAN = {"GGML_DISABLE_VULKAN": "1"}
 _TIMEOUT_VARIABLE = "GGML_RUNNER_TIMEOUT"
 
 Result = TypeVar("Result")
@@ -44,13 +45,19 @@ class _Missing(Exception):
 class Runner:
     """The runner process behind calls. One call works at a time; `devices` and `memory` answer meanwhile.
 
-    options: arguments for the process (`--threads N`, `--largest-buffer BYTES`).
+    options: arguments for the process (`--threads N`, `--largest-buffer BYTES`); environment: variables it gets besides.
     timeout: seconds without progress after which the process counts as dead (default 600, or GGML_RUNNER_TIMEOUT).
     """
 
-    def __init__(self, options: tuple[str, ...] = (), timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> None:
         self.trouble: str | None = None  # why devices may be missing, for the person at the node
         self._options = options
+        self._environment = dict(environment or {})
         self._timeout = timeout if timeout is not None else float(os.environ.get(_TIMEOUT_VARIABLE, _TIMEOUT))
         self._process: RunnerProcess | None = None
         self._starting = threading.Lock()
@@ -145,7 +152,7 @@ class Runner:
                 self._process.close()
                 self._process = None
             if not self._process:
-                self._process = RunnerProcess(self._options, vulkan=self.trouble is None)
+                self._process = RunnerProcess(self._options, self._environment)
             return self._process
 
     def _mourn(self, process: RunnerProcess, death: ProcessDied) -> None:
@@ -157,6 +164,7 @@ class Runner:
                 "Vulkan is switched off until ComfyUI restarts: loading its driver ended the process that does so. "
                 "Update or reinstall the graphics driver."
             )
+            self._environment |= _WITHOUT_VULKAN
             log.warning("%s", self.trouble)
 
     def _run(

@@ -7,7 +7,7 @@ import torch
 
 from ..trace.graph import Window
 from .elementwise import Layout, binary
-from .geometry import Operand, contiguous_stride, dense
+from .geometry import Operand, batched, contiguous_stride, dense
 from .lowering import LowerError, Lowering, handler
 
 _LARGEST = 3.4028234e38
@@ -58,7 +58,10 @@ def _plain(
     b = low.b
     batch, heads, tokens, _ = query.shape
     keys = key.shape[2]
-    scores = b.op("mul_mat", _heads(low, key), _heads(low, query), ne=(keys, tokens, heads, batch), parameters=("F32",))
+    scores = b.op(
+        "mul_mat", batched(b, _heads(low, key)), batched(b, _heads(low, query)),
+        ne=(keys, tokens, heads, batch), parameters=("F32",),
+    )  # fmt: skip
     masks = [m for m in (_mask(low, mask, tokens),) if m is not None]
     weights = b.op("soft_max", scores, *masks, ne=b[scores].ne, parameters=(factor,))
     columns = low.operand(value).permuted((0, 1, 3, 2))

@@ -169,3 +169,18 @@ def rows(b: Builder, x: Operand, inner: int = 1) -> int:
         if len(lead) <= 3 and descending and all(s >= length for _, s in lead):
             return b.window(x.tensor, [(length, 1), *reversed(lead)], x.offset)
     return b.reshape(dense(b, x), (length, math.prod(head)))
+
+
+def batched(b: Builder, index: int) -> int:
+    """A factor of mul_mat whose batches follow one another in memory, as ggml's Vulkan kernels take for granted.
+
+    They copy a factor whose rows lie apart, but where rows are packed they step from one matrix to the next by its
+    size (ggml-vulkan.cpp, ggml_vk_mul_mat_q_f16: stride_batch), not by its stride.
+    """
+    tensor = b[index]
+    if tensor.name != "view" or tensor.ne[2] * tensor.ne[3] == 1:
+        return index
+    row, matrix, batch = tensor.parameters[4:7]
+    width = b.nbytes(tensor) // (tensor.ne[1] * tensor.ne[2] * tensor.ne[3])
+    packed = matrix == tensor.ne[1] * width and (tensor.ne[3] == 1 or batch == tensor.ne[2] * matrix)
+    return index if row != width or packed else b.cont(index)

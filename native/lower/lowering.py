@@ -96,6 +96,7 @@ class Lowering:
         self.level: dict[int, int] = dict.fromkeys(self.weight_names, _DEVICE)
         self.version: dict[int, int] = {}
         self._captured: dict[tuple[Window, int], Operand] = {}
+        self.results: list[tuple[Step, Window, int]] = []  # what each step left in the storage of its output
         for storage, tensor in trace.constants.items():
             self.constants.flat[storage] = tensor
         for name, window in trace.inputs.items():
@@ -206,6 +207,8 @@ class Lowering:
         else:
             self.bound[storage] = self._written(out, tensor, size)
         self.level[storage] = _DEVICE
+        if self.step is not None and storage >= 0:
+            self.results.append((self.step, out, self.bound[storage]))
 
     def _written(self, out: Window, tensor: int, size: int) -> int:
         """The content of a storage with a window of it replaced."""
@@ -351,6 +354,4 @@ def lower(
     its rank; the branch's matrices are the weights `NAME.lora_down` [rank, in] and `NAME.lora_up` [out, rank].
     Raises LowerError where an operation has no handler, naming it, the model and the module.
     """
-    from . import attention, layers, moves, pointwise  # noqa: F401  (they register the handlers)
-
     return Lowering(trace, weights, options, ranks or {}).run()

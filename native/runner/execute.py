@@ -11,6 +11,7 @@ import numpy as np
 from .errors import Aborted, RequestError
 from .graph import Graph, ProgramFault
 from .library import ggml, pointer
+from .shared_memory import layout
 
 _ABORTED = 1  # enum ggml_status
 
@@ -59,12 +60,11 @@ def _set_inputs(graph: Graph, arena: np.ndarray, inputs: dict[str, tuple[int, in
 
 
 def _take_outputs(graph: Graph, arena: np.ndarray) -> list[bool]:
-    finite, offset = [], 0
-    for tensor in graph.outputs:
-        nbytes = ggml.ggml_nbytes(tensor)
+    finite = []
+    sizes = [ggml.ggml_nbytes(tensor) for tensor in graph.outputs]
+    for tensor, nbytes, offset in zip(graph.outputs, sizes, layout(sizes)[0], strict=True):
         data = arena[offset : offset + nbytes]
         ggml.ggml_backend_tensor_get(tensor, pointer(data), 0, nbytes)
         values = data.view(np.float32)
         finite.append(isfinite(values.min()) and isfinite(values.max()))  # both are NaN when any value is
-        offset += -(-nbytes // 64) * 64
     return finite
