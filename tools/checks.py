@@ -17,17 +17,20 @@ TEST_LIMIT = 1500  # seconds for one test: a hang must not eat the whole run
 
 
 def run_checks(places: Places, pytest_arguments: Sequence[str]) -> int:
-    """Runs the three and returns the exit code of the first that fails, or 0."""
+    """Runs them and returns the exit code of the first that fails, or 0."""
     python = places.python
     environment = {"COMFYUI_PATH": str(comfyui.tree(places)), **vulkan.software_environment(places)}
-    suite: Command = [python, "-m", "pytest", f"--timeout={TEST_LIMIT}", *pytest_arguments]
-    codes = [
-        check("ruff", [python, "-m", "ruff", "check", "."], places.root),
-        check("mypy: dev.py and tools", [python, "-m", "mypy", "dev.py", "tools"], places.root),
-        check("mypy: the pack", pack_type_check(places), type_check_folder(places)),
-        check("pytest", suite, places.root, environment),
-    ]
-    return next((code for code in codes if code), 0)
+    checks: dict[str, tuple[Command, Path]] = {
+        "ruff": ([python, "-m", "ruff", "check", "."], places.root),
+        "mypy of dev.py and tools": ([python, "-m", "mypy", "dev.py", "tools"], places.root),
+        "mypy of the pack": (pack_type_check(places), type_check_folder(places)),
+        "pytest": ([python, "-m", "pytest", f"--timeout={TEST_LIMIT}", *pytest_arguments], places.root),
+    }
+    codes = {name: check(name, command, folder, environment) for name, (command, folder) in checks.items()}
+    failed = [name for name, code in codes.items() if code]
+    if failed:
+        say(f"Failed: {', '.join(failed)}")
+    return codes[failed[0]] if failed else 0
 
 
 def pack_type_check(places: Places) -> Command:
@@ -45,11 +48,11 @@ def type_check_folder(places: Places) -> Path:
     return folder
 
 
-def check(name: str, command: Command, folder: Path, environment: Mapping[str, str] | None = None) -> int:
+def check(name: str, command: Command, folder: Path, environment: Mapping[str, str]) -> int:
     """Runs one check on this terminal and returns its exit code."""
     say(f"--- {name}")
     inherited = {name: value for name, value in os.environ.items() if name not in processes.FOREIGN}
-    process = subprocess.Popen([str(part) for part in command], cwd=folder, env={**inherited, **(environment or {})})
+    process = subprocess.Popen([str(part) for part in command], cwd=folder, env={**inherited, **environment})
     try:
         return process.wait()
     finally:
