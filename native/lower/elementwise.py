@@ -41,14 +41,13 @@ def unary(b: Builder, name: str, x: Operand, out: Layout, parameters: tuple[int 
 def binary(b: Builder, name: str, first: Operand, second: Operand, out: Layout) -> int:
     """Apply an operation of two sources, each repeated to the result's shape where it is smaller."""
     left, right = (x.broadcast(out.shape).permuted(out.order) for x in (first, second))
-    for _ in range(3):
+    for whole in (False, False, True):
         groups = collapse(out.memory, [left.stride, right.stride])
         if len(groups) > 4 or groups[-1][1][0] not in (0, 1):
-            left = _made_dense(b, left)
+            left = _made_dense(b, left, whole)
         if len(groups) > 4 or groups[-1][1][1] not in (0, 1):
-            right = _made_dense(b, right)
-    if len(groups) > 4:
-        raise ValueError(f"{name} over {out.shape} with strides {left.stride} and {right.stride}")
+            right = _made_dense(b, right, whole)
+    groups = collapse(out.memory, [left.stride, right.stride])
     if name in ("add", "mul") and any(strides[0] == 0 for _, strides in groups):
         left, right = right, left  # ggml repeats the second source only
         groups = [(n, (strides[1], strides[0])) for n, strides in groups]
@@ -62,8 +61,8 @@ def binary(b: Builder, name: str, first: Operand, second: Operand, out: Layout) 
     return b.op(name, *sources, ne=ne)
 
 
-def _made_dense(b: Builder, x: Operand) -> Operand:
-    """A copy of x that is contiguous in x's order; what was repeated stays repeated."""
-    shape = tuple(1 if stride == 0 else n for n, stride in zip(x.shape, x.stride, strict=True))
+def _made_dense(b: Builder, x: Operand, whole: bool) -> Operand:
+    """A copy of x that is contiguous in x's order; what was repeated stays so, unless the whole is asked for."""
+    shape = tuple(1 if stride == 0 and not whole else n for n, stride in zip(x.shape, x.stride, strict=True))
     copy = Operand(dense(b, Operand(x.tensor, shape, x.stride, x.offset)), shape, contiguous_stride(shape))
     return copy.broadcast(x.shape)

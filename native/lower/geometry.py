@@ -124,13 +124,15 @@ def dense(b: Builder, x: Operand) -> int:
 
 
 def _repeat(b: Builder, x: Operand, groups: list[tuple[int, int]]) -> int:
-    """Copies of a window along its dimensions of stride 0."""
-    once = Operand(x.tensor, tuple(1 if s == 0 else n for n, s in groups), tuple(s or 1 for _, s in groups), x.offset)
-    sizes = [n for n, _ in groups]
-    if len(sizes) > 4:
-        raise ValueError(f"repeating a window of {len(sizes)} dimensions: {groups}")
-    source = b.reshape(dense(b, once), tuple(reversed(once.shape)))
-    return b.op("repeat", source, ne=tuple(reversed(sizes)))
+    """Copies of a window along its dimensions of stride 0, one dimension after the other."""
+    sizes = [1 if stride == 0 else n for n, stride in groups]
+    current = dense(b, Operand(x.tensor, tuple(sizes), tuple(stride or 1 for _, stride in groups), x.offset))
+    for i in reversed(range(len(groups))):
+        if groups[i][1] == 0:
+            inner, outer = math.prod(sizes[i + 1 :]), math.prod(sizes[:i])
+            sizes[i] = groups[i][0]
+            current = b.op("repeat", b.reshape(current, (inner, 1, outer)), ne=(inner, sizes[i], outer))
+    return current
 
 
 def _dense_many(b: Builder, x: Operand, groups: list[tuple[int, int]]) -> int:

@@ -140,17 +140,17 @@ def group_norm(
     return low.natural(_affine(low, normed, weight, bias, (1, 1, channels)), out)
 
 
-@handler("_softmax", "softmax", "_safe_softmax")
+@handler("_softmax")
 def softmax(low: Lowering, out: Window, x: Window, dim: int, *_: Any) -> int:
     """Softmax over one dimension."""
     last = len(x.shape) - 1
     if dim % len(x.shape) != last:
         raise LowerError(f"a softmax over dimension {dim} of {x.shape}")
-    source = b_rows(low, x)
+    source = _packed_rows(low, x)
     return low.natural(low.b.op("soft_max", source, ne=low.b[source].ne, parameters=(1.0,)), out)
 
 
-def b_rows(low: Lowering, x: Window) -> int:
+def _packed_rows(low: Lowering, x: Window) -> int:
     """A window's last dimension as contiguous rows, copied: reductions take no gaps."""
     return low.b.reshape(dense(low.b, low.operand(x)), (x.shape[-1], x.numel // x.shape[-1]))
 

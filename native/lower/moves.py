@@ -13,7 +13,7 @@ from .geometry import Operand, collapse, contiguous_stride, dense, strided_dimen
 from .lowering import LowerError, Lowering, handler
 
 
-@handler("clone", "_to_copy", "contiguous", "lift_fresh_copy", "_unsafe_view", "type_as")
+@handler("clone", "_to_copy")
 def clone(low: Lowering, out: Window, x: Window, *_: Any, **__: Any) -> int:
     """A copy, laid out as the result wants it."""
     return dense(low.b, low.operand(x).broadcast(out.shape).permuted(low.layout(out).order))
