@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
@@ -45,7 +45,8 @@ class _Recorder:
             self.storages.append(storage.nbytes() // max(tensor.element_size(), 1))
             self._alive.append(tensor)
             if not isinstance(tensor, FakeTensor):
-                self.constants[index] = tensor.detach().as_strided((self.storages[index],), (1,), 0).clone()
+                with unset_fake_temporarily():  # a copy with the values
+                    self.constants[index] = tensor.detach().as_strided((self.storages[index],), (1,), 0).clone()
         return Window(index, tuple(tensor.shape), tuple(tensor.stride()), int(tensor.storage_offset()), tensor.dtype)
 
     def add(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> None:
