@@ -1,0 +1,159 @@
+"""Whole models against torch: in F32, with outliers, and with quantized weights against torch with the same weights."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+
+from native.client import Runner
+from native.lower import LowerOptions
+from native.model import RemoteModel
+from native.weights import WeightSet, read_header
+from native.weights.weight_set import parameter_of
+
+from .model_cases import MODELS, Inputs, ModelCase, randomize
+from .places import Place
+
+BY_NAME = {case.name: case for case in MODELS}
+QUANTIZED = ("F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q6_K", "IQ4_XS")
+
+
+def _results(value: object) -> list[torch.Tensor]:
+    found = value if isinstance(value, tuple) else (value,)
+    return [x for x in found if isinstance(x, torch.Tensor)]
+
+
+def _reference(module: torch.nn.Module, case: ModelCase, inputs: Inputs) -> list[torch.Tensor]:
+    with torch.no_grad():
+        return _results(case.function(module, {name: x.clone() for name, x in inputs.items()}))
+
+
+def _worst(results: tuple[torch.Tensor, ...], expected: list[torch.Tensor]) -> float:
+    assert [x.shape for x in results] == [x.shape for x in expected]
+    return max(float((r - e).norm() / e.norm()) for r, e in zip(results, expected, strict=True))
+
+
+def _in_memory(module: torch.nn.Module) -> WeightSet:
+    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers()]
+    return WeightSet("a small model", {}, (), {name: p.detach().numpy() for name, p in named})
+
+
+def _error(
+    case: ModelCase, batch: int, place: Place, runner: Runner, scale: float = 1.0, options: LowerOptions | None = None
+) -> float:
+    torch.manual_seed(batch)
+    real, inputs = randomize(case.build("cpu")), case.inputs(batch)
+    for name in ("context", "embeds", "z"):
+        if name in inputs and scale != 1.0:
+            inputs[name].view(-1)[::97] *= scale
+    remote = RemoteModel(case.build("meta").eval(), _in_memory(real), place.device, options, runner)
+    results = remote.run(case.name, case.function, inputs)
+    remote.unload()
+    return _worst(results, _reference(real, case, inputs))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("case", MODELS, ids=lambda case: case.name)
+def test_model(case: ModelCase, batch: int, place: Place, runner: Runner) -> None:
+    """In F32."""
+    assert _error(case, batch, place, runner) <= (place.gelu if case.gelu else place.exact)
+
+
+@pytest.mark.parametrize("name", ["FLUX schnell", "T5", "VAE decoder"])
+def test_model_with_outliers(name: str, place: Place, runner: Runner) -> None:
+    """Inputs with values up to 1e5."""
+    case = BY_NAME[name]
+    assert _error(case, 1, place, runner, 1e5) <= (place.gelu if case.gelu else place.exact)
+
+
+def test_flux_with_flash_attention(place: Place, runner: Runner) -> None:
+    """With K and V in F16, as at real size."""
+    options = LowerOptions(flash_bytes=0)
+    assert _error(BY_NAME["FLUX schnell"], 2, place, runner, options=options) <= max(2e-3, place.exact)
+
+
+def _quantize(array: np.ndarray, kind: str) -> np.ndarray:
+    """ggml's own quantization of rows; the bytes."""
+    import ggml
+
+    number = getattr(ggml, f"GGML_TYPE_{kind}")
+    rows, columns = array.shape
+    out = np.zeros((rows, ggml.ggml_row_size(number, columns)), np.uint8)
+    floats = np.ascontiguousarray(array, np.float32)
+    ggml.ggml_quantize_chunk(
+        number, floats.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), out.ctypes.data_as(ctypes.c_void_p), 0, rows,
+        columns, None,
+    )  # fmt: skip
+    return out
+
+
+def _write(path: Path, module: torch.nn.Module, kind: str) -> WeightSet:
+    """The module's matrices in a GGUF file, quantized; the module gets what they are when dequantized."""
+    writer = gguf.GGUFWriter(path, "test")
+    linear = {f"{name}.weight" for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)}
+    for name, p in module.named_parameters():
+        array = p.detach().numpy()
+        if name in linear and array.shape[1] % 256 == 0:
+            data = _quantize(array, kind)
+            quantization = gguf.GGMLQuantizationType[kind]
+            p.data = torch.from_numpy(gguf.quants.dequantize(data, quantization).astype(np.float32))
+            writer.add_tensor(name, data, raw_dtype=quantization)
+        else:
+            writer.add_tensor(name, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    header = read_header(path)
+    parameters = {name: parameter_of(header, tensor, name) for name, tensor in header.tensors.items()}
+    return WeightSet("a small model", parameters, ((header.path, header.size, header.mtime_ns),))
+
+
+def _round_activations(module: torch.nn.Module, block: int) -> None:
+    """Round what enters every Linear to 8 bits by blocks, as ggml's CPU kernels do (ggml-cpu/quants.c: Q8_0, Q8_K)."""
+
+    def rounded(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        x = arguments[0]
+        blocks = x.unflatten(-1, (-1, block)) if x.shape[-1] % block == 0 else x[..., None, :]
+        step = (blocks.abs().amax(-1, keepdim=True) / 127).half().float().clamp_min(1e-30)
+        return ((blocks / step).round() * step).reshape(x.shape), *arguments[1:]
+
+    for part in module.modules():
+        if isinstance(part, torch.nn.Linear):
+            part.register_forward_pre_hook(rounded)
+
+
+@pytest.mark.parametrize("kind", QUANTIZED)
+@pytest.mark.parametrize("name", ["FLUX schnell", "T5", "CLIP-L"])
+def test_quantized_model(name: str, kind: str, place: Place, runner: Runner, tmp_path: Path) -> None:
+    """Against torch with the dequantized weights: 2e-3 in F16; else 2e-2, or what rounding activations costs torch."""
+    case = BY_NAME[name]
+    torch.manual_seed(1)
+    real, inputs = randomize(case.build("cpu")), case.inputs(1)
+    weights = _write(tmp_path / "model.gguf", real, kind)
+    remote = RemoteModel(case.build("meta").eval(), weights, place.device, None, runner)
+    results = remote.run(name, case.function, inputs)
+    remote.unload()
+    expected = _reference(real, case, inputs)
+    error = _worst(results, expected)
+    if kind == "F16":
+        assert error <= max(2e-3, place.gelu if case.gelu else place.exact)
+        return
+    if error > 2e-2:
+        _round_activations(real, 32 if kind.endswith("_0") else 256)
+        assert error <= 1.2 * _worst(tuple(_reference(real, case, inputs)), expected)
+
+
+@pytest.mark.parametrize("name", ["FLUX schnell"])
+def test_tracing_reads_only_shapes(name: str) -> None:
+    """A second call with other values and the same shapes uses the same program."""
+    case = BY_NAME[name]
+    remote = RemoteModel(case.build("meta").eval(), _in_memory(randomize(case.build("cpu"))), "CPU")
+    first = remote.lowered(0, case.function, case.inputs(1))
+    assert remote.lowered(0, case.function, case.inputs(1)) is first
+    assert remote.lowered(0, case.function, case.inputs(2)) is not first
