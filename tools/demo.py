@@ -41,9 +41,9 @@ def post(server: Server, workflow: Workflow, client: str) -> str:
         with urllib.request.urlopen(request, timeout=60) as reply:
             answer = json.load(reply)
     except urllib.error.HTTPError as error:
-        raise Failure(refusal(workflow, error.read()), "change what it names") from error
+        raise Failure(refusal(workflow, error.read())) from error
     if answer.get("node_errors"):
-        raise Failure(node_errors(workflow, answer["node_errors"]), "change what it names")
+        raise Failure(node_errors(workflow, answer["node_errors"]))
     return str(answer["prompt_id"])
 
 
@@ -116,7 +116,7 @@ def checked(workflow: Workflow, entry: dict[str, Any]) -> dict[str, Any]:
     for kind, data in status.get("messages", []):
         if kind == "execution_error":
             why = f"{title(workflow, data['node_id'])}: {data['exception_message'].strip()}"
-            raise Failure(why, "change what it names")
+            raise Failure(why)
     raise Failure("the run was interrupted", "start it again")
 
 
