@@ -45,7 +45,8 @@ class _Missing(Exception):
 class Runner:
     """The runner process behind calls. One call works at a time; `devices` and `memory` answer meanwhile.
 
-    options: arguments for the process (`--threads N`, `--largest-buffer BYTES`); environment: variables it gets besides.
+    options: the process's arguments (see runner/__main__.py), such as `--threads N`.
+    environment: variables it gets besides ours.
     timeout: seconds without progress after which the process counts as dead (default 600, or GGML_RUNNER_TIMEOUT).
     """
 

@@ -8,6 +8,8 @@ import os
 from typing import BinaryIO
 
 from .lifetime import die_with_parent
+from .limits import Limits
+from .processor import physical_cores
 
 
 def main() -> None:
@@ -17,10 +19,10 @@ def main() -> None:
     faulthandler.enable()
     incoming, outgoing = _take_pipes()
 
-    from .processor import physical_cores
     from .serve import serve  # loads ggml, whose own printing now goes to stderr
 
-    serve(incoming, outgoing, arguments.arena, arguments.threads or physical_cores(), arguments.largest_buffer)
+    limits = Limits(arguments.threads or physical_cores(), arguments.largest_buffer, arguments.device_memory)
+    serve(incoming, outgoing, arguments.arena, limits)
 
 
 def _arguments() -> argparse.Namespace:
@@ -28,7 +30,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--parent", type=int, required=True, help="process id whose end is ours too")
     parser.add_argument("--arena", required=True, help="name of the shared memory")
     parser.add_argument("--threads", type=int, default=0, help="of the CPU device; 0: one per physical core")
-    parser.add_argument("--largest-buffer", type=int, default=None, help="bytes; below what the device says, for tests")
+    parser.add_argument("--largest-buffer", type=int, help="bytes; where a device's own figure is too high")
+    parser.add_argument("--device-memory", type=int, help="bytes to use of each device but the CPU")
     return parser.parse_args()
 
 

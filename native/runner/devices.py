@@ -18,7 +18,7 @@ _SOFTWARE = ("llvmpipe", "lavapipe", "swiftshader")
 class Device:
     """One ggml device; its backend is started with the first use."""
 
-    def __init__(self, handle: int, threads: int, aborted: Callable[[], bool]) -> None:
+    def __init__(self, handle: int, threads: int, limit: int | None, aborted: Callable[[], bool]) -> None:
         self.handle = handle
         self.name = ggml.ggml_backend_dev_name(handle).decode()
         self.description = ggml.ggml_backend_dev_description(handle).decode()
@@ -27,6 +27,7 @@ class Device:
         self.software = any(word in self.description.lower() for word in _SOFTWARE)
         self.held = 0  # bytes this process has allocated on it
         self.threads = threads
+        self._limit = limit
         # ggml keeps the pointer, so this must live as long as the backend
         self._abort_callback = ggml.ggml_abort_callback(lambda _: aborted())
         self._backend: Any = None
@@ -59,8 +60,9 @@ class Device:
         ggml.ggml_backend_dev_memory(self.handle, ctypes.byref(free), ctypes.byref(total))
         if self.type == "CPU":
             return _available_memory(free.value), total.value
+        whole = min(total.value, self._limit or total.value)
         # A driver without a memory budget reports everything free whatever we hold.
-        return max(0, min(free.value, total.value - self.held)), total.value
+        return max(0, min(free.value, whole - self.held)), whole
 
     def describe(self) -> dict[str, Any]:
         """The device as the client's Device has it."""
@@ -96,11 +98,14 @@ class _Feature(ctypes.Structure):  # struct ggml_backend_feature
 class Devices:
     """All devices of this process. `aborted` is asked between the operations of a run on the CPU.
 
-    `loading(True)` is called before drivers are loaded, `loading(False)` after.
+    `loading(True)` is called before drivers are loaded, `loading(False)` after. limit: bytes that may be used of each
+    device but the CPU.
     """
 
-    def __init__(self, threads: int, aborted: Callable[[], bool], loading: Callable[[bool], None]) -> None:
-        self._new = lambda handle: Device(handle, threads, aborted)
+    def __init__(
+        self, threads: int, limit: int | None, aborted: Callable[[], bool], loading: Callable[[bool], None]
+    ) -> None:
+        self._new = lambda handle: Device(handle, threads, limit, aborted)
         self._loading = loading
         self._cpu = self._new(ggml.ggml_backend_reg_dev_get(ggml.ggml_backend_cpu_reg(), 0))
         self._all: list[Device] | None = None

@@ -8,6 +8,7 @@ import sys
 import threading
 from typing import BinaryIO
 
+from .limits import Limits
 from .protocol import FrameWriter, Header, PeerGone, ProtocolError, receive
 from .service import Service
 from .shared_memory import ArenaView
@@ -15,9 +16,9 @@ from .shared_memory import ArenaView
 Requests = queue.SimpleQueue[tuple[Header, bytes]]
 
 
-def serve(incoming: BinaryIO, outgoing: BinaryIO, arena: str, threads: int, largest_buffer: int | None) -> None:
+def serve(incoming: BinaryIO, outgoing: BinaryIO, arena: str, limits: Limits) -> None:
     """Answer requests until `incoming` ends, which ends the process."""
-    service = Service(FrameWriter(outgoing), ArenaView(arena), threads, largest_buffer)
+    service = Service(FrameWriter(outgoing), ArenaView(arena), limits)
     work, queries = Requests(), Requests()
     threading.Thread(target=_read, args=(incoming, service, work, queries), daemon=True).start()
     threading.Thread(target=_answer, args=(service, queries), daemon=True).start()

@@ -16,6 +16,7 @@ from .devices import Device, Devices
 from .errors import Missing, OutOfMemory, RequestError
 from .execute import execute
 from .graph import Graph
+from .limits import Limits
 from .memory import process_memory
 from .protocol import FrameWriter, Header, PeerGone
 from .shared_memory import ArenaView
@@ -59,11 +60,11 @@ class Service:
 
     QUERIES = frozenset({"devices", "memory"})
 
-    def __init__(self, writer: FrameWriter, arena: ArenaView, threads: int, largest_buffer: int | None) -> None:
+    def __init__(self, writer: FrameWriter, arena: ArenaView, limits: Limits) -> None:
         self._writer = writer
         self._arena = arena
-        self._largest = largest_buffer
-        self._devices = Devices(threads, lambda: self._aborted == self._current, self._announce_drivers)
+        self._largest = limits.largest_buffer
+        self._devices = Devices(limits.threads, limits.device_memory, self._is_aborted, self._announce_drivers)
         self._current = 0  # id of the request being worked on
         self._aborted = -1
         self._files: dict[tuple[str, str], FileWeights] = {}  # by (digest of the files' parameters, device)

@@ -1,0 +1,115 @@
+"""Interrupting a run, and several threads at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from native.client import Cancelled, Runner
+from native.program import Program
+from tests.runner_toys import DEVICES, NO_WEIGHTS, Table, long_program, new_runner
+
+SIZE = 512
+INPUTS = {"x": np.eye(SIZE, dtype="f4")}
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[Runner]:
+    runner = new_runner()
+    yield runner
+    runner.close()
+
+
+def doubled(shape: tuple[int, ...]) -> Program:
+    table = Table()
+    return table.program(table.op("scale", shape, table.input("x", shape), with_=(2.0, 0.0)))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_an_interrupt_ends_a_run_early_and_the_runner_lives(runner: Runner, device: str) -> None:
+    runner.run(NO_WEIGHTS, device, doubled((4,)), {"x": np.ones(4, "f4")})
+    pid = runner.pid
+    fractions: list[float] = []
+    with pytest.raises(Cancelled):
+        runner.run(
+            NO_WEIGHTS,
+            device,
+            long_program(2000, SIZE),
+            INPUTS,
+            cancelled=lambda: bool(fractions),
+            progress=fractions.append,
+        )
+    assert fractions
+    assert max(fractions) < 0.9
+    (found,) = runner.run(NO_WEIGHTS, device, doubled((4,)), {"x": np.ones(4, "f4")})
+    np.testing.assert_array_equal(found.reshape(-1), np.full(4, 2.0))
+    assert runner.pid == pid
+
+
+def test_on_the_cpu_an_interrupt_is_honoured_inside_a_segment(runner: Runner) -> None:
+    # every product is too large to share a segment; twenty elementwise steps behind each are not
+    table = Table()
+    y = table.input("x", (SIZE, SIZE))
+    for _ in range(4000):
+        y = table.op("sin", (SIZE, SIZE), y)
+    fractions: list[float] = []
+    program = table.program(y)
+    with pytest.raises(Cancelled):
+        runner.run(NO_WEIGHTS, "CPU", program, INPUTS, cancelled=lambda: True, progress=fractions.append)
+    assert fractions == []
+
+
+def test_progress_rises_to_one(runner: Runner) -> None:
+    fractions: list[float] = []
+    runner.run(NO_WEIGHTS, "CPU", long_program(100, SIZE), INPUTS, progress=fractions.append)
+    assert fractions == sorted(fractions)
+    assert len(fractions) > 1
+    assert fractions[-1] == 1.0
+
+
+def test_what_a_callback_raises_comes_out_and_the_runner_is_idle_after(runner: Runner) -> None:
+    def stop(_fraction: float) -> None:
+        raise KeyError("stop")
+
+    with pytest.raises(KeyError):
+        runner.run(NO_WEIGHTS, "CPU", long_program(400, SIZE), INPUTS, progress=stop)
+    (found,) = runner.run(NO_WEIGHTS, "CPU", doubled((4,)), {"x": np.ones(4, "f4")})
+    assert found.sum() == 8
+
+
+def test_questions_are_answered_while_a_run_works(runner: Runner) -> None:
+    answered: list[int] = []
+
+    def ask(_fraction: float) -> None:
+        if not answered:
+            thread = threading.Thread(
+                target=lambda: answered.append(len(runner.devices()) + len(runner.memory().models))
+            )
+            thread.start()
+            thread.join(60)
+            assert answered  # before this run goes on
+
+    runner.run(NO_WEIGHTS, "CPU", long_program(200, SIZE), INPUTS, progress=ask)
+    assert answered[0] >= 3
+
+
+def test_many_threads_get_their_own_results(runner: Runner) -> None:
+    results: dict[int, np.ndarray] = {}
+    programs = {size: doubled((size,)) for size in range(1, 5)}
+
+    def work(number: int) -> None:
+        for turn in range(10):
+            size = 1 + (number + turn) % 4
+            (found,) = runner.run(NO_WEIGHTS, "CPU", programs[size], {"x": np.full(size, number, "f4")})
+            assert found.size == size
+            results[number] = found
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {number: found.max() for number, found in results.items()} == {number: 2.0 * number for number in range(8)}
