@@ -34,7 +34,7 @@ def _mask(low: Lowering, mask: Window | None, tokens: int) -> int | None:
     if mask is None:
         return None
     if mask.dtype == torch.bool:
-        x = low.computed(lambda m: torch.zeros(m.shape).masked_fill_(~m, -_LARGEST), mask)
+        x = low.computed("mask", lambda m: torch.zeros(m.shape).masked_fill_(~m, -_LARGEST), mask)
     else:
         x = low.operand(mask)
     shape = (*(1,) * (4 - len(mask.shape)), *mask.shape)
@@ -108,8 +108,8 @@ def rope(low: Lowering, out: Window, x: Window, table: Window) -> int:
     odd, even = (b.window(source, [(1, 1), (pairs, 2)], offset) for offset in (1, 0))
     swapped = b.op("concat", odd, even, ne=(2, pairs), parameters=(0,))
     layout = Layout.of(x.shape, stride)
-    turned = binary(b, "mul", Operand(source, x.shape, stride), low.computed(own, table), layout)
-    crossed = binary(b, "mul", Operand(swapped, x.shape, stride), low.computed(other, table), layout)
+    turned = binary(b, "mul", Operand(source, x.shape, stride), low.computed(("rope", tokens), own, table), layout)
+    crossed = binary(b, "mul", Operand(swapped, x.shape, stride), low.computed(("crossed rope", tokens), other, table), layout)
     result = b.op("add", b.reshape(turned, (x.numel,)), b.reshape(crossed, (x.numel,)), ne=(x.numel,))
     return low.natural(result, out)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -96,6 +96,7 @@ class Lowering:
         self.level: dict[int, int] = dict.fromkeys(self.weight_names, _DEVICE)
         self.version: dict[int, int] = {}
         self._captured: dict[tuple[Window, int], Operand] = {}
+        self._computed: dict[Hashable, Operand] = {}
         self.results: list[tuple[Step, Window, int]] = []  # what each step left in the storage of its output
         for storage, tensor in trace.constants.items():
             self.constants.flat[storage] = tensor
@@ -167,17 +168,23 @@ class Lowering:
         return self.constants.window(window)
 
     def computed(
-        self, function: Callable[..., torch.Tensor], *windows: Window, dtype: torch.dtype = torch.float32
-    ) -> Operand:
-        """What a torch function makes of host windows, computed where those are: now, or at every call."""
+        self, name: Hashable, function: Callable[..., torch.Tensor], *windows: Window, dtype: torch.dtype = torch.float32
+    ) -> Operand:  # fmt: skip
+        """What a torch function makes of host windows, computed where those are: now, or at every call.
+
+        name: says what the function computes; the same name on the same windows is computed once.
+        """
         level = max(self.level.get(window.storage, _CONSTANT) for window in windows)
         if level == _DEVICE:
             raise LowerError(f"{self._where()} works only on values that do not come from the device")
-        shape = tuple(function(*(torch.zeros(w.shape, dtype=w.dtype) for w in windows)).shape)
-        out = self.temporary(shape, dtype)
-        self.level[out.storage] = level
-        self._host_step(Step(function.__name__, function, windows, {}, (out,), ""), level)
-        return self.operand(out)
+        key = (name, windows, tuple(self.version.get(window.storage, 0) for window in windows))
+        if key not in self._computed:
+            shape = tuple(function(*(torch.zeros(w.shape, dtype=w.dtype) for w in windows)).shape)
+            out = self.temporary(shape, dtype)
+            self.level[out.storage] = level
+            self._host_step(Step(str(name), function, windows, {}, (out,), ""), level)
+            self._computed[key] = self.operand(out)
+        return self._computed[key]
 
     def temporary(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Window:
         """A contiguous window on a storage of its own that the trace does not have."""

@@ -143,7 +143,7 @@ def index(low: Lowering, out: Window, x: Window, indices: Sequence[Window | None
             flat = flat * size + torch.where(part < 0, part + size, part)
         return flat.reshape(-1)
 
-    numbers = dense(low.b, low.computed(positions, *given, dtype=torch.int64))
+    numbers = dense(low.b, low.computed(("positions", sizes), positions, *given, dtype=torch.int64))
     length = math.prod(inner)
     table = low.b.reshape(dense(low.b, low.operand(x)), (length, x.numel // length))
     return low.natural(low.b.op("get_rows", table, numbers, ne=(length, out.numel // length)), out)
