@@ -68,6 +68,7 @@ def node_errors(workflow: Workflow, errors: dict[str, Any]) -> str:
 def follow(server: Server, messages: WebSocket, workflow: Workflow, prompt: str) -> dict[str, Any]:
     """Prints what the server does until the prompt is done; returns its history entry."""
     started = time.monotonic()
+    last = ""
     while True:
         try:
             text = messages.receive(SILENCE)
@@ -75,8 +76,10 @@ def follow(server: Server, messages: WebSocket, workflow: Workflow, prompt: str)
             raise Failure(f"ComfyUI ended while it worked on the picture ({error})", log=server.log) from error
         message = json.loads(text) if text is not None else None
         if message is not None and not is_end(prompt, message):
-            if line := progress_line(workflow, prompt, message):
+            line = progress_line(workflow, prompt, message)
+            if line and line != last:
                 say(f"  {elapsed(started):>8}  {line}")
+                last = line
         elif entry := history(server, prompt):
             return checked(workflow, entry)
 
@@ -104,8 +107,13 @@ def progress_line(workflow: Workflow, prompt: str, message: dict[str, Any]) -> s
     if message["type"] == "executing" and data.get("node"):
         return title(workflow, data["node"])
     if message["type"] == "progress":
-        return f"{title(workflow, data['node'])}: {data['value']} of {data['max']}"
+        return f"{title(workflow, data['node'])}: {progress(data['value'], data['max'])}"
     return None
+
+
+def progress(value: float, maximum: float) -> str:
+    """How far something is: steps are counted, what is in the thousands (bytes) is a percentage."""
+    return f"{value:.0f} of {maximum:.0f}" if maximum < 1000 else f"{100 * value / maximum:.0f} %"
 
 
 def checked(workflow: Workflow, entry: dict[str, Any]) -> dict[str, Any]:

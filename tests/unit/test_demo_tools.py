@@ -139,6 +139,8 @@ def test_messages_become_lines_only_for_this_prompt():
     assert demo.progress_line(WORKFLOW, "another", message) is None
     step = {"type": "progress", "data": {"node": "5", "value": 2, "max": 4, "prompt_id": "p"}}
     assert demo.progress_line(WORKFLOW, "p", step) == "KSampler: 2 of 4"
+    step["data"].update(value=2**20, max=2**22)
+    assert demo.progress_line(WORKFLOW, "p", step) == "KSampler: 25 %"
     assert demo.progress_line(WORKFLOW, "p", {"type": "status", "data": {"status": {}}}) is None
     assert not demo.is_end("p", message)
     assert demo.is_end("p", {"type": "executing", "data": {"node": None, "prompt_id": "p"}})
