@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import io
 import json
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import numpy as np
 import psutil
 from PIL import Image
@@ -30,6 +32,7 @@ WORKFLOWS = ROOT / "workflows"
 PATIENCE = 240.0  # seconds for what must happen in the end, on a slow machine
 
 Workflow = dict[str, dict[str, Any]]
+Event = tuple[str, Any]
 
 
 class Refused(Exception):
@@ -108,6 +111,13 @@ class Client:
             raise JobFailed(error["node_id"], error["exception_message"])
         raise Interrupted(prompt)
 
+    def outcome(self, prompt: str) -> Job | JobFailed:
+        """How a prompt ended, well or in an error."""
+        try:
+            return self.wait(prompt)
+        except JobFailed as failure:
+            return failure
+
     def run(self, workflow: Workflow) -> Job:
         """Queue and wait."""
         return self.wait(self.queue(workflow))
@@ -121,6 +131,30 @@ class Client:
         """Run a workflow that saves one picture: [height, width, 3] bytes."""
         (image,) = self.pictures(self.run(workflow))
         return image
+
+    def follow(self, workflow: Workflow, act: Callable[[str, Any], None] | None = None, **extra: Any) -> list[Event]:
+        """Queue a workflow and return all that the WebSocket says until it ends; `act` is given each event at once.
+
+        An event is its type and its data; the type of a binary one is "preview", its data an image file.
+        """
+        return asyncio.run(self._follow(workflow, act or (lambda kind, data: None), extra))
+
+    async def _follow(self, workflow: Workflow, act: Callable[[str, Any], None], extra: dict[str, Any]) -> list[Event]:
+        events: list[Event] = []
+        async with aiohttp.ClientSession() as session:
+            address = f"{self.server.url}/ws?clientId={self.name}"
+            async with session.ws_connect(address, max_msg_size=0, timeout=aiohttp.ClientWSTimeout(PATIENCE)) as socket:
+                prompt = await asyncio.to_thread(self.queue, workflow, **extra)
+                async with asyncio.timeout(PATIENCE):
+                    async for message in socket:
+                        event = parse(message)
+                        if event[0] != "preview" and event[1].get("prompt_id") != prompt:
+                            continue
+                        events.append(event)
+                        await asyncio.to_thread(act, *event)
+                        if event[0] == "executing" and event[1]["node"] is None:
+                            break
+        return events
 
     def upload(self, name: str, image: Image.Image, mode: str = "RGB") -> None:
         """Put a picture into the input folder, as Load Image does."""
@@ -152,10 +186,17 @@ class Client:
         return {name for name in files if name.endswith((".gguf", ".safetensors"))}
 
 
-def picture(png: bytes) -> np.ndarray:
-    """A PNG as [height, width, 3] bytes."""
-    with Image.open(io.BytesIO(png)) as opened:
-        assert opened.format == "PNG"
+def parse(message: aiohttp.WSMessage) -> Event:
+    """A message of the WebSocket as an event; binary ones begin with two 32-bit numbers, event and image format."""
+    if message.type == aiohttp.WSMsgType.BINARY:
+        return "preview", message.data[8:]
+    content = json.loads(message.data)
+    return content["type"], content["data"]
+
+
+def picture(file: bytes) -> np.ndarray:
+    """An image file as [height, width, 3] bytes."""
+    with Image.open(io.BytesIO(file)) as opened:
         return np.asarray(opened.convert("RGB"))
 
 

@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.comfy_server import WORKFLOWS, Client, Workflow, workflow
 
@@ -80,6 +81,14 @@ def as_api(graph: Json, known: Json) -> Workflow:
 def test_both_formats_of_each_are_there() -> None:
     assert NAMES == ["image_to_image", "lora", "text_to_image"]
     assert sorted(file.stem for file in (WORKFLOWS / "api").glob("*.json")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_has_a_thumbnail(name: str) -> None:
+    """`python -m tests.e2e.thumbnails` draws them."""
+    with Image.open(WORKFLOWS / f"{name}.jpg") as thumbnail:
+        assert thumbnail.format == "JPEG"
+        assert min(thumbnail.size) >= 256
 
 
 @pytest.mark.parametrize("name", NAMES)

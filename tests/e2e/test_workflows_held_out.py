@@ -1,0 +1,33 @@
+"""Prompts that the micro FLUX never saw in training: the picture must show what they ask for."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from tests.comfy_server import Client, changed, workflow
+from tests.micro.captions import plain_caption
+from tests.micro.checker import faults
+from tests.micro.scenes import held_out_scenes
+
+SCENES = held_out_scenes(singles=20, pairs=20)
+ENOUGH = 36  # of 40
+TEXT_TO_IMAGE = workflow("text_to_image")
+MODEL = TEXT_TO_IMAGE["1"]["inputs"]["model_name"]
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q8_0"])
+def test_held_out_prompts(comfyui: Client, kind: str) -> None:
+    """Colour, shape, background and relation as asked, in at least 90 % of the pictures."""
+    wrong = []
+    for seed, scene in enumerate(SCENES):
+        changes = {
+            "GGMLDiffusionModel": {"model_name": MODEL.replace("F16", kind)},
+            "CLIPTextEncode": {"text": plain_caption(scene)},
+            "KSampler": {"seed": seed},
+        }
+        drawn = Image.fromarray(comfyui.draw(changed(TEXT_TO_IMAGE, changes)))
+        if said := faults(drawn, scene):
+            wrong.append(f"{plain_caption(scene)}: {'; '.join(said)}")
+    print(f"{kind}: {len(SCENES) - len(wrong)} of {len(SCENES)} right", *wrong, sep="\n")
+    assert len(SCENES) - len(wrong) >= ENOUGH, wrong
