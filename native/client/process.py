@@ -23,7 +23,11 @@ log = logging.getLogger(__name__)
 
 PACK = Path(__file__).resolve().parents[2]
 # Not `-m`: the Python that ComfyUI's portable build brings ignores PYTHONPATH.
-_START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from native.runner.__main__ import main; main()"
+# And without the current folder, where ComfyUI has modules of its own.
+_START = (
+    "import sys; sys.path[:] = [sys.argv.pop(1), *filter(None, sys.path)]; "
+    "from native.runner.__main__ import main; main()"
+)
 _STDERR_LINES = 60
 _ENVIRONMENT = {
     "GGML_NO_BACKTRACE": "1",  # an abort would start a debugger on itself, for seconds

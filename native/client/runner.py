@@ -159,6 +159,10 @@ class Runner:
     def _mourn(self, process: RunnerProcess, death: ProcessDied) -> None:
         if process.closed:
             raise RunnerError("The runner was closed while it worked on this.") from death
+        with self._starting:  # also one that not even SIGKILL ends yet, held up in a driver
+            if self._process is process:
+                self._process = None
+        process.close()
         log.warning("The process that runs the models ended: %s", death)
         if process.loading_drivers and self.trouble is None:
             self.trouble = (
@@ -246,8 +250,13 @@ class Runner:
         timeout: float | None = None,
     ) -> dict[str, Any]:
         """Send a request and wait for its answer; raises ProcessDied, _Missing, Cancelled and what the answer says."""
-        call = process.send(request, payload)
         patience = timeout or self._timeout
+        watchdog = threading.Timer(patience, process.kill)  # a process that reads nothing would block the writing
+        watchdog.start()
+        try:
+            call = process.send(request, payload)
+        finally:
+            watchdog.cancel()
         try:
             reply = _final_reply(process, call, patience, cancelled, progress)
         except ProcessDied:

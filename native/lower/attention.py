@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import torch
 
 from ..trace.graph import Window
@@ -108,15 +107,18 @@ def rope(low: Lowering, out: Window, x: Window, table: Window) -> int:
     odd, even = (b.window(source, [(1, 1), (pairs, 2)], offset) for offset in (1, 0))
     swapped = b.op("concat", odd, even, ne=(2, pairs), parameters=(0,))
     layout = Layout.of(x.shape, stride)
-    turned = binary(b, "mul", Operand(source, x.shape, stride), low.computed(("rope", tokens), own, table), layout)
-    crossed = binary(b, "mul", Operand(swapped, x.shape, stride), low.computed(("crossed rope", tokens), other, table), layout)
+    own_factor = low.computed(("rope own", tokens), own, table)
+    other_factor = low.computed(("rope other", tokens), other, table)
+    turned = binary(b, "mul", Operand(source, x.shape, stride), own_factor, layout)
+    crossed = binary(b, "mul", Operand(swapped, x.shape, stride), other_factor, layout)
     result = b.op("add", b.reshape(turned, (x.numel,)), b.reshape(crossed, (x.numel,)), ne=(x.numel,))
     return low.natural(result, out)
 
 
 @handler("comfy_kitchen.apply_rope.default")
-def rope_both(low: Lowering, outs: tuple[Window, Window], query: Window, key: Window, table: Window) -> tuple[int, int]:
+def rope_both(low: Lowering, out: Window, query: Window, key: Window, table: Window) -> tuple[int, int]:
     """Rotate queries and keys by the same table."""
-    return rope(low, outs[0], query, table), rope(low, outs[1], key, table)
+    other = low.output(1)
+    return rope(low, out, query, table), rope(low, other, key, table)
 
 

@@ -50,18 +50,24 @@ class Builder:
     def constant(self, array: np.ndarray) -> int:
         """A tensor of fixed values: F32, F16 or I32, in torch order, at most four dimensions."""
         array = np.ascontiguousarray(array)
-        for key, known in self.constants.items():
-            if known.dtype == array.dtype and known.shape == array.shape and np.array_equal(known, array):
-                break
-        else:
-            key = f"constant.{len(self.constants)}"
-            self.constants[key] = array
+        same = (
+            key
+            for key, known in self.constants.items()
+            if known.dtype == array.dtype and known.shape == array.shape and np.array_equal(known, array)
+        )
+        key = next(same, f"constant.{len(self.constants)}")
+        self.constants[key] = array
         type_ = {"float32": "F32", "float16": "F16", "int32": "I32"}[array.dtype.name]
         return self.leaf("constant", key, type_, tuple(reversed(array.shape)))
 
     def op(
-        self, name: str, *sources: int, ne: Sequence[int], type_: str = "F32", parameters: Sequence[int | float | str] = ()
-    ) -> int:  # fmt: skip
+        self,
+        name: str,
+        *sources: int,
+        ne: Sequence[int],
+        type_: str = "F32",
+        parameters: Sequence[int | float | str] = (),
+    ) -> int:
         """An operation; small ones that already stand in the program are not repeated."""
         tensor = Tensor("op", name, type_, four(ne), tuple(sources), tuple(parameters))
         return self._append(tensor, name in ("view", "reshape", "permute") or self.nbytes(tensor) <= _SHARED_BYTES)

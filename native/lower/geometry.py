@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -167,7 +168,7 @@ def rows(b: Builder, x: Operand, inner: int = 1) -> int:
     )
     if fits:
         lead = [(n, s[0]) for n, s in collapse(head, [x.stride[: len(head)]])] if math.prod(head) != 1 else []
-        descending = all(a[1] >= c[1] for a, c in zip(lead, lead[1:], strict=False))
+        descending = all(a[1] >= c[1] for a, c in itertools.pairwise(lead))
         if len(lead) <= 3 and descending and all(s >= length for _, s in lead):
             return b.window(x.tensor, [(length, 1), *reversed(lead)], x.offset)
     return b.reshape(dense(b, x), (length, math.prod(head)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -56,17 +56,18 @@ class Lowered:
     places: list[str] = field(default_factory=list)
 
 
-Handler = Callable[..., int]
+Handler = Callable[..., int | tuple[int, ...]]  # one tensor, or one for each output
+HandlerType = TypeVar("HandlerType", bound=Handler)
 HANDLERS: dict[str, Handler] = {}
 
 _FILLS = {"zeros_like": 0.0, "ones_like": 1.0, "empty_like": 0.0, "new_zeros": 0.0, "new_ones": 1.0, "new_empty": 0.0}
 _CONSTANT, _CALL, _DEVICE = range(3)  # what a storage hangs on: the shape alone, host inputs, device inputs or weights
 
 
-def handler(*names: str) -> Callable[[Handler], Handler]:
-    """Register a function (lowering, out, *args, **kwargs) -> tensor for aten operations, in-place forms included."""
+def handler(*names: str) -> Callable[[HandlerType], HandlerType]:
+    """Register a function (lowering, first output, *args, **kwargs) for aten operations, in-place forms included."""
 
-    def register(function: Handler) -> Handler:
+    def register(function: HandlerType) -> HandlerType:
         for name in names:
             HANDLERS[name] = function
         return function
@@ -82,7 +83,9 @@ def is_host_input(window: Window) -> bool:
 class Lowering:
     """The state of one walk. Handlers ask it for operands and give it tensors."""
 
-    def __init__(self, trace: Trace, weights: Mapping[str, WeightType], options: LowerOptions, ranks: Mapping[str, int]):
+    def __init__(
+        self, trace: Trace, weights: Mapping[str, WeightType], options: LowerOptions, ranks: Mapping[str, int]
+    ) -> None:
         self.trace = trace
         self.weights = weights
         self.options = options
@@ -168,8 +171,12 @@ class Lowering:
         return self.constants.window(window)
 
     def computed(
-        self, name: Hashable, function: Callable[..., torch.Tensor], *windows: Window, dtype: torch.dtype = torch.float32
-    ) -> Operand:  # fmt: skip
+        self,
+        name: Hashable,
+        function: Callable[..., torch.Tensor],
+        *windows: Window,
+        dtype: torch.dtype = torch.float32,
+    ) -> Operand:
         """What a torch function makes of host windows, computed where those are: now, or at every call.
 
         name: says what the function computes; the same name on the same windows is computed once.
@@ -193,6 +200,13 @@ class Lowering:
         return Window(storage, shape, contiguous_stride(shape), 0, dtype)
 
     # -- results
+
+    def output(self, number: int) -> Window:
+        """One of the outputs of the step at hand."""
+        assert self.step is not None
+        window = self.step.outputs[number]
+        assert window is not None
+        return window
 
     @staticmethod
     def layout(out: Window) -> Layout:
@@ -296,12 +310,10 @@ class Lowering:
                 "Please report the model and this line."
             )
         try:
-            if len(step.outputs) > 1 and name in MULTIPLE:
-                for out, tensor in zip(step.outputs, function(self, step.outputs, *step.args, **step.kwargs), strict=True):  # type: ignore[call-overload]
-                    self.bind(out, tensor)
-            else:
-                out = step.outputs[0]
-                self.bind(out, function(self, out, *step.args, **step.kwargs))
+            result = function(self, step.outputs[0], *step.args, **step.kwargs)
+            for out, tensor in zip(step.outputs, result if isinstance(result, tuple) else (result,), strict=False):
+                assert out is not None
+                self.bind(out, tensor)
         except (ValueError, TypeError, AssertionError) as error:
             raise LowerError(f"{self._where()}: {error}") from error
 
@@ -309,7 +321,8 @@ class Lowering:
         window = step.outputs[0]
         assert window is not None
         value = _FILLS[name] if name in _FILLS else step.args[-1]
-        self.constants.flat[window.storage] = torch.full((self.trace.storages[window.storage],), value, dtype=window.dtype)
+        size = self.trace.storages[window.storage]
+        self.constants.flat[window.storage] = torch.full((size,), value, dtype=window.dtype)
         self.level[window.storage] = _CONSTANT
 
     def _host_step(self, step: Step, level: int) -> None:
@@ -323,8 +336,12 @@ class Lowering:
         target = step.args[0] if step.args else None
         if isinstance(target, Window) and target in step.outputs and self.is_constant(target):
             self._constant_per_call(target)
-        frozen = with_windows((step.args, step.kwargs), lambda w: self.constants.window(w).clone() if self.is_constant(w) else w)
-        self.host.items.append(replace(step, args=frozen[0], kwargs=frozen[1]))
+
+        def frozen(window: Window) -> Any:
+            return self.constants.window(window).clone() if self.is_constant(window) else window
+
+        args, kwargs = with_windows((step.args, step.kwargs), frozen)
+        self.host.items.append(replace(step, args=args, kwargs=kwargs))
         self.level.update(dict.fromkeys(outputs, _CALL))
 
     def _constant_per_call(self, window: Window) -> None:
@@ -340,9 +357,6 @@ class Lowering:
         return f"{place} ({self.step.name})"
 
 
-MULTIPLE = {"comfy_kitchen.apply_rope.default"}  # operations whose handlers give one tensor per output
-
-
 def _weight_ne(shape: Shape) -> Shape:
     ne = tuple(reversed(shape)) or (1,)
     return ne if len(ne) <= 4 else (*ne[:3], int(np.prod(ne[3:])))
@@ -353,12 +367,15 @@ def _within_four(array: np.ndarray) -> np.ndarray:
 
 
 def lower(
-    trace: Trace, weights: Mapping[str, WeightType], options: LowerOptions = LowerOptions(), ranks: Mapping[str, int] | None = None
-) -> Lowered:  # fmt: skip
+    trace: Trace,
+    weights: Mapping[str, WeightType],
+    options: LowerOptions | None = None,
+    ranks: Mapping[str, int] | None = None,
+) -> Lowered:
     """Lower a trace to a program.
 
     weights: the types and shapes that the parameters have on the device; ranks: parameters with a low-rank branch, and
     its rank; the branch's matrices are the weights `NAME.lora_down` [rank, in] and `NAME.lora_up` [out, rank].
     Raises LowerError where an operation has no handler, naming it, the model and the module.
     """
-    return Lowering(trace, weights, options, ranks or {}).run()
+    return Lowering(trace, weights, options or LowerOptions(), ranks or {}).run()

@@ -44,39 +44,34 @@ def cat(low: Lowering, out: Window, parts: Sequence[Window], dim: int = 0) -> in
 
 
 def _concat(low: Lowering, first: Operand, second: Operand, dim: int) -> Operand:
-    """Two tensors along a dimension: dimensions before it merged, those after it too, where both allow it."""
+    """Two tensors along a dimension."""
     b = low.b
     shape = tuple(n + second.shape[dim] if i == dim else n for i, n in enumerate(first.shape))
-    for _ in range(2):
-        sides = []
-        for x in (first, second):
-            before = collapse_like(first, second, x, range(dim))
-            after = collapse_like(first, second, x, range(dim + 1, len(shape)))
-            sides.append((before, [(x.shape[dim], x.stride[dim] if x.shape[dim] != 1 else _pitch(after))], after))
-        if all(strided_dimensions(sum(side, [])) <= 4 and all(s for _, s in sum(side, [])) for side in sides):
+    for whole in (False, True):
+        if whole:
+            first, second = (Operand(dense(b, x), x.shape, contiguous_stride(x.shape)) for x in (first, second))
+        groups, inner = _concat_groups(first, second, dim)
+        if all(strided_dimensions(each) <= 4 and all(stride for _, stride in each) for each in groups):
             break
-        first, second = (Operand(dense(b, x), x.shape, contiguous_stride(x.shape)) for x in (first, second))
-    groups = [sum(side, []) for side in sides]
-    tensors = [view(b, x, g) for x, g in zip((first, second), groups, strict=True)]
-    position = len(sides[0][0])
-    axis = len(groups[0]) - 1 - position
-    ne = [b[tensors[0]].ne[i] + (b[tensors[1]].ne[i] if i == axis else 0) for i in range(4)]
-    return Operand(b.op("concat", *tensors, ne=ne, parameters=(axis,)), shape, contiguous_stride(shape))
+    tensors = [view(b, x, each) for x, each in zip((first, second), groups, strict=True)]
+    ne = [n + (b[tensors[1]].ne[axis] if axis == inner else 0) for axis, n in enumerate(b[tensors[0]].ne)]
+    return Operand(b.op("concat", *tensors, ne=ne, parameters=(inner,)), shape, contiguous_stride(shape))
 
 
-def _pitch(after: list[tuple[int, int]]) -> int:
-    """A stride for a dimension of one element that keeps it next to what follows it."""
-    return after[0][0] * after[0][1] if after else 1
-
-
-def collapse_like(first: Operand, second: Operand, x: Operand, dims: range) -> list[tuple[int, int]]:
-    """x's dimensions in a range, merged where both operands allow it."""
-    shape = tuple(x.shape[i] for i in dims)
-    if all(n == 1 for n in shape):
-        return []
-    strides = [tuple(o.stride[i] for i in dims) for o in (first, second)]
-    k = 0 if x is first else 1
-    return [(n, s[k]) for n, s in collapse(shape, strides)]
+def _concat_groups(first: Operand, second: Operand, dim: int) -> tuple[list[list[tuple[int, int]]], int]:
+    """(elements, stride) of both: dimensions before `dim` merged, those after it too; and how many come after it."""
+    parts = []
+    for dims in (range(dim), range(dim + 1, len(first.shape))):
+        shape = tuple(first.shape[i] for i in dims)
+        strides = [tuple(x.stride[i] for i in dims) for x in (first, second)]
+        parts.append(collapse(shape, strides) if math.prod(shape) != 1 else [])
+    before, after = parts
+    groups = []
+    for k, x in enumerate((first, second)):
+        head, tail = ([(n, stride[k]) for n, stride in part] for part in (before, after))
+        pitch = tail[0][0] * tail[0][1] if tail else 1  # keeps a single element next to what follows it
+        groups.append([*head, (x.shape[dim], x.stride[dim] if x.shape[dim] != 1 else pitch), *tail])
+    return groups, len(after)
 
 
 @handler("stack")

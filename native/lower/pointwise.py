@@ -13,6 +13,8 @@ from .lowering import LowerError, Lowering, handler
 
 Argument = Window | float | int
 
+_LARGEST = 3.4028234e38  # of F32
+
 
 def _scaled(low: Lowering, out: Window, x: Window, factor: float, bias: float = 0.0) -> int:
     return unary(low.b, "scale", low.operand(x), low.layout(out), (float(factor), float(bias)))
@@ -40,7 +42,8 @@ def add(low: Lowering, out: Window, first: Argument, second: Argument, alpha: fl
     number = _number(low, first)
     if number is not None and isinstance(second, Window):
         return _scaled(low, out, second, alpha, number)
-    assert isinstance(first, Window) and isinstance(second, Window)
+    assert isinstance(first, Window)
+    assert isinstance(second, Window)
     if alpha == 1:
         return _two(low, "add", out, first, second)
     scaled = low.temporary(second.shape)
@@ -69,7 +72,8 @@ def mul(low: Lowering, out: Window, first: Argument, second: Argument) -> int:
         number = _number(low, other)
         if number is not None and isinstance(one, Window):
             return _scaled(low, out, one, number)
-    assert isinstance(first, Window) and isinstance(second, Window)
+    assert isinstance(first, Window)
+    assert isinstance(second, Window)
     return _two(low, "mul", out, first, second)
 
 
@@ -146,13 +150,14 @@ def rsqrt(low: Lowering, out: Window, x: Window) -> int:
 
 
 @handler("clamp", "clamp_min", "hardtanh")
-def clamp(low: Lowering, out: Window, x: Window, low_limit: float | None = None, high_limit: float | None = None, **limits: float) -> int:
+def clamp(
+    low: Lowering, out: Window, x: Window, smallest: float | None = None, largest: float | None = None, **limits: float
+) -> int:
     """x within limits."""
-    smallest = limits.get("min", low_limit)
-    largest = limits.get("max", high_limit)
-    bounds = (-math.inf if smallest is None else float(smallest), math.inf if largest is None else float(largest))
-    finite = tuple(max(min(v, 3.4028234e38), -3.4028234e38) for v in bounds)
-    return unary(low.b, "clamp", low.operand(x), low.layout(out), finite)
+    smallest = limits.get("min", smallest)
+    largest = limits.get("max", largest)
+    bounds = (-_LARGEST if smallest is None else float(smallest), _LARGEST if largest is None else float(largest))
+    return unary(low.b, "clamp", low.operand(x), low.layout(out), bounds)
 
 
 @handler("clamp_max")

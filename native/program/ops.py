@@ -25,9 +25,11 @@ def _binary(*parameters: str) -> Operation:
     return Operation((2, 2), parameters)
 
 
+# one source and no parameter
 UNARY = (
-    "silu gelu gelu_erf gelu_quick relu tanh sigmoid neg abs exp sqr sqrt log sin cos sum_rows mean".split()
-)  # one source, no parameter, computed row by row
+    "silu", "gelu", "gelu_erf", "gelu_quick", "relu", "tanh", "sigmoid", "neg", "abs", "exp", "sqr", "sqrt", "log",
+    "sin", "cos", "sum_rows", "mean",
+)  # fmt: skip
 
 OPERATIONS: dict[str, Operation] = {
     # geometry: no arithmetic; offsets and strides (nb) in bytes, dimensions in ggml's order

@@ -11,7 +11,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    unset_fake_temporarily,
+)
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
@@ -80,10 +86,10 @@ _WHOLE: dict[Any, tuple[str, Callable[..., Any] | None]] = {
 class _WholeMode(TorchFunctionMode):
     """Records the functions of `_WHOLE` as one step each."""
 
-    def __init__(self, recorder: _Recorder, inner: _OperationMode) -> None:
+    def __init__(self, recorder: _Recorder, operations: _OperationMode) -> None:
         super().__init__()
         self.recorder = recorder
-        self.inner = inner
+        self.operations = operations
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -91,7 +97,7 @@ class _WholeMode(TorchFunctionMode):
         if whole is None:
             return func(*args, **kwargs)
         name, shape = whole
-        with self.inner.paused():
+        with self.operations.paused():
             result = (shape or func)(*args, **kwargs)
         self.recorder.add(name, func, args, kwargs, result)
         return result
@@ -177,7 +183,7 @@ def trace(model: str, module: torch.nn.Module, function: Function, inputs: dict[
         try:
             with _places(module, recorder), operations, _WholeMode(recorder, operations):
                 result = torch.func.functional_call(_Whole(module, function), replaced, (fakes,))
-        except (torch._subclasses.fake_tensor.DataDependentOutputException, torch.fx.experimental.symbolic_shapes.GuardOnDataDependentSymNode) as error:
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
             place = recorder.places[-1] if recorder.places else model
             raise TraceError(
                 f"{model} cannot be traced: {place} asks for a value while it runs ({error}). "

@@ -63,7 +63,7 @@ def test_operation_with_outliers(case: Case, place: Place, runner: Runner) -> No
     assert error <= (place.gelu if case.gelu else place.exact)
 
 
-@pytest.mark.parametrize("kind, tolerance", [("F32", 1.0), ("F16", 200.0)])
+@pytest.mark.parametrize(("kind", "tolerance"), [("F32", 1.0), ("F16", 200.0)])
 @pytest.mark.parametrize("name", ["attention", "attention mask"])
 def test_flash_attention(name: str, kind: str, tolerance: float, place: Place, runner: Runner) -> None:
     """Long sequences take flash attention; K and V in F16 cost accuracy, in F32 they do not."""
