@@ -1,0 +1,105 @@
+"""Tracing: what it records, what it refuses, and that nobody else notices."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from native.trace import Trace, trace
+from native.trace.record import TraceError
+
+SEEN_BY_ALL = (
+    (torch.nn.Module, "__call__"), (torch.nn.Module, "__getattr__"), (F, "linear"), (F, "scaled_dot_product_attention"),
+    (torch, "rms_norm"), (torch, "matmul"),
+)  # fmt: skip
+
+
+class Block(torch.nn.Module):
+    """A little of everything: a layer, a constant, a shape-dependent table."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(8, device=device)
+        self.layer = torch.nn.Linear(8, 8, device=device)
+        self.angles = torch.linspace(0, 1, 8)  # no parameter, no buffer: a real tensor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(self.norm(x)) * self.angles + torch.arange(x.shape[1])[:, None]
+
+
+def _traced(shape: tuple[int, ...] = (1, 4, 8)) -> Trace:
+    return trace("a block", Block("meta"), lambda m, t: m(t["x"]), {"x": torch.zeros(shape)})
+
+
+def test_steps_name_the_module_they_come_from() -> None:
+    """And layers stay whole."""
+    steps = {step.name: step.place for step in _traced().steps}
+    assert steps["linear"] == "layer"
+    assert steps["aten.native_layer_norm.default"] == "norm"
+
+
+def test_views_are_no_steps() -> None:
+    """They are in the windows of the steps that use them."""
+    traced = trace("views", Block("meta"), lambda m, t: t["x"].transpose(1, 2)[:, 2:4] * 2, {"x": torch.zeros(1, 4, 8)})
+    assert [step.name for step in traced.steps] == ["aten.mul.Tensor"]
+    assert traced.steps[0].args[0].shape == (1, 2, 4)
+    assert traced.steps[0].args[0].offset == 2
+
+
+def test_constants_keep_their_values() -> None:
+    """A tensor that is neither parameter nor buffer is known when the trace is lowered."""
+    (angles,) = _traced().constants.values()
+    assert torch.equal(angles, torch.linspace(0, 1, 8))
+
+
+def test_value_dependent_code_is_refused_with_its_place() -> None:
+    """Only a real run knows which branch is taken."""
+
+    def branch(m: Block, t: dict[str, torch.Tensor]) -> torch.Tensor:
+        return t["x"] if t["x"].sum() > 0 else -t["x"]
+
+    with pytest.raises(TraceError, match="the brancher cannot be traced"):
+        trace("the brancher", Block("meta"), branch, {"x": torch.zeros(1, 4, 8)})
+
+
+def test_another_thread_sees_nothing() -> None:
+    """While a module is traced, torch computes as ever elsewhere, and nothing that all share is swapped."""
+    before = [getattr(owner, name) for owner, name in SEEN_BY_ALL]
+    model, x = Block("cpu"), torch.randn(2, 4, 8)
+    with torch.no_grad():
+        expected = model(x)
+    inside, done, faults = threading.Event(), threading.Event(), []
+
+    def elsewhere() -> None:
+        inside.wait(10)
+        with torch.no_grad():
+            result = model(x)
+        if type(result) is not torch.Tensor or not torch.equal(result, expected):
+            faults.append(result)
+        if [getattr(owner, name) for owner, name in SEEN_BY_ALL] != before:
+            faults.append("something that all share was swapped")
+        done.set()
+
+    def slow(m: Block, t: dict[str, torch.Tensor]) -> torch.Tensor:
+        y = m(t["x"])
+        inside.set()
+        assert done.wait(10)
+        return m(y)
+
+    other = threading.Thread(target=elsewhere)
+    other.start()
+    traced = trace("a block", Block("meta"), slow, {"x": torch.zeros(1, 4, 8)})
+    other.join()
+    assert not faults
+    assert [step.name for step in traced.steps].count("linear") == 2
+
+
+def test_module_is_left_as_it_was() -> None:
+    """No hooks, no fake parameters."""
+    module = Block("meta")
+    trace("a block", module, lambda m, t: m(t["x"]), {"x": torch.zeros(1, 4, 8)})
+    assert all(p.device.type == "meta" for p in module.parameters())
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
