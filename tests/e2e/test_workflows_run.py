@@ -27,8 +27,12 @@ def test_the_lora_counts(comfyui: Client) -> None:
     """At strength zero the picture is that of the model alone."""
     with_lora = workflow("lora")
     off = {"LoraLoader": {"strength_model": 0.0, "strength_clip": 0.0}}
-    prompt = with_lora[node_id(with_lora, "CLIPTextEncode")]["inputs"]["text"]
-    alone = comfyui.draw(changed(workflow("text_to_image"), {"CLIPTextEncode": {"text": prompt}}))
+    same = {name: with_lora[node_id(with_lora, name)]["inputs"] for name in ("GGMLDiffusionModel", "CLIPTextEncode")}
+    plain = {
+        "GGMLDiffusionModel": {"model_name": same["GGMLDiffusionModel"]["model_name"]},
+        "CLIPTextEncode": {"text": same["CLIPTextEncode"]["text"]},
+    }
+    alone = comfyui.draw(changed(workflow("text_to_image"), plain))
     np.testing.assert_array_equal(comfyui.draw(changed(with_lora, off)), alone)
     assert not np.array_equal(comfyui.draw(with_lora), alone)
 
