@@ -145,6 +145,7 @@ class RunnerProcess:
             self._stderr.append(f"{error}\n")
             self._process.kill()
         self._process.wait()
+        self._process.stdout.close()
         errors.join(2)
         with self._lock:
             self._ended.set()
@@ -177,7 +178,8 @@ class RunnerProcess:
 
     def _keep_stderr(self) -> None:
         assert self._process.stderr
-        for line in self._process.stderr:
-            text = line.decode(errors="replace")
-            self._stderr.append(text)
-            log.debug("runner: %s", text.rstrip())
+        with self._process.stderr as lines:
+            for line in lines:
+                text = line.decode(errors="replace")
+                self._stderr.append(text)
+                log.debug("runner: %s", text.rstrip())

@@ -203,8 +203,9 @@ class Runner:
                 else:
                     self._exchange(process, {"do": "program", "digest": program.digest}, program.to_bytes())
         if finite and not all(reply["finite"]):
+            files = " or ".join(path for path, _, _ in weights.files) or "Its file"
             raise RunnerError(
-                f"{weights.name} on {device} computed values that are infinite or no numbers. The file may be damaged, "
+                f"{weights.name} on {device} computed values that are infinite or no numbers. {files} may be damaged, "
                 "or this device's arithmetic too coarse for it: try another file, or the device CPU."
             )
         return read_outputs(process.arena, program)

@@ -167,10 +167,9 @@ class Service:
             raise Missing("arrays are still to come", what="arrays", digests=missing)
         files_key = (header["files_digest"], device.name)
         if files_key not in self._files:
-            files = FileWeights(weights, device)
             report = self._progress(header["id"])
-            self._with_room(device, lambda: files.load(report, self._is_aborted, self._largest))
-            self._files[files_key] = files
+            load = partial(FileWeights, weights, device, report, self._is_aborted, self._largest)
+            self._files[files_key] = self._with_room(device, load)
         arrays = {name: digest for name, digest, _, _ in header["arrays"]}
         return Model(weights.name, self._files[files_key], files_key[0], arrays, store)
 

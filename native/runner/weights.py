@@ -28,14 +28,29 @@ class WeightsError(RequestError):
 
 
 class FileWeights:
-    """The file-backed parameters of a weight set, on one device."""
+    """The file-backed parameters of a weight set, on one device: mapped or uploaded when this is made.
 
-    def __init__(self, weights: WeightSet, device: Device) -> None:
+    Raises WeightsError, OutOfMemory or Aborted, and then holds nothing.
+    """
+
+    def __init__(
+        self,
+        weights: WeightSet,
+        device: Device,
+        progress: Progress,
+        aborted: Callable[[], bool],
+        largest: int | None,
+    ) -> None:
         self.mapped = 0  # bytes used in place, from the page cache
         self._weights = weights
         self._maps: dict[str, np.ndarray] = {}
         parameters = weights.parameters.values()
         self.placed = describe(device, ((p.name, p.type, torch_shape_to_ne(p.shape)) for p in parameters))
+        try:
+            self._load(progress, aborted, largest)
+        except BaseException:
+            self.free()
+            raise
 
     @property
     def copied(self) -> int:
@@ -49,26 +64,21 @@ class FileWeights:
         except WeightFileError as error:
             raise WeightsError(str(error)) from error
 
-    def load(self, progress: Progress, aborted: Callable[[], bool], largest: int | None) -> None:
-        """Map or upload everything; raises WeightsError, OutOfMemory or Aborted and then holds nothing."""
-        try:
-            self.check_files()
-            self._maps = {path: _map(path) for path, _, _ in self._weights.files}
-            parameters = list(self._weights.parameters.values())
-            copied = parameters if self.placed.device.type != "CPU" else self._use_in_place(parameters)
-            allocate(self.placed, [p.name for p in copied], f"the weights of {self._weights.name}", largest)
-            self._upload(copied, progress, aborted)
-            if not self.mapped:
-                self._maps.clear()
-        except BaseException:
-            self.free()
-            raise
-
     def free(self) -> None:
         """Give everything back."""
         self.placed.free()
         self._maps.clear()
         self.mapped = 0
+
+    def _load(self, progress: Progress, aborted: Callable[[], bool], largest: int | None) -> None:
+        self.check_files()
+        self._maps = {path: _map(path) for path, _, _ in self._weights.files}
+        parameters = list(self._weights.parameters.values())
+        copied = parameters if self.placed.device.type != "CPU" else self._use_in_place(parameters)
+        allocate(self.placed, [p.name for p in copied], f"the weights of {self._weights.name}", largest)
+        self._upload(copied, progress, aborted)
+        if not self.mapped:
+            self._maps.clear()
 
     def _use_in_place(self, parameters: list[Parameter]) -> list[Parameter]:
         """Point what needs no conversion into the mapped files; returns the rest."""
