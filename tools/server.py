@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -80,6 +81,9 @@ def lay_out(options: ServerOptions) -> None:
     for name in ("custom_nodes", "input", "output", "temp", "user", "models"):
         (options.base / name).mkdir(parents=True, exist_ok=True)
     link_folder(options.base / "custom_nodes" / PACK_NAME, options.pack)
+    example = options.comfyui / "input" / "example.png"  # what every ComfyUI has, and image_to_image.json loads
+    if example.exists():
+        shutil.copy(example, options.base / "input")
     folders = {name: str(options.models / name) for name in MODEL_FOLDERS}
     # JSON is YAML too, and quotes whatever a path may hold.
     (options.base / "models.yaml").write_text(json.dumps({"micro": folders}, indent=2), encoding="utf-8")

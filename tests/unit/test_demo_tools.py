@@ -84,6 +84,13 @@ def test_the_pack_is_linked_and_models_are_named_in_folders_with_spaces(tmp_path
     assert folders["vae"] == str(tmp_path / "my models" / "vae")
 
 
+def test_the_picture_that_workflows_load_is_there(tmp_path):
+    (tmp_path / "input").mkdir()
+    (tmp_path / "input" / "example.png").write_bytes(b"picture")
+    server.lay_out(options(tmp_path, tmp_path))
+    assert (tmp_path / "a base" / "input" / "example.png").read_bytes() == b"picture"
+
+
 def test_a_real_folder_in_the_place_of_the_link_is_not_deleted(tmp_path):
     kept = tmp_path / "a base" / "custom_nodes" / server.PACK_NAME / "notes.txt"
     kept.parent.mkdir(parents=True)
