@@ -57,16 +57,16 @@ def _plain(
     b = low.b
     batch, heads, tokens, _ = query.shape
     keys = key.shape[2]
-    scores = b.op(
-        "mul_mat", batched(b, _heads(low, key)), batched(b, _heads(low, query)),
-        ne=(keys, tokens, heads, batch), parameters=("F32",),
-    )  # fmt: skip
+    left, right = (low.reduced(batched(b, _heads(low, x))) for x in (key, query))
+    scores = b.op("mul_mat", left, right, ne=(keys, tokens, heads, batch), parameters=("F32",))
+    factor *= low.options.activation_scale**2  # instead of restoring the scores
     masks = [m for m in (_mask(low, mask, tokens),) if m is not None]
     weights = b.op("soft_max", scores, *masks, ne=b[scores].ne, parameters=(factor,))
     columns = low.operand(value).permuted((0, 1, 3, 2))
     transposed = b.reshape(dense(b, columns), (keys, value.shape[3], heads, batch))
     ne = (value.shape[3], tokens, heads, batch)
-    return low.natural(b.op("mul_mat", transposed, weights, ne=ne, parameters=("F32",)), out)
+    result = b.op("mul_mat", low.reduced(transposed), weights, ne=ne, parameters=("F32",))
+    return low.natural(low.restored(result), out)
 
 
 def _flash(

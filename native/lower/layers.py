@@ -37,16 +37,10 @@ def _matrix(low: Lowering, weight: Window) -> int:
 
 
 def _multiply(low: Lowering, matrix: int, columns: int) -> int:
-    """ggml's mul_mat with F32 accumulation; large activations are kept within F16 where the options ask for it."""
-    b = low.b
-    scale = low.options.activation_scale if b[matrix].type != "F32" else 1.0
-    if scale != 1.0:
-        columns = b.op("scale", columns, ne=b[columns].ne, parameters=(1.0 / scale, 0.0))
-    ne = (b[matrix].ne[1], *b[columns].ne[1:])
-    result = b.op("mul_mat", matrix, columns, ne=ne, parameters=("F32",))
-    if scale != 1.0:
-        result = b.op("scale", result, ne=ne, parameters=(scale, 0.0))
-    return result
+    """ggml's mul_mat of weights with activations."""
+    ne = (low.b[matrix].ne[1], *low.b[columns].ne[1:])
+    result = low.b.op("mul_mat", matrix, low.reduced(columns), ne=ne, parameters=("F32",))
+    return low.restored(result)
 
 
 @handler("mm")
@@ -74,8 +68,9 @@ def bmm(low: Lowering, out: Window, first: Window, second: Window) -> int:
     batch, tokens, inner = first.shape
     left = b.reshape(dense(b, low.operand(first)), (inner, tokens, batch))
     right = b.reshape(dense(b, low.operand(second).permuted((0, 2, 1))), (inner, second.shape[2], batch))
-    result = b.op("mul_mat", right, left, ne=(second.shape[2], tokens, batch), parameters=("F32",))
-    return low.natural(result, out)
+    ne = (second.shape[2], tokens, batch)
+    result = b.op("mul_mat", low.reduced(right), low.reduced(left), ne=ne, parameters=("F32",))
+    return low.natural(low.restored(result, 2), out)
 
 
 @handler("convolution")
@@ -91,7 +86,10 @@ def convolution(
     kernel = low.stored(weight).tensor
     ne = tuple(reversed(out.shape))
     parameters = (*reversed(stride), *reversed(padding), *reversed(dilation))
-    result = b.op("conv_2d", kernel, picture, ne=ne, parameters=parameters)
+    if b[kernel].type == "F32":
+        result = b.op("conv_2d", kernel, picture, ne=ne, parameters=parameters)
+    else:  # ggml brings the picture to the kernel's type
+        result = low.restored(b.op("conv_2d", kernel, low.reduced(picture), ne=ne, parameters=parameters))
     if bias is not None:
         added = b.reshape(dense(b, low.operand(bias)), (1, 1, bias.numel))
         result = b.op("add", result, added, ne=ne)

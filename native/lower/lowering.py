@@ -28,8 +28,8 @@ class LowerOptions:
 
     flash: use flash attention where the scores of plain attention would take more than `flash_bytes`.
     kv_type: type of K and V in flash attention.
-    activation_scale: activations are divided by this before a multiplication with weights that are not F32 and
-    multiplied after it, for devices that would hold them as F16.
+    activation_scale: activations are divided by this before every matrix multiplication and the result is multiplied
+    by it, for models whose activations pass 65504 on devices that hold them as F16 while they multiply.
     """
 
     flash: bool = True
@@ -217,6 +217,22 @@ class Lowering:
         """A result that is contiguous in torch order, as `out` wants it in memory."""
         order = self.layout(out).order
         return dense(self.b, Operand(tensor, out.shape, contiguous_stride(out.shape)).permuted(order))
+
+    def reduced(self, tensor: int) -> int:
+        """Activations as they enter a matrix multiplication, within F16 where the options ask for it."""
+        scale = self.options.activation_scale
+        if scale == 1.0:
+            return tensor
+        return self.b.op("scale", self._packed(tensor), ne=self.b[tensor].ne, parameters=(1.0 / scale, 0.0))
+
+    def restored(self, tensor: int, factors: int = 1) -> int:
+        """The result of a multiplication of which so many factors were reduced."""
+        scale = self.options.activation_scale**factors
+        return tensor if scale == 1.0 else self.b.op("scale", tensor, ne=self.b[tensor].ne, parameters=(scale, 0.0))
+
+    def _packed(self, tensor: int) -> int:
+        """A contiguous tensor, which is all that ggml scales."""
+        return self.b.cont(tensor) if self.b[tensor].name in ("view", "permute") else tensor
 
     def bind(self, out: Window, tensor: int) -> None:
         """Make a tensor that lies as `layout(out)` says the content of that window."""

@@ -170,7 +170,8 @@ def trace(model: str, module: torch.nn.Module, function: Function, inputs: dict[
     recorder = _Recorder()
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     named = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
-    with mode, torch.no_grad():
+    # In inference mode, in which ComfyUI runs nodes, torch leaves composite operations whole.
+    with torch.inference_mode(False), mode, torch.no_grad():
         weights = {
             name: torch.empty(tuple(p.shape), dtype=torch.float32 if p.is_floating_point() else p.dtype)
             for name, p in named.items()

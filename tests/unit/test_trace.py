@@ -103,3 +103,10 @@ def test_module_is_left_as_it_was() -> None:
     trace("a block", module, lambda m, t: m(t["x"]), {"x": torch.zeros(1, 4, 8)})
     assert all(p.device.type == "meta" for p in module.parameters())
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+
+
+def test_inference_mode_changes_nothing() -> None:
+    """ComfyUI runs nodes in it."""
+    with torch.inference_mode():
+        inside = _traced()
+    assert [step.name for step in inside.steps] == [step.name for step in _traced().steps]
