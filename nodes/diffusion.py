@@ -14,6 +14,7 @@ from .files import fingerprint, model_names, model_path
 from .model_patcher import RemotePatcher
 from .placement import AUTO, check_device, device_options, diffusion_device, load_device
 from .remote_module import MetaOperations
+from .sizes import sizes_of
 
 
 def load_diffusion(weights: WeightSet, device: str) -> RemotePatcher:
@@ -22,14 +23,17 @@ def load_diffusion(weights: WeightSet, device: str) -> RemotePatcher:
     Raises WeightFileError when the tensors are of no model that core knows, or not all of it.
     """
     shapes = {name: torch.empty(parameter.shape, device="meta") for name, parameter in weights.parameters.items()}
-    config = comfy.model_detection.model_config_from_unet(shapes, "")
-    if config is None:
-        raise WeightFileError(f"{weights.files[0][0]} is a {weights.name} of a kind that this ComfyUI does not know.")
-    ratio = shapes["double_blocks.0.img_mlp.0.weight"].shape[0] / config.unet_config["hidden_size"]
-    config.unet_config["mlp_ratio"] = ratio  # core takes FLUX.1's 4.0
-    config.custom_operations = MetaOperations
-    config.set_inference_dtype(torch.float32, None)
-    model = config.get_model(shapes, device=torch.device("meta"))
+    with sizes_of(weights):
+        config = comfy.model_detection.model_config_from_unet(shapes, "")
+        if config is None:
+            raise WeightFileError(
+                f"{weights.files[0][0]} is a {weights.name} of a kind that this ComfyUI does not know."
+            )
+        ratio = shapes["double_blocks.0.img_mlp.0.weight"].shape[0] / config.unet_config["hidden_size"]
+        config.unet_config["mlp_ratio"] = ratio  # core takes FLUX.1's 4.0
+        config.custom_operations = MetaOperations
+        config.set_inference_dtype(torch.float32, None)
+        model = config.get_model(shapes, device=torch.device("meta"))
     model.diffusion_model = DiffusionModule(model.diffusion_model, weights, device)
     model.device = torch.device("cpu")
     return RemotePatcher(model, load_device(device), torch.device("cpu"))

@@ -15,6 +15,7 @@ from ..native.weights import vae as vae_weights
 from .files import fingerprint, model_names, model_path
 from .model_patcher import RemotePatcher
 from .placement import CPU, check_device, companion_device, device_options, load_device
+from .sizes import sizes_of
 from .vae_module import MODES, TileChoice, VAEModule
 
 GRID = 8  # pixels; tiles and overlaps are whole latents
@@ -53,9 +54,10 @@ class RemoteVAE(comfy.sd.VAE):
 
     def __init__(self, weights: WeightSet, device: str, tiles: TileChoice) -> None:
         """device: a ggml device by name. Raises WeightFileError when the weights are no whole autoencoder."""
-        parameters = vae_config(weights)
         with torch.device("meta"):
-            core = AutoencoderKL(**parameters)
+            with sizes_of(weights):
+                parameters = vae_config(weights)
+                core = AutoencoderKL(**parameters)
             # Given an autoencoder without weights, core's constructor sets all that its methods go by.
             super().__init__(core.state_dict(), load_device(device), {"params": parameters}, torch.float32)
         if "post_quant_conv.weight" not in weights.parameters:
