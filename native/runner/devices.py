@@ -10,6 +10,7 @@ from typing import Any
 
 from .errors import RequestError
 from .library import ggml, vulkan_traits
+from .work import LARGEST, LARGEST_CPU, LARGEST_SOFTWARE
 
 _TYPES = {0: "CPU", 1: "GPU", 2: "IGPU", 3: "ACCEL", 4: "META"}  # enum ggml_backend_dev_type
 _SOFTWARE = ("llvmpipe", "lavapipe", "swiftshader")
@@ -45,9 +46,11 @@ class Device:
         return self._backend
 
     @property
-    def slow(self) -> bool:
-        """Whether it computes on the processor."""
-        return self.type == "CPU" or self.software
+    def largest_segment(self) -> float:
+        """Arithmetic operations to give it before looking whether to go on."""
+        if self.software:
+            return LARGEST_SOFTWARE
+        return LARGEST_CPU if self.type == "CPU" else LARGEST
 
     @property
     def largest_buffer(self) -> int:

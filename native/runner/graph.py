@@ -86,7 +86,7 @@ class Graph:
         self.outputs = [_output(program, number, tensors) for number in range(len(program.outputs))]
         self.row_limits = _row_limits(rows)
         self._allocate(graph)
-        self.segments = _segments(graph, program, tensors, self.device.slow)
+        self.segments = _segments(graph, program, tensors, self.device.largest_segment)
 
     def _leaf(self, row: Tensor, weight: Callable[[str], Any]) -> Any:
         if row.kind == "input":
@@ -190,7 +190,7 @@ def _row_limits(rows: tuple[Tensor, ...]) -> dict[str, int]:
     return limits
 
 
-def _segments(graph: Any, program: Program, tensors: list[Any], slow: bool) -> list[tuple[Any, float]]:
+def _segments(graph: Any, program: Program, tensors: list[Any], largest: float) -> list[tuple[Any, float]]:
     """The graph as consecutive parts of one allocation.
 
     Each part is what ggml_graph_view makes, by hand because ggml's header does not export that function: the same
@@ -211,7 +211,7 @@ def _segments(graph: Any, program: Program, tensors: list[Any], slow: bool) -> l
     }
     amounts = [amount_of.get(address(whole.nodes[index].contents), 0.0) for index in range(count)]
     segments, start = [], 0
-    for end, fraction in cuts(amounts, slow):
+    for end, fraction in cuts(amounts, largest):
         part = type(whole).from_buffer_copy(whole)
         part.size = part.n_leafs = part.uid = 0
         part.n_nodes = end - start

@@ -8,8 +8,9 @@ from ..program import Tensor
 
 _PARTS = 50  # an abort is honoured within this part of a run
 _SMALLEST = 2e9  # operations; below this the cost of a cut (a wait for the device) would show
-_LARGEST = 1e12  # operations; about half a second on a middling GPU
-_LARGEST_SLOW = 1e11  # the same for a processor
+LARGEST = 1e12  # operations; about half a second on a middling GPU
+LARGEST_CPU = 1e11  # ggml's CPU backend also looks for an abort between any two operations
+LARGEST_SOFTWARE = 1e9  # a Vulkan driver that computes on the processor: about a second
 
 
 def flops(tensor: Tensor, sources: list[Tensor]) -> float:
@@ -27,13 +28,13 @@ def flops(tensor: Tensor, sources: list[Tensor]) -> float:
     return elements
 
 
-def cuts(amounts: list[float], slow: bool) -> list[tuple[int, float]]:
+def cuts(amounts: list[float], largest: float) -> list[tuple[int, float]]:
     """Where to end each segment (index after its last node) and which fraction of the run is then done.
 
     Never depends on measured time: what a backend fuses ends at a cut, and the same seed must give the same picture.
     """
     total = sum(amounts)
-    budget = max(min(total / _PARTS, _LARGEST_SLOW if slow else _LARGEST), _SMALLEST)
+    budget = min(max(total / _PARTS, _SMALLEST), largest)
     ends, held, done = [], 0.0, 0.0
     for index, amount in enumerate(amounts):
         if held and held + amount > budget:

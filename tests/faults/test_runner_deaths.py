@@ -150,7 +150,7 @@ runner.memory()
 def tell(fraction):
     print(runner.pid, flush=True)
 if {busy}:
-    runner.run(NO_WEIGHTS, "CPU", long_program(20000, 512), {{"x": np.eye(512, dtype="f4")}}, progress=tell)
+    runner.run(NO_WEIGHTS, "CPU", long_program(1000, 1024), {{"x": np.eye(1024, dtype="f4")}}, progress=tell)
 tell(0)
 threading.Event().wait()
 """

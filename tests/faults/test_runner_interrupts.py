@@ -37,8 +37,8 @@ def test_an_interrupt_ends_a_run_early_and_the_runner_lives(runner: Runner, devi
         runner.run(
             NO_WEIGHTS,
             device,
-            long_program(2000, SIZE),
-            INPUTS,
+            long_program(2000, 256),
+            {"x": np.eye(256, dtype="f4")},
             cancelled=lambda: bool(fractions),
             progress=fractions.append,
         )
@@ -50,10 +50,9 @@ def test_an_interrupt_ends_a_run_early_and_the_runner_lives(runner: Runner, devi
 
 
 def test_on_the_cpu_an_interrupt_is_honoured_inside_a_segment(runner: Runner) -> None:
-    # every product is too large to share a segment; twenty elementwise steps behind each are not
     table = Table()
     y = table.input("x", (SIZE, SIZE))
-    for _ in range(4000):
+    for _ in range(4000):  # all in one segment
         y = table.op("sin", (SIZE, SIZE), y)
     fractions: list[float] = []
     program = table.program(y)

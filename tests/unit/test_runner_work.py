@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from native.runner.work import cuts, flops
+from native.runner.work import LARGEST, LARGEST_CPU, LARGEST_SOFTWARE, cuts, flops
 from tests.runner_toys import Table
 
 
@@ -27,17 +27,17 @@ def test_flops_of_what_matters() -> None:
         assert flops(row, [table.rows[source] for source in row.sources]) == amount
 
 
-@pytest.mark.parametrize("slow", [False, True])
-def test_segments_cover_every_node_once_and_end_at_one(slow: bool) -> None:
+@pytest.mark.parametrize("largest", [LARGEST, LARGEST_CPU, LARGEST_SOFTWARE])
+def test_segments_cover_every_node_once_and_end_at_one(largest: float) -> None:
     amounts = [0.0, 1e10, 0.0, 3e9, 5e11, 0.0, 1e6] * 60
-    ends = cuts(amounts, slow)
+    ends = cuts(amounts, largest)
     assert [end for end, _ in ends] == sorted({end for end, _ in ends})
     assert ends[-1] == (len(amounts), 1.0)
     assert all(a < b for (_, a), (_, b) in pairwise(ends))
 
 
 def test_a_long_program_has_many_segments_and_a_small_one_has_one() -> None:
-    assert len(cuts([1e10] * 1000, slow=False)) >= 50
-    assert len(cuts([1e12] * 300, slow=True)) == 300
-    assert cuts([1e5] * 3000, slow=False) == [(3000, 1.0)]
-    assert cuts([], slow=False) == [(0, 1.0)]
+    assert len(cuts([1e10] * 1000, LARGEST)) >= 50
+    assert len(cuts([1e12] * 300, LARGEST_CPU)) == 300
+    assert cuts([1e5] * 3000, LARGEST) == [(3000, 1.0)]
+    assert cuts([], LARGEST) == [(0, 1.0)]
