@@ -75,7 +75,9 @@ class Graph:
         room = 2 * len(rows) + 16  # an operation may take a helper of its own
         self._context = context(room, room)
         graph = ggml.ggml_new_graph_custom(self._context, room, False)
+        whole, known = graph.contents, _layout_is_known(graph)
         tensors: list[Any] = []
+        amounts: list[float] = []  # arithmetic of each node
         for index, row in enumerate(rows):
             try:
                 tensor = self._leaf(row, weight) if row.kind != "op" else self._operation(row, rows, tensors)
@@ -83,10 +85,12 @@ class Graph:
                 raise ProgramFault(f"{self.name}: operation {index}, {_spoken(row)}, is not valid: {fault}") from fault
             tensors.append(tensor)
             ggml.ggml_build_forward_expand(graph, tensor)
+            if known and (new := whole.n_nodes - len(amounts)):
+                amounts += [0.0] * (new - 1) + [flops(row, [rows[source] for source in row.sources])]
         self.outputs = [_output(program, number, tensors) for number in range(len(program.outputs))]
         self.row_limits = _row_limits(rows)
         self._allocate(graph)
-        self.segments = _segments(graph, program, tensors, self.device.largest_segment)
+        self.segments = _segments(whole, amounts, self.device.largest_segment) if known else [(whole, 1.0)]
 
     def _leaf(self, row: Tensor, weight: Callable[[str], Any]) -> Any:
         if row.kind == "input":
@@ -154,9 +158,10 @@ def _place_constants(name: str, program: Program, device: Device, largest: int |
 
 
 def _check_result(row: Tensor, tensor: Any) -> None:
-    found, number = tuple(tensor.contents.ne), tensor.contents.type
+    made = tensor.contents
+    found, number = tuple(made.ne), made.type
     layout = LAYOUTS.get(row.type)
-    if found != tuple(row.ne) or layout is None or layout.number != number:
+    if found != row.ne or layout is None or layout.number != number:
         names = {layout.number: name for name, layout in LAYOUTS.items()}
         raise OperationFault(f"it is {names.get(number, number)}{list(found)} where the program says {_spoken(row)}")
 
@@ -190,32 +195,30 @@ def _row_limits(rows: tuple[Tensor, ...]) -> dict[str, int]:
     return limits
 
 
-def _segments(graph: Any, program: Program, tensors: list[Any], largest: float) -> list[tuple[Any, float]]:
+def _layout_is_known(graph: Any) -> bool:
+    """Whether this ggml lays out its graphs as the binding's structure says; seen before any node is in it."""
+    whole = graph.contents
+    nodes = ggml.ggml_graph_nodes(graph).contents
+    fields = whole.size, whole.n_nodes, ctypes.addressof(whole.nodes.contents)
+    return fields == (ggml.ggml_graph_size(graph), 0, ctypes.addressof(nodes))
+
+
+def _segments(whole: Any, amounts: list[float], largest: float) -> list[tuple[Any, float]]:
     """The graph as consecutive parts of one allocation.
 
     Each part is what ggml_graph_view makes, by hand because ggml's header does not export that function: the same
     nodes, use counts and hash table, so that a backend fuses inside a part as in the whole. (A graph filled with
     ggml_graph_add_node has no use counts: nothing is fused, and nodes lack the flag that says to compute them.)
     """
-    whole = graph.contents
-    count = ggml.ggml_graph_n_nodes(graph)
-    address = ctypes.addressof
-    if count == 0:
-        return []
-    if whole.n_nodes != count or address(whole.nodes.contents) != address(ggml.ggml_graph_nodes(graph).contents):
-        return [(whole, 1.0)]  # another ggml lays its graph out otherwise: run it whole
-    amount_of = {
-        address(tensor.contents): flops(row, [program.tensors[source] for source in row.sources])
-        for row, tensor in zip(program.tensors, tensors, strict=True)
-        if row.kind == "op"
-    }
-    amounts = [amount_of.get(address(whole.nodes[index].contents), 0.0) for index in range(count)]
-    segments, start = [], 0
+    segments: list[tuple[Any, float]] = []
+    start = 0
     for end, fraction in cuts(amounts, largest):
+        if end == start:  # a program without operations
+            break
         part = type(whole).from_buffer_copy(whole)
         part.size = part.n_leafs = part.uid = 0
         part.n_nodes = end - start
-        first = address(whole.nodes.contents) + start * ctypes.sizeof(ctypes.c_void_p)
+        first = ctypes.addressof(whole.nodes.contents) + start * ctypes.sizeof(ctypes.c_void_p)
         part.nodes = ctypes.cast(first, type(whole.nodes))
         part.leafs = part.grads = part.grad_accs = None
         segments.append((part, fraction))

@@ -37,7 +37,7 @@ def cuts(amounts: list[float], largest: float) -> list[tuple[int, float]]:
     budget = min(max(total / _PARTS, _SMALLEST), largest)
     ends, held, done = [], 0.0, 0.0
     for index, amount in enumerate(amounts):
-        if held and held + amount > budget:
+        if amount and held and held + amount > budget:
             ends.append((index, done / total))
             held = 0.0
         held += amount

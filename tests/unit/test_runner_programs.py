@@ -45,6 +45,15 @@ def test_views_constants_and_several_outputs(runner: Runner, device: str) -> Non
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_inputs_may_be_outputs_and_may_be_unused(runner: Runner, device: str) -> None:
+    table = Table()
+    x = table.input("x", (4, 6))
+    table.input("unused", (2,))
+    (found,) = runner.run(NO_WEIGHTS, device, table.program(x), {"x": X, "unused": X[0, :2]})
+    np.testing.assert_array_equal(found.reshape(4, 6), X)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_memory_is_reused_in_place_without_harm(runner: Runner, device: str) -> None:
     table = Table()
     x = table.input("x", (64, 64))

@@ -41,3 +41,4 @@ def test_a_long_program_has_many_segments_and_a_small_one_has_one() -> None:
     assert len(cuts([1e12] * 300, LARGEST_CPU)) == 300
     assert cuts([1e5] * 3000, LARGEST) == [(3000, 1.0)]
     assert cuts([], LARGEST) == [(0, 1.0)]
+    assert cuts([5e12, 0.0, 0.0], LARGEST) == [(3, 1.0)]  # views are no work of their own
