@@ -148,6 +148,7 @@ class Service:
             if "parameters" not in header:
                 raise Missing("the weights are not loaded", what="weights")
             self._models[key] = self._load(header, device)
+            self._retire_siblings(key)
             self._collect()
         model = self._models[key]
         model.files.check_files()
@@ -194,7 +195,8 @@ class Service:
 
     def _do_run(self, header: Header, _payload: bytes) -> dict[str, Any]:
         device = self._devices.find(header["device"])
-        model = self._models.get((header["weights"], device.name))
+        key = (header["weights"], device.name)
+        model = self._models.get(key)
         if model is None:
             raise Missing("the weights are not loaded", what="weights")
         try:
@@ -202,24 +204,42 @@ class Service:
         except RequestError:
             self._do_unload({"digest": header["weights"], "device": device.name}, b"")
             raise
-        graph = self._graph(model, header["program"], device)
+        graph = self._graph(key, header["program"], device)
         arena = np.frombuffer(self._arena.memory(header["arena"]), np.uint8)
         report = self._progress(header["id"])
         inputs = {name: (offset, nbytes) for name, (offset, nbytes) in header["inputs"].items()}
         finite = execute(graph, arena, inputs, self._is_aborted, lambda fraction: report(fraction, 1.0))
         return {"finite": finite}
 
-    def _graph(self, model: Model, digest: str, device: Device) -> Graph:
+    def _graph(self, key: tuple[str, str], digest: str, device: Device) -> Graph:
+        model = self._models[key]
         if model.program != digest or model.graph is None:
             if digest not in self._programs:
                 raise Missing("the program is not known", what="program")
             self._programs.move_to_end(digest)
-            model.drop_graph()
+            for each in (key, *self._siblings(key)):
+                self._models[each].drop_graph()
             program = Program.from_bytes(self._programs[digest])
             build = partial(Graph, model.name, program, model.weight, device, self._largest)
             model.graph = self._with_room(device, build)
             model.program = digest
         return model.graph
+
+    def _siblings(self, key: tuple[str, str]) -> list[tuple[str, str]]:
+        """The other weight sets on the device of the same files: one model with other patches."""
+        files_digest = self._models[key].files_digest
+        return [
+            other
+            for other, model in self._models.items()
+            if other != key and other[1] == key[1] and model.files_digest == files_digest
+        ]
+
+    def _retire_siblings(self, key: tuple[str, str]) -> None:
+        """Unload what a new set of patches takes the place of; a client that still wants it loads it again."""
+        if self._models[key].arrays:
+            for other in self._siblings(key):
+                if self._models[other].arrays:
+                    self._models.pop(other).drop_graph()
 
     def _with_room(self, device: Device, attempt: Callable[[], Any]) -> Any:
         """Do what allocates; where it does not fit, once more without the compute buffers of idle models."""

@@ -132,31 +132,45 @@ def test_a_tensor_larger_than_the_largest_buffer_gets_its_own(tmp_path: Path) ->
 @pytest.mark.parametrize("device", DEVICES)
 def test_sets_that_differ_in_arrays_share_their_files(runner: Runner, device: str, tmp_path: Path) -> None:
     matrix = RNG.standard_normal((64, 64)).astype("f4")
-    plain = f32_file(tmp_path / "w", {"w": matrix})
-    patches = [RNG.standard_normal((64, 64)).astype(type_) for type_ in ("f4", "f2")]
-    table = Table()
-    x = table.input("x", (3, 64))
-    base = table.op("mul_mat", (3, 64), table.weight("w", (64, 64)), x, with_=("F32",))
     values = RNG.standard_normal((3, 64)).astype("f4")
-    held = []
-    sets = [plain.with_arrays({"patch": patch}) for patch in patches]
-    for patch, type_, weights in zip(patches, ("F32", "F16"), sets, strict=True):
-        each = Table()
-        each.rows = list(table.rows)
-        branch = each.op("mul_mat", (3, 64), each.weight("patch", (64, 64), type_), x, with_=("F32",))
-        program = each.program(each.op("add", (3, 64), base, branch))
-        (found,) = runner.run(weights, device, program, {"x": values})
-        assert relative_error(found.reshape(3, 64), values @ (matrix + patch).T) < 1e-2
-        held.append({m.name: m.held for m in runner.memory().devices}[device])
-    models = [m for m in runner.memory().models if m.digest in {w.digest for w in sets}]
-    assert len(models) == 2
-    assert len({m.files_digest for m in models}) == 1
-    assert [m.arrays for m in models] == [patch.nbytes for patch in patches]
-    grown = held[1] - held[0]
-    assert grown < patches[1].nbytes + 4096  # the second patch and a small compute buffer, not the matrix again
-    for weights in sets:
-        runner.unload(weights.digest, device)
-    assert {m.name: m.held for m in runner.memory().devices}[device] < held[0] - matrix.nbytes * (device != "CPU")
+    plain = f32_file(tmp_path / "w", {"w": matrix})
+    patches = {"F32": RNG.standard_normal((64, 64)).astype("f4"), "F16": RNG.standard_normal((64, 64)).astype("f2")}
+    patched = {type_: plain.with_arrays({"patch": patch}) for type_, patch in patches.items()}
+
+    def held() -> int:
+        return {each.name: each.held for each in runner.memory().devices}[device]
+
+    def run(type_: str) -> None:
+        table = Table()
+        x = table.input("x", (3, 64))
+        base = table.op("mul_mat", (3, 64), table.weight("w", (64, 64)), x, with_=("F32",))
+        branch = table.op("mul_mat", (3, 64), table.weight("patch", (64, 64), type_), x, with_=("F32",))
+        program = table.program(table.op("add", (3, 64), base, branch))
+        (found,) = runner.run(patched[type_], device, program, {"x": values})
+        assert relative_error(found.reshape(3, 64), values @ (matrix + patches[type_]).T) < 1e-2
+
+    runner.run(plain, device, linear(64, 64, 3), {"x": values})
+    before = held()
+    for type_ in ("F32", "F16", "F32"):
+        run(type_)
+        assert held() - before < 1.2 * patches[type_].nbytes  # not the matrix again, and not the patch before
+    digests = {plain.digest, patched["F32"].digest}
+    models = {
+        model.digest: model for model in runner.memory().models if model.files_digest == files_digest(runner, plain)
+    }
+    assert set(models) == digests
+    assert models[plain.digest].compute == 0
+    assert models[patched["F32"].digest].arrays == patches["F32"].nbytes
+    runner.unload(patched["F32"].digest, device)
+    assert held() < before
+    runner.run(plain, device, linear(64, 64, 3), {"x": values})
+    assert held() == before
+    runner.unload(plain.digest, device)
+
+
+def files_digest(runner: Runner, weights: WeightSet) -> str:
+    (found,) = {model.files_digest for model in runner.memory().models if model.digest == weights.digest}
+    return found
 
 
 def test_array_of_another_content_is_another_set(runner: Runner) -> None:
