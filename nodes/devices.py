@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..native.client import Device
+from .node_text import show
 from .placement import CPU, devices, first_gpu
 
 GIB = 2**30
@@ -41,6 +42,7 @@ class GGMLDevices(io.ComfyNode):
             description="Lists the GPUs and the CPU that GGML nodes can compute on, with their free memory.",
             search_aliases=["GGUF", "GPU", "VRAM", "Vulkan", "AMD", "RX 580"],
             outputs=[io.String.Output(display_name="devices")],
+            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -53,4 +55,5 @@ class GGMLDevices(io.ComfyNode):
     def execute(cls) -> io.NodeOutput:
         """Asks the runner."""
         text = describe(devices())
+        show(cls, text)
         return io.NodeOutput(text, ui=ui.PreviewText(text))

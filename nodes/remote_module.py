@@ -16,8 +16,11 @@ import torch
 from torch import Tensor
 
 from ..native.client import Cancelled, OutOfMemory
+from ..native.lower import LowerOptions
 from ..native.model import LowRank, RemoteModel
 from ..native.weights import WeightSet
+
+WIDE_SCALE = 64.0  # brings activations of 4 million within F16 and leaves those of 0.004 their full precision
 
 Function = Callable[[torch.nn.Module, dict[str, Tensor]], Tensor | tuple[Tensor, ...]]
 
@@ -34,10 +37,13 @@ class MetaOperations(comfy.ops.disable_weight_init):
 class RemoteModule(torch.nn.Module):
     """A module's names and shapes, for ComfyUI to see; its weights and arithmetic are in the runner."""
 
-    def __init__(self, core: torch.nn.Module, weights: WeightSet, device: str, local: Collection[str] = ()) -> None:
+    def __init__(
+        self, core: torch.nn.Module, weights: WeightSet, device: str, local: Collection[str] = (), wide: bool = False
+    ) -> None:
         """core: the module that ComfyUI would run, on the meta device; device: a ggml device by name.
 
         local: parameters that this process reads from the file itself and the runner need not hold.
+        wide: the module's activations pass 65504, the largest number of F16, as T5's and the VAE's do.
         Raises WeightFileError when the weights do not fit the module.
         """
         super().__init__()
@@ -45,7 +51,8 @@ class RemoteModule(torch.nn.Module):
         weights.require({name: tuple(tensor.shape) for name, tensor in self._names.items()})
         held = {name: weights.parameters[name] for name in self._names if name not in local}
         self.dtype = torch.float32
-        self.remote = RemoteModel(core, replace(weights, parameters=held), device)
+        options = LowerOptions(activation_scale=WIDE_SCALE if wide else 1.0)
+        self.remote = RemoteModel(core, replace(weights, parameters=held), device, options)
         self._replaced: list[str] = []  # digests of weight sets with branches that no longer count
         _alive.add(self)
         finalize(self, _orphans.append, self.remote).atexit = False
@@ -95,8 +102,10 @@ class RemoteModule(torch.nn.Module):
         key: every value besides the inputs that steers what the function does. Floats go in and come out as float32.
         Raises what ComfyUI knows as out of memory when the device has none left.
         """
+        comfy.model_management.throw_exception_if_processing_interrupted()
         if self._replaced:
             self.load()
+        release_orphans()
         inputs = {name: x.to("cpu", torch.float32 if x.is_floating_point() else x.dtype) for name, x in inputs.items()}
         with _as_comfy():
             return self.remote.run(key, function, inputs, cancelled=comfy.model_management.processing_interrupted)

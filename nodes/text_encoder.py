@@ -13,11 +13,12 @@ import torch
 from comfy.sd1_clip import SDClipModel
 from comfy.supported_models_base import ClipTarget
 from comfy.text_encoders.flux import FluxClipModel, FluxTokenizer
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..native.weights import WeightFileError, WeightSet, clip_l, identify, read_header, t5
 from .files import NONE, fingerprint, model_names, model_path
 from .model_patcher import RemotePatcher
+from .node_text import show
 from .placement import CPU, check_device, companion_device, device_options, load_device
 from .text_transformer import CLIPTransformer, T5Transformer
 
@@ -163,6 +164,7 @@ class GGMLTextEncoders(io.ComfyNode):
                 ),
             ],
             outputs=[io.Clip.Output()],
+            hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
@@ -188,5 +190,6 @@ class GGMLTextEncoders(io.ComfyNode):
         ]
         for warning in warnings:
             log.warning(warning)
-        clip = load_encoders(found["clip_l"], found["t5"], companion_device(device))
-        return io.NodeOutput(clip, ui=ui.PreviewText("\n".join(warnings)) if warnings else None)
+        if warnings:
+            show(cls, "\n".join(warnings))
+        return io.NodeOutput(load_encoders(found["clip_l"], found["t5"], companion_device(device)))

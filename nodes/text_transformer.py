@@ -36,7 +36,7 @@ class TextTransformer(RemoteModule):
 
     def __init__(self, core: torch.nn.Module, weights: WeightSet, device: str, local: tuple[str, ...] = ()) -> None:
         """core: comfy's transformer on the meta device; device: a ggml device by name."""
-        super().__init__(core, weights, device, (self.embedding, *local))
+        super().__init__(core, weights, device, (self.embedding, *local), wide=True)
         self.num_layers = core.num_layers
         self._embedding = TokenEmbedding(weights.parameters[self.embedding])
 

@@ -43,7 +43,7 @@ class VAEModule(RemoteModule):
         for part in core.modules():
             if isinstance(part, AttnBlock):
                 part.optimized_attention = image_attention
-        super().__init__(core, weights, device)
+        super().__init__(core, weights, device, wide=True)
         self.ratio = ratio
         self.tiles = tiles
 
