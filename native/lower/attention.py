@@ -6,7 +6,7 @@ import torch
 
 from ..trace.graph import Window
 from .elementwise import Layout, binary
-from .geometry import Operand, batched, contiguous_stride, dense
+from .geometry import Operand, contiguous_stride, dense, packed
 from .lowering import LowerError, Lowering, handler
 
 _LARGEST = 3.4028234e38
@@ -57,7 +57,7 @@ def _plain(
     b = low.b
     batch, heads, tokens, _ = query.shape
     keys = key.shape[2]
-    left, right = (low.reduced(batched(b, _heads(low, x))) for x in (key, query))
+    left, right = (low.reduced(packed(b, _heads(low, x))) for x in (key, query))
     scores = b.op("mul_mat", left, right, ne=(keys, tokens, heads, batch), parameters=("F32",))
     factor *= low.options.activation_scale**2  # instead of restoring the scores
     masks = [m for m in (_mask(low, mask, tokens),) if m is not None]

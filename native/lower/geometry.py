@@ -174,16 +174,18 @@ def rows(b: Builder, x: Operand, inner: int = 1) -> int:
     return b.reshape(dense(b, x), (length, math.prod(head)))
 
 
-def batched(b: Builder, index: int) -> int:
-    """A factor of mul_mat whose batches follow one another in memory, as ggml's Vulkan kernels take for granted.
+def packed(b: Builder, index: int) -> int:
+    """A factor of mul_mat without gaps, as ggml's Vulkan kernels need it for right and exact results.
 
-    They copy a factor whose rows lie apart, but where rows are packed they step from one matrix to the next by its
-    size (ggml-vulkan.cpp, ggml_vk_mul_mat_q_f16: stride_batch), not by its stride.
+    Where rows are packed they step from one matrix to the next by its size, not by its stride, and where rows lie apart
+    they copy the factor as F16 (ggml-vulkan.cpp, ggml_vk_mul_mat_q_f16 and ggml_vk_mul_mat_vec_q_f16).
     """
     tensor = b[index]
-    if tensor.name != "view" or tensor.ne[2] * tensor.ne[3] == 1:
+    if tensor.name == "permute":
+        return b.cont(index)
+    if tensor.name != "view":
         return index
-    row, matrix, batch = tensor.parameters[4:7]
     width = b.nbytes(tensor) // (tensor.ne[1] * tensor.ne[2] * tensor.ne[3])
-    packed = matrix == tensor.ne[1] * width and (tensor.ne[3] == 1 or batch == tensor.ne[2] * matrix)
-    return index if row != width or packed else b.cont(index)
+    steps = (width, tensor.ne[1] * width, tensor.ne[1] * tensor.ne[2] * width)
+    gaps = any(n != 1 and nb != step for n, nb, step in zip(tensor.ne[1:], tensor.parameters[4:7], steps, strict=True))
+    return b.cont(index) if gaps else index

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..trace.graph import Window
 from .elementwise import binary
-from .geometry import Operand, batched, contiguous_stride, dense, rows
+from .geometry import Operand, contiguous_stride, dense, packed, rows
 from .lowering import LowerError, Lowering, handler
 
 
@@ -16,7 +16,7 @@ from .lowering import LowerError, Lowering, handler
 def linear(low: Lowering, out: Window, x: Window, weight: Window, bias: Window | None = None) -> int:
     """x [.., in] times weight [out, in], and its low-rank branch where it has one (Hu et al. 2021, section 4)."""
     b = low.b
-    columns = batched(b, rows(b, low.operand(x)))
+    columns = packed(b, rows(b, low.operand(x)))
     result = _multiply(low, _matrix(low, weight), columns)
     name = low.weight_name(weight)
     rank = low.ranks.get(name or "", 0)
@@ -47,7 +47,7 @@ def _multiply(low: Lowering, matrix: int, columns: int) -> int:
 def mm(low: Lowering, out: Window, first: Window, second: Window) -> int:
     """first [m, k] times second [k, n]."""
     right = low.stored(second).permuted((1, 0))
-    return low.natural(_multiply(low, rows(low.b, right), batched(low.b, rows(low.b, low.operand(first)))), out)
+    return low.natural(_multiply(low, rows(low.b, right), packed(low.b, rows(low.b, low.operand(first)))), out)
 
 
 @handler("addmm")

@@ -13,7 +13,7 @@ from ..program import Output, Program
 from ..trace.graph import Step, Trace, Window, windows_in
 from .builder import Builder
 from .elementwise import Layout
-from .geometry import Operand, Shape, collapse, contiguous_stride, dense, is_dense
+from .geometry import Operand, Shape, collapse, contiguous_stride, dense, is_dense, packed
 from .host import HostPart, HostStorages, as_array, with_windows
 from .patterns import fuse
 
@@ -223,16 +223,12 @@ class Lowering:
         scale = self.options.activation_scale
         if scale == 1.0:
             return tensor
-        return self.b.op("scale", self._packed(tensor), ne=self.b[tensor].ne, parameters=(1.0 / scale, 0.0))
+        return self.b.op("scale", packed(self.b, tensor), ne=self.b[tensor].ne, parameters=(1.0 / scale, 0.0))
 
     def restored(self, tensor: int, factors: int = 1) -> int:
         """The result of a multiplication of which so many factors were reduced."""
         scale = self.options.activation_scale**factors
         return tensor if scale == 1.0 else self.b.op("scale", tensor, ne=self.b[tensor].ne, parameters=(scale, 0.0))
-
-    def _packed(self, tensor: int) -> int:
-        """A contiguous tensor, which is all that ggml scales."""
-        return self.b.cont(tensor) if self.b[tensor].name in ("view", "permute") else tensor
 
     def bind(self, out: Window, tensor: int) -> None:
         """Make a tensor that lies as `layout(out)` says the content of that window."""
