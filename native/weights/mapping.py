@@ -64,7 +64,7 @@ def _scale(header: WeightFile, tensor: FileTensor) -> float:
 
 def blocks(names: Iterable[str], stem: str) -> range:
     """One index for each block `stem`.N. that the names speak of."""
-    numbered = re.compile(re.escape(stem) + r"\.([0-9]{1,4})\.")
+    numbered = re.compile(re.escape(stem) + r"\.([0-9]+)\.")
     return range(len({found[1] for found in map(numbered.match, names) if found}))
 
 

@@ -133,6 +133,13 @@ def test_flux_safetensors_in_both_names_of_its_norms(tmp_path: Path) -> None:
     same(flux(read_header(as_safetensors(tmp_path / "b.safetensors", flux_tensors()))), flux_tensors())
 
 
+def test_of_two_copies_the_one_with_the_shorter_prefix_counts(tmp_path: Path) -> None:
+    copy = {f"a.copy.{name}": torch.zeros_like(value) for name, value in flux_tensors().items()}
+    header = read_header(as_safetensors(tmp_path / "two.safetensors", copy | renamed(flux_tensors(), "model.")))
+    assert next(iter(header.tensors)).startswith("a.copy.")
+    same(flux(header), flux_tensors())
+
+
 def test_t5_in_hugging_faces_names(tmp_path: Path) -> None:
     tensors = t5_tensors()
     alias = tensors | {
@@ -298,7 +305,11 @@ FOREIGN: dict[str, tuple[str, Callable[[], Tensors] | str]] = {
     "chroma": ("a Chroma", lambda: original_flux() | {"distilled_guidance_layer.in_proj.weight": torch.ones(4, 4)}),
     "sd": ("a Stable Diffusion UNet", "model.diffusion_model.input_blocks.0.0.weight"),
     "sd3": ("a Stable Diffusion 3 model", "model.diffusion_model.joint_blocks.0.context_block.attn.qkv.weight"),
-    "vae of diffusers": ("a VAE in diffusers' layout", "decoder.up_blocks.0.resnets.0.norm1.weight"),
+    "vae of diffusers": (
+        "a VAE in diffusers' layout",
+        lambda: vae_tensors() | {"decoder.up_blocks.0.resnets.0.norm1.weight": torch.ones(4)},
+    ),
+    "flux2 vae": ("a FLUX.2 VAE", lambda: vae_tensors() | {"bn.running_mean": torch.ones(4)}),
     "language": ("a language model", "blk.0.attn_q.weight"),
     "unknown": ("nor any model known here", "a.b"),
 }
