@@ -47,6 +47,7 @@ class ModelMemory:
     files_digest: str
     mapped: int
     copied: int
+    buffers: int  # that the two lie in
     arrays: int  # weights that came from memory
     constants: int  # of the built program
     compute: int  # the built program's compute buffer

@@ -30,6 +30,11 @@ class Placed:
         self.nbytes += allocated
         self.device.held += allocated
 
+    @property
+    def buffers(self) -> int:
+        """How many there are."""
+        return len(self._buffers)
+
     def free(self) -> None:
         """Give all memory back; the tensors are gone with it."""
         for buffer in self._buffers:

@@ -132,6 +132,7 @@ class Service:
                 "files_digest": model.files_digest,
                 "mapped": model.files.mapped,
                 "copied": model.files.copied,
+                "buffers": model.files.placed.buffers,
                 "arrays": model.arrays_nbytes,
                 "constants": graph.constant_bytes if (graph := model.graph) else 0,
                 "compute": graph.compute_bytes if graph else 0,

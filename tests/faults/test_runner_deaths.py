@@ -129,6 +129,25 @@ def test_close_during_a_run_ends_it(runner: Runner) -> None:
     assert runner.memory().private > 0
 
 
+def test_at_the_end_of_its_stdin_it_leaves_a_computation(runner: Runner) -> None:
+    process = started_process(runner)
+    (found,) = runner.run(NO_WEIGHTS, "CPU", LONG, INPUTS, progress=lambda _: close_once(process))
+    assert process.returncode == 0
+    assert found.any()  # repeated by the next process
+    assert runner.pid != process.pid
+
+
+def started_process(runner: Runner) -> subprocess.Popen[bytes]:
+    runner.memory()
+    assert runner._process is not None
+    return runner._process._process
+
+
+def close_once(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+
+
 def test_the_thread_that_started_it_may_end(runner: Runner) -> None:
     thread = threading.Thread(target=runner.memory)
     thread.start()

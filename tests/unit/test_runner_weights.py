@@ -111,6 +111,7 @@ def test_loading_is_split_over_buffers_and_reports_progress(device: str, tmp_pat
     report = runner.load(weights, device, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (6 * 64 * 64 * 8,) * 2
     assert report.copied == 6 * 64 * 64 * 4
+    assert [model.buffers for model in runner.memory().models] == [3]
     table = Table()
     x = table.input("x", (3, 64))
     y = [table.op("mul_mat", (3, 64), table.weight(f"w{n}", (64, 64)), x, with_=("F32",)) for n in range(6)]
@@ -118,6 +119,18 @@ def test_loading_is_split_over_buffers_and_reports_progress(device: str, tmp_pat
     for n, found in enumerate(runner.run(weights, device, table.program(*y), {"x": values})):
         assert relative_error(found.reshape(3, 64), values @ arrays[f"w{n}"].T) < 1e-2
     runner.close()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("stored", ["F32", "F64"])
+def test_a_matrix_of_several_pieces(runner: Runner, device: str, stored: str, tmp_path: Path) -> None:
+    matrix = RNG.standard_normal((2560, 2048)).astype("f4")  # 20 MiB, uploaded in two pieces and converted in five
+    data = matrix.astype("<f4" if stored == "F32" else "<f8").tobytes()
+    weights = weight_file(tmp_path / "w", {"w": (stored, matrix.shape, data)})
+    x = RNG.standard_normal((3, 2048)).astype("f4")
+    (found,) = runner.run(weights, device, linear(2560, 2048, 3), {"x": x})
+    assert relative_error(found.reshape(3, 2560), x @ matrix.T) < 1e-2
+    runner.unload(weights.digest, device)
 
 
 def test_a_tensor_larger_than_the_largest_buffer_gets_its_own(tmp_path: Path) -> None:
