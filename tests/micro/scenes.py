@@ -1,4 +1,4 @@
-"""What the micro FLUX can be asked to draw: one or two coloured shapes on a background, and what it never sees in training."""
+"""What the micro FLUX can be asked to draw: one or two coloured shapes on a background; what training never sees."""
 
 from __future__ import annotations
 
