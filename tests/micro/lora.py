@@ -20,8 +20,8 @@ from .text import Tokenizer, encode_clip
 
 PINK = (250, 120, 190)
 RANK, ALPHA = 4, 4.0
-PICTURES = 400
-PHASES = (Phase(120, 32, 0),)
+PICTURES = 160
+PHASES = (Phase(80, 32, 0),)
 RATES = {"muon": 0.01, "adam": 2e-3}
 
 
