@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -57,16 +58,10 @@ def faults(picture: Image.Image, scene: Scene) -> list[str]:
 def find_shapes(pixels: np.ndarray) -> tuple[list[Found], float]:
     """The shapes in [height, width, 3] RGB values of 0 to 255, and the part of the picture that is specks."""
     mask = np.linalg.norm(pixels - np.median(_border(pixels), axis=0), axis=-1) > FOREIGN  # [height, width]
-    labels, count = ndimage.label(mask)
-    found, specks = [], 0.0
-    for label in range(1, count + 1):
-        region = labels == label
-        area = region.mean()
-        if area < SMALLEST_AREA:
-            specks += area
-        else:
-            found.append(_describe(pixels, region))
-    return found, float(specks)
+    labels, _ = ndimage.label(mask)
+    areas = np.bincount(labels.ravel())[1:] / mask.size  # of each connected region, in pictures
+    found = [_describe(pixels, labels == 1 + i) for i in np.flatnonzero(areas >= SMALLEST_AREA)]
+    return found, float(areas[areas < SMALLEST_AREA].sum())
 
 
 def name_colour(values: np.ndarray) -> str | None:
@@ -111,14 +106,18 @@ def _kind(region: np.ndarray) -> tuple[str | None, float]:
 
 
 def _ideal(kind: str, width: int, height: int) -> np.ndarray:
-    side = 256
+    return np.asarray(_stencil(kind).resize((width, height), Image.Resampling.BOX)) > 127
+
+
+@cache
+def _stencil(kind: str, side: int = 256) -> Image.Image:
     picture = Image.new("L", (side, side))
     pen = ImageDraw.Draw(picture)
     if kind == "circle":
         pen.ellipse((0, 0, side - 1, side - 1), fill=255)
     else:
         pen.polygon(outline(kind, side / 2, side / 2, side / 2), fill=255)
-    return np.asarray(picture.resize((width, height), Image.Resampling.BOX)) > 127
+    return picture
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> float:

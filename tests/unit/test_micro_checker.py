@@ -118,8 +118,8 @@ def test_specks_and_a_two_coloured_shape_are_seen() -> None:
     for x in range(4, 124, 8):
         picture.paste(COLOURS["black"], (x, 10, x + 4, 14))
     assert any("specks" in fault for fault in faults(picture, scene))
-    halves = drawn(scene, 1)
-    halves.paste(COLOURS["blue"], (64, 50, 76, 78))
+    red, blue = place(scene, random.Random(0))[0], COLOURS["blue"]
+    halves = paint(COLOURS["white"], [red, red._replace(colour=blue, radius=red.radius * 0.6)], 128)
     assert faults(halves, scene) == ["the red square is of no clear colour"]
 
 
