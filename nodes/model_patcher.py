@@ -68,7 +68,7 @@ class RemotePatcher(ModelPatcher):
         model = super().detach(unpatch_all)
         if unpatch_all:
             for _, module in remote_modules(self.model):
-                module.unload()
+                module.residency.unload()
         return model
 
     def patch_hooks(self, hooks: comfy.hooks.HookGroup | None) -> None:
@@ -105,7 +105,7 @@ class RemotePatcher(ModelPatcher):
                 branch = lora.low_rank(patches[key], module.remote.module.get_parameter(name).shape)
                 if branch is not None:
                     branches[name] = branch
-            module.set_branches(branches)
+            module.residency.set_branches(branches)
 
     def _find(self, key: str) -> tuple[RemoteModule, str]:
         for prefix, module in remote_modules(self.model):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
-from weakref import WeakSet, finalize
 
 import comfy.model_management
 import comfy.ops
@@ -17,8 +15,9 @@ from torch import Tensor
 
 from ..native.client import Cancelled, OutOfMemory
 from ..native.lower import LowerOptions
-from ..native.model import LowRank, RemoteModel
+from ..native.model import RemoteModel
 from ..native.weights import WeightSet
+from .residency import Residency, release_orphans
 
 WIDE_SCALE = 64.0  # brings activations of 4 million within F16 and leaves those of 0.004 their full precision
 
@@ -53,9 +52,7 @@ class RemoteModule(torch.nn.Module):
         self.dtype = torch.float32
         options = LowerOptions(activation_scale=WIDE_SCALE if wide else 1.0)
         self.remote = RemoteModel(core, replace(weights, parameters=held), device, options)
-        self._replaced: list[str] = []  # digests of weight sets with branches that no longer count
-        _alive.add(self)
-        finalize(self, _orphans.append, self.remote).atexit = False
+        self.residency = Residency(self.remote, self)
 
     @property
     def nbytes(self) -> int:
@@ -68,33 +65,11 @@ class RemoteModule(torch.nn.Module):
         destination.update({prefix + name: tensor for name, tensor in self._names.items()})
         return destination
 
-    def set_branches(self, branches: Mapping[str, LowRank]) -> None:
-        """Put low-rank branches beside weights, by parameter name, instead of those that were there."""
-        before = self.remote.weights.digest
-        self.remote.set_branches(branches)
-        if self.remote.weights.digest != before:
-            self._replaced.append(before)
-
     def load(self) -> None:
         """Bring the weights to the device, with progress at the node; interruptible."""
-        release_orphans(self.remote)
-        remote, progress = self.remote, comfy.utils.ProgressBar(100)
+        bar = comfy.utils.ProgressBar(100)
         with _as_comfy():
-            remote.runner.load(
-                remote.weights,
-                remote.device,
-                lambda done, total: progress.update_absolute(done, total),
-                comfy.model_management.processing_interrupted,
-            )
-        while self._replaced:  # only now, as the files of a set are shared by those that are loaded
-            remote.runner.unload(self._replaced.pop(), remote.device)
-        release_orphans()
-
-    def unload(self) -> None:
-        """Free what the runner holds for this module; what is computed next loads it again."""
-        for digest in (*self._replaced, self.remote.weights.digest):
-            self.remote.runner.unload(digest, self.remote.device)
-        self._replaced.clear()
+            self.residency.load(bar.update_absolute, comfy.model_management.processing_interrupted)
 
     def compute(self, key: Hashable, function: Function, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Run `function(module, inputs)` in the runner, until ComfyUI is interrupted.
@@ -103,7 +78,7 @@ class RemoteModule(torch.nn.Module):
         Raises what ComfyUI knows as out of memory when the device has none left.
         """
         comfy.model_management.throw_exception_if_processing_interrupted()
-        if self._replaced:
+        if not self.residency.current:
             self.load()
         release_orphans()
         inputs = {name: x.to("cpu", torch.float32 if x.is_floating_point() else x.dtype) for name, x in inputs.items()}
@@ -111,30 +86,11 @@ class RemoteModule(torch.nn.Module):
             return self.remote.run(key, function, inputs, cancelled=comfy.model_management.processing_interrupted)
 
 
-_alive: WeakSet[RemoteModule] = WeakSet()
-# Models whose module is gone. A finalizer may run in the middle of a call to the runner, so it only notes them here.
-_orphans: deque[RemoteModel] = deque()
-
-
-def release_orphans(coming: RemoteModel | None = None) -> None:
-    """Unload the weights of modules that no longer exist, but not yet those that share their files with `coming`."""
-    for _ in range(len(_orphans)):
-        orphan = _orphans.popleft()
-        if coming and (orphan.file_weights.digest, orphan.device) == (coming.file_weights.digest, coming.device):
-            _orphans.append(orphan)
-        elif not any(_holds(module.remote, orphan) for module in _alive):
-            orphan.unload()
-
-
 def remote_modules(model: torch.nn.Module) -> Iterator[tuple[str, RemoteModule]]:
     """Every remote module of a model, with the prefix its parameters have in the model's state dict."""
     for name, module in model.named_modules():
         if isinstance(module, RemoteModule):
             yield f"{name}." if name else "", module
-
-
-def _holds(model: RemoteModel, orphan: RemoteModel) -> bool:
-    return (model.weights.digest, model.device) == (orphan.weights.digest, orphan.device)
 
 
 @contextmanager

@@ -82,13 +82,13 @@ def vae(seed: int = 3) -> Tensors:
     return {name: tensor for name, tensor in tensors.items() if "quant_conv" not in name}
 
 
-def write_gguf(path: Path, architecture: str, tensors: Tensors) -> Path:
-    """Matrices and kernels in F16, vectors in F32; FLUX.1's norms under the name that files give them."""
+def write_gguf(path: Path, architecture: str, tensors: Tensors, matrices: Any = np.float16) -> Path:
+    """Vectors in F32; FLUX.1's norms under the name that files give them."""
     writer = gguf.GGUFWriter(path, architecture)
     for name, tensor in tensors.items():
         if architecture == "flux" and name.endswith("_norm.weight"):
             name = name.removesuffix("weight") + "scale"
-        writer.add_tensor(name, tensor.numpy().astype(np.float32 if tensor.ndim == 1 else np.float16))
+        writer.add_tensor(name, tensor.numpy().astype(np.float32 if tensor.ndim == 1 else matrices))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -96,7 +96,7 @@ def write_gguf(path: Path, architecture: str, tensors: Tensors) -> Path:
     return path
 
 
-def write_safetensors(path: Path, tensors: Tensors) -> Path:
-    """All tensors in F16."""
-    save_file({name: tensor.half().contiguous() for name, tensor in tensors.items()}, path)
+def write_safetensors(path: Path, tensors: Tensors, dtype: torch.dtype = torch.float16) -> Path:
+    """All tensors in one type."""
+    save_file({name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}, path)
     return path

@@ -1,0 +1,72 @@
+"""What the runner holds for the models of this process, and when it gives that back."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from weakref import WeakSet, finalize
+
+from ..native.model import LowRank, RemoteModel
+
+
+class Residency:
+    """The weights of one model in the runner, which holds a set of them for each set of low-rank branches."""
+
+    def __init__(self, model: RemoteModel, owner: object) -> None:
+        """owner: when it is gone, so is the model."""
+        self.model = model
+        self._replaced: list[str] = []  # digests of the sets that no longer count
+        _all.add(self)
+        finalize(owner, _orphans.append, self).atexit = False
+
+    @property
+    def current(self) -> bool:
+        """Whether no set is left that no longer counts."""
+        return not self._replaced
+
+    def set_branches(self, branches: Mapping[str, LowRank]) -> None:
+        """Put low-rank branches beside weights, by parameter name, instead of those that were there."""
+        before = self.model.weights.digest
+        self.model.set_branches(branches)
+        if self.model.weights.digest != before:
+            self._replaced.append(before)
+
+    def load(self, progress: Callable[[int, int], None], cancelled: Callable[[], bool]) -> None:
+        """Bring the weights to the device; `progress` gets bytes done and in all. Raises what Runner.load does."""
+        release_orphans(self)
+        self.model.runner.load(self.model.weights, self.model.device, progress, cancelled)
+        while self._replaced:  # only now, so that the files they share with what is loaded stay
+            self.model.runner.unload(self._replaced.pop(), self.model.device)
+        release_orphans()
+
+    def unload(self) -> None:
+        """Free all that the runner holds for this model."""
+        while self._replaced:
+            self.model.runner.unload(self._replaced.pop(), self.model.device)
+        self.model.unload()
+
+    def holds(self, digest: str, device: str) -> bool:
+        """Whether this weight set on this device is the model's."""
+        return (self.model.weights.digest, self.model.device) == (digest, device)
+
+    def shares_files(self, other: Residency) -> bool:
+        """Whether both are of the same files on the same device."""
+        one, two = self.model, other.model
+        return (one.file_weights.digest, one.device) == (two.file_weights.digest, two.device)
+
+
+_all: WeakSet[Residency] = WeakSet()
+# Models that are gone. A finalizer may run in the middle of a call to the runner, so it only notes them here.
+_orphans: deque[Residency] = deque()
+
+
+def release_orphans(coming: Residency | None = None) -> None:
+    """Unload the models that are gone, but not yet those whose files `coming` is about to use too."""
+    for _ in range(len(_orphans)):
+        orphan = _orphans.popleft()
+        if coming and orphan.shares_files(coming):
+            _orphans.append(orphan)
+            continue
+        living = [other for other in _all if other is not orphan and other not in _orphans]
+        if not any(other.holds(orphan.model.weights.digest, orphan.model.device) for other in living):
+            orphan.unload()

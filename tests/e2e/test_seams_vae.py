@@ -1,0 +1,169 @@
+"""GGML VAE in core's VAE nodes, beside core's own VAE with the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests import random_models
+from tests.core_models import core_vae, psnr
+from tests.pack import part
+
+tiling = part("nodes.tiling")
+vae_nodes = part("nodes.vae")
+weights = part("native.weights")
+
+import comfy.model_management  # noqa: E402
+
+import nodes as core_nodes  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def tensors() -> random_models.Tensors:
+    return random_models.vae()
+
+
+@pytest.fixture(scope="module")
+def core(tensors: random_models.Tensors) -> Any:
+    return core_vae(tensors)
+
+
+@pytest.fixture(scope="module", params=["gguf", "safetensors"])
+def path(request: pytest.FixtureRequest, tensors: random_models.Tensors, tmp_path_factory: Any) -> Path:
+    folder = tmp_path_factory.mktemp("vae")
+    if request.param == "gguf":
+        return random_models.write_gguf(folder / "vae.gguf", "vae", tensors)
+    return random_models.write_safetensors(folder / "vae.safetensors", tensors)
+
+
+def load(path: Path, mode: str = "auto", tile: int = 512, overlap: int = 64) -> Any:
+    return vae_nodes.RemoteVAE(weights.vae(weights.read_header(path)), "CPU", vae_nodes.TileChoice(mode, tile, overlap))
+
+
+@pytest.fixture(autouse=True)
+def inference() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+def smooth(*shape: int, seed: int = 0) -> Tensor:
+    """Values that change slowly from place to place, as pictures and latents do."""
+    coarse = torch.rand(shape[0], shape[1], 4, 4, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(coarse, size=shape[2:], mode="bicubic", align_corners=True)
+
+
+def picture(*shape: int) -> Tensor:
+    return smooth(shape[0], 3, *shape[1:]).movedim(1, -1).clamp(0, 1)
+
+
+def test_batch_of_pictures_both_ways(path: Path, core: Any) -> None:
+    vae = load(path)
+    latents, pixels = torch.randn(2, 16, 12, 10), picture(2, 99, 104)
+    assert psnr(vae.decode(latents), core.decode(latents)) >= 60
+    assert psnr(vae.encode(pixels), core.encode(pixels)) >= 60
+
+
+def test_alpha_channel_is_dropped_as_in_core(path: Path, core: Any) -> None:
+    pixels = torch.cat([picture(1, 64, 64), torch.ones(1, 64, 64, 1)], dim=-1)
+    assert psnr(core_nodes.VAEEncode().encode(load(path), pixels)[0]["samples"], core.encode(pixels)) >= 60
+
+
+def test_mask_for_inpainting(path: Path, core: Any) -> None:
+    mask = torch.zeros(1, 64, 64)
+    mask[:, 20:40, 20:40] = 1.0
+    node = core_nodes.VAEEncodeForInpaint()
+    ours, theirs = (node.encode(vae, picture(1, 64, 64), mask)[0] for vae in (load(path), core))
+    assert psnr(ours["samples"], theirs["samples"]) >= 60
+    assert torch.equal(ours["noise_mask"], theirs["noise_mask"])
+
+
+def spy(vae: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes that the runner is given from now on."""
+    run, shapes = vae.first_stage_model.remote.run, []
+
+    def noted(key: Any, function: Any, inputs: dict[str, Tensor], **options: Any) -> Any:
+        shapes.extend(tuple(x.shape) for x in inputs.values())
+        return run(key, function, inputs, **options)
+
+    monkeypatch.setattr(vae.first_stage_model.remote, "run", noted)
+    return shapes
+
+
+def test_tiles_are_of_one_shape_and_equal_cores_model_on_the_same_tiles(
+    path: Path, core: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vae, latents, pixels = load(path, "auto", 128, 32), torch.randn(2, 16, 40, 24), picture(1, 320, 192)
+    shapes = spy(vae, monkeypatch)
+    decoded, encoded = vae.decode(latents), vae.encode(pixels)
+    assert set(shapes) == {(1, 16, 16, 16), (1, 3, 128, 128)}
+    model, cut = core.first_stage_model, tiling.Tiling
+    expected = tiling.map_tiles(model.decode, latents, cut(16, 16, 4), Fraction(8))
+    assert psnr(decoded, core.process_output(expected).movedim(1, -1)) >= 60
+    given = core.process_input(pixels.movedim(-1, 1))
+    assert psnr(encoded, tiling.map_tiles(model.encode, given, cut(128, 128, 32), Fraction(1, 8))) >= 60
+
+
+def test_tiles_make_nearly_the_whole_picture(path: Path) -> None:
+    """Nearly: a VAE's norms and attention look at all they are given. Noise looks much the same everywhere."""
+    latents, pixels = torch.randn(1, 16, 64, 40), torch.rand(1, 512, 320, 3)
+    tiled, whole = load(path, "auto", 256, 64), load(path, "off")
+    assert psnr(tiled.decode(latents), whole.decode(latents)) >= 25
+    assert psnr(tiled.encode(pixels), whole.encode(pixels)) >= 25
+
+
+def test_core_asks_for_tiles(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """VAE Decode (Tiled) and VAE Encode (Tiled), whose tiles are their own whatever the loader says."""
+    vae, latents, pixels = load(path, "off"), torch.randn(1, 16, 40, 24), picture(1, 320, 192)
+    shapes = spy(vae, monkeypatch)
+    decoded = core_nodes.VAEDecodeTiled().decode(vae, {"samples": latents}, tile_size=128, overlap=32)[0]
+    encoded = core_nodes.VAEEncodeTiled().encode(vae, pixels, tile_size=128, overlap=32)[0]["samples"]
+    assert set(shapes) == {(1, 16, 16, 16), (1, 3, 128, 128)}
+    monkeypatch.undo()
+    tiles = load(path, "on", 128, 32)
+    assert torch.equal(decoded, tiles.decode(latents))
+    assert torch.equal(encoded, tiles.encode(pixels))
+
+
+def test_whole_picture_that_does_not_fit_is_decoded_in_tiles(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = part("native.client")
+    vae = load(path, "off")
+    run, shapes = vae.first_stage_model.remote.run, []
+
+    def small(key: Any, function: Any, inputs: dict[str, Tensor], **options: Any) -> Any:
+        (x,) = inputs.values()
+        shapes.append(tuple(x.shape))
+        if max(x.shape[-2:]) > 32:
+            raise client.OutOfMemory("too large", "CPU", "buffer", 9, 1)
+        return run(key, function, inputs, **options)
+
+    monkeypatch.setattr(vae.first_stage_model.remote, "run", small)
+    assert vae.decode(smooth(1, 16, 40, 33)).shape == (1, 320, 264, 3)
+    assert shapes[0] == (1, 16, 40, 33)
+    assert set(shapes[1:]) == {(1, 16, 32, 32)}
+
+
+def test_interrupt_between_tiles(path: Path) -> None:
+    vae = load(path, "auto", 64, 16)
+    vae.decode(smooth(1, 16, 8, 8))
+    decode, calls = vae.first_stage_model._decode, []
+
+    def one(tile: Tensor) -> Tensor:
+        calls.append(1)
+        comfy.model_management.interrupt_current_processing(len(calls) == 2)
+        return decode(tile)
+
+    vae.first_stage_model._decode = one
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        vae.decode(smooth(1, 16, 40, 24))
+    assert len(calls) == 2
+
+
+def test_saving_is_refused_in_clear_words(path: Path) -> None:
+    with pytest.raises(NotImplementedError, match="cannot be saved"):
+        load(path).get_sd()
