@@ -19,11 +19,11 @@ def runner() -> Iterator[Runner]:
     runner.close()
 
 
-def test_a_runner_without_a_model_is_small() -> None:
+def test_a_runner_without_a_model_is_small_and_loads_no_driver_for_the_cpu() -> None:
     runner = new_runner()
-    memory = runner.memory()
-    assert memory.resident < 150 << 20
-    assert [device.name for device in memory.devices] == ["CPU"]  # no driver was loaded for this
+    assert runner.memory().resident < 150 << 20
+    runner.run(NO_WEIGHTS, "CPU", many_kept(2, 16).program(4), {"x": np.ones((1, 16), "f4")})
+    assert [device.name for device in runner.memory().devices] == ["CPU"]
     runner.close()
 
 
