@@ -29,20 +29,27 @@ class LoRAError(ValueError):
 def check(key: str, patch: Patch, core: torch.nn.Module, name: str) -> None:
     """Raise LoRAError unless `patch` on the parameter `name` of `core`, called `key` in messages, is a plain LoRA."""
     _, adapter, strength_model, _, function = patch
+    patch_type = f"The patch on {key} is of the type {_kind(adapter)}"
+    if strength_model != 1.0:
+        raise LoRAError(f"{patch_type} and multiplies the weight itself by {strength_model:g} (a merge). {_ADVICE}")
+    if function is not None:
+        through = getattr(function, "__name__", type(function).__name__)
+        raise LoRAError(f"{patch_type} and passes through the function {through}. {_ADVICE}")
     if not isinstance(adapter, LoRAAdapter):
-        kind = adapter[0] if isinstance(adapter, tuple) else getattr(adapter, "name", type(adapter).__name__)
-        raise LoRAError(f"The patch on {key} is of the type {kind}. {_ADVICE}")
+        raise LoRAError(f"{patch_type}. {_ADVICE}")
     for index, what in _VARIANTS.items():
         if adapter.weights[index] is not None:
             raise LoRAError(f"The LoRA on {key} {what}. {_ADVICE}")
-    if strength_model != 1.0:
-        raise LoRAError(f"The patch on {key} multiplies the weight itself by {strength_model:g} (a merge). {_ADVICE}")
-    if function is not None:
-        raise LoRAError(f"The patch on {key} passes through a function of another node. {_ADVICE}")
     if not isinstance(core.get_submodule(name.rpartition(".")[0]), torch.nn.Linear) or not name.endswith(".weight"):
         raise LoRAError(f"The LoRA on {key} changes something else than the weight of a linear layer. {_ADVICE}")
     up, down = adapter.weights[0].flatten(1), adapter.weights[1].flatten(1)
-    rows, columns = _window(patch, core.get_parameter(name).shape)
+    shape = core.get_parameter(name).shape
+    rows, columns = _window(patch, shape)
+    if rows.stop > shape[0] or columns.stop > shape[1]:
+        raise LoRAError(
+            f"The LoRA on {key} reaches to row {rows.stop} and column {columns.stop} of a weight, but this model's is "
+            f"{shape[0]} x {shape[1]}: it belongs to another model."
+        )
     if (up.shape[0], down.shape[1]) != (len(rows), len(columns)) or up.shape[1] != down.shape[0]:
         raise LoRAError(
             f"The LoRA on {key} is made for a weight of {up.shape[0]} x {down.shape[1]}, but this model's is "
@@ -66,6 +73,15 @@ def low_rank(patches: Iterable[Patch], shape: torch.Size) -> LowRank | None:
         downs.append(torch.zeros(rank, shape[1]))
         downs[-1][:, columns.start : columns.stop] = down.to("cpu", torch.float32)
     return LowRank(torch.cat(downs).numpy(), torch.cat(ups, dim=1).numpy()) if ups else None
+
+
+def _kind(adapter: Any) -> str:
+    """What the second value of a patch is; the forms without a class are those of calculate_weight in comfy/lora.py."""
+    if isinstance(adapter, list):
+        return "merge"  # the weight of another model, from its get_key_patches
+    if isinstance(adapter, tuple):
+        return adapter[0] if len(adapter) == 2 else "diff"
+    return getattr(adapter, "name", type(adapter).__name__)
 
 
 def _window(patch: Patch, shape: torch.Size) -> tuple[range, range]:
