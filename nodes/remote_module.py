@@ -54,6 +54,20 @@ class RemoteModule(torch.nn.Module):
         self.remote = RemoteModel(core, replace(weights, parameters=held), device, options)
         self.residency = Residency(self.remote, self)
 
+    def __getattr__(self, name: str) -> Any:
+        """As torch.nn.Module's; raises NotImplementedError for the layers that ComfyUI's own module would have.
+
+        Not AttributeError, which core's bypass LoRA loaders (comfy/weight_adapter/bypass.py) log and pass over.
+        """
+        remote = self.__dict__.get("remote")
+        if remote is not None and isinstance(getattr(remote.module, name, None), torch.nn.Module):
+            raise NotImplementedError(
+                f"A node in this workflow reaches into the model for its layer {name}, as the bypass LoRA loaders do. "
+                "The layers of a GGML model are in another process: for a LoRA use Load LoRA instead, else remove that "
+                "node or load the model with ComfyUI's own loader."
+            )
+        return super().__getattr__(name)
+
     @property
     def nbytes(self) -> int:
         """Bytes of the loaded weights."""

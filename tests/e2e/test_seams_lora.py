@@ -161,6 +161,19 @@ def test_what_is_no_plain_lora_is_refused_where_it_is_loaded(models: tuple[Any, 
         comfy.sd.load_lora_for_models(models[0], None, {"diffusion_model.img_in.diff_b": torch.ones(HIDDEN)}, 1.0, 0.0)
 
 
+def test_bypass_loader_is_refused_where_it_reaches_for_layers(models: tuple[Any, Any], clips: tuple[Any, Any]) -> None:
+    """LoraLoaderBypass: what it passes over it only logs."""
+    with pytest.raises(NotImplementedError, match=r"its layer (double|single)_blocks, .* use Load LoRA"):
+        comfy.sd.load_bypass_lora_for_models(models[0], None, kohya(), 0.8, 0.0)
+    with pytest.raises(NotImplementedError, match=r"its layer text_model, .* use Load LoRA"):
+        comfy.sd.load_bypass_lora_for_models(None, clips[0], encoder_lora(), 0.0, 0.8)
+    model = models[0].model.diffusion_model
+    with pytest.raises(NotImplementedError, match="its layer img_in"):
+        model.get_submodule("img_in")
+    assert not hasattr(model, "heatmap_head")
+    assert model.dtype == torch.float32
+
+
 @pytest.mark.parametrize("strength", [0.6, 0.0])
 def test_embeddings_equal_those_of_patched_encoders(clips: tuple[Any, Any], strength: float) -> None:
     ours, core = (comfy.sd.load_lora_for_models(None, clip, encoder_lora(), 0.0, strength)[1] for clip in clips)
