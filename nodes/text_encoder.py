@@ -20,6 +20,7 @@ from .files import NONE, fingerprint, model_names, model_path
 from .model_patcher import RemotePatcher
 from .node_text import show
 from .placement import CPU, check_device, companion_device, device_options, load_device
+from .sizes import sizes_of
 from .text_transformer import CLIPTransformer, T5Transformer
 
 log = logging.getLogger(__name__)
@@ -67,19 +68,24 @@ class FluxTextEncoders(FluxClipModel):
     """Core's FLUX.1 text encoders with their transformers in the runner."""
 
     def __init__(self, clip: WeightSet, t5xxl: WeightSet, device: str) -> None:
-        """clip, t5xxl: the weights of CLIP-L and T5; device: a ggml device by name."""
+        """clip, t5xxl: the weights of CLIP-L and T5; device: a ggml device by name.
+
+        Raises WeightFileError when either's tensors are not all of an encoder.
+        """
         torch.nn.Module.__init__(self)
         self.dtypes = {torch.float32}
-        self.clip_l = SDClipModel(
-            textmodel_json_config=clip_config(clip),
-            model_class=lambda config, *_: CLIPTransformer(config, clip, device),
-            return_projected_pooled=False,
-        )
-        self.t5xxl = SDClipModel(
-            textmodel_json_config=t5_config(t5xxl),
-            model_class=lambda config, *_: T5Transformer(config, t5xxl, device),
-            special_tokens={"end": 1, "pad": 0},
-        )
+        with sizes_of(clip):
+            self.clip_l = SDClipModel(
+                textmodel_json_config=clip_config(clip),
+                model_class=lambda config, *_: CLIPTransformer(config, clip, device),
+                return_projected_pooled=False,
+            )
+        with sizes_of(t5xxl):
+            self.t5xxl = SDClipModel(
+                textmodel_json_config=t5_config(t5xxl),
+                model_class=lambda config, *_: T5Transformer(config, t5xxl, device),
+                special_tokens={"end": 1, "pad": 0},
+            )
 
 
 def read_encoders(paths: list[str]) -> dict[str, WeightSet]:

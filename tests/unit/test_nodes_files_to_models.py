@@ -48,6 +48,23 @@ def test_other_files_are_refused_in_clear_words(folder: Path, names: list[str], 
         encoders.read_encoders([str(folder / name) for name in names])
 
 
+@pytest.mark.parametrize(
+    ("name", "flat"),
+    [
+        ("t5", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
+        ("clip_l", "text_model.embeddings.position_embedding.weight"),
+    ],
+)
+def test_encoder_whose_shapes_tell_no_sizes_is_refused(tmp_path: Path, name: str, flat: str) -> None:
+    tensors = {"t5": random_models.t5(), "clip_l": random_models.clip_l()}
+    tensors[name][flat] = tensors[name][flat].flatten()
+    paths = [random_models.write_safetensors(tmp_path / f"{key}.safetensors", tensors[key]) for key in tensors]
+    found = encoders.read_encoders([str(path) for path in paths])
+    message = rf"{name}\.safetensors do not describe a whole .*Error: .*download it again"
+    with pytest.raises(weights.WeightFileError, match=message):
+        encoders.load_encoders(found["clip_l"], found["t5"], "CPU")
+
+
 @pytest.mark.parametrize(("stored", "is_lossy"), [("Q4_K", True), ("IQ4_XS", True), ("Q5_K", False), ("F16", False)])
 def test_encoders_below_q5_are_told(stored: str, is_lossy: bool) -> None:
     def parameter(name: str, type_: str, nbytes: int) -> object:
