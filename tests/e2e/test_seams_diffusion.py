@@ -29,6 +29,7 @@ from comfy_extras.nodes_custom_sampler import (  # noqa: E402
     SamplerCustomAdvanced,
 )
 from comfy_extras.nodes_flux import FluxGuidance  # noqa: E402
+from comfy_extras.nodes_model_advanced import ModelSamplingFlux  # noqa: E402
 
 import nodes as core_nodes  # noqa: E402
 
@@ -177,6 +178,14 @@ def test_rope_options(schnell: Models) -> None:
     ours, core = (sample(model, empty()) for model in moved)
     assert psnr(ours, core) >= 60
     assert psnr(ours, sample(schnell[0], empty())) < 50
+
+
+def test_other_sampling_shift(schnell: Models, dev: Models) -> None:
+    for models in (schnell, dev):
+        shifted = [ModelSamplingFlux().patch(model, 3.0, 2.0, 1024, 768)[0] for model in models]
+        ours, core = (sample(model, empty(), steps=3) for model in shifted)
+        assert psnr(ours, core) >= 60
+        assert psnr(ours, sample(models[0], empty(), steps=3)) < 50
 
 
 def test_wrappers_of_other_nodes_run_inside_the_model(schnell: Models) -> None:
