@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from comfy.utils import swap_scale_shift
 from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor
 
@@ -32,7 +33,7 @@ def check(key: str, patch: Patch, core: torch.nn.Module, name: str) -> None:
     patch_type = f"The patch on {key} is of the type {_kind(adapter)}"
     if strength_model != 1.0:
         raise LoRAError(f"{patch_type} and multiplies the weight itself by {strength_model:g} (a merge). {_ADVICE}")
-    if function is not None:
+    if function not in (None, swap_scale_shift):
         through = getattr(function, "__name__", type(function).__name__)
         raise LoRAError(f"{patch_type} and passes through the function {through}. {_ADVICE}")
     if not isinstance(adapter, LoRAAdapter):
@@ -68,6 +69,8 @@ def low_rank(patches: Iterable[Patch], shape: torch.Size) -> LowRank | None:
         rank = down.shape[0]
         scale = strength if alpha is None else strength * alpha / rank
         rows, columns = _window(patch, shape)
+        if patch[4] is not None:  # swap_scale_shift: diffusers has the halves of norm_out's rows the other way around
+            up = patch[4](up)
         ups.append(torch.zeros(shape[0], rank))
         ups[-1][rows.start : rows.stop] = scale * up.to("cpu", torch.float32)
         downs.append(torch.zeros(rank, shape[1]))

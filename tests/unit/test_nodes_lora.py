@@ -12,6 +12,7 @@ from tests.pack import part
 lora = part("nodes.lora")
 
 import comfy.lora  # noqa: E402
+from comfy.utils import swap_scale_shift  # noqa: E402
 from comfy.weight_adapter import LoHaAdapter, LoRAAdapter  # noqa: E402
 
 ROWS, COLUMNS = 12, 10
@@ -45,11 +46,15 @@ def test_branch_equals_what_core_adds() -> None:
         entry(adapter(3, rows=5, alpha=6.0), -1.5, offset=(0, 2, 5)),
         entry(adapter(2, columns=4, alpha=1.0), 0.5, offset=(1, 6, 4)),
         entry(adapter(8), 0.0),
+        entry(adapter(2, alpha=3.0), 0.3, function=swap_scale_shift),
     ]
+    for patch in patches:
+        if patch[0]:
+            lora.check(KEY, patch, Core(), "layer.weight")
     weight = torch.randn(ROWS, COLUMNS)
     branch = lora.low_rank(patches, weight.shape)
-    assert branch.down.shape == (9, COLUMNS)
-    assert branch.up.shape == (ROWS, 9)
+    assert branch.down.shape == (11, COLUMNS)
+    assert branch.up.shape == (ROWS, 11)
     expected = comfy.lora.calculate_weight(patches, weight.clone(), KEY)
     torch.testing.assert_close(weight + torch.from_numpy(branch.up @ branch.down), expected)
 
