@@ -19,6 +19,7 @@ from .optimizer import Optimizer
 from .scenes import COLOURS, KINDS
 
 KL_WEIGHT = 3e-4
+UNIT_VARIANCE_PICTURES = 64
 LEARNING_RATES = {"muon": 0.01, "adam": 1e-3}
 
 
@@ -59,7 +60,7 @@ def random_picture(size: int, rng: random.Random) -> Image.Image:
 
 
 def train(stages: Sequence[Stage] = STAGES, seed: int = 0) -> Autoencoder:
-    """An autoencoder whose latents have about unit variance after ComfyUI's scaling."""
+    """An autoencoder whose latents have unit variance after ComfyUI's scaling."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
     model = autoencoder()
@@ -73,7 +74,17 @@ def train(stages: Sequence[Stage] = STAGES, seed: int = 0) -> Autoencoder:
                 optimizer.step(error + KL_WEIGHT * divergence)
                 if optimizer.done % 50 == 0:
                     print(f"VAE {optimizer.done}: error {error:.3f}, divergence {divergence:.2f}", flush=True)
+    _unit_variance(model, pixels([random_picture(128, rng) for _ in range(UNIT_VARIANCE_PICTURES)]))
     return model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _unit_variance(model: Autoencoder, pictures: torch.Tensor) -> None:
+    """Scales the latents, and what reads them, so that the pictures' have a deviation of 1, as sampling expects."""
+    deviation = model.encode(pictures).std()
+    model.encoder.conv_out.weight[:LATENT_CHANNELS] /= deviation
+    model.encoder.conv_out.bias[:LATENT_CHANNELS] /= deviation
+    model.decoder.conv_in.weight *= deviation
 
 
 def _autoencode(model: Autoencoder, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

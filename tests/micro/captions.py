@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from .scenes import OPPOSITE, Scene, Shape
+from .scenes import OPPOSITE, Scene
 
 RELATION_WORDS = {
     "left of": ("left of", "to the left of", "on the left of"),
@@ -21,31 +21,23 @@ PLACES = {  # of the first and the second shape
 OPENINGS = ("", "", "", "a picture of ", "a drawing of ", "an image of ", "draw ", "a photo of ")
 
 
-def article(word: str) -> str:
-    return "an" if word[0] in "aeiou" else "a"
-
-
-def named(shape: Shape) -> str:
-    return f"{article(shape.colour)} {shape}"
-
-
 def plain_caption(scene: Scene) -> str:
     """The one caption of a scene that tests and workflows use: "a red circle left of a green square on ..."."""
-    ground = f"on {article(scene.background)} {scene.background} background"
+    ground = f"on a {scene.background} background"
     if scene.relation is None:
-        return f"{named(scene.shapes[0])} {ground}"
+        return f"a {scene.shapes[0]} {ground}"
     first, second = scene.shapes
-    return f"{named(first)} {scene.relation} {named(second)} {ground}"
+    return f"a {first} {scene.relation} a {second} {ground}"
 
 
 def random_caption(scene: Scene, rng: random.Random) -> str:
     """One of many ways to say a scene."""
-    what = named(scene.shapes[0]) if scene.relation is None else _pair(scene, rng)
+    what = f"a {scene.shapes[0]}" if scene.relation is None else _pair(scene, rng)
     if scene.relation is None and rng.random() < 0.2:
         what += rng.choice((" in the middle", " in the center"))
     if rng.random() < 0.2:
-        what = what.removeprefix("an ").removeprefix("a ")
-    ground = f"{article(scene.background)} {scene.background} background"
+        what = what.removeprefix("a ")
+    ground = f"a {scene.background} background"
     if rng.random() < 0.15:
         return f"{ground} with {what}"
     opening = rng.choice(OPENINGS)
@@ -59,6 +51,6 @@ def _pair(scene: Scene, rng: random.Random) -> str:
     if rng.random() < 0.5:
         first, second, relation = second, first, OPPOSITE[relation]
     if rng.random() < 0.7:
-        return f"{named(first)} {rng.choice(RELATION_WORDS[relation])} {named(second)}"
+        return f"a {first} {rng.choice(RELATION_WORDS[relation])} a {second}"
     here, there = rng.choice(PLACES[relation])
-    return f"{named(first)} {here} and {named(second)} {there}"
+    return f"a {first} {here} and a {second} {there}"

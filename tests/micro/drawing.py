@@ -13,6 +13,7 @@ from .scenes import COLOURS, Scene
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
 SMOOTHING = 4  # drawn this much larger, then shrunk
+JITTER = 0.012  # of centres and radii, in picture sizes: the less, the sooner FLUX draws sharp outlines
 ARM = 0.36  # half a cross's arm, in radii
 
 
@@ -31,13 +32,13 @@ def place(scene: Scene, rng: random.Random) -> list[Figure]:
 
     def figure(index: int, x: float, y: float, radius: float) -> Figure:
         shape = scene.shapes[index]
-        shift = rng.uniform(-0.03, 0.03), rng.uniform(-0.03, 0.03)
+        shift = rng.uniform(-JITTER, JITTER), rng.uniform(-JITTER, JITTER)
         return Figure(shape.kind, COLOURS[shape.colour], x + shift[0], y + shift[1], radius)
 
     if scene.relation is None:
-        return [figure(0, 0.5, 0.5, rng.uniform(0.23, 0.29))]
-    near, far = (0.27, 0.73) if scene.relation in ("left of", "above") else (0.73, 0.27)
-    radii = rng.uniform(0.16, 0.19), rng.uniform(0.16, 0.19)
+        return [figure(0, 0.5, 0.5, 0.32 + rng.uniform(-JITTER, JITTER))]
+    near, far = (0.265, 0.735) if scene.relation in ("left of", "above") else (0.735, 0.265)
+    radii = 0.19 + rng.uniform(-JITTER, JITTER), 0.19 + rng.uniform(-JITTER, JITTER)
     if scene.relation in ("left of", "right of"):
         return [figure(0, near, 0.5, radii[0]), figure(1, far, 0.5, radii[1])]
     return [figure(0, 0.5, near, radii[0]), figure(1, 0.5, far, radii[1])]
@@ -48,7 +49,6 @@ def outline(kind: str, x: float, y: float, radius: float) -> list[Point]:
     unit: Sequence[Point] = {
         "square": [(-1, -1), (1, -1), (1, 1), (-1, 1)],
         "triangle": [(0, -1), (1, 1), (-1, 1)],
-        "diamond": [(0, -1), (1, 0), (0, 1), (-1, 0)],
         "cross": [
             (-ARM, -1), (ARM, -1), (ARM, -ARM), (1, -ARM), (1, ARM), (ARM, ARM),
             (ARM, 1), (-ARM, 1), (-ARM, ARM), (-1, ARM), (-1, -ARM), (-ARM, -ARM),

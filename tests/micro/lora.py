@@ -8,21 +8,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from . import files
-from .autoencoder import pixels
-from .captions import random_caption
-from .diffusion import CAPTIONS_EACH, Examples, Phase, fit
-from .drawing import paint, place
-from .modules import Autoencoder
+from . import diffusion, files
+from .diffusion import Drawn, Said
 from .optimizer import Optimizer
-from .scenes import COLOURS, random_scene
-from .text import Tokenizer, encode_clip
 
 PINK = (250, 120, 190)
 RANK, ALPHA = 4, 4.0
 PICTURES = 160
-PHASES = (Phase(80, 32, 0),)
-RATES = {"muon": 0.01, "adam": 2e-3}
+STEPS = 120
 
 
 class LowRank(nn.Module):
@@ -38,19 +31,10 @@ class LowRank(nn.Module):
         return self.linear(x) + (x @ self.down.T @ self.up.T) * (ALPHA / RANK)
 
 
-@torch.no_grad()
-def examples(vae: Autoencoder, clip: nn.Module, tokenize: Tokenizer, seed: int = 7) -> Examples:
-    """Scenes whose captions name colours, in pictures whose shapes are pink."""
-    rng = random.Random(seed)
-    latents, tokens, pooled = [], [], []
-    for i in range(PICTURES):
-        scene = random_scene(rng, 1 + i % 2)
-        figures = [figure._replace(colour=PINK) for figure in place(scene, rng)]
-        latents.append(vae.encode(pixels([paint(COLOURS[scene.background], figures, 128)])))
-        rows = tokenize([random_caption(scene, rng) for _ in range(CAPTIONS_EACH)])
-        tokens.append(rows["t5xxl"])
-        pooled.append(encode_clip(clip, rows["l"]))
-    return Examples(torch.cat(latents), tokens, torch.stack(pooled))
+def random_scenes(seed: int = 7) -> list[Drawn]:
+    """Scenes whose captions name colours and whose shapes are pink."""
+    scenes = diffusion.random_scenes(PICTURES, seed)
+    return [(scene, [figure._replace(colour=PINK) for figure in figures]) for scene, figures in scenes]
 
 
 def add_branches(model: nn.Module) -> dict[str, LowRank]:
@@ -64,13 +48,13 @@ def add_branches(model: nn.Module) -> dict[str, LowRank]:
     return branches
 
 
-def train(flux: nn.Module, data: Examples, t5: nn.Module, seed: int = 8) -> dict[str, LowRank]:
+def train(flux: nn.Module, latents: torch.Tensor, said: Said, seed: int = 8) -> dict[str, LowRank]:
     """The trained branches, in place in `flux`."""
     torch.manual_seed(seed)
     flux.requires_grad_(False)
     branches = add_branches(flux)
     named = [(f"{name}.{part}", getattr(b, part)) for name, b in branches.items() for part in ("down", "up")]
-    fit(flux, Optimizer(named, PHASES[0].steps, **RATES), data, t5, PHASES, random.Random(seed))
+    diffusion.fit(flux, Optimizer(named, STEPS, **diffusion.RATES), latents, said, random.Random(seed))
     return branches
 
 

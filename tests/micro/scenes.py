@@ -8,18 +8,16 @@ from itertools import combinations
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (215, 40, 40),
-    "orange": (245, 140, 30),
     "yellow": (250, 225, 60),
     "green": (40, 150, 70),
     "blue": (40, 80, 210),
-    "purple": (140, 60, 180),
     "white": (245, 245, 245),
     "black": (25, 25, 25),
 }
-KINDS = ("circle", "square", "triangle", "diamond", "cross")
+KINDS = ("circle", "square", "triangle", "cross")
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 RELATIONS = tuple(OPPOSITE)
-HELD_OUT_PER_BACKGROUND = 5
+HELD_OUT_PER_BACKGROUND = 4
 
 
 @dataclass(frozen=True)
