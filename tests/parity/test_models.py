@@ -21,8 +21,12 @@ from .places import PLACES, Place
 
 BY_NAME = {case.name: case for case in MODELS}
 QUANTIZED = ("F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q6_K", "IQ4_XS")
+EVERY_TYPE = (
+    "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
+    "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS",
+)  # fmt: skip
 # Software Vulkan is slow: every model runs once there; the operations that they consist of run in every setting.
-ON_CPU, ON_VULKAN, _ = PLACES
+ON_CPU, ON_VULKAN, ON_VULKAN_F16 = PLACES
 RUNS = [(ON_CPU, 1), (ON_CPU, 2), (ON_VULKAN, 2)]
 
 
@@ -87,12 +91,15 @@ def _quantize(array: np.ndarray, kind: str) -> np.ndarray:
     number = getattr(ggml, f"GGML_TYPE_{kind}")
     rows, columns = array.shape
     out = np.zeros((rows, ggml.ggml_row_size(number, columns)), np.uint8)
-    floats = np.ascontiguousarray(array, np.float32)
+    floats, importance = np.ascontiguousarray(array, np.float32), np.ones(columns, np.float32)
     ggml.ggml_quantize_chunk(
-        number, floats.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), out.ctypes.data_as(ctypes.c_void_p), 0, rows,
-        columns, None,
-    )  # fmt: skip
+        number, _floats(floats), out.ctypes.data_as(ctypes.c_void_p), 0, rows, columns, _floats(importance)
+    )
     return out
+
+
+def _floats(array: np.ndarray) -> object:
+    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
 
 
 def _write(path: Path, module: torch.nn.Module, kind: str) -> WeightSet:
@@ -144,9 +151,33 @@ def _judge(
         assert error <= 1.2 * _worst(tuple(_reference(real, case, inputs)), expected)
 
 
-@pytest.mark.parametrize("place", [ON_CPU], indirect=True, ids=["CPU"])
-@pytest.mark.parametrize("kind", QUANTIZED)
-@pytest.mark.parametrize("name", ["FLUX schnell", "T5", "CLIP-L"])
+@pytest.mark.parametrize("kind", EVERY_TYPE)
+def test_every_type_in_a_linear(kind: str, place: Place, runner: Runner, tmp_path: Path) -> None:
+    """Against torch with the dequantized weights."""
+    torch.manual_seed(1)
+    real, inputs = torch.nn.Linear(512, 96), {"x": torch.randn(2, 9, 512)}
+    remote = RemoteModel(
+        torch.nn.Linear(512, 96, device="meta"), _write(tmp_path / "model.gguf", real, kind), place.device, None, runner
+    )
+    results = remote.run(kind, _call, inputs)
+    remote.unload()
+    assert _worst(results, [_call(real, inputs)]) <= (2e-3 if kind == "F16" else 2e-2)
+
+
+def _call(module: torch.nn.Module, inputs: Inputs) -> torch.Tensor:
+    return module(inputs["x"])
+
+
+ON_VULKAN_TOO = [("FLUX schnell", kind) for kind in ("F16", "Q8_0", "Q4_0", "Q4_K")]
+QUANTIZED_RUNS = [
+    *((name, kind, ON_CPU) for name in ("FLUX schnell", "T5", "CLIP-L") for kind in QUANTIZED),
+    *((name, kind, place) for name, kind in ON_VULKAN_TOO for place in (ON_VULKAN, ON_VULKAN_F16)),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "place"), QUANTIZED_RUNS, indirect=["place"], ids=lambda value: getattr(value, "name", value)
+)
 def test_quantized_model(name: str, kind: str, place: Place, runner: Runner, tmp_path: Path) -> None:
     """Against torch with the dequantized weights."""
     case = BY_NAME[name]
