@@ -227,7 +227,7 @@ class Service:
             if digest not in self._programs:
                 raise Missing("the program is not known", what="program")
             self._programs.move_to_end(digest)
-            for each in (key, *self._siblings(key)):
+            for each in (key, *self._siblings(key)):  # also as `fit` may free weights that their graphs point to
                 self._models[each].drop_graph()
             program = Program.from_bytes(self._programs[digest])
             model.files.fit(program)

@@ -202,6 +202,25 @@ def test_a_weight_used_otherwise_goes_back_to_its_file(runner: Runner, use: str,
     runner.unload(weights.digest, "CPU", repacked=True)
 
 
+def test_sets_that_differ_in_arrays_share_repacked_files(runner: Runner, tmp_path: Path) -> None:
+    (used, values), (other, _) = quantized(64, 256), quantized(64, 256)
+    plain = weight_file(tmp_path / "w", {"used": used, "other": other})
+    patched = plain.with_arrays({"patch": np.ones((4, 4), "f4")})
+    size, product = len(used[2]), linear(64, 256, 6, "Q4_0", "used")
+    before = runner.memory().devices[-1].held
+    (first,) = runner.run(plain, "CPU", product, {"x": X}, repacked=True)
+    assert runner.load(patched, "CPU", repacked=True).repacked == 2 * size
+    assert runner.memory().devices[-1].held - before < 3 * size
+    runner.run(patched, "CPU", _program(_values), {}, repacked=True)  # takes the copy from under the first program
+    (found,) = runner.run(plain, "CPU", product, {"x": X}, repacked=True)
+    for result in (first, found):
+        assert relative_error(result.reshape(6, 64), X @ values.T) < 2e-2
+    for weights in (plain, patched):
+        assert runner.load(weights, "CPU", repacked=True).repacked == size
+        runner.unload(weights.digest, "CPU", repacked=True)
+    assert runner.memory().devices[-1].held == before
+
+
 def test_columns_in_three_dimensions(runner: Runner, tmp_path: Path) -> None:
     matrix, values = quantized(64, 256)
     weights = weight_file(tmp_path / "w", {"w": matrix})
