@@ -21,6 +21,7 @@ from .buffers import Ne, Placed, allocate, describe, require
 from .devices import Device
 from .errors import Aborted
 from .library import context, ggml, pointer
+from .memory import let_go
 
 _PROBE_TOKENS = 4
 
@@ -83,10 +84,12 @@ class Repacked:
 
     def give_back(self, names: Iterable[str]) -> None:
         """Free the copies of these weights."""
-        for name in names:
-            copy = self._copies.pop(name)
+        leaving = [self._copies.pop(name) for name in names]
+        for copy in leaving:
             self.nbytes -= copy.nbytes
             copy.free()
+        if leaving:
+            let_go()
 
     def free(self) -> None:
         """Free all of them."""

@@ -123,6 +123,18 @@ def test_what_they_cost(runner: Runner, tmp_path: Path) -> None:
     assert unloaded.private - before.private < nbytes / 8
 
 
+def test_memory_goes_back_to_the_system_every_time(runner: Runner, tmp_path: Path) -> None:
+    """Blocks of both kinds: those the C library always gets from the system, and those it would keep for itself."""
+    (type_, _, data), _ = quantized(8, 4096)
+    tensors = {f"w{n}": (type_, (rows, 4096), data * (rows // 8)) for n, rows in enumerate([8192, *[1024] * 16])}
+    weights = weight_file(tmp_path / "w", tensors)
+    before = runner.memory().private
+    for _ in range(3):
+        nbytes = runner.load(weights, "CPU", repacked=True).repacked
+        runner.unload(weights.digest, "CPU", repacked=True)
+    assert runner.memory().private - before < nbytes / 50
+
+
 def test_mapped_and_repacked_are_held_beside_each_other(runner: Runner, tmp_path: Path) -> None:
     matrix, values = quantized(64, 256)
     weights = weight_file(tmp_path / "w", {"w": matrix})
