@@ -35,13 +35,17 @@ class RemoteModel:
 
     def __init__(
         self, module: torch.nn.Module, weights: WeightSet, device: str, options: LowerOptions | None = None,
-        runner: Runner | None = None,
+        runner: Runner | None = None, repacked: bool = False,
     ) -> None:  # fmt: skip
-        """module: this model's own, on the meta device; nothing else may use it. device: a ggml device's name."""
+        """module: this model's own, on the meta device; nothing else may use it. device: a ggml device's name.
+
+        repacked: as in Runner.load.
+        """
         self.module = module
         self.file_weights = weights
         self.weights = weights
         self.device = device
+        self.repacked = repacked
         self.options = options or LowerOptions()
         self.runner = runner or shared()
         self._branches: Mapping[str, LowRank] = {}
@@ -96,16 +100,18 @@ class RemoteModel:
         arrays = lowered.host(inputs)
         for name in lowered.device_inputs:
             arrays[name] = inputs[name].detach().to("cpu", torch.float32).contiguous().numpy()
-        results = self.runner.run(self.weights, self.device, lowered.program, arrays, cancelled, progress)
+        results = self.runner.run(
+            self.weights, self.device, lowered.program, arrays, cancelled, progress, repacked=self.repacked
+        )
         return tuple(torch.from_numpy(result) for result in results)
 
     def load(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Bring the weights to the device now; `progress` gets (bytes done, bytes in all)."""
-        self.runner.load(self.weights, self.device, progress)
+        self.runner.load(self.weights, self.device, progress, repacked=self.repacked)
 
     def unload(self) -> None:
         """Free what the runner holds for this model."""
-        self.runner.unload(self.weights.digest, self.device)
+        self.runner.unload(self.weights.digest, self.device, self.repacked)
 
 
 def _recall(kept: OrderedDict[Hashable, Kept], key: Hashable) -> Kept | None:

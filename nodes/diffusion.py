@@ -12,12 +12,12 @@ from ..native.weights import WeightFileError, WeightSet, flux, read_header
 from .diffusion_module import DiffusionModule
 from .files import fingerprint, model_names, model_path
 from .model_patcher import RemotePatcher
-from .placement import AUTO, check_device, device_options, diffusion_device, load_device
+from .placement import AUTO, check_device, device_options, diffusion_device, load_device, repacks, weights_input
 from .remote_module import MetaOperations
 from .sizes import sizes_of
 
 
-def load_diffusion(weights: WeightSet, device: str) -> RemotePatcher:
+def load_diffusion(weights: WeightSet, device: str, repacked: bool = False) -> RemotePatcher:
     """A MODEL computed on the ggml device `device`: core's model class and sampling around a DiffusionModule.
 
     Raises WeightFileError when the tensors are of no model that core knows, or not all of it.
@@ -34,7 +34,7 @@ def load_diffusion(weights: WeightSet, device: str) -> RemotePatcher:
         config.custom_operations = MetaOperations
         config.set_inference_dtype(torch.float32, None)
         model = config.get_model(shapes, device=torch.device("meta"))
-    model.diffusion_model = DiffusionModule(model.diffusion_model, weights, device)
+    model.diffusion_model = DiffusionModule(model.diffusion_model, weights, device, repacked)
     model.device = torch.device("cpu")
     return RemotePatcher(model, load_device(device), torch.device("cpu"))
 
@@ -61,6 +61,7 @@ class GGMLDiffusionModel(io.ComfyNode):
                     tooltip="Where the model computes. auto is the first GPU, or the CPU where there is none; "
                     "the node GGML Devices lists them.",
                 ),
+                weights_input(),
             ],
             outputs=[io.Model.Output()],
         )  # fmt: skip
@@ -76,7 +77,8 @@ class GGMLDiffusionModel(io.ComfyNode):
         return fingerprint("diffusion_models", [model_name])
 
     @classmethod
-    def execute(cls, model_name: str, device: str) -> io.NodeOutput:
+    def execute(cls, model_name: str, device: str, weights: str = AUTO) -> io.NodeOutput:
         """Reads the header; weights are read when sampling begins."""
-        weights = flux(read_header(model_path("diffusion_models", model_name)))
-        return io.NodeOutput(load_diffusion(weights, diffusion_device(device)))
+        read = flux(read_header(model_path("diffusion_models", model_name)))
+        placed = diffusion_device(device)
+        return io.NodeOutput(load_diffusion(read, placed, repacks(weights, placed)))

@@ -21,9 +21,9 @@ HONOURED = ("rope_options",)
 class DiffusionModule(RemoteModule):
     """Stands for a core diffusion model such as comfy.ldm.flux.model.Flux."""
 
-    def __init__(self, core: Any, weights: WeightSet, device: str) -> None:
+    def __init__(self, core: Any, weights: WeightSet, device: str, repacked: bool = False) -> None:
         """core: the model on the meta device; device: a ggml device by name."""
-        super().__init__(core, weights, device)
+        super().__init__(core, weights, device, repacked=repacked)
         self.patch_size = core.patch_size
         self._signature = inspect.signature(core._forward)
 

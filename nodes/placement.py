@@ -1,4 +1,4 @@
-"""The `device` choice of every loader: what it offers, what a saved workflow may name, and what `auto` means."""
+"""The `device` and `weights` choices of the loaders: what they offer, what saved workflows name, what `auto` is."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import asyncio
 
 import comfy.model_management
 import torch
+from comfy_api.latest import io
 
 from ..native.client import Device, RunnerError, shared
 
 AUTO = "auto"
 CPU = "CPU"
+ON_DEVICE = "device"
 # Offered until the devices of this machine are known: the runner loads no driver while ComfyUI starts.
 USUAL = (CPU, "Vulkan0", "Vulkan1")
 
@@ -27,6 +29,21 @@ def devices() -> list[Device]:
 def device_options() -> list[str]:
     """What a `device` input offers."""
     return [AUTO, *(_known or USUAL)]
+
+
+def weights_input() -> io.Combo.Input:
+    """The `weights` input of a loader; optional, as workflows from before it have none."""
+    return io.Combo.Input(
+        "weights", options=[AUTO, ON_DEVICE], default=AUTO, optional=True,
+        tooltip="Where the weights lie. device: in the memory of the device; on the CPU that is a copy in the form its "
+        "fastest code reads, for Q4 and a few other types, which costs as much RAM as the file is large and some "
+        "seconds of loading. auto: the same on a GPU; on the CPU they are used in place from the file.",
+    )  # fmt: skip
+
+
+def repacks(weights: str, device: str) -> bool:
+    """Whether a `weights` choice asks for repacked copies on the ggml device `device`."""
+    return weights == ON_DEVICE and device == CPU
 
 
 async def check_device(name: str) -> bool | str:

@@ -34,25 +34,31 @@ class Residency:
     def load(self, progress: Callable[[int, int], None], cancelled: Callable[[], bool]) -> None:
         """Bring the weights to the device; `progress` gets bytes done and in all. Raises what Runner.load does."""
         release_orphans(self)
-        self.model.runner.load(self.model.weights, self.model.device, progress, cancelled)
-        while self._replaced:  # only now, so that the files they share with what is loaded stay
-            self.model.runner.unload(self._replaced.pop(), self.model.device)
+        model = self.model
+        model.runner.load(model.weights, model.device, progress, cancelled, model.repacked)
+        self._unload_replaced()  # only now, so that the files they share with what is loaded stay
         release_orphans()
 
     def unload(self) -> None:
         """Free all that the runner holds for this model."""
-        while self._replaced:
-            self.model.runner.unload(self._replaced.pop(), self.model.device)
+        self._unload_replaced()
         self.model.unload()
 
-    def holds(self, digest: str, device: str) -> bool:
-        """Whether this weight set on this device is the model's."""
-        return (self.model.weights.digest, self.model.device) == (digest, device)
+    def shares_weights(self, other: Residency) -> bool:
+        """Whether the runner holds one weight set for both."""
+        return self.model.weights.digest == other.model.weights.digest and self._is_placed_as(other)
 
     def shares_files(self, other: Residency) -> bool:
-        """Whether both are of the same files on the same device."""
+        """Whether the runner holds the same files for both."""
+        return self.model.file_weights.digest == other.model.file_weights.digest and self._is_placed_as(other)
+
+    def _is_placed_as(self, other: Residency) -> bool:
         one, two = self.model, other.model
-        return (one.file_weights.digest, one.device) == (two.file_weights.digest, two.device)
+        return (one.device, one.repacked) == (two.device, two.repacked)
+
+    def _unload_replaced(self) -> None:
+        while self._replaced:
+            self.model.runner.unload(self._replaced.pop(), self.model.device, self.model.repacked)
 
 
 _all: WeakSet[Residency] = WeakSet()
@@ -68,5 +74,5 @@ def release_orphans(coming: Residency | None = None) -> None:
             _orphans.append(orphan)
             continue
         living = [other for other in _all if other is not orphan and other not in _orphans]
-        if not any(other.holds(orphan.model.weights.digest, orphan.model.device) for other in living):
+        if not any(orphan.shares_weights(other) for other in living):
             orphan.unload()

@@ -19,7 +19,7 @@ from ..native.weights import WeightFileError, WeightSet, clip_l, identify, read_
 from .files import NONE, fingerprint, model_names, model_path
 from .model_patcher import RemotePatcher
 from .node_text import show
-from .placement import CPU, check_device, companion_device, device_options, load_device
+from .placement import AUTO, CPU, check_device, companion_device, device_options, load_device, repacks, weights_input
 from .sizes import sizes_of
 from .text_transformer import CLIPTransformer, T5Transformer
 
@@ -67,7 +67,7 @@ def clip_config(weights: WeightSet) -> dict[str, Any]:
 class FluxTextEncoders(FluxClipModel):
     """Core's FLUX.1 text encoders with their transformers in the runner."""
 
-    def __init__(self, clip: WeightSet, t5xxl: WeightSet, device: str) -> None:
+    def __init__(self, clip: WeightSet, t5xxl: WeightSet, device: str, repacked: bool = False) -> None:
         """clip, t5xxl: the weights of CLIP-L and T5; device: a ggml device by name.
 
         Raises WeightFileError when either's tensors are not all of an encoder.
@@ -77,13 +77,13 @@ class FluxTextEncoders(FluxClipModel):
         with sizes_of(clip):
             self.clip_l = SDClipModel(
                 textmodel_json_config=clip_config(clip),
-                model_class=lambda config, *_: CLIPTransformer(config, clip, device),
+                model_class=lambda config, *_: CLIPTransformer(config, clip, device, repacked),
                 return_projected_pooled=False,
             )
         with sizes_of(t5xxl):
             self.t5xxl = SDClipModel(
                 textmodel_json_config=t5_config(t5xxl),
-                model_class=lambda config, *_: T5Transformer(config, t5xxl, device),
+                model_class=lambda config, *_: T5Transformer(config, t5xxl, device, repacked),
                 special_tokens={"end": 1, "pad": 0},
             )
 
@@ -124,10 +124,10 @@ def lossy(weights: WeightSet) -> str | None:
     return stored if stored.startswith(LOSSY) else None
 
 
-def load_encoders(clip: WeightSet, t5xxl: WeightSet, device: str) -> comfy.sd.CLIP:
+def load_encoders(clip: WeightSet, t5xxl: WeightSet, device: str, repacked: bool = False) -> comfy.sd.CLIP:
     """A CLIP for FLUX.1 computed on the ggml device `device`."""
     torch_device = load_device(device)
-    target = ClipTarget(FluxTokenizer, lambda **_: FluxTextEncoders(clip, t5xxl, device))
+    target = ClipTarget(FluxTokenizer, lambda **_: FluxTextEncoders(clip, t5xxl, device, repacked))
     loaded = comfy.sd.CLIP(
         target,
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
@@ -168,6 +168,7 @@ class GGMLTextEncoders(io.ComfyNode):
                     "device", options=device_options(), default=CPU,
                     tooltip="Where the encoders compute. auto is the CPU, which leaves the GPU to the diffusion model.",
                 ),
+                weights_input(),
             ],
             outputs=[io.Clip.Output()],
             hidden=[io.Hidden.unique_id],
@@ -184,18 +185,21 @@ class GGMLTextEncoders(io.ComfyNode):
         return fingerprint("text_encoders", (clip_name1, clip_name2, clip_name3))
 
     @classmethod
-    def execute(cls, clip_name1: str, device: str, clip_name2: str = NONE, clip_name3: str = NONE) -> io.NodeOutput:
+    def execute(
+        cls, clip_name1: str, device: str, clip_name2: str = NONE, clip_name3: str = NONE, weights: str = AUTO
+    ) -> io.NodeOutput:
         """Reads the headers; weights are read when the first prompt is encoded."""
         names = [name for name in (clip_name1, clip_name2, clip_name3) if name != NONE]
         found = read_encoders([model_path("text_encoders", name) for name in names])
         warnings = [
-            f"{weights.files[0][0]} is stored as {stored}: a text encoder below Q5 loses much of the prompt. "
+            f"{encoder.files[0][0]} is stored as {stored}: a text encoder below Q5 loses much of the prompt. "
             "Use Q5_K_M, Q8_0, F16 or FP8."
-            for weights in found.values()
-            if (stored := lossy(weights))
+            for encoder in found.values()
+            if (stored := lossy(encoder))
         ]
         for warning in warnings:
             log.warning(warning)
         if warnings:
             show(cls, "\n".join(warnings))
-        return io.NodeOutput(load_encoders(found["clip_l"], found["t5"], companion_device(device)))
+        placed = companion_device(device)
+        return io.NodeOutput(load_encoders(found["clip_l"], found["t5"], placed, repacks(weights, placed)))

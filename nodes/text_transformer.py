@@ -34,9 +34,11 @@ class TextTransformer(RemoteModule):
 
     embedding: str  # the parameter that holds the token embedding
 
-    def __init__(self, core: torch.nn.Module, weights: WeightSet, device: str, local: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, core: torch.nn.Module, weights: WeightSet, device: str, repacked: bool, local: tuple[str, ...] = ()
+    ) -> None:
         """core: comfy's transformer on the meta device; device: a ggml device by name."""
-        super().__init__(core, weights, device, (self.embedding, *local), wide=True)
+        super().__init__(core, weights, device, (self.embedding, *local), wide=True, repacked=repacked)
         self.num_layers = core.num_layers
         self._embedding = TokenEmbedding(weights.parameters[self.embedding])
 
@@ -76,11 +78,11 @@ class T5Transformer(TextTransformer):
 
     embedding = "shared.weight"
 
-    def __init__(self, config: dict[str, Any], weights: WeightSet, device: str) -> None:
+    def __init__(self, config: dict[str, Any], weights: WeightSet, device: str, repacked: bool = False) -> None:
         """config: as comfy/text_encoders/t5_config_xxl.json."""
         core = T5(config, torch.float32, "meta", MetaOperations)
         own_attention(core.encoder)
-        super().__init__(core, weights, device)
+        super().__init__(core, weights, device, repacked)
 
     def forward(
         self,
@@ -102,13 +104,13 @@ class CLIPTransformer(TextTransformer):
     embedding = "text_model.embeddings.token_embedding.weight"
     projection = "text_projection.weight"
 
-    def __init__(self, config: dict[str, Any], weights: WeightSet, device: str) -> None:
+    def __init__(self, config: dict[str, Any], weights: WeightSet, device: str, repacked: bool = False) -> None:
         """config: as comfy/sd1_clip_config.json."""
         core = CLIPTextModel(config, torch.float32, "meta", MetaOperations)
         own_attention(core.text_model.encoder)
         if self.projection not in weights.parameters:
             core.text_projection = torch.nn.Identity()
-        super().__init__(core, weights, device, (self.projection,))
+        super().__init__(core, weights, device, repacked, (self.projection,))
         self._projection_parameter = weights.parameters.get(self.projection)
 
     @cached_property

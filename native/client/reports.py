@@ -21,10 +21,11 @@ class Device:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Weights on a device: used in place from the file, and copied into memory of the device."""
+    """Weights on a device: used in place from the file, copied into memory of the device, and repacked there."""
 
     mapped: int
     copied: int
+    repacked: int
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class DeviceMemory:
 
 @dataclass(frozen=True)
 class ModelMemory:
-    """A loaded weight set. Sets with one `files_digest` share what is mapped and copied."""
+    """A loaded weight set. Sets with one `files_digest`, loaded alike, share what is mapped, copied and repacked."""
 
     name: str
     digest: str
@@ -47,7 +48,8 @@ class ModelMemory:
     files_digest: str
     mapped: int
     copied: int
-    buffers: int  # that the two lie in
+    repacked: int  # private copies in the layout of the CPU's fastest kernels, instead of mapped ones
+    buffers: int  # that mapped and copied ones lie in
     arrays: int  # weights that came from memory
     constants: int  # of the built program
     compute: int  # the built program's compute buffer

@@ -80,22 +80,28 @@ class Runner:
         device: str,
         progress: Callable[[int, int], None] | None = None,
         cancelled: Cancel = None,
+        repacked: bool = False,
     ) -> LoadReport:
         """Put weights on a device; nothing happens where they are there. `progress` gets bytes done and in all.
 
+        repacked: on the CPU, private copies of quantized matrices in the layout of its fastest kernels, where it has
+        one for their type, instead of the file's own bytes; no difference elsewhere.
         Raises RunnerError, OutOfMemory, RunnerLost, Cancelled.
         """
         with self._working:
-            reply = self._with_process(lambda process: self._load(process, weights, device, cancelled, progress))
-        return LoadReport(reply["mapped"], reply["copied"])
+            reply = self._with_process(
+                lambda process: self._load(process, weights, device, repacked, cancelled, progress)
+            )
+        return LoadReport(**reply)
 
-    def unload(self, weights_digest: str, device: str) -> None:
-        """Free a weight set, its built program and its compute buffer; files that another set uses stay."""
+    def unload(self, weights_digest: str, device: str, repacked: bool = False) -> None:
+        """Free a weight set, loaded so, its built program and its compute buffer; files that another set uses stay."""
         with self._working:
             process = self._process
             if process and process.alive:
                 with suppress(ProcessDied):
-                    self._exchange(process, {"do": "unload", "digest": weights_digest, "device": device})
+                    request = {"do": "unload", "digest": weights_digest, "device": device, "repacked": repacked}
+                    self._exchange(process, request)
 
     def run(
         self,
@@ -106,15 +112,19 @@ class Runner:
         cancelled: Cancel = None,
         progress: Callable[[float], None] | None = None,
         finite: bool = True,
+        repacked: bool = False,
     ) -> list[np.ndarray]:
         """Run a program on weights, loading both where the runner does not hold them; the outputs in float32.
 
+        repacked: as in `load`; a repacked weight that the program does more with than multiply goes back to its file.
         `progress` gets the fraction done. With `finite`, a result with infinite or NaN values is an error.
         Raises RunnerError, OutOfMemory, RunnerLost, Cancelled.
         """
         with self._working:
             return self._with_process(
-                lambda process: self._run(process, weights, device, program, inputs, cancelled, progress, finite)
+                lambda process: self._run(
+                    process, weights, device, repacked, program, inputs, cancelled, progress, finite
+                )
             )
 
     def close(self) -> None:
@@ -177,6 +187,7 @@ class Runner:
         process: RunnerProcess,
         weights: WeightSet,
         device: str,
+        repacked: bool,
         program: Program,
         inputs: dict[str, np.ndarray],
         cancelled: Cancel,
@@ -190,6 +201,7 @@ class Runner:
                 "do": "run",
                 "weights": weights.digest,
                 "device": device,
+                "repacked": repacked,
                 "program": program.digest,
                 "inputs": placed,
                 "arena": process.arena.size,
@@ -199,7 +211,7 @@ class Runner:
                 break
             except _Missing as missing:
                 if missing.reply["what"] == "weights":
-                    self._load(process, weights, device, cancelled, None)
+                    self._load(process, weights, device, repacked, cancelled, None)
                 else:
                     self._exchange(process, {"do": "program", "digest": program.digest}, program.to_bytes())
         if finite and not all(reply["finite"]):
@@ -215,10 +227,11 @@ class Runner:
         process: RunnerProcess,
         weights: WeightSet,
         device: str,
+        repacked: bool,
         cancelled: Cancel,
         progress: Callable[[int, int], None] | None,
     ) -> dict[str, Any]:
-        request: dict[str, Any] = {"do": "load", "digest": weights.digest, "device": device}
+        request: dict[str, Any] = {"do": "load", "digest": weights.digest, "device": device, "repacked": repacked}
         arrays: dict[str, np.ndarray] = {}
         while True:
             try:

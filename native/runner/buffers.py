@@ -22,24 +22,19 @@ class Placed:
         self.device = device
         self.nbytes = 0  # allocated on the device, not counting memory mapped from files
         self._context = described_in
-        self._buffers: list[Any] = []
+        self.buffers: list[Any] = []
 
     def adopt(self, buffer: Any, allocated: int) -> None:
         """Free `buffer` together with this; `allocated` bytes of it are device memory of our own."""
-        self._buffers.append(buffer)
+        self.buffers.append(buffer)
         self.nbytes += allocated
         self.device.held += allocated
 
-    @property
-    def buffers(self) -> int:
-        """How many there are."""
-        return len(self._buffers)
-
     def free(self) -> None:
         """Give all memory back; the tensors are gone with it."""
-        for buffer in self._buffers:
+        for buffer in self.buffers:
             ggml.ggml_backend_buffer_free(buffer)
-        self._buffers.clear()
+        self.buffers.clear()
         self.device.held -= self.nbytes
         self.nbytes = 0
         if self._context:
@@ -62,18 +57,22 @@ def describe(device: Device, tensors: Iterable[tuple[str, str, Ne]]) -> Placed:
     return Placed(named, made, device)
 
 
-def allocate(placed: Placed, names: Iterable[str], what: str, largest: int | None = None) -> None:
+def allocate(
+    placed: Placed, names: Iterable[str], what: str, largest: int | None = None, buffer_type: int | None = None
+) -> None:
     """Give the tensors `names` memory on their device; `what` is for the message of OutOfMemory.
 
     No buffer is larger than the device's largest (or `largest` bytes), but for a single tensor that is.
+    buffer_type: of the device; its usual one unless it is said.
     """
     device = placed.device
-    alignment = ggml.ggml_backend_buft_get_alignment(device.buffer_type)
-    limit = min(ggml.ggml_backend_buft_get_max_size(device.buffer_type), largest or 1 << 62)
+    buffer_type = buffer_type or device.buffer_type
+    alignment = ggml.ggml_backend_buft_get_alignment(buffer_type)
+    limit = min(ggml.ggml_backend_buft_get_max_size(buffer_type), largest or 1 << 62)
     groups: list[tuple[list[tuple[Any, int]], int]] = []  # tensors with offsets, bytes of their buffer
     for name in names:
         tensor = placed.tensors[name]
-        size = -(-ggml.ggml_backend_buft_get_alloc_size(device.buffer_type, tensor) // alignment) * alignment
+        size = -(-ggml.ggml_backend_buft_get_alloc_size(buffer_type, tensor) // alignment) * alignment
         if groups and groups[-1][1] + size <= limit:
             members, end = groups[-1]
             members.append((tensor, end))
@@ -82,7 +81,7 @@ def allocate(placed: Placed, names: Iterable[str], what: str, largest: int | Non
             groups.append(([(tensor, 0)], size))
     require(device, what, sum(size for _, size in groups))
     for members, size in groups:
-        buffer = ggml.ggml_backend_buft_alloc_buffer(device.buffer_type, size)
+        buffer = ggml.ggml_backend_buft_alloc_buffer(buffer_type, size)
         if not buffer:
             raise OutOfMemory(device.name, f"{what} (a buffer the driver refused)", size, device.memory()[0])
         ggml.ggml_backend_buffer_set_usage(buffer, 1)  # GGML_BACKEND_BUFFER_USAGE_WEIGHTS

@@ -25,6 +25,7 @@ class Device:
         self.description = ggml.ggml_backend_dev_description(handle).decode()
         self.type = _TYPES.get(ggml.ggml_backend_dev_type(handle), "ACCEL")
         self.buffer_type = ggml.ggml_backend_dev_buffer_type(handle)
+        self.repack_buffer_type = _extra_buffer_type(handle, b"CPU_REPACK")  # None where ggml was built without
         self.software = any(word in self.description.lower() for word in _SOFTWARE)
         self.held = 0  # bytes this process has allocated on it
         self.threads = threads
@@ -92,6 +93,24 @@ class Device:
                 features.append(listed[index].name.decode())
             index += 1
         return tuple(features)
+
+
+def _extra_buffer_type(handle: int, name: bytes) -> int | None:
+    """The buffer type of that name among those a device has besides its usual one.
+
+    Never another of them: matrices in the one called AMX crash some processors that list it first.
+    """
+    registry = ggml.ggml_backend_dev_backend_reg(handle)
+    address = ggml.ggml_backend_reg_get_proc_address(registry, b"ggml_backend_dev_get_extra_bufts")
+    if not address:
+        return None
+    listed = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)(address)(handle)
+    index = 0
+    while (found := listed[index]) is not None:
+        if ggml.ggml_backend_buft_name(found) == name:
+            return found
+        index += 1
+    return None
 
 
 class _Feature(ctypes.Structure):  # struct ggml_backend_feature

@@ -15,15 +15,17 @@ ggml: Any = importlib.import_module("ggml")
 # What ggml-vulkan says about each device as it finds it, and nowhere else: "ggml_vulkan: 0 = NAME | fp16: 1 | ..."
 _VULKAN_LINE = re.compile(r"ggml_vulkan: (\d+) = .*?\) \| (.*)")
 vulkan_traits: dict[str, tuple[str, ...]] = {}  # device name -> what it has
+_DEBUG = 1  # enum ggml_log_level
 
 
 @ggml.ggml_log_callback
-def _log(_level: int, text: bytes | None, _data: object) -> None:
+def _log(level: int, text: bytes | None, _data: object) -> None:
     line = (text or b"").decode(errors="replace")
     found = _VULKAN_LINE.match(line)
     if found:
         vulkan_traits[f"Vulkan{found[1]}"] = _traits(found[2])
-    sys.stderr.write(line)
+    if level != _DEBUG:  # a line for every repacked tensor would bury the last words of a runner that dies
+        sys.stderr.write(line)
 
 
 def _traits(line: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,13 @@ _PROGRAMS_KEPT = 32  # serialised; the client sends one again when it is asked f
 _PROGRESS_INTERVAL = 0.05  # seconds
 
 
+class Place(NamedTuple):
+    """A device by name, and whether it has repacked copies of the matrices it can."""
+
+    device: str
+    repacked: bool
+
+
 class Model:
     """A weight set on a device, with the one program that is built for it."""
 
@@ -43,7 +50,7 @@ class Model:
         """The tensor of a parameter; raises RequestError when the set has none of that name."""
         if name in self.arrays:
             return self._store.tensor(self.arrays[name])
-        tensor = self.files.placed.tensors.get(name)
+        tensor = self.files.tensor(name)
         if tensor is None:
             raise RequestError(f"{self.name} has no weight {name}")
         return tensor
@@ -67,9 +74,9 @@ class Service:
         self._devices = Devices(limits.threads, limits.device_memory, self._is_aborted, self._announce_drivers)
         self._current = 0  # id of the request being worked on
         self._aborted = -1
-        self._files: dict[tuple[str, str], FileWeights] = {}  # by (digest of the files' parameters, device)
+        self._files: dict[tuple[str, Place], FileWeights] = {}  # by (digest of the files' parameters, place)
         self._arrays: dict[str, Arrays] = {}  # by device
-        self._models: dict[tuple[str, str], Model] = {}  # by (digest of the weight set, device)
+        self._models: dict[tuple[str, Place], Model] = {}  # by (digest of the weight set, place)
         self._programs: OrderedDict[str, bytes] = OrderedDict()
 
     def abort(self, request: int) -> None:
@@ -128,34 +135,35 @@ class Service:
             {
                 "name": model.name,
                 "digest": digest,
-                "device": device_name,
+                "device": place.device,
                 "files_digest": model.files_digest,
                 "mapped": model.files.mapped,
                 "copied": model.files.copied,
-                "buffers": model.files.placed.buffers,
+                "repacked": model.files.repacked.nbytes,
+                "buffers": len(model.files.placed.buffers),
                 "arrays": model.arrays_nbytes,
                 "constants": graph.constant_bytes if (graph := model.graph) else 0,
                 "compute": graph.compute_bytes if graph else 0,
                 "work": graph.work_bytes if graph else 0,
             }
-            for (digest, device_name), model in list(self._models.items())
+            for (digest, place), model in list(self._models.items())
         ]
         return {"private": private, "resident": resident, "devices": devices, "models": models}
 
     def _do_load(self, header: Header, _payload: bytes) -> dict[str, Any]:
         device = self._devices.find(header["device"])
-        key = (header["digest"], device.name)
+        key = (header["digest"], _place(header, device))
         if key not in self._models:
             if "parameters" not in header:
                 raise Missing("the weights are not loaded", what="weights")
-            self._models[key] = self._load(header, device)
+            self._models[key] = self._load(header, device, key[1])
             self._retire_siblings(key)
             self._collect()
-        model = self._models[key]
-        model.files.check_files()
-        return {"mapped": model.files.mapped, "copied": model.files.copied}
+        files = self._models[key].files
+        files.check_files()
+        return {"mapped": files.mapped, "copied": files.copied, "repacked": files.repacked.nbytes}
 
-    def _load(self, header: Header, device: Device) -> Model:
+    def _load(self, header: Header, device: Device, place: Place) -> Model:
         weights = WeightSet(
             header["name"],
             {row[0]: Parameter(row[0], row[1], tuple(row[2]), *row[3:]) for row in header["parameters"]},
@@ -167,10 +175,10 @@ class Service:
         missing = self._with_room(device, lambda: store.place(announced, what, self._largest))
         if missing:
             raise Missing("arrays are still to come", what="arrays", digests=missing)
-        files_key = (header["files_digest"], device.name)
+        files_key = (header["files_digest"], place)
         if files_key not in self._files:
             report = self._progress(header["id"])
-            load = partial(FileWeights, weights, device, report, self._is_aborted, self._largest)
+            load = partial(FileWeights, weights, device, report, self._is_aborted, self._largest, place.repacked)
             self._files[files_key] = self._with_room(device, load)
         arrays = {name: digest for name, digest, _, _ in header["arrays"]}
         return Model(weights.name, self._files[files_key], files_key[0], arrays, store)
@@ -182,7 +190,8 @@ class Service:
         return {}
 
     def _do_unload(self, header: Header, _payload: bytes) -> dict[str, Any]:
-        model = self._models.pop((header["digest"], header["device"]), None)
+        device = next((each for each in self._devices.known() if each.name == header["device"]), None)
+        model = self._models.pop((header["digest"], _place(header, device)), None) if device else None
         if model:
             model.drop_graph()
             self._collect()
@@ -196,14 +205,14 @@ class Service:
 
     def _do_run(self, header: Header, _payload: bytes) -> dict[str, Any]:
         device = self._devices.find(header["device"])
-        key = (header["weights"], device.name)
+        key = (header["weights"], _place(header, device))
         model = self._models.get(key)
         if model is None:
             raise Missing("the weights are not loaded", what="weights")
         try:
             model.files.check_files()
         except RequestError:
-            self._do_unload({"digest": header["weights"], "device": device.name}, b"")
+            self._do_unload({**header, "digest": header["weights"]}, b"")
             raise
         graph = self._graph(key, header["program"], device)
         arena = np.frombuffer(self._arena.memory(header["arena"]), np.uint8)
@@ -212,22 +221,23 @@ class Service:
         finite = execute(graph, arena, inputs, self._is_aborted, lambda fraction: report(fraction, 1.0))
         return {"finite": finite}
 
-    def _graph(self, key: tuple[str, str], digest: str, device: Device) -> Graph:
+    def _graph(self, key: tuple[str, Place], digest: str, device: Device) -> Graph:
         model = self._models[key]
         if model.program != digest or model.graph is None:
             if digest not in self._programs:
                 raise Missing("the program is not known", what="program")
             self._programs.move_to_end(digest)
-            for each in (key, *self._siblings(key)):
+            for each in (key, *self._siblings(key)):  # also as `fit` may free weights that their graphs point to
                 self._models[each].drop_graph()
             program = Program.from_bytes(self._programs[digest])
+            model.files.fit(program)
             build = partial(Graph, model.name, program, model.weight, device, self._largest)
             model.graph = self._with_room(device, build)
             model.program = digest
         return model.graph
 
-    def _siblings(self, key: tuple[str, str]) -> list[tuple[str, str]]:
-        """The other weight sets on the device of the same files: one model with other patches."""
+    def _siblings(self, key: tuple[str, Place]) -> list[tuple[str, Place]]:
+        """The other weight sets at the place of the same files: one model with other patches."""
         files_digest = self._models[key].files_digest
         return [
             other
@@ -235,7 +245,7 @@ class Service:
             if other != key and other[1] == key[1] and model.files_digest == files_digest
         ]
 
-    def _retire_siblings(self, key: tuple[str, str]) -> None:
+    def _retire_siblings(self, key: tuple[str, Place]) -> None:
         """Unload what a new set of patches takes the place of; a client that still wants it loads it again."""
         if self._models[key].arrays:
             for other in self._siblings(key):
@@ -247,7 +257,7 @@ class Service:
         try:
             return attempt()
         except OutOfMemory:
-            idle = [model for (_, name), model in self._models.items() if name == device.name and model.graph]
+            idle = [model for (_, place), model in self._models.items() if place.device == device.name and model.graph]
             if not idle:
                 raise
             for model in idle:
@@ -256,9 +266,14 @@ class Service:
 
     def _collect(self) -> None:
         """Free files and arrays that no loaded model uses."""
-        used = {(model.files_digest, device) for (_, device), model in self._models.items()}
+        used = {(model.files_digest, place) for (_, place), model in self._models.items()}
         for key in [key for key in self._files if key not in used]:
             self._files.pop(key).free()
         for device, store in self._arrays.items():
-            models = [model for (_, name), model in self._models.items() if name == device]
+            models = [model for (_, place), model in self._models.items() if place.device == device]
             store.keep({digest for model in models for digest in model.arrays.values()})
+
+
+def _place(header: Header, device: Device) -> Place:
+    """Where the weights of a request are; repacked only on a device that has that layout, else as without."""
+    return Place(device.name, header["repacked"] and device.repack_buffer_type is not None)

@@ -1,4 +1,4 @@
-"""A weight set on a device: mapped from its files on the CPU, uploaded piece by piece elsewhere."""
+"""A weight set on a device: mapped from its files or repacked on the CPU, uploaded piece by piece elsewhere."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..program import Program
 from ..weights.convert import convert, pieces
 from ..weights.weight_file import WeightFileError
 from ..weights.weight_set import Parameter, WeightSet, check_unchanged, mappable
@@ -15,6 +16,7 @@ from .buffers import Placed, allocate, describe
 from .devices import Device
 from .errors import Aborted, RequestError
 from .library import ggml, pointer, torch_shape_to_ne
+from .repack import Repacked, Source, repackable
 
 PIECE = 16 << 20  # bytes; the most private memory that an upload holds
 
@@ -28,8 +30,9 @@ class WeightsError(RequestError):
 
 
 class FileWeights:
-    """The file-backed parameters of a weight set, on one device: mapped or uploaded when this is made.
+    """The file-backed parameters of a weight set, on one device: mapped, repacked or uploaded when this is made.
 
+    repack: whether the device makes repacked copies of the matrices it has that layout for.
     Raises WeightsError, OutOfMemory or Aborted, and then holds nothing.
     """
 
@@ -40,14 +43,16 @@ class FileWeights:
         progress: Progress,
         aborted: Callable[[], bool],
         largest: int | None,
+        repack: bool = False,
     ) -> None:
         self.mapped = 0  # bytes used in place, from the page cache
+        self.repacked = Repacked(device)
         self._weights = weights
-        self._maps: dict[str, np.ndarray] = {}
+        self._maps: dict[str, mmap.mmap] = {}
         parameters = weights.parameters.values()
         self.placed = describe(device, ((p.name, p.type, torch_shape_to_ne(p.shape)) for p in parameters))
         try:
-            self._load(progress, aborted, largest)
+            self._load(progress, aborted, largest, repack)
         except BaseException:
             self.free()
             raise
@@ -56,6 +61,17 @@ class FileWeights:
     def copied(self) -> int:
         """Bytes of device memory that were allocated for them."""
         return self.placed.nbytes
+
+    def tensor(self, name: str) -> Any:
+        """The tensor to compute with, None for an unknown name."""
+        repacked = self.repacked.tensor(name)
+        return self.placed.tensors.get(name) if repacked is None else repacked
+
+    def fit(self, program: Program) -> None:
+        """Go back to the file for the repacked weights that an operation of this program needs as they were."""
+        unfit = self.repacked.unfit(program)
+        self.repacked.give_back(unfit)
+        self.mapped += sum(self._weights.parameters[name].nbytes for name in unfit)
 
     def check_files(self) -> None:
         """Raise WeightsError when a file is no longer the one that was loaded."""
@@ -66,19 +82,25 @@ class FileWeights:
 
     def free(self) -> None:
         """Give everything back."""
+        self.repacked.free()
         self.placed.free()
         self._maps.clear()
         self.mapped = 0
 
-    def _load(self, progress: Progress, aborted: Callable[[], bool], largest: int | None) -> None:
+    def _load(self, progress: Progress, aborted: Callable[[], bool], largest: int | None, repack: bool) -> None:
         self.check_files()
         self._maps = {path: _map(path) for path, _, _ in self._weights.files}
         parameters = list(self._weights.parameters.values())
         copied = parameters if self.placed.device.type != "CPU" else self._use_in_place(parameters)
-        allocate(self.placed, [p.name for p in copied], f"the weights of {self._weights.name}", largest)
-        self._upload(copied, progress, aborted)
+        repacked = [p for p in parameters if self._is_repackable(p)] if repack else []
+        what = f"the weights of {self._weights.name}"
+        allocate(self.placed, [p.name for p in copied], what, largest)
+        advance = _advance(sum(p.nbytes for p in (*copied, *repacked)), progress)
+        self._upload(copied, advance, aborted)
+        self.repacked.make([self._source(p) for p in repacked], what, advance, aborted)
         if not self.mapped:
             self._maps.clear()
+        self.mapped -= sum(p.nbytes for p in repacked)
 
     def _use_in_place(self, parameters: list[Parameter]) -> list[Parameter]:
         """Point what needs no conversion into the mapped files; returns the rest."""
@@ -88,7 +110,7 @@ class FileWeights:
             if not mappable(parameter):
                 rest.append(parameter)
                 continue
-            data = self._maps[parameter.path]
+            data = np.frombuffer(self._maps[parameter.path], np.uint8)
             if parameter.path not in buffers:
                 buffer = ggml.ggml_backend_dev_buffer_from_host_ptr(
                     self.placed.device.handle, pointer(data), data.nbytes, data.nbytes
@@ -100,25 +122,44 @@ class FileWeights:
             self.mapped += parameter.nbytes
         return rest
 
-    def _upload(self, parameters: list[Parameter], progress: Progress, aborted: Callable[[], bool]) -> None:
-        done, total = 0, sum(p.nbytes for p in parameters)
+    def _is_repackable(self, parameter: Parameter) -> bool:
+        ne = torch_shape_to_ne(parameter.shape)
+        return mappable(parameter) and repackable(self.placed.device, parameter.type, ne)
+
+    def _source(self, parameter: Parameter) -> Source:
+        ne, mapping = torch_shape_to_ne(parameter.shape), self._maps[parameter.path]
+        return Source(parameter.name, parameter.type, ne, mapping, parameter.offset, parameter.nbytes)
+
+    def _upload(self, parameters: list[Parameter], advance: Callable[[int], None], aborted: Callable[[], bool]) -> None:
         for parameter in parameters:
-            tensor, data = self.placed.tensors[parameter.name], self._maps[parameter.path]
+            tensor = self.placed.tensors[parameter.name]
+            data = np.frombuffer(self._maps[parameter.path], np.uint8)
             unchanged = parameter.type == parameter.stored
             for piece in pieces(parameter, PIECE) if unchanged else pieces(parameter):
                 if aborted():
                     raise Aborted(f"loading {self._weights.name} was interrupted")
                 loaded = convert(parameter, data[piece.offset : piece.offset + piece.nbytes])
                 ggml.ggml_backend_tensor_set(tensor, pointer(loaded), piece.target, piece.target_nbytes)
-                done += piece.nbytes
-                progress(done, total)
+                advance(piece.nbytes)
 
 
-def _map(path: str) -> np.ndarray:
+def _advance(total: int, progress: Progress) -> Callable[[int], None]:
+    """Adds up bytes that are done."""
+    done = 0
+
+    def advance(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        progress(done, total)
+
+    return advance
+
+
+def _map(path: str) -> mmap.mmap:
     """The bytes of a file, read by the system as they are touched."""
     try:
         with open(path, "rb") as file:
-            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path} cannot be mapped: {error}. Choose the file again.") from error
 

@@ -192,6 +192,24 @@ def test_quantized_model(name: str, kind: str, place: Place, runner: Runner, tmp
 
 
 @pytest.mark.parametrize("place", [ON_CPU], indirect=True, ids=["CPU"])
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_K"])
+@pytest.mark.parametrize("name", ["FLUX schnell", "T5", "CLIP-L"])
+def test_repacked_model(name: str, kind: str, place: Place, runner: Runner, tmp_path: Path) -> None:
+    """As quantized ones; x86 processors have no repacked layout for Q8_0, whose weights stay mapped there."""
+    case = BY_NAME[name]
+    torch.manual_seed(1)
+    real, inputs = randomize(case.build("cpu")), case.inputs(2)
+    weights = _write(tmp_path / "model.gguf", real, kind)
+    remote = RemoteModel(case.build("meta").eval(), weights, place.device, None, runner, repacked=True)
+    results = remote.run(name, case.function, inputs)
+    (held,) = [model for model in runner.memory().models if model.digest == weights.digest]
+    remote.unload()
+    _judge(results, _reference(real, case, inputs), real, case, inputs, kind, place)
+    repacked = sum(p.nbytes for p in weights.parameters.values() if p.stored == kind)
+    assert held.repacked == repacked or (kind == "Q8_0" and held.repacked == 0)
+
+
+@pytest.mark.parametrize("place", [ON_CPU], indirect=True, ids=["CPU"])
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0"])
 def test_quantized_t5_with_outliers(kind: str, place: Place, runner: Runner, tmp_path: Path) -> None:
     """T5's activations pass what F16 holds, whatever its weights are stored as."""

@@ -90,6 +90,26 @@ def test_diffusion_model_of_any_size(tmp_path: Path, changes: dict[str, int], gu
     assert patcher.model_size() == sum(t.numel() * (4 if t.ndim == 1 else 2) for t in tensors.values())
 
 
+@pytest.mark.parametrize(
+    ("chosen", "device", "repacked"),
+    [({}, "CPU", False), ({"weights": "auto"}, "CPU", False), ({"weights": "device"}, "CPU", True),
+     ({"weights": "device"}, "Vulkan0", False)],
+)  # fmt: skip
+def test_choice_of_where_weights_lie_reaches_every_model(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, chosen: dict[str, str], device: str, repacked: bool
+) -> None:
+    for module in (diffusion, encoders):
+        monkeypatch.setattr(module, "model_path", lambda _folder, name: str(folder / name))
+    (model,) = diffusion.GGMLDiffusionModel.execute("flux.gguf", device, **chosen).result
+    (clip,) = encoders.GGMLTextEncoders.execute("t5.gguf", device, "clip_l.safetensors", **chosen).result
+    held = [
+        model.model.diffusion_model,
+        clip.cond_stage_model.clip_l.transformer,
+        clip.cond_stage_model.t5xxl.transformer,
+    ]
+    assert [module.remote.repacked for module in held] == [repacked] * 3
+
+
 def test_modules_have_their_weights_under_dynamic_vram(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With NVIDIA's dynamic VRAM core's Linear has no weight until a file is loaded into it."""
     import comfy.memory_management

@@ -75,8 +75,8 @@ def test_ids_and_outputs_stay(registered: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("name", "defaults"),
     [
-        ("GGMLDiffusionModel", {"device": "auto"}),
-        ("GGMLTextEncoders", {"device": "CPU", "clip_name2": "none", "clip_name3": "none"}),
+        ("GGMLDiffusionModel", {"device": "auto", "weights": "auto"}),
+        ("GGMLTextEncoders", {"device": "CPU", "clip_name2": "none", "clip_name3": "none", "weights": "auto"}),
         ("GGMLVAE", {"device": "CPU", "tiling": "auto", "tile_size": 512, "overlap": 64}),
     ],
 )
@@ -99,6 +99,7 @@ def test_every_input_that_is_not_obvious_has_a_tooltip(registered: dict[str, Any
 def test_valid_inputs_pass(no_runner: None) -> None:
     assert errors("GGMLDiffusionModel", model_name="model.gguf", device="auto") == []
     assert errors("GGMLTextEncoders", clip_name1="model.gguf", device="CPU") == []
+    assert errors("GGMLTextEncoders", clip_name1="model.gguf", device="CPU", weights="device") == []
     assert errors("GGMLVAE", **VAE) == []
     assert errors("GGMLDevices") == []
 
