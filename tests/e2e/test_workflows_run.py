@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.comfy_server import Client, changed, node_id, workflow
+from tests.micro.checker import Found, find_shapes
 
 NAMES = ("text_to_image", "image_to_image", "lora")
 
@@ -24,7 +25,7 @@ def test_a_seed_gives_one_picture(comfyui: Client, name: str) -> None:
 
 
 def test_the_lora_counts(comfyui: Client) -> None:
-    """At strength zero the picture is that of the model alone."""
+    """At strength zero the picture is that of the model alone; else its shape is pink."""
     with_lora = workflow("lora")
     off = {"LoraLoader": {"strength_model": 0.0, "strength_clip": 0.0}}
     same = {name: with_lora[node_id(with_lora, name)]["inputs"] for name in ("GGMLDiffusionModel", "CLIPTextEncode")}
@@ -34,7 +35,12 @@ def test_the_lora_counts(comfyui: Client) -> None:
     }
     alone = comfyui.draw(changed(workflow("text_to_image"), plain))
     np.testing.assert_array_equal(comfyui.draw(changed(with_lora, off)), alone)
-    assert not np.array_equal(comfyui.draw(with_lora), alone)
+    assert [shape.colour for shape in shapes(alone)] == ["red"]
+    assert [shape.colour for shape in shapes(comfyui.draw(with_lora))] == ["pink"]
+
+
+def shapes(picture: np.ndarray) -> list[Found]:
+    return find_shapes(picture.astype(np.float32))[0]
 
 
 def test_the_loaded_picture_counts(comfyui: Client) -> None:

@@ -1,6 +1,8 @@
 """Trains the micro text encoders, before FLUX sees them, to say what a caption asks for.
 
-T5 learns the shapes and their places, at each of its tokens, padding too, so that any number of padding tokens will do.
+T5 learns the shapes and their places, at each of its tokens, padding too, so that any number of padding tokens will do;
+and to keep words apart, because the patches of a picture, which have no position but in attention, tell where they are
+from how much they attend to tokens that differ.
 CLIP learns the background. So a picture is right only when both encoders, and both ways into FLUX, are.
 """
 
@@ -19,10 +21,11 @@ from .optimizer import Optimizer
 from .scenes import COLOURS, KINDS, Scene, random_scene
 
 COLOUR_NAMES = tuple(COLOURS)
-PARTS = (3, len(COLOURS), len(KINDS), len(COLOURS), len(KINDS))  # layout; colour and kind, first and second place
+WORDS = 8  # groups of words to keep apart; padding is the first
+PARTS = (3, len(COLOURS), len(KINDS), len(COLOURS), len(KINDS), WORDS)  # layout; colour and kind of two places; word
 NOT_ASKED = -100  # functional.cross_entropy leaves these out
 T5_LENGTH = 256
-T5_STEPS, CLIP_STEPS, BATCH = 1500, 200, 64
+T5_STEPS, CLIP_STEPS, BATCH = 1200, 200, 64
 RATES = {"muon": 0.01, "adam": 1e-2}
 CAPTIONS_FOR_VOCABULARY = 4000
 UNKNOWN_WORDS = 0.15  # how many captions have one
@@ -65,6 +68,8 @@ def train_t5(tokenize: Tokenizer, steps: int = T5_STEPS, seed: int = 1) -> nn.Mo
     model, head = t5(), nn.Linear(CONTEXT, sum(PARTS))
     known = _known(tokenize, "t5xxl", [0, 1])
     _teach(model.shared.weight, known, 1.0)
+    groups = torch.full((len(model.shared.weight),), NOT_ASKED)
+    groups[known] = torch.tensor([0, *(1 + index % (WORDS - 1) for index in range(len(known) - 1))])
     optimizer = Optimizer([*model.named_parameters(), *head.named_parameters()], steps, **RATES)
     for step in range(steps):
         scenes, rows = _batch(tokenize, "t5xxl", known, rng)
@@ -72,8 +77,10 @@ def train_t5(tokenize: Tokenizer, steps: int = T5_STEPS, seed: int = 1) -> nn.Mo
         length = T5_LENGTH if step % 10 == 9 else shortest + rng.randrange(24)
         batch = BATCH // 4 if length == T5_LENGTH else BATCH
         with training():
-            logits = head(encode_t5(model, padded(rows[:batch], length)))  # [batch, tokens, parts]
-        asked = torch.tensor([_places(scene) for scene in scenes[:batch]])
+            tokens = padded(rows[:batch], length)
+            logits = head(encode_t5(model, tokens))  # [batch, tokens, parts]
+        places = torch.tensor([_places(scene) for scene in scenes[:batch]])
+        asked = [*(answer[:, None].expand(tokens.shape) for answer in places.T), groups[tokens]]
         losses, right = _judge(logits, asked)
         optimizer.step(losses)
         if optimizer.done % 100 == 0:
@@ -137,14 +144,13 @@ def _places(scene: Scene) -> list[int]:
     numbers = [layout]
     for shape in shapes:
         numbers += [COLOUR_NAMES.index(shape.colour), KINDS.index(shape.kind)]
-    return numbers + [NOT_ASKED] * (len(PARTS) - len(numbers))
+    return numbers + [NOT_ASKED] * (5 - len(numbers))
 
 
-def _judge(logits: torch.Tensor, asked: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Mean loss over [batch, tokens, parts], and the share of right answers."""
+def _judge(logits: torch.Tensor, asked: list[torch.Tensor]) -> tuple[torch.Tensor, float]:
+    """Mean loss over [batch, tokens, parts], and the share of right answers; asked: [batch, tokens] of each part."""
     losses, right = [], []
-    for part, answer in zip(logits.split(PARTS, dim=-1), asked.T, strict=True):
-        target = answer[:, None].expand(part.shape[:2])
+    for part, target in zip(logits.split(PARTS, dim=-1), asked, strict=True):
         losses.append(functional.cross_entropy(part.flatten(0, 1), target.flatten()))
         counted = target != NOT_ASKED
         right.append((part.argmax(-1) == target)[counted].float())

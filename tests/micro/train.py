@@ -1,9 +1,9 @@
 """Makes the micro models' files, in 30 minutes on two cores, with fixed seeds:
 
-    OMP_WAIT_POLICY=passive COMFYUI_PATH=... python -m tests.micro.train [folder]
+    GOMP_SPINCOUNT=30000 COMFYUI_PATH=... python -m tests.micro.train [folder]
 
 Each part is trained against the files of those before it, so that it knows their rounding. The VAE needs no encoder and
-they need no VAE: they are trained side by side.
+they need no VAE: they are trained side by side, and threads that wait must not spin for long.
 """
 
 from __future__ import annotations
