@@ -11,10 +11,10 @@ from torch import nn
 
 from . import files
 from .autoencoder import picture
+from .diffusion import SIZE
 from .modules import LATENT_CHANNELS, Autoencoder
 from .text import T5_LENGTH, Tokenizer, encode_clip, encode_t5, padded
 
-SIZE = 128  # pixels; what most of training sees
 STEPS = 4
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from . import autoencoder, diffusion, files, lora, text
+from . import autoencoder, diffusion, files, judge, lora, text
 
 THREADS = 2
 
@@ -25,14 +25,14 @@ def train_vae(folder: Path) -> None:
     files.write_vae(autoencoder.train(), folder)
 
 
-def train_encoders(folder: Path) -> tuple[diffusion.Said, diffusion.Said]:
+def train_encoders(folder: Path) -> list[diffusion.Said]:
     """Returns what they say of the scenes that FLUX and the LoRA are to learn."""
     tokenize = text.Tokenizer()
     files.write_t5(text.train_t5(tokenize), folder)
     files.write_clip(text.train_clip(tokenize), folder)
     t5, clip = files.read_t5(folder / files.T5_GGUF), files.read_clip(folder / files.CLIP_FP8)
     scenes, pink = diffusion.random_scenes(diffusion.PICTURES), lora.random_scenes()
-    return tuple(diffusion.encode_captions(t5, clip, tokenize, each) for each in (scenes, pink))
+    return [diffusion.encode_captions(t5, clip, tokenize, each) for each in (scenes, pink)]
 
 
 def main(folder: Path) -> None:
@@ -61,6 +61,7 @@ def main(folder: Path) -> None:
     pink = diffusion.encode_pictures(vae, lora.random_scenes())
     lora.write(lora.train(flux, pink, said_pink), folder)
     report("LoRA")
+    judge.main(folder)
 
 
 if __name__ == "__main__":
