@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Hashable
 from pathlib import Path
@@ -20,6 +19,8 @@ import torch
 from tests import pack
 from tests.runner_toys import NO_WEIGHTS, Table
 
+from . import real_size_files
+
 pack.comfy()
 
 SIZE = 1024  # pixels
@@ -29,7 +30,7 @@ RUNS = 20
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--file", type=Path, default=Path(tempfile.gettempdir()) / "flux1-schnell-random-Q4_0.gguf")
+    parser.add_argument("--file", type=Path, default=real_size_files.FLUX_FILE)
     _lowering(parser.parse_args().file)
     _transfer()
 

@@ -9,7 +9,6 @@ sampler and this pack's MODEL, and prints seconds and bytes.
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from pathlib import Path
 
@@ -30,7 +29,7 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512], help="pixels")
-    parser.add_argument("--file", type=Path, default=Path(tempfile.gettempdir()) / "flux1-schnell-random-Q4_0.gguf")
+    parser.add_argument("--file", type=Path, default=real_size_files.FLUX_FILE)
     parser.add_argument("--device", default="CPU")
     parser.add_argument("--repacked", action="store_true", help="on the CPU: weights copied for its fastest kernels")
     options = parser.parse_args()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 from pathlib import Path
 
 import gguf
@@ -18,6 +19,7 @@ pack.comfy()
 import comfy.ldm.flux.model  # noqa: E402
 import comfy.ops  # noqa: E402
 
+FLUX_FILE = Path(tempfile.gettempdir()) / "flux1-schnell-random-Q4_0.gguf"  # unless another is named
 FLUX_SCHNELL = {
     "in_channels": 16, "out_channels": 16, "vec_in_dim": 768, "context_in_dim": 4096, "hidden_size": 3072,
     "mlp_ratio": 4.0, "num_heads": 24, "depth": 19, "depth_single_blocks": 38, "axes_dim": [16, 56, 56],
