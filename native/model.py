@@ -13,6 +13,7 @@ import torch
 
 from .client import Runner, shared
 from .lower import Lowered, LowerOptions, WeightType, lower
+from .placement import Placement, placed
 from .trace import Trace, trace
 from .weights import WeightSet
 
@@ -34,18 +35,14 @@ class RemoteModel:
     """Runs functions of a module on a device of the runner, traced once per shape and option."""
 
     def __init__(
-        self, module: torch.nn.Module, weights: WeightSet, device: str, options: LowerOptions | None = None,
-        runner: Runner | None = None, repacked: bool = False,
+        self, module: torch.nn.Module, weights: WeightSet, placement: Placement | str,
+        options: LowerOptions | None = None, runner: Runner | None = None,
     ) -> None:  # fmt: skip
-        """module: this model's own, on the meta device; nothing else may use it. device: a ggml device's name.
-
-        repacked: as in Runner.load.
-        """
+        """module: this model's own, on the meta device; nothing else may use it."""
         self.module = module
         self.file_weights = weights
         self.weights = weights
-        self.device = device
-        self.repacked = repacked
+        self.placement = placed(placement)
         self.options = options or LowerOptions()
         self.runner = runner or shared()
         self._branches: Mapping[str, LowRank] = {}
@@ -100,18 +97,16 @@ class RemoteModel:
         arrays = lowered.host(inputs)
         for name in lowered.device_inputs:
             arrays[name] = inputs[name].detach().to("cpu", torch.float32).contiguous().numpy()
-        results = self.runner.run(
-            self.weights, self.device, lowered.program, arrays, cancelled, progress, repacked=self.repacked
-        )
+        results = self.runner.run(self.weights, self.placement, lowered.program, arrays, cancelled, progress)
         return tuple(torch.from_numpy(result) for result in results)
 
     def load(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Bring the weights to the device now; `progress` gets (bytes done, bytes in all)."""
-        self.runner.load(self.weights, self.device, progress, repacked=self.repacked)
+        self.runner.load(self.weights, self.placement, progress)
 
     def unload(self) -> None:
         """Free what the runner holds for this model."""
-        self.runner.unload(self.weights.digest, self.device, self.repacked)
+        self.runner.unload(self.weights.digest, self.placement)
 
 
 def _recall(kept: OrderedDict[Hashable, Kept], key: Hashable) -> Kept | None:

@@ -8,20 +8,22 @@ import comfy.model_detection
 import torch
 from comfy_api.latest import io
 
+from ..native.placement import AUTO, Placement, placed
 from ..native.weights import WeightFileError, WeightSet, flux, read_header
 from .diffusion_module import DiffusionModule
 from .files import fingerprint, model_names, model_path
 from .model_patcher import RemotePatcher
-from .placement import AUTO, check_device, device_options, diffusion_device, load_device, repacks, weights_input
+from .placement import MIB, check_device, device_options, diffusion_device, load_device, residency_inputs
 from .remote_module import MetaOperations
 from .sizes import sizes_of
 
 
-def load_diffusion(weights: WeightSet, device: str, repacked: bool = False) -> RemotePatcher:
-    """A MODEL computed on the ggml device `device`: core's model class and sampling around a DiffusionModule.
+def load_diffusion(weights: WeightSet, placement: Placement | str) -> RemotePatcher:
+    """A MODEL computed where `placement` says: core's model class and sampling around a DiffusionModule.
 
     Raises WeightFileError when the tensors are of no model that core knows, or not all of it.
     """
+    placement = placed(placement)
     shapes = {name: torch.empty(parameter.shape, device="meta") for name, parameter in weights.parameters.items()}
     with sizes_of(weights):
         config = comfy.model_detection.model_config_from_unet(shapes, "")
@@ -34,9 +36,9 @@ def load_diffusion(weights: WeightSet, device: str, repacked: bool = False) -> R
         config.custom_operations = MetaOperations
         config.set_inference_dtype(torch.float32, None)
         model = config.get_model(shapes, device=torch.device("meta"))
-    model.diffusion_model = DiffusionModule(model.diffusion_model, weights, device, repacked)
+    model.diffusion_model = DiffusionModule(model.diffusion_model, weights, placement)
     model.device = torch.device("cpu")
-    return RemotePatcher(model, load_device(device), torch.device("cpu"))
+    return RemotePatcher(model, load_device(placement.device), torch.device("cpu"))
 
 
 class GGMLDiffusionModel(io.ComfyNode):
@@ -61,7 +63,7 @@ class GGMLDiffusionModel(io.ComfyNode):
                     tooltip="Where the model computes. auto is the first GPU, or the CPU where there is none; "
                     "the node GGML Devices lists them.",
                 ),
-                weights_input(),
+                *residency_inputs(),
             ],
             outputs=[io.Model.Output()],
         )  # fmt: skip
@@ -77,8 +79,8 @@ class GGMLDiffusionModel(io.ComfyNode):
         return fingerprint("diffusion_models", [model_name])
 
     @classmethod
-    def execute(cls, model_name: str, device: str, weights: str = AUTO) -> io.NodeOutput:
+    def execute(cls, model_name: str, device: str, weights: str = AUTO, budget: int = 0) -> io.NodeOutput:
         """Reads the header; weights are read when sampling begins."""
         read = flux(read_header(model_path("diffusion_models", model_name)))
-        placed = diffusion_device(device)
-        return io.NodeOutput(load_diffusion(read, placed, repacks(weights, placed)))
+        placement = Placement(diffusion_device(device), weights, budget * MIB)
+        return io.NodeOutput(load_diffusion(read, placement))

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..native.placement import Placement
 from ..native.weights import WeightSet
 from . import attention
 from .arguments import join, part
@@ -21,9 +22,9 @@ HONOURED = ("rope_options",)
 class DiffusionModule(RemoteModule):
     """Stands for a core diffusion model such as comfy.ldm.flux.model.Flux."""
 
-    def __init__(self, core: Any, weights: WeightSet, device: str, repacked: bool = False) -> None:
-        """core: the model on the meta device; device: a ggml device by name."""
-        super().__init__(core, weights, device, repacked=repacked)
+    def __init__(self, core: Any, weights: WeightSet, placement: Placement) -> None:
+        """core: the model on the meta device."""
+        super().__init__(core, weights, placement)
         self.patch_size = core.patch_size
         self._signature = inspect.signature(core._forward)
 

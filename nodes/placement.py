@@ -1,4 +1,4 @@
-"""The `device` and `weights` choices of the loaders: what they offer, what saved workflows name, what `auto` is."""
+"""The `device`, `weights` and `budget` choices of the loaders: what they offer and what `auto` is."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from comfy_api.latest import io
 
 from ..native.client import Device, RunnerError, shared
+from ..native.placement import AUTO, WEIGHTS
 
-AUTO = "auto"
 CPU = "CPU"
-ON_DEVICE = "device"
+MIB = 1 << 20
 # Offered until the devices of this machine are known: the runner loads no driver while ComfyUI starts.
 USUAL = (CPU, "Vulkan0", "Vulkan1")
 
@@ -31,19 +31,24 @@ def device_options() -> list[str]:
     return [AUTO, *(_known or USUAL)]
 
 
-def weights_input() -> io.Combo.Input:
-    """The `weights` input of a loader; optional, as workflows from before it have none."""
-    return io.Combo.Input(
-        "weights", options=[AUTO, ON_DEVICE], default=AUTO, optional=True,
-        tooltip="Where the weights lie. device: in the memory of the device; on the CPU that is a copy in the form its "
-        "fastest code reads, for Q4 and a few other types, which costs as much RAM as the file is large and some "
-        "seconds of loading. auto: the same on a GPU; on the CPU they are used in place from the file.",
-    )  # fmt: skip
-
-
-def repacks(weights: str, device: str) -> bool:
-    """Whether a `weights` choice asks for repacked copies on the ggml device `device`."""
-    return weights == ON_DEVICE and device == CPU
+def residency_inputs() -> list[io.Input]:
+    """The `weights` and `budget` inputs of a loader; optional, as workflows from before them have none."""
+    return [
+        io.Combo.Input(
+            "weights", options=list(WEIGHTS), default=AUTO, optional=True,
+            tooltip="Where the weights live. device: in the memory of the device; on the CPU that is a copy in the "
+            "form its fastest code reads, for Q4 and a few other types, which costs as much RAM as the file is large "
+            "and some seconds of loading. ram: on a GPU they stay in RAM and pass through it block by block, so that a "
+            "model larger than its memory runs; the CPU uses them in place from the file. disk: as device, but given "
+            "back as soon as another model computes. auto: on a GPU device where they fit and ram where not, on the "
+            "CPU ram.",
+        ),
+        io.Int.Input(
+            "budget", default=0, min=0, max=1 << 20, optional=True, advanced=True,
+            tooltip="MiB of the device's memory that the weights and the compute buffer may take together. "
+            "0: what is free.",
+        ),
+    ]  # fmt: skip
 
 
 async def check_device(name: str) -> bool | str:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..native.client import Cancelled, OutOfMemory
 from ..native.lower import LowerOptions
 from ..native.model import RemoteModel
+from ..native.placement import Placement
 from ..native.weights import WeightSet
 from .residency import Residency, release_orphans
 
@@ -37,13 +38,12 @@ class RemoteModule(torch.nn.Module):
     """A module's names and shapes, for ComfyUI to see; its weights and arithmetic are in the runner."""
 
     def __init__(
-        self, core: torch.nn.Module, weights: WeightSet, device: str, local: Collection[str] = (), wide: bool = False,
-        repacked: bool = False,
+        self, core: torch.nn.Module, weights: WeightSet, placement: Placement, local: Collection[str] = (),
+        wide: bool = False,
     ) -> None:  # fmt: skip
-        """core: the module that ComfyUI would run, on the meta device; device: a ggml device by name.
+        """core: the module that ComfyUI would run, on the meta device.
 
         local: parameters that this process reads from the file itself and the runner need not hold.
-        repacked: whether a CPU has copies of the weights in the layout of its fastest kernels.
         wide: the module's activations pass 65504, the largest number of F16, as T5's and the VAE's do.
         Raises WeightFileError when the weights do not fit the module.
         """
@@ -53,7 +53,7 @@ class RemoteModule(torch.nn.Module):
         held = {name: weights.parameters[name] for name in self._names if name not in local}
         self.dtype = torch.float32
         options = LowerOptions(activation_scale=WIDE_SCALE if wide else 1.0)
-        self.remote = RemoteModel(core, replace(weights, parameters=held), device, options, repacked=repacked)
+        self.remote = RemoteModel(core, replace(weights, parameters=held), placement, options)
         self.residency = Residency(self.remote, self)
 
     def __getattr__(self, name: str) -> Any:

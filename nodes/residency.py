@@ -35,7 +35,7 @@ class Residency:
         """Bring the weights to the device; `progress` gets bytes done and in all. Raises what Runner.load does."""
         release_orphans(self)
         model = self.model
-        model.runner.load(model.weights, model.device, progress, cancelled, model.repacked)
+        model.runner.load(model.weights, model.placement, progress, cancelled)
         self._unload_replaced()  # only now, so that the files they share with what is loaded stay
         release_orphans()
 
@@ -53,12 +53,11 @@ class Residency:
         return self.model.file_weights.digest == other.model.file_weights.digest and self._is_placed_as(other)
 
     def _is_placed_as(self, other: Residency) -> bool:
-        one, two = self.model, other.model
-        return (one.device, one.repacked) == (two.device, two.repacked)
+        return self.model.placement == other.model.placement
 
     def _unload_replaced(self) -> None:
         while self._replaced:
-            self.model.runner.unload(self._replaced.pop(), self.model.device, self.model.repacked)
+            self.model.runner.unload(self._replaced.pop(), self.model.placement)
 
 
 _all: WeakSet[Residency] = WeakSet()

@@ -15,11 +15,12 @@ from comfy.supported_models_base import ClipTarget
 from comfy.text_encoders.flux import FluxClipModel, FluxTokenizer
 from comfy_api.latest import io
 
+from ..native.placement import AUTO, Placement, placed
 from ..native.weights import WeightFileError, WeightSet, clip_l, identify, read_header, t5
 from .files import NONE, fingerprint, model_names, model_path
 from .model_patcher import RemotePatcher
 from .node_text import show
-from .placement import AUTO, CPU, check_device, companion_device, device_options, load_device, repacks, weights_input
+from .placement import CPU, MIB, check_device, companion_device, device_options, load_device, residency_inputs
 from .sizes import sizes_of
 from .text_transformer import CLIPTransformer, T5Transformer
 
@@ -67,8 +68,8 @@ def clip_config(weights: WeightSet) -> dict[str, Any]:
 class FluxTextEncoders(FluxClipModel):
     """Core's FLUX.1 text encoders with their transformers in the runner."""
 
-    def __init__(self, clip: WeightSet, t5xxl: WeightSet, device: str, repacked: bool = False) -> None:
-        """clip, t5xxl: the weights of CLIP-L and T5; device: a ggml device by name.
+    def __init__(self, clip: WeightSet, t5xxl: WeightSet, placement: Placement) -> None:
+        """clip, t5xxl: the weights of CLIP-L and T5.
 
         Raises WeightFileError when either's tensors are not all of an encoder.
         """
@@ -77,13 +78,13 @@ class FluxTextEncoders(FluxClipModel):
         with sizes_of(clip):
             self.clip_l = SDClipModel(
                 textmodel_json_config=clip_config(clip),
-                model_class=lambda config, *_: CLIPTransformer(config, clip, device, repacked),
+                model_class=lambda config, *_: CLIPTransformer(config, clip, placement),
                 return_projected_pooled=False,
             )
         with sizes_of(t5xxl):
             self.t5xxl = SDClipModel(
                 textmodel_json_config=t5_config(t5xxl),
-                model_class=lambda config, *_: T5Transformer(config, t5xxl, device, repacked),
+                model_class=lambda config, *_: T5Transformer(config, t5xxl, placement),
                 special_tokens={"end": 1, "pad": 0},
             )
 
@@ -124,10 +125,11 @@ def lossy(weights: WeightSet) -> str | None:
     return stored if stored.startswith(LOSSY) else None
 
 
-def load_encoders(clip: WeightSet, t5xxl: WeightSet, device: str, repacked: bool = False) -> comfy.sd.CLIP:
-    """A CLIP for FLUX.1 computed on the ggml device `device`."""
-    torch_device = load_device(device)
-    target = ClipTarget(FluxTokenizer, lambda **_: FluxTextEncoders(clip, t5xxl, device, repacked))
+def load_encoders(clip: WeightSet, t5xxl: WeightSet, placement: Placement | str) -> comfy.sd.CLIP:
+    """A CLIP for FLUX.1, computed where `placement` says."""
+    placement = placed(placement)
+    torch_device = load_device(placement.device)
+    target = ClipTarget(FluxTokenizer, lambda **_: FluxTextEncoders(clip, t5xxl, placement))
     loaded = comfy.sd.CLIP(
         target,
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
@@ -168,7 +170,7 @@ class GGMLTextEncoders(io.ComfyNode):
                     "device", options=device_options(), default=CPU,
                     tooltip="Where the encoders compute. auto is the CPU, which leaves the GPU to the diffusion model.",
                 ),
-                weights_input(),
+                *residency_inputs(),
             ],
             outputs=[io.Clip.Output()],
             hidden=[io.Hidden.unique_id],
@@ -186,7 +188,8 @@ class GGMLTextEncoders(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, clip_name1: str, device: str, clip_name2: str = NONE, clip_name3: str = NONE, weights: str = AUTO
+        cls, clip_name1: str, device: str, clip_name2: str = NONE, clip_name3: str = NONE, weights: str = AUTO,
+        budget: int = 0,
     ) -> io.NodeOutput:
         """Reads the headers; weights are read when the first prompt is encoded."""
         names = [name for name in (clip_name1, clip_name2, clip_name3) if name != NONE]
@@ -201,5 +204,5 @@ class GGMLTextEncoders(io.ComfyNode):
             log.warning(warning)
         if warnings:
             show(cls, "\n".join(warnings))
-        placed = companion_device(device)
-        return io.NodeOutput(load_encoders(found["clip_l"], found["t5"], placed, repacks(weights, placed)))
+        placement = Placement(companion_device(device), weights, budget * MIB)
+        return io.NodeOutput(load_encoders(found["clip_l"], found["t5"], placement))

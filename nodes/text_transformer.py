@@ -11,6 +11,7 @@ from comfy.clip_model import CLIPTextModel
 from comfy.text_encoders.t5 import T5
 from torch import Tensor
 
+from ..native.placement import Placement
 from ..native.weights import Parameter, WeightSet, read_parameter, read_rows
 from .attention import own_attention
 from .remote_module import MetaOperations, RemoteModule
@@ -35,10 +36,10 @@ class TextTransformer(RemoteModule):
     embedding: str  # the parameter that holds the token embedding
 
     def __init__(
-        self, core: torch.nn.Module, weights: WeightSet, device: str, repacked: bool, local: tuple[str, ...] = ()
+        self, core: torch.nn.Module, weights: WeightSet, placement: Placement, local: tuple[str, ...] = ()
     ) -> None:
-        """core: comfy's transformer on the meta device; device: a ggml device by name."""
-        super().__init__(core, weights, device, (self.embedding, *local), wide=True, repacked=repacked)
+        """core: comfy's transformer on the meta device."""
+        super().__init__(core, weights, placement, (self.embedding, *local), wide=True)
         self.num_layers = core.num_layers
         self._embedding = TokenEmbedding(weights.parameters[self.embedding])
 
@@ -78,11 +79,11 @@ class T5Transformer(TextTransformer):
 
     embedding = "shared.weight"
 
-    def __init__(self, config: dict[str, Any], weights: WeightSet, device: str, repacked: bool = False) -> None:
+    def __init__(self, config: dict[str, Any], weights: WeightSet, placement: Placement) -> None:
         """config: as comfy/text_encoders/t5_config_xxl.json."""
         core = T5(config, torch.float32, "meta", MetaOperations)
         own_attention(core.encoder)
-        super().__init__(core, weights, device, repacked)
+        super().__init__(core, weights, placement)
 
     def forward(
         self,
@@ -104,13 +105,13 @@ class CLIPTransformer(TextTransformer):
     embedding = "text_model.embeddings.token_embedding.weight"
     projection = "text_projection.weight"
 
-    def __init__(self, config: dict[str, Any], weights: WeightSet, device: str, repacked: bool = False) -> None:
+    def __init__(self, config: dict[str, Any], weights: WeightSet, placement: Placement) -> None:
         """config: as comfy/sd1_clip_config.json."""
         core = CLIPTextModel(config, torch.float32, "meta", MetaOperations)
         own_attention(core.text_model.encoder)
         if self.projection not in weights.parameters:
             core.text_projection = torch.nn.Identity()
-        super().__init__(core, weights, device, repacked, (self.projection,))
+        super().__init__(core, weights, placement, (self.projection,))
         self._projection_parameter = weights.parameters.get(self.projection)
 
     @cached_property

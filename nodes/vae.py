@@ -10,11 +10,12 @@ from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..native.placement import AUTO, Placement, placed
 from ..native.weights import WeightSet, read_header
 from ..native.weights import vae as vae_weights
 from .files import fingerprint, model_names, model_path
 from .model_patcher import RemotePatcher
-from .placement import CPU, check_device, companion_device, device_options, load_device
+from .placement import CPU, MIB, check_device, companion_device, device_options, load_device, residency_inputs
 from .sizes import sizes_of
 from .vae_module import MODES, TileChoice, VAEModule
 
@@ -52,18 +53,19 @@ def vae_config(weights: WeightSet) -> dict[str, Any]:
 class RemoteVAE(comfy.sd.VAE):
     """ComfyUI's VAE around a VAEModule."""
 
-    def __init__(self, weights: WeightSet, device: str, tiles: TileChoice) -> None:
-        """device: a ggml device by name. Raises WeightFileError when the weights are no whole autoencoder."""
+    def __init__(self, weights: WeightSet, placement: Placement | str, tiles: TileChoice) -> None:
+        """Raises WeightFileError when the weights are no whole autoencoder."""
+        placement = placed(placement)
         with torch.device("meta"):
             with sizes_of(weights):
                 parameters = vae_config(weights)
                 core = AutoencoderKL(**parameters)
             # Given an autoencoder without weights, core's constructor sets all that its methods go by.
-            super().__init__(core.state_dict(), load_device(device), {"params": parameters}, torch.float32)
+            super().__init__(core.state_dict(), load_device(placement.device), {"params": parameters}, torch.float32)
         if "post_quant_conv.weight" not in weights.parameters:
             core.quant_conv = core.post_quant_conv = torch.nn.Identity()
         ratio = 2 ** (len(parameters["ddconfig"]["ch_mult"]) - 1)
-        self.first_stage_model = VAEModule(core, weights, device, ratio, tiles)
+        self.first_stage_model = VAEModule(core, weights, placement, ratio, tiles)
         self.patcher = RemotePatcher(self.first_stage_model, self.device, torch.device("cpu"))
         self.latent_channels = parameters["embed_dim"]
         self.downscale_ratio = self.upscale_ratio = ratio
@@ -123,6 +125,7 @@ class GGMLVAE(io.ComfyNode):
                     "overlap", default=64, min=0, max=2048, step=8, advanced=True,
                     tooltip="Pixels that neighbouring tiles share and blend over.",
                 ),
+                *residency_inputs(),
             ],
             outputs=[io.Vae.Output()],
         )  # fmt: skip
@@ -142,10 +145,14 @@ class GGMLVAE(io.ComfyNode):
         return fingerprint("vae", [vae_name])
 
     @classmethod
-    def execute(cls, vae_name: str, device: str, tiling: str, tile_size: int, overlap: int) -> io.NodeOutput:
+    def execute(
+        cls, vae_name: str, device: str, tiling: str, tile_size: int, overlap: int, weights: str = AUTO,
+        budget: int = 0,
+    ) -> io.NodeOutput:  # fmt: skip
         """Reads the header; weights are read when the first picture is decoded or encoded."""
         fits = check_tiles(tile_size, overlap)
         if fits is not True:
             raise ValueError(fits)
-        weights = vae_weights(read_header(model_path("vae", vae_name)))
-        return io.NodeOutput(RemoteVAE(weights, companion_device(device), TileChoice(tiling, tile_size, overlap)))
+        read = vae_weights(read_header(model_path("vae", vae_name)))
+        placement = Placement(companion_device(device), weights, budget * MIB)
+        return io.NodeOutput(RemoteVAE(read, placement, TileChoice(tiling, tile_size, overlap)))

@@ -12,6 +12,7 @@ import torch
 from comfy.ldm.modules.diffusionmodules.model import AttnBlock
 from torch import Tensor
 
+from ..native.placement import Placement
 from ..native.weights import WeightSet
 from .attention import image_attention
 from .remote_module import RemoteModule
@@ -38,12 +39,14 @@ class TileChoice:
 class VAEModule(RemoteModule):
     """Stands for comfy.ldm.models.autoencoder.AutoencoderKL."""
 
-    def __init__(self, core: torch.nn.Module, weights: WeightSet, device: str, ratio: int, tiles: TileChoice) -> None:
-        """core: on the meta device; device: a ggml device by name; ratio: pixels per latent, along a side."""
+    def __init__(
+        self, core: torch.nn.Module, weights: WeightSet, placement: Placement, ratio: int, tiles: TileChoice
+    ) -> None:
+        """core: on the meta device; ratio: pixels per latent, along a side."""
         for part in core.modules():
             if isinstance(part, AttnBlock):
                 part.optimized_attention = image_attention
-        super().__init__(core, weights, device, wide=True)
+        super().__init__(core, weights, placement, wide=True)
         self.ratio = ratio
         self.tiles = tiles
 

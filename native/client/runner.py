@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..placement import Placement, placed
 from ..program import Program
 from ..weights.weight_set import WeightSet
 from .errors import Cancelled, RunnerError, RunnerLost, from_reply
@@ -77,53 +78,47 @@ class Runner:
     def load(
         self,
         weights: WeightSet,
-        device: str,
+        placement: Placement | str,
         progress: Callable[[int, int], None] | None = None,
         cancelled: Cancel = None,
-        repacked: bool = False,
     ) -> LoadReport:
-        """Put weights on a device; nothing happens where they are there. `progress` gets bytes done and in all.
+        """Bring weights where they live; nothing happens where they are there. `progress` gets bytes done and in all.
 
-        repacked: on the CPU, private copies of quantized matrices in the layout of its fastest kernels, where it has
-        one for their type, instead of the file's own bytes; no difference elsewhere.
         Raises RunnerError, OutOfMemory, RunnerLost, Cancelled.
         """
         with self._working:
             reply = self._with_process(
-                lambda process: self._load(process, weights, device, repacked, cancelled, progress)
+                lambda process: self._load(process, weights, placed(placement), cancelled, progress)
             )
         return LoadReport(**reply)
 
-    def unload(self, weights_digest: str, device: str, repacked: bool = False) -> None:
-        """Free a weight set, loaded so, its built program and its compute buffer; files that another set uses stay."""
+    def unload(self, weights_digest: str, placement: Placement | str) -> None:
+        """Free a weight set, placed so, its built program and its compute buffer; files that another set uses stay."""
         with self._working:
             process = self._process
             if process and process.alive:
                 with suppress(ProcessDied):
-                    request = {"do": "unload", "digest": weights_digest, "device": device, "repacked": repacked}
-                    self._exchange(process, request)
+                    self._exchange(process, {"do": "unload", "digest": weights_digest, **_spoken(placed(placement))})
 
     def run(
         self,
         weights: WeightSet,
-        device: str,
+        placement: Placement | str,
         program: Program,
         inputs: dict[str, np.ndarray],
         cancelled: Cancel = None,
         progress: Callable[[float], None] | None = None,
         finite: bool = True,
-        repacked: bool = False,
     ) -> list[np.ndarray]:
         """Run a program on weights, loading both where the runner does not hold them; the outputs in float32.
 
-        repacked: as in `load`; a repacked weight that the program does more with than multiply goes back to its file.
         `progress` gets the fraction done. With `finite`, a result with infinite or NaN values is an error.
         Raises RunnerError, OutOfMemory, RunnerLost, Cancelled.
         """
         with self._working:
             return self._with_process(
                 lambda process: self._run(
-                    process, weights, device, repacked, program, inputs, cancelled, progress, finite
+                    process, weights, placed(placement), program, inputs, cancelled, progress, finite
                 )
             )
 
@@ -186,8 +181,7 @@ class Runner:
         self,
         process: RunnerProcess,
         weights: WeightSet,
-        device: str,
-        repacked: bool,
+        placement: Placement,
         program: Program,
         inputs: dict[str, np.ndarray],
         cancelled: Cancel,
@@ -200,8 +194,7 @@ class Runner:
             request = {
                 "do": "run",
                 "weights": weights.digest,
-                "device": device,
-                "repacked": repacked,
+                **_spoken(placement),
                 "program": program.digest,
                 "inputs": placed,
                 "arena": process.arena.size,
@@ -211,14 +204,14 @@ class Runner:
                 break
             except _Missing as missing:
                 if missing.reply["what"] == "weights":
-                    self._load(process, weights, device, repacked, cancelled, None)
+                    self._load(process, weights, placement, cancelled, None)
                 else:
                     self._exchange(process, {"do": "program", "digest": program.digest}, program.to_bytes())
         if finite and not all(reply["finite"]):
             files = " or ".join(path for path, _, _ in weights.files) or "Its file"
             raise RunnerError(
-                f"{weights.name} on {device} computed values that are infinite or no numbers. {files} may be damaged, "
-                "or this device's arithmetic too coarse for it: try another file, or the device CPU."
+                f"{weights.name} on {placement.device} computed values that are infinite or no numbers. {files} may be "
+                "damaged, or this device's arithmetic too coarse for it: try another file, or the device CPU."
             )
         return read_outputs(process.arena, program)
 
@@ -226,12 +219,11 @@ class Runner:
         self,
         process: RunnerProcess,
         weights: WeightSet,
-        device: str,
-        repacked: bool,
+        placement: Placement,
         cancelled: Cancel,
         progress: Callable[[int, int], None] | None,
     ) -> dict[str, Any]:
-        request: dict[str, Any] = {"do": "load", "digest": weights.digest, "device": device, "repacked": repacked}
+        request: dict[str, Any] = {"do": "load", "digest": weights.digest, **_spoken(placement)}
         arrays: dict[str, np.ndarray] = {}
         while True:
             try:
@@ -242,7 +234,7 @@ class Runner:
                     request |= fields
                 else:
                     for digest in missing.reply["digests"]:
-                        self._send_array(process, device, digest, arrays[digest])
+                        self._send_array(process, placement.device, digest, arrays[digest])
 
     def _send_array(self, process: RunnerProcess, device: str, digest: str, array: np.ndarray) -> None:
         arena = process.arena
@@ -290,6 +282,11 @@ class Runner:
         if self.trouble and type(error) is RunnerError:
             return RunnerError(f"{error} {self.trouble}")
         return error
+
+
+def _spoken(placement: Placement) -> dict[str, Any]:
+    """A placement as a request's fields."""
+    return {"device": placement.device, "residency": placement.weights, "budget": placement.budget}
 
 
 def _final_reply(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..placement import AUTO, DEVICE, RAM
 from ..program import Program
 from ..weights.weight_set import Parameter, WeightSet
 from .devices import Device, Devices
@@ -27,10 +28,11 @@ _PROGRESS_INTERVAL = 0.05  # seconds
 
 
 class Place(NamedTuple):
-    """A device by name, and whether it has repacked copies of the matrices it can."""
+    """A device by name, where the weights live that it computes with, and the bytes of its memory it may use."""
 
     device: str
-    repacked: bool
+    weights: str
+    budget: int
 
 
 class Model:
@@ -178,7 +180,8 @@ class Service:
         files_key = (header["files_digest"], place)
         if files_key not in self._files:
             report = self._progress(header["id"])
-            load = partial(FileWeights, weights, device, report, self._is_aborted, self._largest, place.repacked)
+            repack = place.weights == DEVICE
+            load = partial(FileWeights, weights, device, report, self._is_aborted, self._largest, repack)
             self._files[files_key] = self._with_room(device, load)
         arrays = {name: digest for name, digest, _, _ in header["arrays"]}
         return Model(weights.name, self._files[files_key], files_key[0], arrays, store)
@@ -275,5 +278,8 @@ class Service:
 
 
 def _place(header: Header, device: Device) -> Place:
-    """Where the weights of a request are; repacked only on a device that has that layout, else as without."""
-    return Place(device.name, header["repacked"] and device.repack_buffer_type is not None)
+    """Where the weights of a request are."""
+    weights = header["residency"]
+    if weights == AUTO:
+        weights = RAM if device.type == "CPU" else DEVICE
+    return Place(device.name, weights, header["budget"])

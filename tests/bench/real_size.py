@@ -1,6 +1,6 @@
 """FLUX.1 at 12 B parameters on the CPU: what it costs to trace, to load and to sample a step.
 
-    COMFYUI_PATH=... python -m tests.bench.real_size [--sizes 256 512] [--file FILE.gguf] [--device CPU] [--repacked]
+    COMFYUI_PATH=... python -m tests.bench.real_size [--sizes 256 512] [--file FILE.gguf] [--device CPU] [--weights ram]
 
 Writes a 6.7 GB file with random Q4_0 weights unless FILE is there, runs one euler step at each size through core's
 sampler and this pack's MODEL, and prints seconds and bytes.
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from native.placement import AUTO, WEIGHTS
 from tests import pack
 
 from . import real_size_files
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512], help="pixels")
     parser.add_argument("--file", type=Path, default=real_size_files.FLUX_FILE)
     parser.add_argument("--device", default="CPU")
-    parser.add_argument("--repacked", action="store_true", help="on the CPU: weights copied for its fastest kernels")
+    parser.add_argument("--weights", choices=WEIGHTS, default=AUTO, help="where they live")
     options = parser.parse_args()
     if not options.file.exists():
         start = time.perf_counter()
@@ -43,7 +44,8 @@ def main() -> None:
     runner.devices()
     print(f"runner without a model: {runner.memory().private / MIB:.0f} MiB private")
     weights = weights_module.flux(weights_module.read_header(str(options.file)))
-    model = pack.part("nodes.diffusion").load_diffusion(weights, options.device, options.repacked)
+    placement = pack.part("native.placement").Placement(options.device, options.weights)
+    model = pack.part("nodes.diffusion").load_diffusion(weights, placement)
     for size in options.sizes:
         _step(model, runner, size)
 

@@ -20,12 +20,14 @@ from pathlib import Path
 import numpy as np
 
 from native.client import Runner
+from native.placement import DEVICE, RAM, Placement
 from native.runner.processor import physical_cores
 from native.weights.types import tensor_bytes
 from native.weights.weight_set import WeightSet
 from tests.runner_toys import linear, weight_file
 
 ROWS, COLUMNS, TOKENS = 12288, 3072, 512
+PLACEMENTS = {False: Placement("CPU", RAM), True: Placement("CPU", DEVICE)}  # by whether they repack
 FLOPS = 2.0 * ROWS * COLUMNS * TOKENS
 
 
@@ -57,7 +59,7 @@ def _file(path: Path, type_: str) -> WeightSet:
 
 def _measure(runner: Runner, weights: WeightSet, type_: str, rounds: int) -> None:
     start = time.perf_counter()
-    report = runner.load(weights, "CPU", repacked=True)
+    report = runner.load(weights, PLACEMENTS[True])
     seconds = time.perf_counter() - start
     if not report.repacked:
         print(f"{type_}: this processor has no repacked layout for it")
@@ -65,11 +67,11 @@ def _measure(runner: Runner, weights: WeightSet, type_: str, rounds: int) -> Non
     program, x = linear(ROWS, COLUMNS, TOKENS, type_), np.random.default_rng(2).standard_normal((TOKENS, COLUMNS), "f4")
     taken: dict[bool, list[float]] = {False: [], True: []}
     for repacked in taken:  # the first run reads the pages and builds the graph
-        runner.run(weights, "CPU", program, {"x": x}, repacked=repacked)
+        runner.run(weights, PLACEMENTS[repacked], program, {"x": x})
     for _ in range(rounds):
         for repacked, times in taken.items():
             start = time.perf_counter()
-            runner.run(weights, "CPU", program, {"x": x}, repacked=repacked)
+            runner.run(weights, PLACEMENTS[repacked], program, {"x": x})
             times.append(time.perf_counter() - start)
     ratio = statistics.median(plain / fast for plain, fast in zip(taken[False], taken[True], strict=True))
     spoken = ", ".join(
@@ -78,7 +80,7 @@ def _measure(runner: Runner, weights: WeightSet, type_: str, rounds: int) -> Non
     )
     print(f"{type_}: {spoken}; mapped / repacked {ratio:.2f}; repacking {report.repacked:,} bytes: {seconds:.2f} s")
     for repacked in taken:
-        runner.unload(weights.digest, "CPU", repacked)
+        runner.unload(weights.digest, PLACEMENTS[repacked])
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import torch
 from native.client import Runner
 from native.lower import LowerOptions
 from native.model import RemoteModel
+from native.placement import DEVICE, Placement
 from native.weights import WeightSet, read_header
 from native.weights.weight_set import parameter_of
 
@@ -200,7 +201,7 @@ def test_repacked_model(name: str, kind: str, place: Place, runner: Runner, tmp_
     torch.manual_seed(1)
     real, inputs = randomize(case.build("cpu")), case.inputs(2)
     weights = _write(tmp_path / "model.gguf", real, kind)
-    remote = RemoteModel(case.build("meta").eval(), weights, place.device, None, runner, repacked=True)
+    remote = RemoteModel(case.build("meta").eval(), weights, Placement(place.device, DEVICE), None, runner)
     results = remote.run(name, case.function, inputs)
     (held,) = [model for model in runner.memory().models if model.digest == weights.digest]
     remote.unload()

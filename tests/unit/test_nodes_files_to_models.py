@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -91,23 +92,28 @@ def test_diffusion_model_of_any_size(tmp_path: Path, changes: dict[str, int], gu
 
 
 @pytest.mark.parametrize(
-    ("chosen", "device", "repacked"),
-    [({}, "CPU", False), ({"weights": "auto"}, "CPU", False), ({"weights": "device"}, "CPU", True),
-     ({"weights": "device"}, "Vulkan0", False)],
+    ("chosen", "device"),
+    [({}, "CPU"), ({"weights": "auto"}, "CPU"), ({"weights": "disk"}, "CPU"),
+     ({"weights": "ram", "budget": 700}, "Vulkan0")],
 )  # fmt: skip
-def test_choice_of_where_weights_lie_reaches_every_model(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, chosen: dict[str, str], device: str, repacked: bool
+def test_choice_of_where_weights_live_reaches_every_model(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, chosen: dict[str, Any], device: str
 ) -> None:
-    for module in (diffusion, encoders):
+    for module in (diffusion, encoders, vae):
         monkeypatch.setattr(module, "model_path", lambda _folder, name: str(folder / name))
     (model,) = diffusion.GGMLDiffusionModel.execute("flux.gguf", device, **chosen).result
     (clip,) = encoders.GGMLTextEncoders.execute("t5.gguf", device, "clip_l.safetensors", **chosen).result
+    (decoder,) = vae.GGMLVAE.execute("vae.gguf", device, "auto", 512, 64, **chosen).result
     held = [
         model.model.diffusion_model,
         clip.cond_stage_model.clip_l.transformer,
         clip.cond_stage_model.t5xxl.transformer,
+        decoder.first_stage_model,
     ]
-    assert [module.remote.repacked for module in held] == [repacked] * 3
+    expected = (device, chosen.get("weights", "auto"), chosen.get("budget", 0) << 20)
+    for module in held:
+        placement = module.remote.placement
+        assert (placement.device, placement.weights, placement.budget) == expected
 
 
 def test_modules_have_their_weights_under_dynamic_vram(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

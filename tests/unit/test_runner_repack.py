@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from native.client import Runner
+from native.placement import DEVICE, Placement
 from native.program import Program
 from native.runner.devices import Device
 from native.runner.errors import Aborted
@@ -21,6 +22,7 @@ from tests.runner_toys import Table, linear, new_runner, relative_error, weight_
 
 RNG = np.random.default_rng(11)
 Q4_0 = gguf.GGMLQuantizationType.Q4_0
+REPACKED = Placement("CPU", DEVICE)
 Matrix = tuple[str, tuple[int, ...], bytes]
 
 
@@ -104,10 +106,10 @@ def test_what_they_cost(runner: Runner, tmp_path: Path) -> None:
     (type_, shape, data), _ = quantized(8, size)
     weights = weight_file(tmp_path / "w", {"w": (type_, (rows, size), data * (rows // 8))})
     small = weight_file(tmp_path / "small", {"w": (type_, shape, data)})
-    runner.load(small, "CPU", repacked=True)
+    runner.load(small, REPACKED)
     before = runner.memory()
     seen: list[tuple[int, int]] = []
-    report = runner.load(weights, "CPU", lambda *done: seen.append(done), repacked=True)
+    report = runner.load(weights, REPACKED, lambda *done: seen.append(done))
     after = runner.memory()
     nbytes = weights.parameters["w"].nbytes
     assert (report.mapped, report.copied, report.repacked) == (0, 0, nbytes)
@@ -117,7 +119,7 @@ def test_what_they_cost(runner: Runner, tmp_path: Path) -> None:
     assert after.devices[-1].held - before.devices[-1].held == nbytes
     assert 0.9 < (after.private - before.private) / nbytes < 1.1
     assert (after.resident - before.resident) / nbytes < 1.3  # the pages of the file were let go
-    runner.unload(weights.digest, "CPU", repacked=True)
+    runner.unload(weights.digest, REPACKED)
     unloaded = runner.memory()
     assert unloaded.devices[-1].held == before.devices[-1].held
     assert unloaded.private - before.private < nbytes / 8
@@ -130,8 +132,8 @@ def test_memory_goes_back_to_the_system_every_time(runner: Runner, tmp_path: Pat
     weights = weight_file(tmp_path / "w", tensors)
     before = runner.memory().private
     for _ in range(3):
-        nbytes = runner.load(weights, "CPU", repacked=True).repacked
-        runner.unload(weights.digest, "CPU", repacked=True)
+        nbytes = runner.load(weights, REPACKED).repacked
+        runner.unload(weights.digest, REPACKED)
     assert runner.memory().private - before < nbytes / 50
 
 
@@ -144,7 +146,7 @@ def test_mapped_and_repacked_are_held_beside_each_other(runner: Runner, tmp_path
         return {(m.mapped, m.repacked) for m in runner.memory().models if m.digest == weights.digest}
 
     def run(repacked: bool) -> None:
-        (found,) = runner.run(weights, "CPU", linear(64, 256, 6, "Q4_0"), {"x": x}, repacked=repacked)
+        (found,) = runner.run(weights, REPACKED if repacked else "CPU", linear(64, 256, 6, "Q4_0"), {"x": x})
         assert relative_error(found.reshape(6, 64), x @ values.T) < 2e-2
 
     size = len(matrix[2])
@@ -155,7 +157,7 @@ def test_mapped_and_repacked_are_held_beside_each_other(runner: Runner, tmp_path
     runner.unload(weights.digest, "CPU")
     assert held() == {(0, size)}
     run(True)
-    runner.unload(weights.digest, "CPU", repacked=True)
+    runner.unload(weights.digest, REPACKED)
     assert held() == set()
 
 
@@ -201,17 +203,17 @@ def test_a_weight_used_otherwise_goes_back_to_its_file(runner: Runner, use: str,
     weights = weight_file(tmp_path / "w", {"used": used, "other": other})
     size = len(used[2])
     build, inputs, expected = OTHER_USES[use]
-    assert runner.load(weights, "CPU", repacked=True).repacked == 2 * size
+    assert runner.load(weights, REPACKED).repacked == 2 * size
     pid = runner.pid
-    found, product = runner.run(weights, "CPU", _program(build), inputs, repacked=True)
+    found, product = runner.run(weights, REPACKED, _program(build), inputs)
     assert relative_error(found, expected(values).reshape(found.shape)) < 2e-2
     assert relative_error(product.reshape(6, 64), X @ other_values.T) < 2e-2
-    report = runner.load(weights, "CPU", repacked=True)
+    report = runner.load(weights, REPACKED)
     assert (report.mapped, report.repacked) == (size, size)
-    (found,) = runner.run(weights, "CPU", linear(64, 256, 6, "Q4_0", "used"), {"x": X}, repacked=True)
+    (found,) = runner.run(weights, REPACKED, linear(64, 256, 6, "Q4_0", "used"), {"x": X})
     assert relative_error(found.reshape(6, 64), X @ values.T) < 2e-2
     assert runner.pid == pid
-    runner.unload(weights.digest, "CPU", repacked=True)
+    runner.unload(weights.digest, REPACKED)
 
 
 def test_sets_that_differ_in_arrays_share_repacked_files(runner: Runner, tmp_path: Path) -> None:
@@ -220,16 +222,16 @@ def test_sets_that_differ_in_arrays_share_repacked_files(runner: Runner, tmp_pat
     patched = plain.with_arrays({"patch": np.ones((4, 4), "f4")})
     size, product = len(used[2]), linear(64, 256, 6, "Q4_0", "used")
     before = runner.memory().devices[-1].held
-    (first,) = runner.run(plain, "CPU", product, {"x": X}, repacked=True)
-    assert runner.load(patched, "CPU", repacked=True).repacked == 2 * size
+    (first,) = runner.run(plain, REPACKED, product, {"x": X})
+    assert runner.load(patched, REPACKED).repacked == 2 * size
     assert runner.memory().devices[-1].held - before < 3 * size
-    runner.run(patched, "CPU", _program(_values), {}, repacked=True)  # takes the copy from under the first program
-    (found,) = runner.run(plain, "CPU", product, {"x": X}, repacked=True)
+    runner.run(patched, REPACKED, _program(_values), {})  # takes the copy from under the first program
+    (found,) = runner.run(plain, REPACKED, product, {"x": X})
     for result in (first, found):
         assert relative_error(result.reshape(6, 64), X @ values.T) < 2e-2
     for weights in (plain, patched):
-        assert runner.load(weights, "CPU", repacked=True).repacked == size
-        runner.unload(weights.digest, "CPU", repacked=True)
+        assert runner.load(weights, REPACKED).repacked == size
+        runner.unload(weights.digest, REPACKED)
     assert runner.memory().devices[-1].held == before
 
 
@@ -240,13 +242,13 @@ def test_columns_in_three_dimensions(runner: Runner, tmp_path: Path) -> None:
     x = table.input("x", (2, 7, 256))
     product = table.op("mul_mat", (2, 7, 64), table.weight("w", (64, 256), "Q4_0"), x, with_=("F32",))
     columns = RNG.standard_normal((2, 7, 256)).astype("f4")
-    (found,) = runner.run(weights, "CPU", table.program(product), {"x": columns}, repacked=True)
+    (found,) = runner.run(weights, REPACKED, table.program(product), {"x": columns})
     assert relative_error(found.reshape(2, 7, 64), columns @ values.T) < 2e-2
-    assert runner.load(weights, "CPU", repacked=True).repacked == len(matrix[2])
+    assert runner.load(weights, REPACKED).repacked == len(matrix[2])
 
 
 def test_no_difference_on_another_device(runner: Runner, tmp_path: Path) -> None:
     matrix, _ = quantized(64, 256)
     weights = weight_file(tmp_path / "w", {"w": matrix})
-    assert runner.load(weights, "Vulkan0", repacked=True) == runner.load(weights, "Vulkan0")
+    assert runner.load(weights, Placement("Vulkan0", DEVICE)) == runner.load(weights, "Vulkan0")
     assert len([model for model in runner.memory().models if model.digest == weights.digest]) == 1
