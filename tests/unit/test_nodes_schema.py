@@ -60,6 +60,7 @@ def errors(class_type: str, **inputs: Any) -> list[str]:
     return [error["details"] for error in found]
 
 
+RESIDENCY = {"weights": "auto", "budget": 0}
 VAE = {"vae_name": "model.gguf", "device": "CPU", "tiling": "auto", "tile_size": 512, "overlap": 64}
 
 
@@ -75,15 +76,15 @@ def test_ids_and_outputs_stay(registered: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("name", "defaults"),
     [
-        ("GGMLDiffusionModel", {"device": "auto", "weights": "auto"}),
-        ("GGMLTextEncoders", {"device": "CPU", "clip_name2": "none", "clip_name3": "none", "weights": "auto"}),
+        ("GGMLDiffusionModel", {"device": "auto"}),
+        ("GGMLTextEncoders", {"device": "CPU", "clip_name2": "none", "clip_name3": "none"}),
         ("GGMLVAE", {"device": "CPU", "tiling": "auto", "tile_size": 512, "overlap": 64}),
     ],
 )
 def test_defaults(registered: dict[str, Any], name: str, defaults: dict[str, Any]) -> None:
     inputs = registered[name].INPUT_TYPES()
     every = inputs["required"] | inputs.get("optional", {})
-    assert {key: every[key][1].get("default") for key in every if "default" in every[key][1]} == defaults
+    assert {key: every[key][1].get("default") for key in every if "default" in every[key][1]} == defaults | RESIDENCY
 
 
 def test_every_input_that_is_not_obvious_has_a_tooltip(registered: dict[str, Any]) -> None:
