@@ -21,6 +21,12 @@ class RemotePatcher(ModelPatcher):
     is loaded; clones share the weights in the runner.
     """
 
+    def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
+        """As ModelPatcher. What the model holds computes in one phase."""
+        super().__init__(model, *args, **kwargs)
+        for _, module in remote_modules(model):
+            module.residency.component = model
+
     def model_size(self) -> int:
         """Bytes of the weights."""
         return sum(module.nbytes for _, module in remote_modules(self.model))
@@ -70,6 +76,12 @@ class RemotePatcher(ModelPatcher):
             for _, module in remote_modules(self.model):
                 module.residency.unload()
         return model
+
+    def cleanup(self) -> None:
+        """As ModelPatcher, after sampling; weights that live on disk are given back."""
+        super().cleanup()
+        for _, module in remote_modules(self.model):
+            module.residency.end_phase()
 
     def patch_hooks(self, hooks: comfy.hooks.HookGroup | None) -> None:
         """Take the LoRAs of these hooks besides the patcher's own; scheduled LoRAs change in the middle of sampling."""

@@ -96,6 +96,7 @@ class RemoteModule(torch.nn.Module):
         comfy.model_management.throw_exception_if_processing_interrupted()
         if not self.residency.current:
             self.load()
+        self.residency.begin_phase()
         release_orphans()
         inputs = {name: x.to("cpu", torch.float32 if x.is_floating_point() else x.dtype) for name, x in inputs.items()}
         with _as_comfy():

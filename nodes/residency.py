@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from weakref import WeakSet, finalize
 
 from ..native.model import LowRank, RemoteModel
+from ..native.placement import DISK
 
 
 class Residency:
@@ -15,14 +16,16 @@ class Residency:
     def __init__(self, model: RemoteModel, owner: object) -> None:
         """owner: when it is gone, so is the model."""
         self.model = model
+        self.component: object = owner  # what computes in one phase, such as both text encoders
+        self._loaded = False
         self._replaced: list[str] = []  # digests of the sets that no longer count
         _all.add(self)
         finalize(owner, _orphans.append, self).atexit = False
 
     @property
     def current(self) -> bool:
-        """Whether no set is left that no longer counts."""
-        return not self._replaced
+        """Whether it was loaded, and no set is left that no longer counts."""
+        return self._loaded and not self._replaced
 
     def set_branches(self, branches: Mapping[str, LowRank]) -> None:
         """Put low-rank branches beside weights, by parameter name, instead of those that were there."""
@@ -34,13 +37,27 @@ class Residency:
     def load(self, progress: Callable[[int, int], None], cancelled: Callable[[], bool]) -> None:
         """Bring the weights to the device; `progress` gets bytes done and in all. Raises what Runner.load does."""
         release_orphans(self)
+        self.begin_phase()
         model = self.model
         model.runner.load(model.weights, model.placement, progress, cancelled)
+        self._loaded = True
         self._unload_replaced()  # only now, so that the files they share with what is loaded stay
         release_orphans()
 
+    def begin_phase(self) -> None:
+        """Give back what other components keep for no longer than they compute."""
+        for other in list(_all):
+            if other.component is not self.component:
+                other.end_phase()
+
+    def end_phase(self) -> None:
+        """Give back what is kept for no longer than it computes."""
+        if self._loaded and self.model.placement.weights == DISK:
+            self.unload()
+
     def unload(self) -> None:
         """Free all that the runner holds for this model."""
+        self._loaded = False
         self._unload_replaced()
         self.model.unload()
 

@@ -55,13 +55,17 @@ class VAEModule(RemoteModule):
         tile, overlap = self.tiles.tile // self.ratio, self.tiles.overlap // self.ratio
         if self.tiles.cuts(z.shape[2] * self.ratio, z.shape[3] * self.ratio):
             return self.decode_tiled(z, tile, tile, overlap)
-        return torch.cat([self._decode(image) for image in z.split(1)])
+        pixels = torch.cat([self._decode(image) for image in z.split(1)])
+        self.residency.end_phase()
+        return pixels
 
     def encode(self, x: Tensor, **_: Any) -> Tensor:
         """x: [batch, 3, height, width], -1 to 1. Returns [batch, channels, height / ratio, width / ratio]."""
         if self.tiles.cuts(x.shape[2], x.shape[3]):
             return self.encode_tiled(x, self.tiles.tile, self.tiles.tile, self.tiles.overlap)
-        return torch.cat([self._encode(image) for image in x.split(1)])
+        latents = torch.cat([self._encode(image) for image in x.split(1)])
+        self.residency.end_phase()
+        return latents
 
     def decode_tiled(self, z: Tensor, tile_x: int = 64, tile_y: int = 64, overlap: int = 16, **_: Any) -> Tensor:
         """As `decode`, in tiles; tile and overlap in latents."""
@@ -80,7 +84,9 @@ class VAEModule(RemoteModule):
             progress.update(1)
             return result
 
-        return map_tiles(one, x, tiling, scale)
+        result = map_tiles(one, x, tiling, scale)
+        self.residency.end_phase()
+        return result
 
     def _decode(self, z: Tensor) -> Tensor:
         def decode(core: Any, tensors: dict[str, Tensor]) -> Tensor:

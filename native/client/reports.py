@@ -21,19 +21,21 @@ class Device:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Weights on a device: used in place from the file, copied into memory of the device, and repacked there."""
+    """Weights: used in place from the file, copied into memory of the device, repacked there, and streamed to it."""
 
     mapped: int
     copied: int
     repacked: int
+    streamed: int
 
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """What the runner holds on a device, and what is left."""
+    """What the runner holds on a device and held at most, and what is left."""
 
     name: str
     held: int
+    peak: int
     free: int
     total: int
 
@@ -45,10 +47,13 @@ class ModelMemory:
     name: str
     digest: str
     device: str
+    budget: int
     files_digest: str
     mapped: int
     copied: int
     repacked: int  # private copies in the layout of the CPU's fastest kernels, instead of mapped ones
+    streamed: int  # that stay in the file's pages and pass through the device
+    staging: int  # device memory of the built program that they pass through, and of those of them kept there
     buffers: int  # that mapped and copied ones lie in
     arrays: int  # weights that came from memory
     constants: int  # of the built program

@@ -193,7 +193,7 @@ class Runner:
             placed = write_inputs(process.arena, program, inputs)
             request = {
                 "do": "run",
-                "weights": weights.digest,
+                "digest": weights.digest,
                 **_spoken(placement),
                 "program": program.digest,
                 "inputs": placed,

@@ -21,7 +21,8 @@ def main() -> None:
 
     from .serve import serve  # loads ggml, whose own printing now goes to stderr
 
-    limits = Limits(arguments.threads or physical_cores(), arguments.largest_buffer, arguments.device_memory)
+    threads = arguments.threads or physical_cores()
+    limits = Limits(threads, arguments.largest_buffer, arguments.device_memory, arguments.largest_segment)
     serve(incoming, outgoing, arguments.arena, limits)
 
 
@@ -32,6 +33,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="of the CPU device; 0: one per physical core")
     parser.add_argument("--largest-buffer", type=int, help="bytes; where a device's own figure is too high")
     parser.add_argument("--device-memory", type=int, help="bytes to use of each device but the CPU")
+    parser.add_argument("--largest-segment", type=float, help="operations that a device is given at once")
     return parser.parse_args()
 
 

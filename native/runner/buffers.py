@@ -28,14 +28,14 @@ class Placed:
         """Free `buffer` together with this; `allocated` bytes of it are device memory of our own."""
         self.buffers.append(buffer)
         self.nbytes += allocated
-        self.device.held += allocated
+        self.device.hold(allocated)
 
     def free(self) -> None:
         """Give all memory back; the tensors are gone with it."""
         for buffer in self.buffers:
             ggml.ggml_backend_buffer_free(buffer)
         self.buffers.clear()
-        self.device.held -= self.nbytes
+        self.device.hold(-self.nbytes)
         self.nbytes = 0
         if self._context:
             ggml.ggml_free(self._context)
@@ -67,12 +67,11 @@ def allocate(
     """
     device = placed.device
     buffer_type = buffer_type or device.buffer_type
-    alignment = ggml.ggml_backend_buft_get_alignment(buffer_type)
     limit = min(ggml.ggml_backend_buft_get_max_size(buffer_type), largest or 1 << 62)
     groups: list[tuple[list[tuple[Any, int]], int]] = []  # tensors with offsets, bytes of their buffer
     for name in names:
         tensor = placed.tensors[name]
-        size = -(-ggml.ggml_backend_buft_get_alloc_size(buffer_type, tensor) // alignment) * alignment
+        size = device_bytes(buffer_type, tensor)
         if groups and groups[-1][1] + size <= limit:
             members, end = groups[-1]
             members.append((tensor, end))
@@ -81,14 +80,26 @@ def allocate(
             groups.append(([(tensor, 0)], size))
     require(device, what, sum(size for _, size in groups))
     for members, size in groups:
-        buffer = ggml.ggml_backend_buft_alloc_buffer(buffer_type, size)
-        if not buffer:
-            raise OutOfMemory(device.name, f"{what} (a buffer the driver refused)", size, device.memory()[0])
-        ggml.ggml_backend_buffer_set_usage(buffer, 1)  # GGML_BACKEND_BUFFER_USAGE_WEIGHTS
+        buffer = new_buffer(device, buffer_type, size, what)
         placed.adopt(buffer, size)
         base = ggml.ggml_backend_buffer_get_base(buffer)
         for tensor, offset in members:
             ggml.ggml_backend_tensor_alloc(buffer, tensor, base + offset)
+
+
+def device_bytes(buffer_type: int, tensor: Any) -> int:
+    """Bytes that a tensor takes in a buffer of that type, up to where the next may begin."""
+    alignment = ggml.ggml_backend_buft_get_alignment(buffer_type)
+    return -(-ggml.ggml_backend_buft_get_alloc_size(buffer_type, tensor) // alignment) * alignment
+
+
+def new_buffer(device: Device, buffer_type: int, size: int, what: str) -> Any:
+    """A buffer for weights; raises OutOfMemory when the driver refuses."""
+    buffer = ggml.ggml_backend_buft_alloc_buffer(buffer_type, size)
+    if not buffer:
+        raise OutOfMemory(device.name, f"{what} (a buffer the driver refused)", size, device.memory()[0])
+    ggml.ggml_backend_buffer_set_usage(buffer, 1)  # GGML_BACKEND_BUFFER_USAGE_WEIGHTS
+    return buffer
 
 
 def require(device: Device, what: str, nbytes: int) -> None:

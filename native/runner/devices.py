@@ -28,6 +28,7 @@ class Device:
         self.repack_buffer_type = _extra_buffer_type(handle, b"CPU_REPACK")  # None where ggml was built without
         self.software = any(word in self.description.lower() for word in _SOFTWARE)
         self.held = 0  # bytes this process has allocated on it
+        self.peak = 0  # the most it ever had
         self.threads = threads
         self._limit = limit
         # ggml keeps the pointer, so this must live as long as the backend
@@ -57,6 +58,11 @@ class Device:
     def largest_buffer(self) -> int:
         """Bytes one buffer can have."""
         return min(ggml.ggml_backend_buft_get_max_size(self.buffer_type), self.memory()[1])
+
+    def hold(self, nbytes: int) -> None:
+        """Note bytes allocated on it, or given back where they are negative."""
+        self.held += nbytes
+        self.peak = max(self.peak, self.held)
 
     def memory(self) -> tuple[int, int]:
         """Free and total bytes."""

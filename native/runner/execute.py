@@ -28,15 +28,19 @@ def execute(
     Returns for each output whether all its values are finite. Raises Aborted, ProgramFault, RequestError.
     """
     _set_inputs(graph, arena, inputs)
-    for segment, fraction in graph.segments:
+    for number, (segment, fraction) in enumerate(graph.segments):
         if aborted():
             raise Aborted("the run was interrupted")
+        if graph.stream:
+            graph.stream.wait(number)
         status = ggml.ggml_backend_graph_compute(graph.device.backend, ctypes.byref(segment))
         if status == _ABORTED:
             raise Aborted("the run was interrupted")
         if status != 0:
             name = ggml.ggml_status_to_string(status).decode()
             raise RequestError(f"{graph.device.name} ({graph.device.description}) failed while computing: {name}")
+        if graph.stream:
+            graph.stream.leave(number)
         progress(fraction)
     return _take_outputs(graph, arena)
 

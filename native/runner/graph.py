@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from math import prod
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Sequence
+from math import inf, prod
 from typing import Any
 
 import numpy as np
 
 from ..program import Program, Tensor
 from ..weights.types import LAYOUTS
-from .buffers import Placed, allocate, describe, require
+from .budget import Budget, OverBudget
+from .buffers import Placed, allocate, describe, device_bytes, require
 from .devices import Device
 from .errors import OutOfMemory, RequestError
 from .library import context, ggml, pointer, torch_shape_to_ne
+from .limits import Limits
 from .operations import BUILDERS, Call, OperationFault
+from .streaming import Stream, Uses, plan
+from .weights import FileWeights
 from .work import cuts, flops
 
 _CONSTANT_TYPES = {"float32": "F32", "float16": "F16", "int32": "I32"}
@@ -33,10 +38,17 @@ class Graph:
     """A program ready to run: `inputs` and `outputs` as ggml tensors, `segments` as (graph, fraction done after it)."""
 
     def __init__(
-        self, name: str, program: Program, weight: Callable[[str], Any], device: Device, largest: int | None = None
-    ) -> None:
+        self, name: str, program: Program, weight: Callable[[str], Any], files: FileWeights, limits: Limits,
+        budget: Budget | None = None,
+    ) -> None:  # fmt: skip
+        """budget: None means what is free.
+
+        Raises ProgramFault, OutOfMemory, and OverBudget where the budget is too small; then nothing is held.
+        """
         self.name = name  # of the model, for messages
-        self.device = device
+        self.device = files.placed.device
+        self.stream: Stream | None = None
+        self._files = files
         self.compute_bytes = 0  # of the compute buffer
         self.work_bytes = 0  # that the CPU backend needs beside it
         self.constants: Placed | None = None
@@ -45,13 +57,16 @@ class Graph:
         self._allocator: Any = None
         self._context: Any = None
         try:
-            self._build(program, weight, largest)
+            self._build(program, weight, limits, budget)
         except BaseException:
             self.free()
             raise
 
     def free(self) -> None:
-        """Give back the compute buffer and the constants."""
+        """Give back the compute buffer, the constants and what streamed weights pass through."""
+        if self.stream:
+            self.stream.free()
+            self.stream = None
         if self._allocator:
             ggml.ggml_gallocr_free(self._allocator)
             self._allocator = None
@@ -61,7 +76,7 @@ class Graph:
         if self.constants:
             self.constants.free()
             self.constants = None
-        self.device.held -= self.compute_bytes
+        self.device.hold(-self.compute_bytes)
         self.compute_bytes = 0
 
     @property
@@ -69,15 +84,23 @@ class Graph:
         """Device memory of the constants."""
         return self.constants.nbytes if self.constants else 0
 
-    def _build(self, program: Program, weight: Callable[[str], Any], largest: int | None) -> None:
+    @property
+    def staging_bytes(self) -> int:
+        """Device memory of streamed weights."""
+        return self.stream.nbytes if self.stream else 0
+
+    def _build(
+        self, program: Program, weight: Callable[[str], Any], limits: Limits, budget: Budget | None
+    ) -> None:
         rows = program.tensors
-        self.constants = _place_constants(self.name, program, self.device, largest)
-        room = 2 * len(rows) + 16  # an operation may take a helper of its own
-        self._context = context(room, room)
-        graph = ggml.ggml_new_graph_custom(self._context, room, False)
+        self.constants = _place_constants(self.name, program, self.device, limits.largest_buffer)
+        nodes = 2 * len(rows) + 16  # an operation may take a helper of its own
+        self._context = context(nodes, nodes)
+        graph = ggml.ggml_new_graph_custom(self._context, nodes, False)
         whole, known = graph.contents, _layout_is_known(graph)
         tensors: list[Any] = []
         amounts: list[float] = []  # arithmetic of each node
+        uses: dict[str, tuple[int, int]] = {}  # streamed weights, and the first and last node that compute with one
         for index, row in enumerate(rows):
             try:
                 tensor = self._leaf(row, weight) if row.kind != "op" else self._operation(row, rows, tensors)
@@ -85,12 +108,17 @@ class Graph:
                 raise ProgramFault(f"{self.name}: operation {index}, {_spoken(row)}, is not valid: {fault}") from fault
             tensors.append(tensor)
             ggml.ggml_build_forward_expand(graph, tensor)
+            if row.kind == "op" and row.name not in _VIEWS:
+                _note_uses(uses, row, rows, self._files.streamed, max(0, whole.n_nodes - 1) if known else 0)
             if known and (new := whole.n_nodes - len(amounts)):
                 amounts += [0.0] * (new - 1) + [flops(row, [rows[source] for source in row.sources])]
         self.outputs = [_output(program, number, tensors) for number in range(len(program.outputs))]
         self.row_limits = _row_limits(rows)
-        self._allocate(graph)
-        self.segments = _segments(whole, amounts, self.device.largest_segment) if known else [(whole, 1.0)]
+        parts = cuts(amounts, min(self.device.largest_segment, limits.largest_segment or inf)) if known else []
+        self.segments = _segments(whole, parts) if known else [(whole, 1.0)]
+        ends = [end for end, _ in parts]
+        by_segment = {name: (bisect_right(ends, a), bisect_right(ends, b)) for name, (a, b) in uses.items()}
+        self._allocate(graph, by_segment, limits.largest_buffer, budget)
 
     def _leaf(self, row: Tensor, weight: Callable[[str], Any]) -> Any:
         if row.kind == "input":
@@ -122,19 +150,48 @@ class Graph:
             raise OperationFault(f"{self.device.name} ({self.device.description}) cannot compute it for {sources}")
         return made
 
-    def _allocate(self, graph: Any) -> None:
-        size = ctypes.c_size_t()
-        self._allocator = ggml.ggml_gallocr_new(self.device.buffer_type)
-        ggml.ggml_gallocr_reserve_n_size(self._allocator, graph, None, None, ctypes.byref(size))
+    def _allocate(self, graph: Any, uses: Uses, largest: int | None, budget: Budget | None) -> None:
         what = f"the compute buffer of {self.name}"
-        require(self.device, what, size.value)
+        streamed = {name: self._files.placed.tensors[name] for name in uses}
+        self._allocator = ggml.ggml_gallocr_new(self.device.buffer_type)
+        size = self._measured(graph, streamed.values())
+        sizes = {name: device_bytes(self.device.buffer_type, tensor) for name, tensor in streamed.items()}
+        computing = size + self.constant_bytes
+        planned = plan(uses, sizes, len(self.segments), None if budget is None else budget.left - computing)
+        if budget and computing + planned.nbytes > budget.left:
+            raise OverBudget(self.name, self.device.name, budget, computing, planned.nbytes)
+        if streamed:
+            name = f"the weights of {self.name} that compute at one time"
+            self.stream = Stream(self.device, planned, streamed, self._files.fill, name, largest)
+        require(self.device, what, size)
         reserved = ggml.ggml_gallocr_reserve(self._allocator, graph)
         if not reserved or not ggml.ggml_gallocr_alloc_graph(self._allocator, graph):
-            raise OutOfMemory(self.device.name, f"{what} (refused by the driver)", size.value, self.device.memory()[0])
+            raise OutOfMemory(self.device.name, f"{what} (refused by the driver)", size, self.device.memory()[0])
         self.compute_bytes = ggml.ggml_gallocr_get_buffer_size(self._allocator, 0)
-        self.device.held += self.compute_bytes
+        self.device.hold(self.compute_bytes)
         if self.device.type == "CPU":
             self.work_bytes = ggml.ggml_graph_plan(graph, self.device.threads, None).work_size
+
+    def _measured(self, graph: Any, streamed: Collection[Any]) -> int:
+        """Bytes of the compute buffer; nothing is allocated."""
+        size = ctypes.c_size_t()
+        for tensor in streamed:
+            tensor.contents.data = 1  # as good as any: what has an address needs no place in the buffer
+        ggml.ggml_gallocr_reserve_n_size(self._allocator, graph, None, None, ctypes.byref(size))
+        for tensor in streamed:
+            tensor.contents.data = None
+        return size.value
+
+
+def _note_uses(
+    uses: dict[str, tuple[int, int]], row: Tensor, rows: Sequence[Tensor], streamed: Collection[str], node: int
+) -> None:
+    for source in row.sources:
+        root = rows[source]
+        while root.kind == "op" and root.name in _VIEWS:
+            root = rows[root.sources[0]]
+        if root.kind == "weight" and root.name in streamed:
+            uses[root.name] = uses.get(root.name, (node, node))[0], node
 
 
 def _place_constants(name: str, program: Program, device: Device, largest: int | None) -> Placed:
@@ -203,7 +260,7 @@ def _layout_is_known(graph: Any) -> bool:
     return fields == (ggml.ggml_graph_size(graph), 0, ctypes.addressof(nodes))
 
 
-def _segments(whole: Any, amounts: list[float], largest: float) -> list[tuple[Any, float]]:
+def _segments(whole: Any, parts: list[tuple[int, float]]) -> list[tuple[Any, float]]:
     """The graph as consecutive parts of one allocation.
 
     Each part is what ggml_graph_view makes, by hand because ggml's header does not export that function: the same
@@ -212,7 +269,7 @@ def _segments(whole: Any, amounts: list[float], largest: float) -> list[tuple[An
     """
     segments: list[tuple[Any, float]] = []
     start = 0
-    for end, fraction in cuts(amounts, largest):
+    for end, fraction in parts:
         if end == start:  # a program without operations
             break
         part = type(whole).from_buffer_copy(whole)

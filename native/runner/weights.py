@@ -1,4 +1,4 @@
-"""A weight set on a device: mapped from its files or repacked on the CPU, uploaded piece by piece elsewhere."""
+"""A weight set on a device: mapped from its files or repacked on the CPU, uploaded or streamed elsewhere."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..placement import RAM
 from ..program import Program
 from ..weights.convert import convert, pieces
 from ..weights.weight_file import WeightFileError
@@ -17,6 +18,7 @@ from .devices import Device
 from .errors import Aborted, RequestError
 from .library import ggml, pointer, torch_shape_to_ne
 from .repack import Repacked, Source, repackable
+from .streaming import SMALL
 
 PIECE = 16 << 20  # bytes; the most private memory that an upload holds
 
@@ -32,7 +34,8 @@ class WeightsError(RequestError):
 class FileWeights:
     """The file-backed parameters of a weight set, on one device: mapped, repacked or uploaded when this is made.
 
-    repack: whether the device makes repacked copies of the matrices it has that layout for.
+    residency: RAM leaves them in the pages of their files, from which a CPU computes and a Stream feeds other devices;
+    otherwise they live on the device, and a CPU makes repacked copies of the matrices it has that layout for.
     Raises WeightsError, OutOfMemory or Aborted, and then holds nothing.
     """
 
@@ -43,16 +46,17 @@ class FileWeights:
         progress: Progress,
         aborted: Callable[[], bool],
         largest: int | None,
-        repack: bool = False,
+        residency: str = RAM,
     ) -> None:
         self.mapped = 0  # bytes used in place, from the page cache
+        self.streamed: dict[str, Parameter] = {}  # described on the device, without memory of their own there
         self.repacked = Repacked(device)
         self._weights = weights
         self._maps: dict[str, mmap.mmap] = {}
         parameters = weights.parameters.values()
         self.placed = describe(device, ((p.name, p.type, torch_shape_to_ne(p.shape)) for p in parameters))
         try:
-            self._load(progress, aborted, largest, repack)
+            self._load(progress, aborted, largest, residency)
         except BaseException:
             self.free()
             raise
@@ -62,10 +66,19 @@ class FileWeights:
         """Bytes of device memory that were allocated for them."""
         return self.placed.nbytes
 
+    @property
+    def streamed_nbytes(self) -> int:
+        """Bytes that pass through the device at every run."""
+        return sum(parameter.loaded_nbytes for parameter in self.streamed.values())
+
     def tensor(self, name: str) -> Any:
         """The tensor to compute with, None for an unknown name."""
         repacked = self.repacked.tensor(name)
         return self.placed.tensors.get(name) if repacked is None else repacked
+
+    def fill(self, name: str) -> None:
+        """Write a streamed weight where its tensor now is; another thread may compute with others meanwhile."""
+        self._upload(self.streamed[name], lambda _nbytes: None, lambda: False)
 
     def fit(self, program: Program) -> None:
         """Go back to the file for the repacked weights that an operation of this program needs as they were."""
@@ -86,19 +99,27 @@ class FileWeights:
         self.placed.free()
         self._maps.clear()
         self.mapped = 0
+        self.streamed = {}
 
-    def _load(self, progress: Progress, aborted: Callable[[], bool], largest: int | None, repack: bool) -> None:
+    def _load(self, progress: Progress, aborted: Callable[[], bool], largest: int | None, residency: str) -> None:
         self.check_files()
         self._maps = {path: _map(path) for path, _, _ in self._weights.files}
         parameters = list(self._weights.parameters.values())
-        copied = parameters if self.placed.device.type != "CPU" else self._use_in_place(parameters)
-        repacked = [p for p in parameters if self._is_repackable(p)] if repack else []
+        in_ram = residency == RAM
+        repacked: list[Parameter] = []
+        if self.placed.device.type == "CPU":
+            copied = self._use_in_place(parameters)
+            repacked = [] if in_ram else [p for p in parameters if self._is_repackable(p)]
+        else:
+            self.streamed = {p.name: p for p in parameters if in_ram and p.loaded_nbytes > SMALL}
+            copied = [p for p in parameters if p.name not in self.streamed]
         what = f"the weights of {self._weights.name}"
         allocate(self.placed, [p.name for p in copied], what, largest)
         advance = _advance(sum(p.nbytes for p in (*copied, *repacked)), progress)
-        self._upload(copied, advance, aborted)
+        for parameter in copied:
+            self._upload(parameter, advance, aborted)
         self.repacked.make([self._source(p) for p in repacked], what, advance, aborted)
-        if not self.mapped:
+        if not self.mapped and not self.streamed:
             self._maps.clear()
         self.mapped -= sum(p.nbytes for p in repacked)
 
@@ -130,17 +151,16 @@ class FileWeights:
         ne, mapping = torch_shape_to_ne(parameter.shape), self._maps[parameter.path]
         return Source(parameter.name, parameter.type, ne, mapping, parameter.offset, parameter.nbytes)
 
-    def _upload(self, parameters: list[Parameter], advance: Callable[[int], None], aborted: Callable[[], bool]) -> None:
-        for parameter in parameters:
-            tensor = self.placed.tensors[parameter.name]
-            data = np.frombuffer(self._maps[parameter.path], np.uint8)
-            unchanged = parameter.type == parameter.stored
-            for piece in pieces(parameter, PIECE) if unchanged else pieces(parameter):
-                if aborted():
-                    raise Aborted(f"loading {self._weights.name} was interrupted")
-                loaded = convert(parameter, data[piece.offset : piece.offset + piece.nbytes])
-                ggml.ggml_backend_tensor_set(tensor, pointer(loaded), piece.target, piece.target_nbytes)
-                advance(piece.nbytes)
+    def _upload(self, parameter: Parameter, advance: Callable[[int], None], aborted: Callable[[], bool]) -> None:
+        tensor = self.placed.tensors[parameter.name]
+        data = np.frombuffer(self._maps[parameter.path], np.uint8)
+        unchanged = parameter.type == parameter.stored
+        for piece in pieces(parameter, PIECE) if unchanged else pieces(parameter):
+            if aborted():
+                raise Aborted(f"loading {self._weights.name} was interrupted")
+            loaded = convert(parameter, data[piece.offset : piece.offset + piece.nbytes])
+            ggml.ggml_backend_tensor_set(tensor, pointer(loaded), piece.target, piece.target_nbytes)
+            advance(piece.nbytes)
 
 
 def _advance(total: int, progress: Progress) -> Callable[[int], None]:

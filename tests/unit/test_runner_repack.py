@@ -45,7 +45,7 @@ def quantized(rows: int, columns: int) -> tuple[Matrix, np.ndarray]:
 
 
 def load(weights: WeightSet, device: Device) -> FileWeights:
-    return FileWeights(weights, device, lambda _done, _total: None, lambda: False, None, repack=True)
+    return FileWeights(weights, device, lambda _done, _total: None, lambda: False, None, DEVICE)
 
 
 def buffer_type(tensor: Any) -> str:
@@ -96,7 +96,7 @@ def test_an_interruption_between_tensors_leaves_nothing(cpu: Device, tmp_path: P
     size = weights.parameters["w0"].nbytes
     seen: list[tuple[int, int]] = []
     with pytest.raises(Aborted, match="the weights of toy"):
-        FileWeights(weights, cpu, lambda *done: seen.append(done), lambda: len(seen) == 3, None, repack=True)
+        FileWeights(weights, cpu, lambda *done: seen.append(done), lambda: len(seen) == 3, None, DEVICE)
     assert seen == [(size * n, size * 9) for n in (1, 2, 3)]
     assert cpu.held == 0
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from native.client import Cancelled, OutOfMemory, Runner, RunnerError
+from native.placement import DEVICE, Placement
 from native.weights.types import LAYOUTS
 from native.weights.weight_set import WeightSet
 from tests.runner_toys import DEVICES, Table, f32_file, linear, new_runner, relative_error, weight_file
@@ -235,8 +236,9 @@ def test_weights_too_large_for_a_device(runner: Runner, tmp_path: Path) -> None:
     parameter = type(huge)("w", "F32", (rows, 8), str(path), "F32", 4096, rows * 8 * 4)
     weights = WeightSet("huge toy", {"w": parameter}, ((str(path), status.st_size, status.st_mtime_ns),))
     pid = runner.pid
+    placement = Placement("Vulkan0", DEVICE)
     with pytest.raises(OutOfMemory, match="the weights of huge toy needs.*MiB on Vulkan0") as caught:
-        runner.load(weights, "Vulkan0")
+        runner.load(weights, placement)
     assert caught.value.requested > device.total
     assert caught.value.free <= device.total
     assert caught.value.device == "Vulkan0"
