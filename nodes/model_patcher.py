@@ -25,7 +25,7 @@ class RemotePatcher(ModelPatcher):
         """As ModelPatcher. What the model holds computes in one phase."""
         super().__init__(model, *args, **kwargs)
         for _, module in remote_modules(model):
-            module.residency.component = model
+            module.residency.component = id(model)
 
     def model_size(self) -> int:
         """Bytes of the weights."""

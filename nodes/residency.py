@@ -16,7 +16,7 @@ class Residency:
     def __init__(self, model: RemoteModel, owner: object) -> None:
         """owner: when it is gone, so is the model."""
         self.model = model
-        self.component: object = owner  # what computes in one phase, such as both text encoders
+        self.component = id(owner)  # of what computes in one phase, such as both text encoders
         self._loaded = False
         self._replaced: list[str] = []  # digests of the sets that no longer count
         _all.add(self)
@@ -47,7 +47,7 @@ class Residency:
     def begin_phase(self) -> None:
         """Give back what other components keep for no longer than they compute."""
         for other in list(_all):
-            if other.component is not self.component:
+            if other.component != self.component:
                 other.end_phase()
 
     def end_phase(self) -> None:

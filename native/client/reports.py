@@ -69,6 +69,7 @@ class MemoryReport:
     resident: int
     devices: tuple[DeviceMemory, ...]
     models: tuple[ModelMemory, ...]
+    loads: int  # times that weights were brought from their files since it started
 
 
 def memory_report(reply: dict[str, Any]) -> MemoryReport:
@@ -78,6 +79,7 @@ def memory_report(reply: dict[str, Any]) -> MemoryReport:
         reply["resident"],
         tuple(DeviceMemory(**device) for device in reply["devices"]),
         tuple(ModelMemory(**model) for model in reply["models"]),
+        reply["loads"],
     )
 
 

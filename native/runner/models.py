@@ -74,6 +74,7 @@ class Models:
         self._files: dict[Key, FileWeights] = {}
         self._arrays: dict[str, Arrays] = {}  # by device
         self._too_large: set[tuple[str, str]] = set()  # weight sets and devices they were found not to fit
+        self.loads = 0  # times that weights were brought from their files
         self._arriving: set[str] = set()  # arrays of the set that is being loaded
 
     def place(self, digest: str, device: Device, weights: str, budget: int) -> Place:
@@ -122,6 +123,7 @@ class Models:
             largest = self._limits.largest_buffer
             load = partial(FileWeights, weights, device, progress, aborted, largest, place.weights)
             self._files[files_key] = self._with_room(device, files_key, load)
+            self.loads += 1
         arrays = {name: digest for name, digest, _, _ in announced}
         model = self._models[key] = Model(weights.name, self._files[files_key], files_key, arrays, store)
         self._arriving = set()

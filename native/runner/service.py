@@ -113,7 +113,8 @@ class Service:
             }
             for (digest, place), model in self._models.all()
         ]
-        return {"private": private, "resident": resident, "devices": devices, "models": models}
+        held = {"devices": devices, "models": models, "loads": self._models.loads}
+        return {"private": private, "resident": resident, **held}
 
     def _do_load(self, header: Header, _payload: bytes) -> dict[str, Any]:
         device = self._devices.find(header["device"])

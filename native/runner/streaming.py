@@ -11,7 +11,7 @@ from .buffers import Placed, allocate, device_bytes, new_buffer, require
 from .devices import Device
 from .library import ggml
 
-SMALL = 1 << 20  # bytes; smaller weights stay on the device: copies of each at every run would cost more than they save
+SMALL = 64 << 10  # bytes; smaller weights stay on the device: a copy of each at every run costs too much
 _LONGEST = 8  # a weight whose uses lie further apart than this part of a run stays on the device, too
 
 Uses = Mapping[str, tuple[int, int]]  # weight -> the first and the last segment of a graph that use it
