@@ -17,6 +17,7 @@ class Device:
     total: int
     largest_buffer: int
     features: tuple[str, ...]  # "software" marks a Vulkan driver that computes on the processor
+    traits: tuple[str, ...] = ()  # how the runner treats it because of what it is, in words
 
 
 @dataclass(frozen=True)
@@ -83,4 +84,4 @@ def memory_report(reply: dict[str, Any]) -> MemoryReport:
 
 def device(reply: dict[str, Any]) -> Device:
     """A Device from the runner's answer."""
-    return Device(**{**reply, "features": tuple(reply["features"])})
+    return Device(**{**reply, "features": tuple(reply["features"]), "traits": tuple(reply["traits"])})

@@ -114,7 +114,7 @@ class Graph:
                 amounts += [0.0] * (new - 1) + [flops(row, [rows[source] for source in row.sources])]
         self.outputs = [_output(program, number, tensors) for number in range(len(program.outputs))]
         self.row_limits = _row_limits(rows)
-        parts = cuts(amounts, min(self.device.largest_segment, limits.largest_segment or inf)) if known else []
+        parts = cuts(amounts, min(self.device.traits.largest_segment, limits.largest_segment or inf)) if known else []
         self.segments = _segments(whole, parts) if known else [(whole, 1.0)]
         ends = [end for end, _ in parts]
         by_segment = {name: (bisect_right(ends, a), bisect_right(ends, b)) for name, (a, b) in uses.items()}
