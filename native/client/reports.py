@@ -31,6 +31,29 @@ class LoadReport:
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """What a program takes on a device, measured without building it, and what the device has for it."""
+
+    compute: int  # of the compute buffer
+    constants: int
+    work: int  # scratch of the CPU backend
+    largest_tensor: int
+    largest_operation: float  # floating-point operations
+    room: int  # free, or held by programs that give way to this one
+    largest_buffer: int
+    operation_limit: float  # floating-point operations that the driver lets one operation have
+
+    @property
+    def fits(self) -> bool:
+        """Whether it can be built and run."""
+        return (
+            self.compute + self.constants + self.work <= self.room
+            and self.largest_tensor <= self.largest_buffer
+            and self.largest_operation <= self.operation_limit
+        )
+
+
+@dataclass(frozen=True)
 class DeviceMemory:
     """What the runner holds on a device and held at most, and what is left."""
 

@@ -20,7 +20,7 @@ from ..weights.weight_set import WeightSet
 from .errors import Cancelled, RunnerError, RunnerLost, from_reply
 from .manifest import manifest
 from .process import Call, ProcessDied, RunnerProcess
-from .reports import Device, LoadReport, MemoryReport, device, memory_report
+from .reports import Device, LoadReport, Measurement, MemoryReport, device, memory_report
 from .sound import check_sound
 from .tensors import read_outputs, write_inputs
 
@@ -123,6 +123,16 @@ class Runner:
                 )
             )
 
+    def measure(self, name: str, placement: Placement | str, program: Program) -> Measurement:
+        """What a program of the model called `name` takes there; nothing is loaded or allocated.
+
+        Raises RunnerError where the device cannot compute it at all, RunnerLost.
+        """
+        with self._working:
+            return Measurement(
+                **self._with_process(lambda process: self._measure(process, name, placed(placement), program))
+            )
+
     def close(self) -> None:
         """End the process; the next call starts another."""
         with self._starting:
@@ -212,6 +222,14 @@ class Runner:
         if checked:
             check_sound(weights, placement.device, inputs, outputs, reply["finite"])
         return outputs
+
+    def _measure(self, process: RunnerProcess, name: str, placement: Placement, program: Program) -> dict[str, Any]:
+        request = {"do": "measure", "name": name, "program": program.digest, **_spoken(placement)}
+        try:
+            return self._exchange(process, request)
+        except _Missing:
+            self._exchange(process, {"do": "program", "digest": program.digest}, program.to_bytes())
+            return self._exchange(process, request)
 
     def _load(
         self,
