@@ -119,7 +119,9 @@ def test_what_is_measured_is_what_is_held(runner: Runner, device: str, tmp_path:
     w, x, bias = table.weight("w", (96, 64)), table.input("x", (5, 64)), table.weight("b", (1, 96))
     half = table.op("view", (96, 32), w, with_=(32, 96, 1, 1, 256, 24576, 24576, 128))
     y = table.op("add", (5, 96), table.op("mul_mat", (5, 96), w, x, with_=("F32",)), bias)
-    z = table.op("mul_mat", (5, 96), half, table.constant("c", rng.standard_normal((5, 32)).astype("f4")), with_=("F32",))
+    z = table.op(
+        "mul_mat", (5, 96), half, table.constant("c", rng.standard_normal((5, 32)).astype("f4")), with_=("F32",)
+    )
     program = table.program(table.op("add", (5, 96), y, table.op("silu", (5, 96), z)))
     runner.devices()
     before = {each.name: each.held for each in runner.memory().devices}[device]
