@@ -10,7 +10,7 @@ from .tiling import Tiling, even_tile
 MODES = ("auto", "on", "off")
 GRID = 8  # pixels; tiles and overlaps are whole latents
 SMALLEST = 64  # pixels
-# A whole picture of 1024 pixels takes 4 times the RAM of this and is no faster: the CPU gains nothing from wider work.
+# FLUX.1's VAE decodes 512 pixels in 960 MiB, 1024 in 3,840 and 4096 in 60 GiB: free RAM is no reason to take it.
 CPU_TILE = 512
 _PARTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)  # tiles along the longer side
 
