@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from .client import Runner, shared
+from .client import Measurement, Runner, shared
 from .lower import Lowered, LowerOptions, WeightType, lower
 from .placement import Placement, placed
 from .trace import Trace, trace
@@ -99,6 +99,11 @@ class RemoteModel:
             arrays[name] = inputs[name].detach().to("cpu", torch.float32).contiguous().numpy()
         results = self.runner.run(self.weights, self.placement, lowered.program, arrays, cancelled, progress)
         return tuple(torch.from_numpy(result) for result in results)
+
+    def measure(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Measurement:
+        """What `run` would take on the device, as Runner.measure has it; traces and lowers, computes nothing."""
+        lowered = self.lowered(key, function, inputs)
+        return self.runner.measure(self.weights.name, self.placement, lowered.program)
 
     def load(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Bring the weights to the device now; `progress` gets (bytes done, bytes in all)."""

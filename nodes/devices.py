@@ -24,6 +24,7 @@ def describe(found: list[Device]) -> str:
         ]
         if device.features:
             lines.append(f"  features: {', '.join(device.features)}")
+        lines += [f"  {trait}" for trait in device.traits]
         paragraphs.append("\n".join(lines))
     auto = f"auto is {first_gpu(found)} for the diffusion model, {CPU} for text encoders and the VAE."
     return "\n".join([*paragraphs, auto])

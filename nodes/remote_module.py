@@ -13,7 +13,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..native.client import Cancelled, OutOfMemory
+from ..native.client import Cancelled, OutOfMemory, RunnerError, RunnerLost
 from ..native.lower import LowerOptions
 from ..native.model import RemoteModel
 from ..native.placement import Placement
@@ -98,9 +98,23 @@ class RemoteModule(torch.nn.Module):
             self.load()
         self.residency.begin_phase()
         release_orphans()
-        inputs = {name: x.to("cpu", torch.float32 if x.is_floating_point() else x.dtype) for name, x in inputs.items()}
+        inputs = _on_host(inputs)
         with _as_comfy():
             return self.remote.run(key, function, inputs, cancelled=comfy.model_management.processing_interrupted)
+
+    def fits(self, key: Hashable, function: Function, inputs: dict[str, Tensor]) -> bool:
+        """Whether the device has room for `compute` and can do each of its operations; nothing is computed."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        try:
+            return self.remote.measure(key, function, _on_host(inputs)).fits
+        except RunnerLost:
+            raise
+        except RunnerError:
+            return False
+
+
+def _on_host(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: x.to("cpu", torch.float32 if x.is_floating_point() else x.dtype) for name, x in inputs.items()}
 
 
 def remote_modules(model: torch.nn.Module) -> Iterator[tuple[str, RemoteModule]]:

@@ -28,6 +28,11 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     return [*range(0, length - tile, step), length - tile]
 
 
+def even_tile(length: int, parts: int, overlap: int, grid: int) -> int:
+    """The smallest tile, a multiple of `grid`, of which `parts` cover an axis."""
+    return -(-(length + (parts - 1) * overlap) // (parts * grid)) * grid
+
+
 def tile_count(x: Tensor, tiling: Tiling) -> int:
     """Tiles that `map_tiles` makes of x: [batch, channels, height, width]."""
     return x.shape[0] * len(list(_corners(x, tiling)))

@@ -17,9 +17,8 @@ from .files import fingerprint, model_names, model_path
 from .model_patcher import RemotePatcher
 from .placement import CPU, MIB, check_device, companion_device, device_options, load_device, residency_inputs
 from .sizes import sizes_of
-from .vae_module import MODES, TileChoice, VAEModule
-
-GRID = 8  # pixels; tiles and overlaps are whole latents
+from .tile_choice import MODES, TileChoice, check_tiles
+from .vae_module import VAEModule
 
 
 def vae_config(weights: WeightSet) -> dict[str, Any]:
@@ -81,19 +80,6 @@ class RemoteVAE(comfy.sd.VAE):
         raise NotImplementedError("A GGML VAE cannot be saved: it is the file it was loaded from, unchanged.")
 
 
-def check_tiles(tile: int, overlap: int) -> bool | str:
-    """True, or what is wrong with a size of tiles (pixels)."""
-    for what, size in (("tile_size", tile), ("overlap", overlap)):
-        if size % GRID:
-            near = round(size / GRID) * GRID
-            return f"{what} is {size} pixels, but must be a multiple of {GRID}: {near} is the nearest."
-    if tile < 64:
-        return f"tile_size is {tile} pixels; the smallest tile is 64. 512 is usual."
-    if not 0 <= overlap <= tile // 2:
-        return f"overlap is {overlap} pixels; with a tile_size of {tile} it can be 0 to {tile // 2}. 64 is usual."
-    return True
-
-
 class GGMLVAE(io.ComfyNode):
     """The node."""
 
@@ -114,12 +100,13 @@ class GGMLVAE(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "tiling", options=list(MODES), default="auto",
-                    tooltip="auto: in tiles when the picture has more pixels than a tile. "
-                    "on: when it is larger than a tile on any side. off: always whole.",
+                    tooltip="auto: in tiles when the picture has more pixels than a tile, in smaller ones where those "
+                    "do not fit. on: when it is larger than a tile on any side. off: always whole.",
                 ),
                 io.Int.Input(
-                    "tile_size", default=512, min=64, max=4096, step=64, advanced=True,
-                    tooltip="Side of a tile in pixels. Memory goes by its area.",
+                    "tile_size", default=0, min=0, max=4096, step=64, advanced=True,
+                    tooltip="Side of a tile in pixels; memory goes by its area. 0: the largest that fits the device's "
+                    "free memory, buffers and time limit, the whole picture if it can be; 512 on the CPU.",
                 ),
                 io.Int.Input(
                     "overlap", default=64, min=0, max=2048, step=8, advanced=True,

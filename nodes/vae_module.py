@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -15,25 +14,10 @@ from torch import Tensor
 from ..native.placement import Placement
 from ..native.weights import WeightSet
 from .attention import image_attention
-from .remote_module import RemoteModule
+from .placement import CPU
+from .remote_module import Function, RemoteModule
+from .tile_choice import TileChoice
 from .tiling import Tiling, map_tiles, tile_count
-
-MODES = ("auto", "on", "off")
-
-
-@dataclass(frozen=True)
-class TileChoice:
-    """How the node cuts pictures: `auto` cuts what has more pixels than a tile, `on` what is larger on any side."""
-
-    mode: str  # one of MODES
-    tile: int  # pixels
-    overlap: int  # pixels
-
-    def cuts(self, height: int, width: int) -> bool:
-        """Whether a picture of this size (pixels) is cut."""
-        if self.mode == "auto":
-            return height * width > self.tile**2
-        return self.mode == "on" and max(height, width) > self.tile
 
 
 class VAEModule(RemoteModule):
@@ -52,20 +36,12 @@ class VAEModule(RemoteModule):
 
     def decode(self, z: Tensor, **_: Any) -> Tensor:
         """z: [batch, channels, height, width]. Returns [batch, 3, height * ratio, width * ratio], about -1 to 1."""
-        tile, overlap = self.tiles.tile // self.ratio, self.tiles.overlap // self.ratio
-        if self.tiles.cuts(z.shape[2] * self.ratio, z.shape[3] * self.ratio):
-            return self.decode_tiled(z, tile, tile, overlap)
-        pixels = torch.cat([self._decode(image) for image in z.split(1)])
-        self.residency.end_phase()
-        return pixels
+        tiling = self._chosen("decode", _decode, z, self.ratio)
+        return self._map(self._decode, z, tiling, Fraction(self.ratio))
 
     def encode(self, x: Tensor, **_: Any) -> Tensor:
         """x: [batch, 3, height, width], -1 to 1. Returns [batch, channels, height / ratio, width / ratio]."""
-        if self.tiles.cuts(x.shape[2], x.shape[3]):
-            return self.encode_tiled(x, self.tiles.tile, self.tiles.tile, self.tiles.overlap)
-        latents = torch.cat([self._encode(image) for image in x.split(1)])
-        self.residency.end_phase()
-        return latents
+        return self._map(self._encode, x, self._chosen("encode", _encode, x, 1), Fraction(1, self.ratio))
 
     def decode_tiled(self, z: Tensor, tile_x: int = 64, tile_y: int = 64, overlap: int = 16, **_: Any) -> Tensor:
         """As `decode`, in tiles; tile and overlap in latents."""
@@ -76,7 +52,22 @@ class VAEModule(RemoteModule):
         tile_x, tile_y, overlap = (size // self.ratio * self.ratio for size in (tile_x, tile_y, overlap))
         return self._map(self._encode, x, Tiling(tile_y, tile_x, overlap), Fraction(1, self.ratio))
 
+    def _chosen(self, key: str, function: Function, x: Tensor, pixels: int) -> Tiling:
+        """The first way to cut x that fits, or the last there is; pixels: of an element of x, along a side."""
+        height, width = x.shape[2] * pixels, x.shape[3] * pixels
+        ways = list(self.tiles.ways(height, width, self.remote.placement.device == CPU))
+        for way in ways:
+            tiling = Tiling(way.height // pixels, way.width // pixels, way.overlap // pixels)
+            tile = x[:1, :, : tiling.height, : tiling.width]
+            if way is ways[-1] or self.fits(key, function, {"x": tile}):
+                break
+        return tiling
+
     def _map(self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, scale: Fraction) -> Tensor:
+        if x.shape[2] <= tiling.height and x.shape[3] <= tiling.width:
+            result = torch.cat([function(image) for image in x.split(1)])
+            self.residency.end_phase()
+            return result
         progress = comfy.utils.ProgressBar(tile_count(x, tiling))
 
         def one(tile: Tensor) -> Tensor:
@@ -89,15 +80,17 @@ class VAEModule(RemoteModule):
         return result
 
     def _decode(self, z: Tensor) -> Tensor:
-        def decode(core: Any, tensors: dict[str, Tensor]) -> Tensor:
-            return core.decode(tensors["z"])
-
-        (pixels,) = self.compute("decode", decode, {"z": z})
+        (pixels,) = self.compute("decode", _decode, {"x": z})
         return pixels.to(z.device)
 
     def _encode(self, x: Tensor) -> Tensor:
-        def encode(core: Any, tensors: dict[str, Tensor]) -> Tensor:
-            return core.encode(tensors["x"])
-
-        (latents,) = self.compute("encode", encode, {"x": x})
+        (latents,) = self.compute("encode", _encode, {"x": x})
         return latents.to(x.device)
+
+
+def _decode(core: Any, tensors: dict[str, Tensor]) -> Tensor:
+    return core.decode(tensors["x"])
+
+
+def _encode(core: Any, tensors: dict[str, Tensor]) -> Tensor:
+    return core.encode(tensors["x"])

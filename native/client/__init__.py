@@ -1,7 +1,7 @@
 """ComfyUI's side of the runner: starts it, speaks to it, brings it back when it dies."""
 
 from .errors import Cancelled, OutOfMemory, RunnerError, RunnerLost
-from .reports import Device, DeviceMemory, LoadReport, MemoryReport, ModelMemory
+from .reports import Device, DeviceMemory, LoadReport, Measurement, MemoryReport, ModelMemory
 from .runner import Runner, shared
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Device",
     "DeviceMemory",
     "LoadReport",
+    "Measurement",
     "MemoryReport",
     "ModelMemory",
     "OutOfMemory",

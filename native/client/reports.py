@@ -17,6 +17,7 @@ class Device:
     total: int
     largest_buffer: int
     features: tuple[str, ...]  # "software" marks a Vulkan driver that computes on the processor
+    traits: tuple[str, ...] = ()  # how the runner treats it because of what it is, in words
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,29 @@ class LoadReport:
     copied: int
     repacked: int
     streamed: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a program takes on a device, measured without building it, and what the device has for it."""
+
+    compute: int  # of the compute buffer
+    constants: int
+    work: int  # scratch of the CPU backend
+    largest_tensor: int
+    largest_operation: float  # floating-point operations
+    room: int  # free, or held by programs that give way to this one
+    largest_buffer: int
+    operation_limit: float  # floating-point operations that the driver lets one operation have
+
+    @property
+    def fits(self) -> bool:
+        """Whether it can be built and run."""
+        return (
+            self.compute + self.constants + self.work <= self.room
+            and self.largest_tensor <= self.largest_buffer
+            and self.largest_operation <= self.operation_limit
+        )
 
 
 @dataclass(frozen=True)
@@ -85,4 +109,4 @@ def memory_report(reply: dict[str, Any]) -> MemoryReport:
 
 def device(reply: dict[str, Any]) -> Device:
     """A Device from the runner's answer."""
-    return Device(**{**reply, "features": tuple(reply["features"])})
+    return Device(**{**reply, "features": tuple(reply["features"]), "traits": tuple(reply["traits"])})

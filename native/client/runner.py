@@ -20,7 +20,8 @@ from ..weights.weight_set import WeightSet
 from .errors import Cancelled, RunnerError, RunnerLost, from_reply
 from .manifest import manifest
 from .process import Call, ProcessDied, RunnerProcess
-from .reports import Device, LoadReport, MemoryReport, device, memory_report
+from .reports import Device, LoadReport, Measurement, MemoryReport, device, memory_report
+from .sound import check_sound
 from .tensors import read_outputs, write_inputs
 
 log = logging.getLogger(__name__)
@@ -108,18 +109,28 @@ class Runner:
         inputs: dict[str, np.ndarray],
         cancelled: Cancel = None,
         progress: Callable[[float], None] | None = None,
-        finite: bool = True,
+        checked: bool = True,
     ) -> list[np.ndarray]:
         """Run a program on weights, loading both where the runner does not hold them; the outputs in float32.
 
-        `progress` gets the fraction done. With `finite`, a result with infinite or NaN values is an error.
+        `progress` gets the fraction done. With `checked`, a result that cannot be one is an error.
         Raises RunnerError, OutOfMemory, RunnerLost, Cancelled.
         """
         with self._working:
             return self._with_process(
                 lambda process: self._run(
-                    process, weights, placed(placement), program, inputs, cancelled, progress, finite
+                    process, weights, placed(placement), program, inputs, cancelled, progress, checked
                 )
+            )
+
+    def measure(self, name: str, placement: Placement | str, program: Program) -> Measurement:
+        """What a program of the model called `name` takes there; nothing is loaded or allocated.
+
+        Raises RunnerError where the device cannot compute it at all, RunnerLost.
+        """
+        with self._working:
+            return Measurement(
+                **self._with_process(lambda process: self._measure(process, name, placed(placement), program))
             )
 
     def close(self) -> None:
@@ -186,7 +197,7 @@ class Runner:
         inputs: dict[str, np.ndarray],
         cancelled: Cancel,
         progress: Callable[[float], None] | None,
-        finite: bool,
+        checked: bool,
     ) -> list[np.ndarray]:
         report = None if progress is None else lambda done, _total: progress(done)
         while True:
@@ -207,13 +218,18 @@ class Runner:
                     self._load(process, weights, placement, cancelled, None)
                 else:
                     self._exchange(process, {"do": "program", "digest": program.digest}, program.to_bytes())
-        if finite and not all(reply["finite"]):
-            files = " or ".join(path for path, _, _ in weights.files) or "Its file"
-            raise RunnerError(
-                f"{weights.name} on {placement.device} computed values that are infinite or no numbers. {files} may be "
-                "damaged, or this device's arithmetic too coarse for it: try another file, or the device CPU."
-            )
-        return read_outputs(process.arena, program)
+        outputs = read_outputs(process.arena, program)
+        if checked:
+            check_sound(weights, placement.device, inputs, outputs, reply["finite"])
+        return outputs
+
+    def _measure(self, process: RunnerProcess, name: str, placement: Placement, program: Program) -> dict[str, Any]:
+        request = {"do": "measure", "name": name, "program": program.digest, **_spoken(placement)}
+        try:
+            return self._exchange(process, request)
+        except _Missing:
+            self._exchange(process, {"do": "program", "digest": program.digest}, program.to_bytes())
+            return self._exchange(process, request)
 
     def _load(
         self,

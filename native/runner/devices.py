@@ -9,24 +9,34 @@ from threading import Lock
 from typing import Any
 
 from .errors import RequestError
-from .library import ggml, vulkan_traits
-from .work import LARGEST, LARGEST_CPU, LARGEST_SOFTWARE
+from .library import ggml, vulkan_features
+from .traits import Facts, is_software, spoken, starting, traits_of
+from .vulkan_memory import small_windows
 
 _TYPES = {0: "CPU", 1: "GPU", 2: "IGPU", 3: "ACCEL", 4: "META"}  # enum ggml_backend_dev_type
-_SOFTWARE = ("llvmpipe", "lavapipe", "swiftshader")
 
 
 class Device:
     """One ggml device; its backend is started with the first use."""
 
-    def __init__(self, handle: int, threads: int, limit: int | None, aborted: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        handle: int,
+        threads: int,
+        limit: int | None,
+        aborted: Callable[[], bool],
+        windows: frozenset[str] = frozenset(),
+    ) -> None:
+        """windows: descriptions of the devices of whose memory the processor sees only a part."""
         self.handle = handle
         self.name = ggml.ggml_backend_dev_name(handle).decode()
         self.description = ggml.ggml_backend_dev_description(handle).decode()
         self.type = _TYPES.get(ggml.ggml_backend_dev_type(handle), "ACCEL")
-        self.buffer_type = ggml.ggml_backend_dev_buffer_type(handle)
+        self.features = vulkan_features.get(self.name) or self._cpu_features()
+        self.traits = traits_of(Facts(self.type, self.description, self.features, self.description in windows))
+        with starting(self.traits):
+            self.buffer_type = ggml.ggml_backend_dev_buffer_type(handle)
         self.repack_buffer_type = _extra_buffer_type(handle, b"CPU_REPACK")  # None where ggml was built without
-        self.software = any(word in self.description.lower() for word in _SOFTWARE)
         self.held = 0  # bytes this process has allocated on it
         self.peak = 0  # the most it ever had
         self.threads = threads
@@ -46,13 +56,6 @@ class Device:
                 ggml.ggml_backend_cpu_set_n_threads(self._backend, self.threads)
                 ggml.ggml_backend_cpu_set_abort_callback(self._backend, self._abort_callback, None)
         return self._backend
-
-    @property
-    def largest_segment(self) -> float:
-        """Arithmetic operations to give it before looking whether to go on."""
-        if self.software:
-            return LARGEST_SOFTWARE
-        return LARGEST_CPU if self.type == "CPU" else LARGEST
 
     @property
     def largest_buffer(self) -> int:
@@ -84,7 +87,8 @@ class Device:
             "free": free,
             "total": total,
             "largest_buffer": self.largest_buffer,
-            "features": (*["software"] * self.software, *vulkan_traits.get(self.name, self._cpu_features())),
+            "features": (*["software"] * is_software(self.description), *self.features),
+            "traits": spoken(self.traits),
         }
 
     def _cpu_features(self) -> tuple[str, ...]:
@@ -133,7 +137,7 @@ class Devices:
     def __init__(
         self, threads: int, limit: int | None, aborted: Callable[[], bool], loading: Callable[[bool], None]
     ) -> None:
-        self._new = lambda handle: Device(handle, threads, limit, aborted)
+        self._new = lambda handle, windows=frozenset(): Device(handle, threads, limit, aborted, windows)
         self._loading = loading
         self._cpu = self._new(ggml.ggml_backend_reg_dev_get(ggml.ggml_backend_cpu_reg(), 0))
         self._all: list[Device] | None = None
@@ -145,7 +149,8 @@ class Devices:
             if self._all is None:
                 self._loading(True)
                 handles = [ggml.ggml_backend_dev_get(index) for index in range(ggml.ggml_backend_dev_count())]
-                found = [self._new(handle) for handle in handles if handle != self._cpu.handle]
+                windows = small_windows() if vulkan_features else frozenset()
+                found = [self._new(handle, windows) for handle in handles if handle != self._cpu.handle]
                 self._loading(False)
                 self._all = [*found, self._cpu]
             return self._all

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import inf, prod
 from typing import Any
 
@@ -24,7 +24,7 @@ from .weights import FileWeights
 from .work import cuts, flops
 
 _CONSTANT_TYPES = {"float32": "F32", "float16": "F16", "int32": "I32"}
-_VIEWS = ("view", "reshape", "permute")
+VIEWS = ("view", "reshape", "permute")
 _FLAG_INPUT, _FLAG_OUTPUT = 1, 2  # enum ggml_tensor_flag
 
 
@@ -93,7 +93,7 @@ class Graph:
         self, program: Program, weight: Callable[[str], Any], limits: Limits, budget: Budget | None
     ) -> None:
         rows = program.tensors
-        self.constants = _place_constants(self.name, program, self.device, limits.largest_buffer)
+        self.constants = self._place_constants(program, limits.largest_buffer)
         nodes = 2 * len(rows) + 16  # an operation may take a helper of its own
         self._context = context(nodes, nodes)
         graph = ggml.ggml_new_graph_custom(self._context, nodes, False)
@@ -108,13 +108,13 @@ class Graph:
                 raise ProgramFault(f"{self.name}: operation {index}, {_spoken(row)}, is not valid: {fault}") from fault
             tensors.append(tensor)
             ggml.ggml_build_forward_expand(graph, tensor)
-            if row.kind == "op" and row.name not in _VIEWS:
+            if row.kind == "op" and row.name not in VIEWS:
                 _note_uses(uses, row, rows, self._files.streamed, max(0, whole.n_nodes - 1) if known else 0)
             if known and (new := whole.n_nodes - len(amounts)):
                 amounts += [0.0] * (new - 1) + [flops(row, [rows[source] for source in row.sources])]
         self.outputs = [_output(program, number, tensors) for number in range(len(program.outputs))]
         self.row_limits = _row_limits(rows)
-        parts = cuts(amounts, min(self.device.largest_segment, limits.largest_segment or inf)) if known else []
+        parts = cuts(amounts, min(self.device.traits.largest_segment, limits.largest_segment or inf)) if known else []
         self.segments = _segments(whole, parts) if known else [(whole, 1.0)]
         ends = [end for end, _ in parts]
         by_segment = {name: (bisect_right(ends, a), bisect_right(ends, b)) for name, (a, b) in uses.items()}
@@ -145,10 +145,22 @@ class Graph:
         except (TypeError, ctypes.ArgumentError) as error:  # a parameter of the wrong kind
             raise OperationFault(f"its parameters {row.parameters} do not fit: {error}") from error
         _check_result(row, made)
-        if row.name not in _VIEWS and not ggml.ggml_backend_dev_supports_op(self.device.handle, made):
+        if row.name not in VIEWS and not ggml.ggml_backend_dev_supports_op(self.device.handle, made):
             sources = ", ".join(f"{s.type}{list(s.ne)}" for s in call.declared)
             raise OperationFault(f"{self.device.name} ({self.device.description}) cannot compute it for {sources}")
         return made
+
+    def _place_constants(self, program: Program, largest: int | None) -> Placed:
+        arrays = {key: np.ascontiguousarray(array) for key, array in program.constants.items()}
+        placed = describe_constants(self.device, arrays)
+        try:
+            allocate(placed, list(arrays), f"the constants of {self.name}", largest)
+        except BaseException:
+            placed.free()
+            raise
+        for key, array in arrays.items():
+            ggml.ggml_backend_tensor_set(placed.tensors[key], pointer(array), 0, array.nbytes)
+        return placed
 
     def _allocate(self, graph: Any, uses: Uses, largest: int | None, budget: Budget | None) -> None:
         what = f"the compute buffer of {self.name}"
@@ -188,30 +200,22 @@ def _note_uses(
 ) -> None:
     for source in row.sources:
         root = rows[source]
-        while root.kind == "op" and root.name in _VIEWS:
+        while root.kind == "op" and root.name in VIEWS:
             root = rows[root.sources[0]]
         if root.kind == "weight" and root.name in streamed:
             uses[root.name] = uses.get(root.name, (node, node))[0], node
 
 
-def _place_constants(name: str, program: Program, device: Device, largest: int | None) -> Placed:
-    arrays = {key: np.ascontiguousarray(array) for key, array in program.constants.items()}
+def describe_constants(device: Device, arrays: Mapping[str, np.ndarray]) -> Placed:
+    """Constants of a program as tensors without memory; raises ProgramFault for a type they cannot have."""
     for key, array in arrays.items():
         if str(array.dtype) not in _CONSTANT_TYPES or 0 in array.shape:
             raise ProgramFault(
                 f"the constant {key} is {array.dtype}{list(array.shape)}; float32, float16 and int32 can be"
             )
-    placed = describe(
+    return describe(
         device, ((key, _CONSTANT_TYPES[str(a.dtype)], torch_shape_to_ne(a.shape)) for key, a in arrays.items())
     )
-    try:
-        allocate(placed, list(arrays), f"the constants of {name}", largest)
-    except BaseException:
-        placed.free()
-        raise
-    for key, array in arrays.items():
-        ggml.ggml_backend_tensor_set(placed.tensors[key], pointer(array), 0, array.nbytes)
-    return placed
 
 
 def _check_result(row: Tensor, tensor: Any) -> None:
@@ -245,7 +249,7 @@ def _row_limits(rows: tuple[Tensor, ...]) -> dict[str, int]:
     for row in rows:
         if row.kind == "op" and row.name == "get_rows":
             picked = rows[row.sources[1]]
-            while picked.kind == "op" and picked.name in (*_VIEWS, "cont"):
+            while picked.kind == "op" and picked.name in (*VIEWS, "cont"):
                 picked = rows[picked.sources[0]]
             if picked.kind == "input":
                 limits[picked.name] = min(limits.get(picked.name, 1 << 62), rows[row.sources[0]].ne[1])

@@ -14,7 +14,7 @@ ggml: Any = importlib.import_module("ggml")
 
 # What ggml-vulkan says about each device as it finds it, and nowhere else: "ggml_vulkan: 0 = NAME | fp16: 1 | ..."
 _VULKAN_LINE = re.compile(r"ggml_vulkan: (\d+) = .*?\) \| (.*)")
-vulkan_traits: dict[str, tuple[str, ...]] = {}  # device name -> what it has
+vulkan_features: dict[str, tuple[str, ...]] = {}  # device name -> what it has
 _DEBUG = 1  # enum ggml_log_level
 
 
@@ -23,19 +23,19 @@ def _log(level: int, text: bytes | None, _data: object) -> None:
     line = (text or b"").decode(errors="replace")
     found = _VULKAN_LINE.match(line)
     if found:
-        vulkan_traits[f"Vulkan{found[1]}"] = _traits(found[2])
+        vulkan_features[f"Vulkan{found[1]}"] = _features(found[2])
     if level != _DEBUG:  # a line for every repacked tensor would bury the last words of a runner that dies
         sys.stderr.write(line)
 
 
-def _traits(line: str) -> tuple[str, ...]:
+def _features(line: str) -> tuple[str, ...]:
     """ "fp16: 1 | bf16: 0 | warp size: 8" -> ("fp16", "warp size 8")."""
-    traits = []
+    features = []
     for part in line.strip().split(" | "):
         name, _, value = part.partition(": ")
         if value not in ("0", "none", ""):
-            traits.append(name if value == "1" else f"{name} {value}")
-    return tuple(traits)
+            features.append(name if value == "1" else f"{name} {value}")
+    return tuple(features)
 
 
 ggml.ggml_log_set(_log, None)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..placement import AUTO, RAM
+from ..program import Program
 from ..weights.weight_set import Parameter, WeightSet
 from .budget import OverBudget
 from .devices import Device, Devices
@@ -17,6 +18,7 @@ from .errors import Missing, OutOfMemory, RequestError
 from .execute import execute
 from .graph import Graph
 from .limits import Limits
+from .measure import Measured
 from .memory import process_memory
 from .models import Key, Model, Models
 from .protocol import FrameWriter, Header, PeerGone
@@ -37,6 +39,7 @@ class Service:
         self._devices = Devices(limits.threads, limits.device_memory, self._is_aborted, self._announce_drivers)
         self._current = 0  # id of the request being worked on
         self._aborted = -1
+        self._limits = limits
         self._models = Models(limits)
         self._programs: OrderedDict[str, bytes] = OrderedDict()
 
@@ -190,15 +193,37 @@ class Service:
         finite = execute(graph, arena, inputs, self._is_aborted, lambda fraction: report(fraction, 1.0))
         return {"finite": finite}
 
+    def _do_measure(self, header: Header, _payload: bytes) -> dict[str, Any]:
+        """The room is what is free and what idle programs give back: other models' weights stay for a larger tile."""
+        device = self._devices.find(header["device"])
+        measured = Measured(header["name"], Program.from_bytes(self._program(header["program"])), device)
+        measured.free()
+        there = [model for (_, place), model in self._models.all() if place.device == device.name]
+        idle = [model.graph.compute_bytes + model.graph.constant_bytes for model in there if model.graph]
+        return {
+            "compute": measured.compute,
+            "constants": measured.constants_size,
+            "work": measured.work_bytes,
+            "largest_tensor": measured.largest_tensor,
+            "largest_operation": measured.largest_operation,
+            "room": device.memory()[0] + sum(idle),
+            "largest_buffer": min(device.largest_buffer, self._limits.largest_buffer or 1 << 62),
+            "operation_limit": device.traits.largest_operation,
+        }
+
+    def _program(self, digest: str) -> bytes:
+        if digest not in self._programs:
+            raise Missing("the program is not known", what="program")
+        self._programs.move_to_end(digest)
+        return self._programs[digest]
+
     def _graph(self, header: Header, key: Key, model: Model, device: Device) -> Graph:
         digest = header["program"]
         if model.graph is not None and model.program == digest:
             return model.graph
-        if digest not in self._programs:
-            raise Missing("the program is not known", what="program")
-        self._programs.move_to_end(digest)
+        serialised = self._program(digest)
         try:
-            return self._models.build(key, digest, self._programs[digest], device)
+            return self._models.build(key, digest, serialised, device)
         except (OutOfMemory, OverBudget):
             if not self._streams_instead(header, key, device):
                 raise

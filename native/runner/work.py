@@ -8,9 +8,6 @@ from ..program import Tensor
 
 _PARTS = 50  # an abort is honoured within this part of a run
 _SMALLEST = 2e9  # operations; below this the cost of a cut (a wait for the device) would show
-LARGEST = 1e12  # operations; about half a second on a middling GPU
-LARGEST_CPU = 1e11  # ggml's CPU backend also looks for an abort between any two operations
-LARGEST_SOFTWARE = 1e9  # a Vulkan driver that computes on the processor: about a second
 
 
 def flops(tensor: Tensor, sources: list[Tensor]) -> float:

@@ -14,8 +14,11 @@ from torch import Tensor
 from tests import random_models
 from tests.core_models import core_vae, psnr
 from tests.pack import part
+from tools import places, vulkan
 
 tiling = part("nodes.tiling")
+tile_choice = part("nodes.tile_choice")
+vae_module = part("nodes.vae_module")
 vae_nodes = part("nodes.vae")
 weights = part("native.weights")
 
@@ -146,6 +149,54 @@ def test_whole_picture_that_does_not_fit_is_decoded_in_tiles(path: Path, monkeyp
     assert vae.decode(smooth(1, 16, 40, 33)).shape == (1, 320, 264, 3)
     assert shapes[0] == (1, 16, 40, 33)
     assert set(shapes[1:]) == {(1, 16, 32, 32)}
+
+
+@pytest.fixture
+def small_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """small_gpu(options of the runner): every VAE loaded from now on is on such a Vulkan0."""
+    module, runners = part("native.client.runner"), []
+
+    def start(*options: str) -> None:
+        runners.append(module.Runner(options, vulkan.software_environment(places.here())))
+        monkeypatch.setattr(module, "_shared", runners[-1])
+
+    yield start
+    for runner in runners:
+        runner.close()
+
+
+def on_gpu(path: Path, tile: int = 0) -> Any:
+    read = weights.vae(weights.read_header(path))
+    return vae_nodes.RemoteVAE(read, "Vulkan0", tile_choice.TileChoice("auto", tile, 16))
+
+
+def test_auto_takes_the_largest_tiles_that_fit_a_gpu(
+    tensors: random_models.Tensors, core: Any, small_gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = random_models.write_safetensors(tmp_path / "vae.safetensors", tensors)
+    latents = torch.randn(1, 16, 24, 16)
+
+    def chosen(*options: str, tile: int = 0) -> tuple[Any, Any]:
+        small_gpu(*options)
+        module = (vae := on_gpu(path, tile)).first_stage_model
+        module.load()
+        return vae, module._chosen("decode", vae_module._decode, latents, 8)
+
+    vae, cut = chosen()
+    assert (cut.height, cut.width) == (24, 16)
+    tile = latents[:, :, :13, :9]  # of two each way
+    measured = vae.first_stage_model.remote.measure("decode", vae_module._decode, {"x": tile})
+    memory = str(vae.first_stage_model.nbytes + (1 << 20) + measured.compute + measured.constants)
+    expected = tiling.Tiling(13, 9, 2)
+    assert chosen("--largest-buffer", str(measured.largest_tensor))[1] == expected
+    assert chosen("--device-memory", memory, tile=256)[1] == expected  # as large as was asked for does not fit
+    vae, cut = chosen("--device-memory", memory)
+    assert cut == expected
+    shapes = spy(vae, monkeypatch)
+    pictures = vae.decode(latents)
+    assert set(shapes) == {(1, 16, 13, 9)}
+    in_tiles = tiling.map_tiles(core.first_stage_model.decode, latents, expected, Fraction(8))
+    assert psnr(pictures, core.process_output(in_tiles).movedim(1, -1)) >= 40
 
 
 def test_interrupt_between_tiles(path: Path) -> None:

@@ -45,7 +45,7 @@ def differences(
     arrays = {name: array for name, array in lowered.host(inputs).items() if name in used}
     arrays |= {name: inputs[name].float().contiguous().numpy() for name in traced.inputs if name in used}
     weights = WeightSet("the model", {}, (), {name: p.detach().float().numpy() for name, p in parameters.items()})
-    got = runner.run(weights, device, program, arrays, finite=False)
+    got = runner.run(weights, device, program, arrays, checked=False)
     runner.unload(weights.digest, device)
     return _against_torch(traced, inputs, parameters, results, got)
 

@@ -140,21 +140,6 @@ def test_vae_that_lacks_a_block_is_refused(tmp_path: Path) -> None:
         vae.RemoteVAE(weights.vae(weights.read_header(path)), "CPU", vae.TileChoice("auto", 512, 64))
 
 
-@pytest.mark.parametrize(
-    ("mode", "size", "cut"),
-    [
-        ("auto", (512, 512), False),
-        ("auto", (256, 1024), False),
-        ("auto", (520, 512), True),
-        ("on", (256, 1024), True),
-        ("on", (512, 512), False),
-        ("off", (4096, 4096), False),
-    ],
-)
-def test_when_pictures_are_cut(mode: str, size: tuple[int, int], cut: bool) -> None:
-    assert vae.TileChoice(mode, 512, 64).cuts(*size) is cut
-
-
 def test_token_embedding_reads_rows(folder: Path) -> None:
     read = weights.t5(weights.read_header(folder / "t5.gguf"))
     embedding = part("nodes.text_transformer").TokenEmbedding(read.parameters["shared.weight"])

@@ -78,7 +78,7 @@ def test_ids_and_outputs_stay(registered: dict[str, Any]) -> None:
     [
         ("GGMLDiffusionModel", {"device": "auto"}),
         ("GGMLTextEncoders", {"device": "CPU", "clip_name2": "none", "clip_name3": "none"}),
-        ("GGMLVAE", {"device": "CPU", "tiling": "auto", "tile_size": 512, "overlap": 64}),
+        ("GGMLVAE", {"device": "CPU", "tiling": "auto", "tile_size": 0, "overlap": 64}),
     ],
 )
 def test_defaults(registered: dict[str, Any], name: str, defaults: dict[str, Any]) -> None:
@@ -130,6 +130,7 @@ def test_file_that_is_gone_is_named(no_runner: None) -> None:
         (500, 64, "tile_size is 500 pixels, but must be a multiple of 8: 496 is the nearest"),
         (512, 60, "overlap is 60 pixels, but must be a multiple of 8: 64 is the nearest"),
         (56, 8, "tile_size is 56 pixels; the smallest tile is 64"),
+        (0, 264, "overlap is 264 pixels; with a tile_size of 0 it can be 0 to 256"),
         (128, 128, "overlap is 128 pixels; with a tile_size of 128 it can be 0 to 64"),
         (128, -8, "overlap is -8 pixels; with a tile_size of 128 it can be 0 to 64"),
     ],

@@ -109,3 +109,45 @@ def test_idle_models_give_up_their_compute_buffers(tmp_path: Path) -> None:
     with pytest.raises(OutOfMemory):
         runner.run(sets[1], "Vulkan0", many_kept(14, 512).program(15), {"x": np.ones((1, 512), "f4")})
     runner.close()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_is_measured_is_what_is_held(runner: Runner, device: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    weights = f32_file(tmp_path / "w", {"w": rng.standard_normal((96, 64)), "b": rng.standard_normal((1, 96))})
+    table = Table()
+    w, x, bias = table.weight("w", (96, 64)), table.input("x", (5, 64)), table.weight("b", (1, 96))
+    half = table.op("view", (96, 32), w, with_=(32, 96, 1, 1, 256, 24576, 24576, 128))
+    y = table.op("add", (5, 96), table.op("mul_mat", (5, 96), w, x, with_=("F32",)), bias)
+    z = table.op(
+        "mul_mat", (5, 96), half, table.constant("c", rng.standard_normal((5, 32)).astype("f4")), with_=("F32",)
+    )
+    program = table.program(table.op("add", (5, 96), y, table.op("silu", (5, 96), z)))
+    runner.devices()
+    before = {each.name: each.held for each in runner.memory().devices}[device]
+    measured = runner.measure("toy", device, program)
+    memory = runner.memory()
+    assert {each.name: each.held for each in memory.devices}[device] == before
+    assert weights.digest not in [model.digest for model in memory.models]
+    runner.run(weights, device, program, {"x": rng.standard_normal((5, 64)).astype("f4")})
+    (model,) = [model for model in runner.memory().models if (model.digest, model.device) == (weights.digest, device)]
+    assert (measured.compute, measured.constants, measured.work) == (model.compute, model.constants, model.work)
+    assert measured.compute > 0
+    assert measured.largest_tensor == 5 * 96 * 4
+    assert measured.largest_operation == 2 * 5 * 96 * 64
+    assert measured.fits
+    runner.unload(weights.digest, device)
+
+
+def test_measured_room_is_what_idle_programs_give_back_too() -> None:
+    runner = new_runner("--device-memory", str(12 << 20), "--largest-buffer", str(3 << 20))
+    side = 512  # 1 MiB a matrix
+    empty = runner.measure("toy", "Vulkan0", many_kept(4, side).program(8))
+    runner.run(NO_WEIGHTS, "Vulkan0", many_kept(3, side).program(6), {"x": np.ones((1, side), "f4")})
+    measured = runner.measure("toy", "Vulkan0", many_kept(4, side).program(8))
+    assert measured.room == empty.room == 12 << 20
+    assert measured.largest_buffer == 3 << 20
+    assert measured.fits
+    assert not runner.measure("toy", "Vulkan0", many_kept(14, side).program(28)).fits  # too much together
+    assert not runner.measure("toy", "Vulkan0", many_kept(1, 2 * side).program(2)).fits  # 4 MiB in one
+    runner.close()

@@ -195,8 +195,26 @@ def test_one_value_that_is_no_number_is_an_error_unless_wanted(runner: Runner, b
     array[2, 3] = bad
     with pytest.raises(RunnerError, match="toy on CPU computed values that are infinite"):
         runner.run(NO_WEIGHTS, "CPU", program, {"x0": array})
-    (found,) = runner.run(NO_WEIGHTS, "CPU", program, {"x0": array}, finite=False)
+    (found,) = runner.run(NO_WEIGHTS, "CPU", program, {"x0": array}, checked=False)
     assert (~np.isfinite(found)).sum() == 1
+
+
+def test_one_value_throughout_is_an_error_of_a_gpu(runner: Runner) -> None:
+    varied = np.random.default_rng(1).standard_normal((32, 32)).astype("f4")
+
+    def scaled(device: str, array: np.ndarray, factor: float = 0.0, bias: float = 0.0) -> np.ndarray:
+        program = one_op("scale", array.shape, array.shape, with_=(factor, bias))
+        return runner.run(NO_WEIGHTS, device, program, {"x0": array})[0]
+
+    for bias in (0.0, 0.5):
+        with pytest.raises(RunnerError, match="toy on Vulkan0 computed one and the same value"):
+            scaled("Vulkan0", varied, bias=bias)
+    assert not scaled("CPU", varied).any()  # which does not give up
+    assert not scaled("Vulkan0", np.zeros_like(varied)).any()  # as it should be
+    assert not scaled("Vulkan0", varied[:31]).any()  # few enough to be alike
+    nearly = np.zeros_like(varied)
+    nearly[3, 4] = 1.0
+    assert scaled("Vulkan0", nearly, factor=1.0).any()
 
 
 def test_an_unknown_device_is_answered_with_those_there_are(runner: Runner) -> None:

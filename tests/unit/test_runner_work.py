@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from native.runner.work import LARGEST, LARGEST_CPU, LARGEST_SOFTWARE, cuts, flops
+from native.runner.traits import CPU, GCN, INTEGRATED, OTHER, SOFTWARE, Traits
+from native.runner.work import cuts, flops
 from tests.runner_toys import Table
 
 
@@ -27,18 +28,18 @@ def test_flops_of_what_matters() -> None:
         assert flops(row, [table.rows[source] for source in row.sources]) == amount
 
 
-@pytest.mark.parametrize("largest", [LARGEST, LARGEST_CPU, LARGEST_SOFTWARE])
-def test_segments_cover_every_node_once_and_end_at_one(largest: float) -> None:
+@pytest.mark.parametrize("traits", [OTHER, CPU, SOFTWARE, GCN, INTEGRATED])
+def test_segments_cover_every_node_once_and_end_at_one(traits: Traits) -> None:
     amounts = [0.0, 1e10, 0.0, 3e9, 5e11, 0.0, 1e6] * 60
-    ends = cuts(amounts, largest)
+    ends = cuts(amounts, traits.largest_segment)
     assert [end for end, _ in ends] == sorted({end for end, _ in ends})
     assert ends[-1] == (len(amounts), 1.0)
     assert all(a < b for (_, a), (_, b) in pairwise(ends))
 
 
 def test_a_long_program_has_many_segments_and_a_small_one_has_one() -> None:
-    assert len(cuts([1e10] * 1000, LARGEST)) >= 50
-    assert len(cuts([1e12] * 300, LARGEST_CPU)) == 300
-    assert cuts([1e5] * 3000, LARGEST) == [(3000, 1.0)]
-    assert cuts([], LARGEST) == [(0, 1.0)]
-    assert cuts([5e12, 0.0, 0.0], LARGEST) == [(3, 1.0)]  # views are no work of their own
+    assert len(cuts([1e10] * 1000, OTHER.largest_segment)) >= 50
+    assert len(cuts([1e12] * 300, CPU.largest_segment)) == 300
+    assert cuts([1e5] * 3000, OTHER.largest_segment) == [(3000, 1.0)]
+    assert cuts([], OTHER.largest_segment) == [(0, 1.0)]
+    assert cuts([5e12, 0.0, 0.0], OTHER.largest_segment) == [(3, 1.0)]  # views are no work of their own

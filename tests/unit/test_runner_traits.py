@@ -1,0 +1,127 @@
+"""What each device needs, by its real name, and that ggml-vulkan is told so."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from native.client import Runner
+from native.runner import traits
+from native.runner.traits import Facts, traits_of
+from native.runner.vulkan_memory import is_small_window
+from tests.runner_toys import NO_WEIGHTS, Table, new_runner
+
+OLD = ("warp size 64", "shared memory 65536")
+RDNA = ("fp16", *OLD)
+COOPMAT = ("fp16 dot2", "bf16", *OLD, "int dot", "matrix cores KHR_coopmat")
+
+CASES = {
+    ("AMD EPYC", "CPU", ("AVX2",), "linux"): traits.CPU,
+    ("AMD Ryzen 5 3400G with Radeon Vega Graphics", "CPU", ("AVX2",), "win32"): traits.CPU,
+    ("llvmpipe (LLVM 15.0.6, 256 bits)", "GPU", RDNA, "linux"): traits.SOFTWARE,
+    ("SwiftShader Device (Subzero)", "GPU", (), "win32"): traits.SOFTWARE,
+    ("AMD Radeon RX 580 (RADV POLARIS10)", "GPU", OLD, "linux"): traits.GCN,
+    ("AMD Radeon RX 580 2048SP (RADV POLARIS10)", "GPU", OLD, "linux"): traits.GCN,
+    ("AMD Radeon RX 460 Graphics (RADV POLARIS11)", "GPU", OLD, "linux"): traits.GCN,
+    ("Radeon RX 580 Series", "GPU", OLD, "win32"): traits.GCN,
+    ("Radeon RX 570 Series", "GPU", OLD, "win32"): traits.GCN,
+    ("Radeon (TM) RX 480 Graphics", "GPU", OLD, "win32"): traits.GCN,
+    ("Radeon RX550/550 Series", "GPU", OLD, "win32"): traits.GCN,
+    ("AMD Radeon R9 390 Series (RADV HAWAII)", "GPU", OLD, "linux"): traits.GCN,
+    ("AMD Radeon (TM) R9 380 Series", "GPU", OLD, "win32"): traits.GCN,
+    ("AMD Radeon RX Vega (RADV VEGA10)", "GPU", RDNA, "linux"): traits.GCN,
+    ("AMD Radeon VII (RADV VEGA20)", "GPU", RDNA, "linux"): traits.GCN,
+    ("Radeon Pro WX 7100 Graphics", "GPU", OLD, "win32"): traits.GCN,
+    ("gfx803", "GPU", (), "linux"): traits.GCN,
+    ("AMD Radeon Graphics", "GPU", OLD, "linux"): traits.GCN,  # no name, but no fp16 either
+    ("AMD Radeon Vega 11 Graphics (RADV RAVEN)", "IGPU", RDNA, "linux"): traits.INTEGRATED,
+    ("Intel(R) UHD Graphics 630 (CFL GT2)", "IGPU", ("fp16", "warp size 32"), "linux"): traits.INTEGRATED,
+    ("AMD Radeon RX 5700 XT (RADV NAVI10)", "GPU", RDNA, "linux"): traits.WATCHED,
+    ("AMD Radeon RX 6800 XT", "GPU", RDNA, "win32"): traits.WATCHED,
+    ("AMD Radeon RX 6400 (RADV NAVI24)", "GPU", RDNA, "linux"): traits.WATCHED,
+    ("Radeon 8060S Graphics (RADV GFX1151)", "IGPU", COOPMAT, "linux"): traits.WATCHED,
+    ("NVIDIA GeForce GTX 1070", "GPU", ("warp size 32",), "win32"): traits.WATCHED,
+    ("AMD Radeon RX 7900 XTX (RADV NAVI31)", "GPU", COOPMAT, "linux"): traits.WATCHED_FAST,
+    ("NVIDIA GeForce RTX 4070", "GPU", ("fp16", "matrix cores NV_coopmat2"), "win32"): traits.WATCHED_FAST,
+    ("NVIDIA GeForce RTX 4070", "GPU", ("fp16", "matrix cores NV_coopmat2"), "linux"): traits.OTHER,
+    ("NVIDIA GeForce GTX 1070", "GPU", ("warp size 32",), "linux"): traits.OTHER,
+    ("Intel(R) Arc(tm) A770 Graphics (DG2)", "GPU", ("fp16", "matrix cores KHR_coopmat"), "linux"): traits.OTHER,
+}
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"), CASES.items(), ids=[f"{name}, {system}" for name, _, _, system in CASES]
+)
+def test_rule_of_a_device(device: tuple[str, str, tuple[str, ...], str], expected: traits.Traits) -> None:
+    description, type_, features, system = device
+    assert traits_of(Facts(type_, description, features, system=system), {}) == expected
+
+
+def test_the_users_environment_counts_for_more() -> None:
+    old = Facts("GPU", "Radeon RX 580 Series", OLD)
+    assert traits_of(old, {}).nodes_per_submit == 16
+    assert traits_of(old, {"GGML_VK_MAX_NODES_PER_SUBMIT": "40"}).nodes_per_submit == 40
+    assert not traits_of(old, {}).avoids_window
+    assert traits_of(old, {"GGML_VK_DISABLE_HOST_VISIBLE_VIDMEM": "1"}).avoids_window
+    assert traits_of(Facts("GPU", "Radeon RX 580 Series", OLD, small_window=True), {}).avoids_window
+
+
+def test_window_without_and_with_resizable_bar() -> None:
+    local, visible = 1, 2 | 4  # coherent
+    types = [(local, 0), (visible, 1), (local | visible, 2), (visible | 8, 1)]
+    card, ram = (7936 << 20, 1), (12 << 30, 0)
+    assert is_small_window(types, [card, ram, (256 << 20, 1)])
+    assert not is_small_window([(local, 0), (visible, 1), (local | visible, 0)], [card, ram])
+    assert not is_small_window([(local, 0), (visible, 1)], [card, ram])  # it sees nothing: nothing to avoid
+    assert not is_small_window([(local | visible, 0)], [(2 << 30, 1)])  # lavapipe, integrated GPUs
+
+
+Disguised = Callable[..., Runner]
+
+
+@pytest.fixture
+def disguised(tmp_path: Path) -> Disguised:
+    """disguised(name of the GPU, further variables): a runner that counts submits in the file `submits`."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    library = tmp_path / "disguise.so"
+    source = Path(__file__).parents[1] / "disguise.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    (tmp_path / "submits").touch()
+    fixed = {"LD_PRELOAD": str(library), "SUBMITS": str(tmp_path / "submits")}
+    return lambda name, **more: new_runner(**fixed, DEVICE_NAME=name, **more)
+
+
+def submits_of_a_run(runner: Runner, counted: Path, operations: int = 200) -> int:
+    """Of a chain of operations that ggml-vulkan fuses none of."""
+    table = Table()
+    last = table.input("x", (4, 64))
+    for _ in range(operations):
+        last = table.op("neg", (4, 64), last)
+    inputs = {"x": np.random.default_rng(1).standard_normal((4, 64)).astype("f4")}
+    runner.run(NO_WEIGHTS, "Vulkan0", table.program(last), inputs)
+    before = counted.stat().st_size
+    (result,) = runner.run(NO_WEIGHTS, "Vulkan0", table.program(last), inputs)
+    assert np.array_equal(result.reshape(4, 64), inputs["x"])
+    return counted.stat().st_size - before
+
+
+def test_an_rx_580_gets_small_submits_unless_the_user_says_otherwise(disguised: Disguised, tmp_path: Path) -> None:
+    name, counted = "AMD Radeon RX 580 (RADV POLARIS10)", tmp_path / "submits"
+    counts = {}
+    cases = {"plain": ("Some GPU", {}), "old": (name, {}), "own": (name, {"GGML_VK_MAX_NODES_PER_SUBMIT": "100"})}
+    for case, (device, variables) in cases.items():
+        runner = disguised(device, **variables)
+        vulkan = next(each for each in runner.devices() if each.name == "Vulkan0")
+        assert vulkan.description == device
+        assert ("submits of at most 16 operations" in vulkan.traits) == (case == "old")
+        counts[case] = submits_of_a_run(runner, counted)
+        runner.close()
+    assert counts["plain"] == counts["own"]
+    assert counts["old"] - counts["plain"] >= 200 // 17 - 200 // 100 - 1
