@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tools import checks, comfyui, demo, places, server, setup, steps, vulkan, workflow
+from tools import bench, bench_report, bench_rows, checks, comfyui, demo, places, server, setup, steps, vulkan, workflow
 
 SIZE_STEP = 16  # pixels: the VAE makes 8 of them a latent, the model takes 2 x 2 latents at a time
 
@@ -51,6 +51,15 @@ def command_line() -> argparse.ArgumentParser:
     command = commands.add_parser("serve", help="start ComfyUI with this pack until Ctrl-C")
     command.add_argument("--port", metavar="N", type=int, default=0, help="0, the default, takes a free one")
     command.set_defaults(run=serve)
+
+    command = commands.add_parser("bench", help="measure this project and stable-diffusion.cpp by turns")
+    command.add_argument("names", metavar="NAME", nargs="*", help="what to measure: globs, or how names begin")
+    command.add_argument("--list", action="store_true", help="show all names; those marked * are measured by default")
+    command.add_argument("--device", metavar="NAME", default="CPU", help="where both compute: CPU, Vulkan0, ...")
+    command.add_argument("--json", metavar="FILE", type=Path, help="write every figure with its conditions")
+    command.add_argument("--plot", metavar="FILE.svg", type=Path, help="where the picture goes; else beside the JSON")
+    command.add_argument("--markdown", action="store_true", help="show the table as a README has it")
+    command.set_defaults(run=measure)
 
     commands.add_parser("test", help="ruff, mypy and pytest; what follows goes to pytest")
     return parser
@@ -94,6 +103,19 @@ def serve(options: argparse.Namespace) -> int:
             if code := answering.process.wait():
                 raise steps.Failure(f"ComfyUI ended by itself, with code {code}", "see its log", answering.log)
     return 0
+
+
+def measure(options: argparse.Namespace) -> int:
+    """Runs the chosen benchmarks."""
+    if options.list:
+        for row in bench_rows.rows(options.device):
+            steps.say(f"{'*' if row.usual else ' '} {row.name:26} {row.conditions}")
+        return 0
+    rows = bench_rows.chosen(options.device, options.names)
+    set_up()
+    plot = options.plot or (options.json.with_suffix(".svg") if options.json else None)
+    show = bench_report.markdown if options.markdown else bench_report.table
+    return bench.run(bench.Bench(places.here(), options.device), rows, options.json, plot, show)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import system_packages, vulkan_headers
@@ -113,21 +114,21 @@ def build(folder: Path, places: Places, log: Path) -> None:
         )
     system_packages.ensure(system_packages.BUILD, log)
     if vulkan_headers.wanted():
-        environment["CMAKE_ARGS"] = cmake_arguments(vulkan_headers.fetch(places.cache, log))
+        environment["CMAKE_ARGS"] = cmake_arguments(FLAGS, vulkan_headers.fetch(places.cache, log))
     # pip's own cache does not know CMAKE_ARGS: it would hand out a wheel built with other flags.
     command: Command = [places.python, "-m", "pip", "wheel", "--verbose", "--no-deps", "--no-cache-dir"]
     with complete_folder(folder) as partial:
         run([*command, "--no-binary", "ggml-python", "--wheel-dir", partial, REQUIREMENT], log, environment)
 
 
-def cmake_arguments(headers: Path) -> str:
+def cmake_arguments(wanted: Sequence[str], headers: Path) -> str:
     """CMAKE_ARGS for a build against private headers: split like a shell's words, so that folders may have spaces."""
     include = headers / "include"
     spirv = headers / "share" / "cmake" / "SPIRV-Headers"
     flags = [f"-DVulkan_INCLUDE_DIR={include}", f"-DSPIRV-Headers_DIR={spirv}"]
     # The compiler's flags are split once more, by the shell that runs the compiler.
     flags.append(f"-DCMAKE_CXX_FLAGS=-isystem {shlex.quote(str(include))}")
-    return shlex.join([*FLAGS, *flags])
+    return shlex.join([*wanted, *flags])
 
 
 def processors() -> int:

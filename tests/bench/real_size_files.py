@@ -1,10 +1,18 @@
-"""Model files of real structure, names and size with random weights, for measurements."""
+"""Model files of FLUX.1's real structure, names and sizes with random weights, for measurements.
+
+    COMFYUI_PATH=... python -m tests.bench.real_size_files NAME FOLDER
+
+writes one of FILES. They serve ComfyUI, this pack and stable-diffusion.cpp alike.
+"""
 
 from __future__ import annotations
 
 import math
 import os
+import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import gguf
@@ -12,12 +20,17 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Kind
 
+from native.weights.t5 import LLAMA_BLOCK, LLAMA_WHOLE
 from tests import pack
 
 pack.comfy()
 
+import comfy.clip_model  # noqa: E402
 import comfy.ldm.flux.model  # noqa: E402
+import comfy.ldm.models.autoencoder  # noqa: E402
 import comfy.ops  # noqa: E402
+import comfy.text_encoders.t5  # noqa: E402
+from safetensors.numpy import save_file  # noqa: E402
 
 FLUX_FILE = Path(tempfile.gettempdir()) / "flux1-schnell-random-Q4_0.gguf"  # unless another is named
 FLUX_SCHNELL = {
@@ -25,24 +38,60 @@ FLUX_SCHNELL = {
     "mlp_ratio": 4.0, "num_heads": 24, "depth": 19, "depth_single_blocks": 38, "axes_dim": [16, 56, 56],
     "theta": 10000, "patch_size": 2, "qkv_bias": True, "guidance_embed": False, "txt_ids_dims": [],
 }  # fmt: skip
+T5_XXL = {
+    "model_type": "t5", "vocab_size": 32128, "d_model": 4096, "num_layers": 24, "num_heads": 64, "d_kv": 64,
+    "d_ff": 10240, "is_gated_act": True, "dense_act_fn": "gelu_pytorch_tanh",
+}  # fmt: skip
+CLIP_L = {
+    "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
+    "hidden_act": "quick_gelu", "max_position_embeddings": 77, "eos_token_id": 49407,
+}  # fmt: skip
+VAE = {
+    "double_z": True, "z_channels": 16, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128,
+    "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0,
+}  # fmt: skip
 _POOL = 1 << 21  # blocks that are repeated through a file
-_SPREAD = {Kind.Q4_0: 4.6, Kind.Q8_0: 74.0}  # standard deviation of the whole numbers that random bytes give
+_SPREAD = {Kind.Q4_0: 4.6, Kind.Q4_K: 63.5, Kind.Q8_0: 74.0}  # deviation of the whole numbers that random bytes give
+
+Tensors = list[tuple[str, tuple[int, ...], Kind]]
+
+
+@contextmanager
+def _complete(path: Path) -> Iterator[Path]:
+    """A path beside `path`; what is written there gets its name when it is whole."""
+    partial = path.with_suffix(".partial")
+    yield partial
+    os.replace(partial, path)
 
 
 def _blocks(kind: Kind, columns: int, rng: np.random.Generator) -> np.ndarray:
     """Random blocks of a quantization whose weights have the deviation of a trained layer."""
     _, nbytes = gguf.GGML_QUANT_SIZES[kind]
     blocks = rng.integers(0, 256, (_POOL, nbytes), np.uint8)
-    scale = np.float16(0.7 / math.sqrt(columns) / _SPREAD[kind])
-    blocks[:, :2] = np.frombuffer(scale.tobytes(), np.uint8)
+    scales = [0.7 / math.sqrt(columns) / _SPREAD[kind]]
+    if kind == Kind.Q4_K:  # d and dmin, then twelve bytes of scales and minima: here from 0 to 15, of what may be 63
+        scales.append(7.5 * scales[0])  # half of the largest number, so that weights lie around zero
+        blocks[:, 4:12] &= 15
+    found = np.array(scales, np.float16).view(np.uint8)
+    blocks[:, : len(found)] = found
     return blocks.reshape(-1)
 
 
-def _write(path: Path, architecture: str, tensors: list[tuple[str, tuple[int, ...], Kind]]) -> Path:
-    """A GGUF file of (name, shape in torch order, type); written beside its name and put there when complete."""
+def _values(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Random weights [.., columns] that keep activations near one, in F32."""
+    norm = len(shape) == 1 and "norm" in name and name.endswith(("scale", "weight"))
+    deviation = 0.02 if len(shape) < 2 or "embed" in name else 0.7 / math.sqrt(math.prod(shape[1:]))
+    return rng.standard_normal(shape, np.float32) * deviation + (1.0 if norm else 0.0)
+
+
+def _write(path: Path, architecture: str, tensors: Tensors) -> None:
+    """A GGUF file of (name, shape in torch order, type)."""
+    with _complete(path) as partial:
+        _write_gguf(gguf.GGUFWriter(partial, architecture), tensors)
+
+
+def _write_gguf(writer: gguf.GGUFWriter, tensors: Tensors) -> None:
     rng = np.random.default_rng(1)
-    partial = path.with_suffix(".partial")
-    writer = gguf.GGUFWriter(partial, architecture)
     for name, shape, kind in tensors:
         block, nbytes = gguf.GGML_QUANT_SIZES[kind]
         stored = (*shape[:-1], shape[-1] // block * nbytes)
@@ -53,28 +102,87 @@ def _write(path: Path, architecture: str, tensors: list[tuple[str, tuple[int, ..
     pools: dict[tuple[Kind, int], np.ndarray] = {}
     for name, shape, kind in tensors:
         if kind in (Kind.F32, Kind.F16):
-            deviation = 0.02 if len(shape) < 2 else 0.7 / math.sqrt(shape[-1])
-            values = rng.standard_normal(shape, np.float32) * deviation + (1.0 if name.endswith("scale") else 0.0)
-            data = values.astype(np.float32 if kind == Kind.F32 else np.float16).view(np.uint8)
+            data = _values(name, shape, rng).astype(np.float32 if kind == Kind.F32 else np.float16).view(np.uint8)
         else:
             block, nbytes = gguf.GGML_QUANT_SIZES[kind]
             pool = pools.setdefault((kind, shape[-1]), _blocks(kind, shape[-1], rng))
             data = np.resize(pool, math.prod(shape) // block * nbytes)
-        writer.write_tensor_data(data.reshape(*data.shape))
+        writer.write_tensor_data(data)
     writer.close()
-    os.replace(partial, path)
-    return path
 
 
-def flux(path: Path, kind: Kind = Kind.Q4_0) -> Path:
+def _shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+
+
+def _save(path: Path, shapes: dict[str, tuple[int, ...]], dtype: type) -> None:
+    """A safetensors file."""
+    rng = np.random.default_rng(1)
+    with _complete(path) as partial:
+        save_file({name: _values(name, shape, rng).astype(dtype) for name, shape in shapes.items()}, partial)
+
+
+def flux(path: Path, kind: Kind = Kind.Q4_0, depth: int = 19, depth_single_blocks: int = 38) -> None:
     """FLUX.1-schnell, 12 B parameters: blocks quantized, the first and last layers F16, vectors F32."""
+    sizes = {**FLUX_SCHNELL, "depth": depth, "depth_single_blocks": depth_single_blocks}
     module = comfy.ldm.flux.model.Flux(
-        dtype=torch.float32, device="meta", operations=comfy.ops.disable_weight_init, **FLUX_SCHNELL
+        dtype=torch.float32, device="meta", operations=comfy.ops.disable_weight_init, **sizes
     )
     tensors = []
-    for name, p in module.named_parameters():
-        shape = tuple(p.shape)
+    for name, shape in _shapes(module).items():
         wide = kind if name.startswith(("double_blocks", "single_blocks")) else Kind.F16
         stored = name.removesuffix("weight") + "scale" if name.endswith("_norm.weight") else name
         tensors.append((stored, shape, Kind.F32 if len(shape) < 2 else wide))
-    return _write(path, "flux", tensors)
+    _write(path, "flux", tensors)
+
+
+def _t5() -> dict[str, tuple[int, ...]]:
+    return _shapes(comfy.text_encoders.t5.T5(T5_XXL, torch.float32, "meta", comfy.ops.disable_weight_init))
+
+
+def t5(path: Path) -> None:
+    """The encoder of T5-XXL in llama.cpp's names, 4.8 B parameters: matrices Q8_0, vectors F32."""
+    names = {f"{ours}.weight": f"{theirs}.weight" for theirs, ours in LLAMA_WHOLE.items()}
+    for block in range(T5_XXL["num_layers"]):
+        for theirs, ours in LLAMA_BLOCK.items():
+            names[f"encoder.block.{block}.{ours}.weight"] = f"enc.blk.{block}.{theirs}.weight"
+    tensors = [
+        (names[name], shape, Kind.F32 if len(shape) < 2 else Kind.F16 if "relative" in name else Kind.Q8_0)
+        for name, shape in _t5().items()
+    ]
+    _write(path, "t5encoder", tensors)
+
+
+def t5_f16(path: Path) -> None:
+    """The encoder of T5-XXL in F16, for ComfyUI's own loader, which reads no GGUF."""
+    _save(path, _t5(), np.float16)
+
+
+def clip_l(path: Path) -> None:
+    """CLIP-L in F16."""
+    module = comfy.clip_model.CLIPTextModel(CLIP_L, torch.float32, "meta", comfy.ops.disable_weight_init)
+    shapes = {name: shape for name, shape in _shapes(module).items() if not name.startswith("text_projection")}
+    _save(path, shapes, np.float16)
+
+
+def vae(path: Path) -> None:
+    """FLUX.1's autoencoder in F32, which has no quant_conv."""
+    with torch.device("meta"):
+        module = comfy.ldm.models.autoencoder.AutoencoderKL(ddconfig=VAE, embed_dim=VAE["z_channels"])
+    _save(path, {name: shape for name, shape in _shapes(module).items() if "quant_conv" not in name}, np.float32)
+
+
+FILES: dict[str, Callable[[Path], None]] = {
+    "flux1-schnell-random-Q4_0.gguf": flux,
+    "flux1-schnell-random-Q4_K.gguf": lambda path: flux(path, Kind.Q4_K),
+    "flux1-schnell-random-Q8_0.gguf": lambda path: flux(path, Kind.Q8_0),
+    "flux1-two-blocks-random-Q4_0.gguf": lambda path: flux(path, Kind.Q4_0, 1, 1),
+    "t5-v1_1-xxl-encoder-random-Q8_0.gguf": t5,
+    "t5-v1_1-xxl-encoder-random-F16.safetensors": t5_f16,
+    "clip_l-random-F16.safetensors": clip_l,
+    "ae-random-F32.safetensors": vae,
+}
+
+
+if __name__ == "__main__":
+    FILES[sys.argv[1]](Path(sys.argv[2]) / sys.argv[1])

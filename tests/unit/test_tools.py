@@ -153,7 +153,7 @@ def test_debian_mirror_is_the_systems_own():
 
 
 def test_cmake_arguments_survive_folders_with_spaces():
-    words = shlex.split(ggml_wheel.cmake_arguments(Path("/a b/usr")))
+    words = shlex.split(ggml_wheel.cmake_arguments(ggml_wheel.FLAGS, Path("/a b/usr")))
     assert words[:3] == list(ggml_wheel.FLAGS)
     assert "-DVulkan_INCLUDE_DIR=/a b/usr/include" in words
     flags = next(word for word in words if word.startswith("-DCMAKE_CXX_FLAGS="))

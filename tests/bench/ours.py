@@ -1,0 +1,172 @@
+"""Measures this project as ComfyUI's nodes run it.
+
+    COMFYUI_PATH=... python -m tests.bench.ours load|steps|encode|decode [options of tests.bench.task]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Hashable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from native.runner.processor import physical_cores
+from tests import pack
+
+from .task import PROMPT, Report, perform
+
+pack.comfy()
+
+import comfy.model_management  # noqa: E402
+import comfy.sample  # noqa: E402
+import folder_paths  # noqa: E402
+
+LATENTS = 16  # channels
+TRACED = 512  # pixels; the size whose tracing counts as loading
+MIB = 1 << 20
+
+
+def main() -> None:
+    """Measures one task."""
+    pack.part("native.client").shared().devices()  # starts the runner, as ComfyUI does before a workflow runs
+    perform({"load": load, "steps": steps, "encode": encode, "decode": decode}, __doc__)
+
+
+def _node(module: str, node: str, folder: str, file: Path, inputs: dict[str, Any]) -> Any:
+    """What a loader's node makes of a file, which is the only one of its folder."""
+    folder_paths.add_model_folder_path(folder, str(file.parent), is_default=True)
+    pack.part("nodes.files").register_folders()
+    return getattr(pack.part(module), node).execute(**inputs).result[0]
+
+
+def diffusion(options: argparse.Namespace) -> Any:
+    """The MODEL of the node, with the inputs that a user could choose."""
+    inputs = {"model_name": options.flux.name, "device": options.device, "weights": options.weights}
+    return _node("nodes.diffusion", "GGMLDiffusionModel", "diffusion_models", options.flux, inputs)
+
+
+def text_encoders(options: argparse.Namespace) -> Any:
+    """The CLIP of the node."""
+    folder_paths.add_model_folder_path("text_encoders", str(options.clip.parent), is_default=True)
+    inputs = {
+        "clip_name1": options.t5.name, "clip_name2": options.clip.name, "device": options.device,
+        "weights": options.weights,
+    }  # fmt: skip
+    return _node("nodes.text_encoder", "GGMLTextEncoders", "text_encoders", options.t5, inputs)
+
+
+def autoencoder(options: argparse.Namespace) -> Any:
+    """The VAE of the node."""
+    inputs = {
+        "vae_name": options.vae.name, "device": options.device, "tiling": "auto", "tile_size": 512, "overlap": 64,
+    }  # fmt: skip
+    return _node("nodes.vae", "GGMLVAE", "vae", options.vae, inputs)
+
+
+def load(options: argparse.Namespace) -> Report:
+    """From the start of the loaders' nodes until the first step could begin: header, module, weights, program."""
+    start = time.perf_counter()
+    *_, notes = _loaded(options)
+    return Report(time.perf_counter() - start, physical_cores(), notes)
+
+
+def steps(options: argparse.Namespace) -> Report:
+    """Euler steps through core's sampler; the last one counts, tracing is done before."""
+    model, _vae, notes = _loaded(options)  # both stay, as they do in the peer
+    _trace(model, options.size)
+    if options.steps == 1:
+        _sample(model, TRACED // 2, 1)
+    seconds = _sample(model, options.size, options.steps)
+    held = _held(model)
+    spoken = ", ".join(f"{each:.2f}" for each in seconds)
+    return Report(
+        seconds[-1], physical_cores(), f"{notes}; steps of {spoken} s", held.compute,
+        held.mapped + held.copied + held.repacked,
+    )  # fmt: skip
+
+
+def encode(options: argparse.Namespace) -> Report:
+    """T5 of 256 tokens and CLIP-L of 77; the second prompt counts, tracing is in the first."""
+    clip = text_encoders(options)
+    seconds = []
+    for prompt in ("a first prompt", PROMPT):
+        start = time.perf_counter()
+        ((context, _),) = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+        seconds.append(time.perf_counter() - start)
+        assert context.shape[1] == 256
+        assert context.isfinite().all()
+    return Report(seconds[1], physical_cores(), f"the first prompt, with loading and tracing: {seconds[0]:.1f} s")
+
+
+def decode(options: argparse.Namespace) -> Report:
+    """A picture out of random latents; the second counts, tracing is in the first."""
+    vae = autoencoder(options)
+    seconds = []
+    for seed in range(2):
+        start = time.perf_counter()
+        pixels = vae.decode(_latent(options.size, seed))
+        seconds.append(time.perf_counter() - start)
+        assert pixels.shape[1:] == (options.size, options.size, 3)
+        assert pixels.isfinite().all()
+    return Report(seconds[1], physical_cores(), f"the first, with loading and tracing: {seconds[0]:.1f} s")
+
+
+def _latent(size: int, seed: int) -> torch.Tensor:
+    return torch.randn(1, LATENTS, size // 8, size // 8, generator=torch.Generator().manual_seed(seed))
+
+
+def _loaded(options: argparse.Namespace) -> tuple[Any, Any, str]:
+    """The MODEL and the VAE with their weights where they live, the program for TRACED pixels made; and their bytes."""
+    vae = autoencoder(options)
+    model = diffusion(options)
+    comfy.model_management.load_models_gpu([vae.patcher, model])
+    _trace(model, TRACED)
+    held = _held(model)
+    own = held.copied + held.repacked
+    return model, vae, f"{held.mapped / MIB:.0f} MiB mapped, {own / MIB:.0f} MiB copied or repacked"
+
+
+def _held(model: Any) -> Any:
+    """What the runner holds for the model."""
+    remote = model.model.diffusion_model.remote
+    models = remote.runner.memory().models
+    return next(each for each in models if each.digest == remote.weights.digest)
+
+
+def _trace(model: Any, size: int) -> None:
+    """Has the program made for pictures of `size` pixels, without running it."""
+    module = model.model.diffusion_model
+    latent = _latent(size, 0)
+
+    def lower_only(key: Hashable, function: Callable, tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor]:
+        module.remote.lowered(key, function, tensors)
+        return (latent,)
+
+    module.compute = lower_only
+    try:
+        _sample(model, size, 1)
+    finally:
+        del module.compute
+
+
+def _sample(model: Any, size: int, count: int) -> list[float]:
+    """Seconds of each of `count` euler steps with 256 text tokens."""
+    generator = torch.Generator().manual_seed(1)
+    context, pooled = torch.randn(1, 256, 4096, generator=generator), torch.randn(1, 768, generator=generator)
+    conditioning = [[context, {"pooled_output": pooled}]]
+    times = [time.perf_counter()]
+    latent = _latent(size, 0)
+    result = comfy.sample.sample(
+        model, latent, count, 1.0, "euler", "simple", conditioning, conditioning, torch.zeros_like(latent),
+        disable_pbar=True, seed=1, callback=lambda *_: times.append(time.perf_counter()),
+    )  # fmt: skip
+    assert result.isfinite().all()
+    return [after - before for before, after in pairwise(times)]
+
+
+if __name__ == "__main__":
+    main()
