@@ -116,8 +116,8 @@ class Service:
             }
             for (digest, place), model in self._models.all()
         ]
-        held = {"devices": devices, "models": models, "loads": self._models.loads}
-        return {"private": private, "resident": resident, **held}
+        process = {"private": private, "resident": resident, "loads": self._models.loads}
+        return {**process, "devices": devices, "models": models}
 
     def _do_load(self, header: Header, _payload: bytes) -> dict[str, Any]:
         device = self._devices.find(header["device"])
