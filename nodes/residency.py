@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from queue import SimpleQueue
 from weakref import WeakSet, finalize
 
+from ..native.client import RunnerError
 from ..native.model import LowRank, RemoteModel
 from ..native.placement import DISK
+
+log = logging.getLogger(__name__)
+
+_GRACE = 1.0  # seconds in which another model may come that uses the files of one that went
 
 
 class Residency:
@@ -20,7 +29,7 @@ class Residency:
         self._loaded = False
         self._replaced: list[str] = []  # digests of the sets that no longer count
         _all.add(self)
-        finalize(owner, _orphans.append, self).atexit = False
+        finalize(owner, _note, self).atexit = False
 
     @property
     def current(self) -> bool:
@@ -80,15 +89,37 @@ class Residency:
 _all: WeakSet[Residency] = WeakSet()
 # Models that are gone. A finalizer may run in the middle of a call to the runner, so it only notes them here.
 _orphans: deque[Residency] = deque()
+_noted: SimpleQueue[None] = SimpleQueue()
+_releasing = threading.Lock()
 
 
 def release_orphans(coming: Residency | None = None) -> None:
     """Unload the models that are gone, but not yet those whose files `coming` is about to use too."""
-    for _ in range(len(_orphans)):
-        orphan = _orphans.popleft()
-        if coming and orphan.shares_files(coming):
-            _orphans.append(orphan)
-            continue
-        living = [other for other in _all if other is not orphan and other not in _orphans]
-        if not any(orphan.shares_weights(other) for other in living):
-            orphan.unload()
+    with _releasing:
+        for _ in range(len(_orphans)):
+            orphan = _orphans.popleft()
+            if coming and orphan.shares_files(coming):
+                _orphans.append(orphan)
+                continue
+            living = [other for other in list(_all) if other is not orphan and other not in _orphans]
+            if not any(orphan.shares_weights(other) for other in living):
+                orphan.unload()
+
+
+def _note(orphan: Residency) -> None:
+    _orphans.append(orphan)
+    _noted.put(None)
+
+
+def _release_when_idle() -> None:
+    """A model may go when no other comes: when ComfyUI is told to free memory, for one."""
+    while True:
+        _noted.get()
+        time.sleep(_GRACE)
+        try:
+            release_orphans()
+        except RunnerError as error:
+            log.warning("The memory of a model that is gone could not be freed: %s", error)
+
+
+threading.Thread(target=_release_when_idle, name="release models", daemon=True).start()

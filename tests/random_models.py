@@ -65,14 +65,15 @@ def flux(seed: int = 0, **changes: Any) -> Tensors:
     )
 
 
-def t5(seed: int = 1) -> Tensors:
+def t5(seed: int = 1, **changes: Any) -> Tensors:
     """A T5 state dict in core's names."""
-    return randomize(comfy.text_encoders.t5.T5(T5, torch.float32, "cpu", comfy.ops.disable_weight_init), seed)
+    operations = comfy.ops.disable_weight_init
+    return randomize(comfy.text_encoders.t5.T5(T5 | changes, torch.float32, "cpu", operations), seed)
 
 
-def clip_l(seed: int = 2) -> Tensors:
+def clip_l(seed: int = 2, **changes: Any) -> Tensors:
     """A CLIP-L state dict in core's names."""
-    return randomize(CLIPTextModel(CLIP, torch.float32, "cpu", comfy.ops.disable_weight_init), seed)
+    return randomize(CLIPTextModel(CLIP | changes, torch.float32, "cpu", comfy.ops.disable_weight_init), seed)
 
 
 def vae(seed: int = 3) -> Tensors:

@@ -77,6 +77,9 @@ class Models:
         self.loads = 0  # times that weights were brought from their files
         self._arriving: set[str] = set()  # arrays of the set that is being loaded
 
+    def __len__(self) -> int:
+        return len(self._models)
+
     def place(self, digest: str, device: Device, weights: str, budget: int) -> Place:
         """Where the weights of a set live, when a client asks for them so."""
         if weights == AUTO:

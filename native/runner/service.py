@@ -19,12 +19,12 @@ from .execute import execute
 from .graph import Graph
 from .limits import Limits
 from .measure import Measured
-from .memory import process_memory
+from .memory import let_go, process_memory
 from .models import Key, Model, Models
 from .protocol import FrameWriter, Header, PeerGone
 from .shared_memory import ArenaView
 
-_PROGRAMS_KEPT = 32  # serialised; the client sends one again when it is asked for
+_PROGRAMS_BYTES = 32 << 20  # of serialised programs that are kept; the client sends one again when it is asked for
 _PROGRESS_INTERVAL = 0.05  # seconds
 
 
@@ -167,11 +167,15 @@ class Service:
 
     def _do_unload(self, header: Header, _payload: bytes) -> dict[str, Any]:
         device = next((each for each in self._devices.known() if each.name == header["device"]), None)
-        return {"unloaded": device is not None and self._models.unload(self._key(header, device))}
+        unloaded = device is not None and self._models.unload(self._key(header, device))
+        if not self._models:
+            self._programs.clear()
+        let_go()
+        return {"unloaded": unloaded}
 
     def _do_program(self, header: Header, payload: bytes) -> dict[str, Any]:
         self._programs[header["digest"]] = payload
-        while len(self._programs) > _PROGRAMS_KEPT:
+        while len(self._programs) > 1 and sum(map(len, self._programs.values())) > _PROGRAMS_BYTES:
             self._programs.popitem(last=False)
         return {}
 

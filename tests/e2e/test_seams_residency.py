@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests import random_models
 from tests.pack import part
 from tests.runner_toys import new_runner
 
@@ -21,18 +22,30 @@ client = part("native.client.runner")
 
 import nodes as core_nodes  # noqa: E402
 
-MODELS = Path(__file__).parents[1] / "micro" / "models"
+MICRO = Path(__file__).parents[1] / "micro" / "models"
+ENCODERS = ("t5.gguf", "clip_l.safetensors")  # larger than the micro ones, whose matrices are too small to stream
 MIB = 1 << 20
 PROMPT = "a red circle on a blue background"
 # A step of the micro model is cut into about 30 segments, as one at real size is.
 SEGMENTS = ("--largest-segment", "4e7")
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Text encoders with matrices of 128 KiB and more."""
+    path = tmp_path_factory.mktemp("encoders")
+    random_models.write_gguf(path / ENCODERS[0], "t5", random_models.t5(d_model=256, d_ff=512, d_kv=64))
+    clip = random_models.clip_l(hidden_size=256, intermediate_size=1024)
+    random_models.write_safetensors(path / ENCODERS[1], clip)
+    return path
+
+
 @pytest.fixture(autouse=True)
-def inference(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As ComfyUI runs nodes, on the micro models."""
-    for module in (diffusion, encoders, vae_nodes):
-        monkeypatch.setattr(module, "model_path", lambda folder, name: str(MODELS / folder / name))
+def inference(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As ComfyUI runs nodes, on the micro models but for the encoders."""
+    for module in (diffusion, vae_nodes):
+        monkeypatch.setattr(module, "model_path", lambda kind, name: str(MICRO / kind / name))
+    monkeypatch.setattr(encoders, "model_path", lambda _kind, name: str(folder / name))
     with torch.inference_mode():
         yield
 
@@ -57,26 +70,35 @@ def load_all(device: str, weights: str, flux: str = "F16", budget: int = 0) -> t
     """MODEL, CLIP and VAE with all their weights in one kind of place."""
     chosen = {"weights": weights, "budget": budget}
     (model,) = diffusion.GGMLDiffusionModel.execute(f"flux1-schnell-micro-{flux}.gguf", device, **chosen).result
-    (clip,) = encoders.GGMLTextEncoders.execute(
-        "t5-micro-encoder-Q8_0.gguf", device, "clip_l-micro_fp8_e4m3fn.safetensors", **chosen
-    ).result
+    (clip,) = encoders.GGMLTextEncoders.execute(ENCODERS[0], device, ENCODERS[1], **chosen).result
     (vae,) = vae_nodes.GGMLVAE.execute("ae-micro.safetensors", device, "off", 512, 64, **chosen).result
     return model, clip, vae
 
 
-def encode(clip: Any, text: str) -> list[Any]:
-    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+def encode(clip: Any, text: str) -> tuple[Tensor, Tensor]:
+    ((embedded, options),) = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+    return embedded, options["pooled_output"]
+
+
+def sample(model: Any, steps: int = 2) -> Tensor:
+    """64 x 64 pixels of noise and a random prompt, in latents."""
+    shapes = model.model_state_dict()
+    width = shapes["diffusion_model.txt_in.weight"].shape[1]
+    pooled = shapes["diffusion_model.vector_in.in_layer.weight"].shape[1]
+    generator = torch.Generator().manual_seed(1)
+    prompt = [[torch.randn(1, 40, width, generator=generator), {"pooled_output": torch.ones(1, pooled)}]]
+    latent = {"samples": torch.zeros(1, 16, 8, 8)}
+    (result,) = core_nodes.common_ksampler(model, 5, steps, 1.0, "euler", "simple", prompt, prompt, latent)
+    return result["samples"]
 
 
 def draw(loaded: tuple[Any, Any, Any], text: str = PROMPT) -> tuple[Tensor, ...]:
-    """What the encoders, the diffusion model and the VAE make of a prompt, 64 x 64 pixels; the VAE both ways."""
+    """What the encoders, the diffusion model and the VAE compute; the VAE both ways."""
     model, clip, vae = loaded
-    ((embedded, pooled),) = [(c[0], c[1]["pooled_output"]) for c in encode(clip, text)]
-    positive = [[embedded, {"pooled_output": pooled}]]
-    latent = {"samples": torch.zeros(1, 16, 8, 8)}
-    (sampled,) = core_nodes.common_ksampler(model, 5, 2, 1.0, "euler", "simple", positive, positive, latent)
-    pixels = vae.decode(sampled["samples"])
-    return embedded, pooled, sampled["samples"], pixels, vae.encode(pixels)
+    encoded = encode(clip, text)
+    sampled = sample(model)
+    pixels = vae.decode(sampled)
+    return *encoded, sampled, pixels, vae.encode(pixels)
 
 
 def same_bits(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> bool:
@@ -108,20 +130,20 @@ def test_disk_is_given_back_after_each_phase(runner_with: Callable[..., Any]) ->
     def there() -> set[str]:
         return {model.name for model in runner.memory().models}
 
-    positive = encode(clip, PROMPT)
+    encode(clip, PROMPT)
     assert len(there()) == 2  # both encoders are one phase
-    latent = {"samples": torch.zeros(1, 16, 8, 8)}
     seen: list[set[str]] = []
-    (sampled,) = core_nodes.common_ksampler(
-        model.clone(), 5, 1, 1.0, "euler", "simple", positive, positive, latent
-    )
+
+    def look(apply: Callable[..., Tensor], arguments: dict[str, Any]) -> Tensor:
+        result = apply(arguments["input"], arguments["timestep"], **arguments["c"])
+        seen.append(there())
+        return result
+
+    model.set_model_unet_function_wrapper(look)
+    sampled = sample(model)
+    assert [len(names) for names in seen] == [1, 1]
     assert there() == set()
-    model.set_model_unet_function_wrapper(
-        lambda apply, args: (apply(args["input"], args["timestep"], **args["c"]), seen.append(there()))[0]
-    )
-    core_nodes.common_ksampler(model, 5, 1, 1.0, "euler", "simple", positive, positive, latent)
-    assert [len(names) for names in seen] == [1]
-    vae.decode(sampled["samples"])
+    vae.decode(sampled)
     assert there() == set()
     assert {device.held for device in runner.memory().devices} == {0}
 
@@ -161,9 +183,4 @@ def test_budget_that_is_too_small_is_refused_with_one_that_works(runner_with: Ca
     with pytest.raises(Exception, match=r"needs ([\d,]+) MiB") as caught:
         draw(load_all("Vulkan0", "ram", budget=1))
     wanted = int(str(caught.value).split("it needs ")[1].split(" MiB")[0].replace(",", ""))
-    model, clip, vae = load_all("Vulkan0", "ram")
-    budgeted = encoders.GGMLTextEncoders.execute(
-        "t5-micro-encoder-Q8_0.gguf", "Vulkan0", "clip_l-micro_fp8_e4m3fn.safetensors", weights="ram", budget=wanted + 1
-    ).result[0]
-    assert same_bits(draw((model, budgeted, vae)), expected)
-    assert clip is not budgeted
+    assert same_bits(draw(load_all("Vulkan0", "ram", budget=max(wanted, 16))), expected)
