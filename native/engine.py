@@ -37,7 +37,7 @@ def model_for(module: torch.nn.Module, weights: WeightSet, placement: Placement,
     return RemoteModel(module, weights, chosen, options)
 
 
-def refused(device: str, engine: str) -> str | None:
+def refused(device: str, engine: str | None) -> str | None:
     """What is wrong with an engine on a device, if anything."""
     if engine == TORCH and device != CPU:
         return f"The engine torch computes on the CPU only, not on {device}: choose the device CPU, or the engine auto."

@@ -60,14 +60,17 @@ def residency_inputs() -> list[io.Input]:
     ]  # fmt: skip
 
 
-async def check_device(name: str, engine: str | None = AUTO) -> bool | str:
+async def check_device(name: str | None, engine: str | None = AUTO) -> bool | str:
     """True, or what is wrong with a `device` that a workflow names; the server goes on answering meanwhile.
 
-    A linked input is None here.
+    What comes over a link is None here.
     """
-    if name != AUTO and engine is not None and (wrong := refused(name, engine)):
+    if name in (None, AUTO, CPU):
+        return True
+    wrong = refused(name, engine)
+    if wrong:
         return wrong
-    if name in (AUTO, CPU) or name in _known:
+    if name in _known:
         return True
     try:
         found = await asyncio.to_thread(devices)

@@ -124,7 +124,7 @@ class GGMLVAE(io.ComfyNode):
             fits = check_tiles(tile_size, overlap)
             if fits is not True:
                 return fits
-        return await check_device(device, engine) if device is not None else True
+        return await check_device(device, engine)
 
     @classmethod
     def fingerprint_inputs(cls, vae_name: str, **_: Any) -> Any:

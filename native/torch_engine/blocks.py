@@ -19,7 +19,7 @@ def _half(bytes_: Tensor) -> Tensor:
 
 def _lanes(bytes_: Tensor, width: int) -> Tensor:
     """Bytes [n, many] as whole numbers of `width` bytes: what shifts and masks work on, several bytes at once."""
-    return bytes_.contiguous().view(torch.int64 if width == 8 else torch.int32)
+    return bytes_.clone(memory_format=torch.contiguous_format).view(torch.int64 if width == 8 else torch.int32)
 
 
 def _bits(bytes_: Tensor, group: int, *shifts: int, mask: int) -> Tensor:
