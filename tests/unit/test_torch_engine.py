@@ -24,7 +24,7 @@ from native.weights import WeightFileError, WeightSet, read_parameter
 from native.weights.types import FLOATS, LAYOUTS, tensor_bytes
 from tests.runner_toys import weight_file
 
-OTHERS = sorted(FLOATS) + ["IQ4_XS", "IQ2_XXS", "MXFP4"]
+OTHERS = [*sorted(FLOATS), "IQ4_XS", "IQ2_XXS", "MXFP4"]
 RNG = np.random.default_rng(5)
 
 
@@ -65,7 +65,8 @@ def test_weights_of_every_type_are_what_is_read_elsewhere(
     monkeypatch.setattr(values, "CHUNK", 700)
     monkeypatch.setattr(values, "SCRATCH", 1800)
     shape = (9, 512)
-    weights = weight_file(tmp_path / "w", {"other": ("F32", (3,), bytes(12)), "w": (type_, shape, random_bytes(type_, shape))})
+    tensors = {"other": ("F32", (3,), bytes(12)), "w": (type_, shape, random_bytes(type_, shape))}
+    weights = weight_file(tmp_path / "w", tensors)
     if type_.startswith("F8"):
         weights = replace(weights, parameters={"w": replace(weights.parameters["w"], scale=0.3)})
     expected = read_parameter(weights.parameters["w"])
@@ -79,7 +80,8 @@ def test_weights_of_every_type_are_what_is_read_elsewhere(
     held.close()
 
 
-def test_rows_that_share_blocks(tmp_path: Path) -> None:
+def test_rows_that_share_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(values, "SCRATCH", 48)
     weights = weight_file(tmp_path / "w", {"weight": ("Q8_0", (6, 16), small_q8(3, 32)[2])})
     x = torch.randn(4, 16)
     (found,) = TorchModel(linear(6, 16), weights, "CPU", half=False).run(0, call, {"x": x})
@@ -109,6 +111,20 @@ def test_parameters_used_outside_of_layers(tmp_path: Path) -> None:
     torch.testing.assert_close(found, expected(x).detach())
 
 
+def test_what_is_known_of_a_parameter_is_told_without_reading_it(tmp_path: Path) -> None:
+    weights = weight_file(tmp_path / "w", {"weight": small_q8(64, 32)})
+    read: list[float] = []
+
+    def function(module: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        weight = module.get_parameter("weight")
+        assert (weight.shape, weight.size(1), weight.ndim, weight.dtype) == ((64, 32), 32, 2, torch.float32)
+        assert weight.device.type == "cpu"
+        return inputs["x"].to(weight.device)
+
+    TorchModel(linear(64, 32), weights, "CPU").run(0, function, {"x": torch.ones(1)}, progress=read.append)
+    assert not read
+
+
 def test_branches_are_added_and_taken_away(tmp_path: Path) -> None:
     weights = weight_file(tmp_path / "w", {"weight": small_q8(64, 32)})
     model, x = TorchModel(linear(64, 32), weights, "CPU", half=False), torch.randn(5, 32)
@@ -116,7 +132,8 @@ def test_branches_are_added_and_taken_away(tmp_path: Path) -> None:
     down, up = RNG.standard_normal((3, 32)).astype("f4"), RNG.standard_normal((64, 3)).astype("f4")
     model.set_branches({"weight": LowRank(down, up)})
     (found,) = model.run(0, call, {"x": x})
-    torch.testing.assert_close(found, plain + x @ torch.from_numpy(down).T @ torch.from_numpy(up).T, rtol=1e-4, atol=1e-4)
+    added = x @ torch.from_numpy(down).T @ torch.from_numpy(up).T
+    torch.testing.assert_close(found, plain + added, rtol=1e-4, atol=1e-4)
     model.set_branches({})
     assert torch.equal(model.run(0, call, {"x": x})[0], plain)
 
