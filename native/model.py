@@ -1,8 +1,9 @@
-"""A torch module whose weights and arithmetic live in the runner."""
+"""A torch module with the weights of a file, computed by an engine."""
 
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from .client import Measurement, Runner, shared
+from .client import Measurement, Runner, RunnerError, RunnerLost, shared
 from .lower import Lowered, LowerOptions, WeightType, lower
 from .placement import Placement, placed
 from .trace import Trace, trace
@@ -31,23 +32,16 @@ class LowRank:
     up: np.ndarray
 
 
-class RemoteModel:
-    """Runs functions of a module on a device of the runner, traced once per shape and option."""
+class Model(ABC):
+    """Runs functions of a module where `placement` says."""
 
-    def __init__(
-        self, module: torch.nn.Module, weights: WeightSet, placement: Placement | str,
-        options: LowerOptions | None = None, runner: Runner | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, module: torch.nn.Module, weights: WeightSet, placement: Placement | str) -> None:
         """module: this model's own, on the meta device; nothing else may use it."""
         self.module = module
         self.file_weights = weights
         self.weights = weights
         self.placement = placed(placement)
-        self.options = options or LowerOptions()
-        self.runner = runner or shared()
         self._branches: Mapping[str, LowRank] = {}
-        self._traces: OrderedDict[Hashable, Trace] = OrderedDict()
-        self._programs: OrderedDict[Hashable, Lowered] = OrderedDict()
         self._lock = threading.RLock()
 
     def set_branches(self, branches: Mapping[str, LowRank]) -> None:
@@ -59,6 +53,50 @@ class RemoteModel:
                 arrays[f"{name}.lora_down"] = np.ascontiguousarray(branch.down, np.float32)
                 arrays[f"{name}.lora_up"] = np.ascontiguousarray(branch.up, np.float32)
             self.weights = self.file_weights.with_arrays(arrays) if arrays else self.file_weights
+
+    @abstractmethod
+    def run(
+        self,
+        key: Hashable,
+        function: Function,
+        inputs: Mapping[str, torch.Tensor],
+        cancelled: Callable[[], bool] | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """What `function(module, inputs)` returns, as F32 tensors on the CPU; `progress` gets the fraction done.
+
+        key: every value that steers a branch in `function`. Raises Cancelled once `cancelled()` is true, and
+        RunnerError for a result that is not finite.
+        """
+
+    @abstractmethod
+    def fits(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> bool:
+        """Whether there is room for `run`, and each of its operations can be done; nothing is computed."""
+
+    @abstractmethod
+    def load(
+        self, progress: Callable[[int, int], None] | None = None, cancelled: Callable[[], bool] | None = None
+    ) -> None:
+        """Bring the weights where they live; `progress` gets (bytes done, bytes in all). Raises Cancelled."""
+
+    @abstractmethod
+    def unload(self, digest: str | None = None) -> None:
+        """Free what is held for this model, or for the weights of that digest, which it had before."""
+
+
+class RemoteModel(Model):
+    """Runs functions of a module on a device of the runner, traced once per shape and option."""
+
+    def __init__(
+        self, module: torch.nn.Module, weights: WeightSet, placement: Placement | str,
+        options: LowerOptions | None = None, runner: Runner | None = None,
+    ) -> None:  # fmt: skip
+        """module: as for Model."""
+        super().__init__(module, weights, placement)
+        self.options = options or LowerOptions()
+        self.runner = runner or shared()
+        self._traces: OrderedDict[Hashable, Trace] = OrderedDict()
+        self._programs: OrderedDict[Hashable, Lowered] = OrderedDict()
 
     def lowered(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Lowered:
         """The program for inputs of these shapes; traced and lowered when it is not known yet.
@@ -100,18 +138,29 @@ class RemoteModel:
         results = self.runner.run(self.weights, self.placement, lowered.program, arrays, cancelled, progress)
         return tuple(torch.from_numpy(result) for result in results)
 
+    def fits(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> bool:
+        """As Model.fits; raises RunnerLost."""
+        try:
+            return self.measure(key, function, inputs).fits
+        except RunnerLost:
+            raise
+        except RunnerError:
+            return False
+
     def measure(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Measurement:
         """What `run` would take on the device, as Runner.measure has it; traces and lowers, computes nothing."""
         lowered = self.lowered(key, function, inputs)
         return self.runner.measure(self.weights.name, self.placement, lowered.program)
 
-    def load(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Bring the weights to the device now; `progress` gets (bytes done, bytes in all)."""
-        self.runner.load(self.weights, self.placement, progress)
+    def load(
+        self, progress: Callable[[int, int], None] | None = None, cancelled: Callable[[], bool] | None = None
+    ) -> None:
+        """As Model.load; raises what Runner.load does."""
+        self.runner.load(self.weights, self.placement, progress, cancelled)
 
-    def unload(self) -> None:
-        """Free what the runner holds for this model."""
-        self.runner.unload(self.weights.digest, self.placement)
+    def unload(self, digest: str | None = None) -> None:
+        """As Model.unload, in the runner."""
+        self.runner.unload(digest or self.weights.digest, self.placement)
 
 
 def _recall(kept: OrderedDict[Hashable, Kept], key: Hashable) -> Kept | None:

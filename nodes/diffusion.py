@@ -69,9 +69,9 @@ class GGMLDiffusionModel(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    async def validate_inputs(cls, device: str) -> bool | str:
+    async def validate_inputs(cls, device: str, engine: str = AUTO) -> bool | str:
         """Whether this machine has the device."""
-        return await check_device(device)
+        return await check_device(device, engine)
 
     @classmethod
     def fingerprint_inputs(cls, model_name: str, **_: Any) -> Any:
@@ -79,8 +79,10 @@ class GGMLDiffusionModel(io.ComfyNode):
         return fingerprint("diffusion_models", [model_name])
 
     @classmethod
-    def execute(cls, model_name: str, device: str, weights: str = AUTO, budget: int = 0) -> io.NodeOutput:
+    def execute(
+        cls, model_name: str, device: str, weights: str = AUTO, budget: int = 0, engine: str = AUTO
+    ) -> io.NodeOutput:
         """Reads the header; weights are read when sampling begins."""
         read = flux(read_header(model_path("diffusion_models", model_name)))
-        placement = Placement(diffusion_device(device), weights, budget * MIB)
+        placement = Placement(diffusion_device(device), weights, budget * MIB, engine)
         return io.NodeOutput(load_diffusion(read, placement))

@@ -1,4 +1,4 @@
-"""The `device`, `weights` and `budget` choices of the loaders: what they offer and what `auto` is."""
+"""The `device`, `weights`, `budget` and `engine` choices of the loaders: what they offer and what `auto` is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from comfy_api.latest import io
 
 from ..native.client import Device, RunnerError, shared
-from ..native.placement import AUTO, WEIGHTS
+from ..native.engine import refused
+from ..native.placement import AUTO, ENGINES, WEIGHTS
 
 CPU = "CPU"
 MIB = 1 << 20
@@ -48,12 +49,28 @@ def residency_inputs() -> list[io.Input]:
             tooltip="MiB of the device's memory that the weights and the compute buffer may take together. "
             "0: what is free.",
         ),
+        io.Combo.Input(
+            "engine", options=list(ENGINES), default=AUTO, optional=True, advanced=True,
+            tooltip="What computes on the CPU. torch: ComfyUI's own, with weights read from the file layer by layer; "
+            "much faster where the processor has BF16 instructions, and for pictures. ggml: in a process of its own; "
+            "GPUs always compute with it. auto: torch where it is measured to be clearly faster, once after ComfyUI "
+            "starts. Pictures of the two differ a little: choose one where a seed must give the same picture on every "
+            "computer.",
+        ),
     ]  # fmt: skip
 
 
-async def check_device(name: str) -> bool | str:
-    """True, or what is wrong with a `device` that a workflow names; the server goes on answering meanwhile."""
-    if name in (AUTO, CPU) or name in _known:
+async def check_device(name: str | None, engine: str | None = AUTO) -> bool | str:
+    """True, or what is wrong with a `device` that a workflow names; the server goes on answering meanwhile.
+
+    What comes over a link is None here.
+    """
+    if name in (None, AUTO, CPU):
+        return True
+    wrong = refused(name, engine)
+    if wrong:
+        return wrong
+    if name in _known:
         return True
     try:
         found = await asyncio.to_thread(devices)

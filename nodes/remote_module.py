@@ -13,9 +13,9 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..native.client import Cancelled, OutOfMemory, RunnerError, RunnerLost
+from ..native.client import Cancelled, OutOfMemory
+from ..native.engine import model_for
 from ..native.lower import LowerOptions
-from ..native.model import RemoteModel
 from ..native.placement import Placement
 from ..native.weights import WeightSet
 from .residency import Residency, release_orphans
@@ -35,7 +35,7 @@ class MetaOperations(comfy.ops.disable_weight_init):
 
 
 class RemoteModule(torch.nn.Module):
-    """A module's names and shapes, for ComfyUI to see; its weights and arithmetic are in the runner."""
+    """A module's names and shapes, for ComfyUI to see; its weights and arithmetic are its engine's."""
 
     def __init__(
         self, core: torch.nn.Module, weights: WeightSet, placement: Placement, local: Collection[str] = (),
@@ -43,7 +43,7 @@ class RemoteModule(torch.nn.Module):
     ) -> None:  # fmt: skip
         """core: the module that ComfyUI would run, on the meta device.
 
-        local: parameters that this process reads from the file itself and the runner need not hold.
+        local: parameters that this process reads from the file itself and the engine need not hold.
         wide: the module's activations pass 65504, the largest number of F16, as T5's and the VAE's do.
         Raises WeightFileError when the weights do not fit the module.
         """
@@ -53,7 +53,7 @@ class RemoteModule(torch.nn.Module):
         held = {name: weights.parameters[name] for name in self._names if name not in local}
         self.dtype = torch.float32
         options = LowerOptions(activation_scale=WIDE_SCALE if wide else 1.0)
-        self.remote = RemoteModel(core, replace(weights, parameters=held), placement, options)
+        self.remote = model_for(core, replace(weights, parameters=held), placement, options)
         self.residency = Residency(self.remote, self)
 
     def __getattr__(self, name: str) -> Any:
@@ -88,7 +88,7 @@ class RemoteModule(torch.nn.Module):
             self.residency.load(bar.update_absolute, comfy.model_management.processing_interrupted)
 
     def compute(self, key: Hashable, function: Function, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        """Run `function(module, inputs)` in the runner, until ComfyUI is interrupted.
+        """Run `function(module, inputs)` in its engine, until ComfyUI is interrupted.
 
         key: every value besides the inputs that steers what the function does. Floats go in and come out as float32.
         Raises what ComfyUI knows as out of memory when the device has none left.
@@ -105,12 +105,7 @@ class RemoteModule(torch.nn.Module):
     def fits(self, key: Hashable, function: Function, inputs: dict[str, Tensor]) -> bool:
         """Whether the device has room for `compute` and can do each of its operations; nothing is computed."""
         comfy.model_management.throw_exception_if_processing_interrupted()
-        try:
-            return self.remote.measure(key, function, _on_host(inputs)).fits
-        except RunnerLost:
-            raise
-        except RunnerError:
-            return False
+        return self.remote.fits(key, function, _on_host(inputs))
 
 
 def _on_host(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -126,7 +121,7 @@ def remote_modules(model: torch.nn.Module) -> Iterator[tuple[str, RemoteModule]]
 
 @contextmanager
 def _as_comfy() -> Iterator[None]:
-    """The runner's interruptions and lack of memory as the exceptions that ComfyUI handles."""
+    """The engine's interruptions and lack of memory as the exceptions that ComfyUI handles."""
     try:
         yield
     except Cancelled:

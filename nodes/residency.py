@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from weakref import WeakSet, finalize
 
 from ..native.client import RunnerError
-from ..native.model import LowRank, RemoteModel
+from ..native.model import LowRank, Model
 from ..native.placement import DISK
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ _GRACE = 1.0  # seconds in which another model may come that uses the files of o
 class Residency:
     """The weights of one model in the runner, which holds a set of them for each set of low-rank branches."""
 
-    def __init__(self, model: RemoteModel, owner: object) -> None:
+    def __init__(self, model: Model, owner: object) -> None:
         """owner: when it is gone, so is the model."""
         self.model = model
         self.component = id(owner)  # of what computes in one phase, such as both text encoders
@@ -44,11 +44,10 @@ class Residency:
             self._replaced.append(before)
 
     def load(self, progress: Callable[[int, int], None], cancelled: Callable[[], bool]) -> None:
-        """Bring the weights to the device; `progress` gets bytes done and in all. Raises what Runner.load does."""
+        """Bring the weights to the device; `progress` gets bytes done and in all. Raises what Model.load does."""
         release_orphans(self)
         self.begin_phase()
-        model = self.model
-        model.runner.load(model.weights, model.placement, progress, cancelled)
+        self.model.load(progress, cancelled)
         self._loaded = True
         self._unload_replaced()  # only now, so that the files they share with what is loaded stay
         release_orphans()
@@ -83,7 +82,7 @@ class Residency:
 
     def _unload_replaced(self) -> None:
         while self._replaced:
-            self.model.runner.unload(self._replaced.pop(), self.model.placement)
+            self.model.unload(self._replaced.pop())
 
 
 _all: WeakSet[Residency] = WeakSet()

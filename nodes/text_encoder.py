@@ -177,9 +177,9 @@ class GGMLTextEncoders(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    async def validate_inputs(cls, device: str) -> bool | str:
+    async def validate_inputs(cls, device: str, engine: str = AUTO) -> bool | str:
         """Whether this machine has the device."""
-        return await check_device(device)
+        return await check_device(device, engine)
 
     @classmethod
     def fingerprint_inputs(cls, clip_name1: str, clip_name2: str = NONE, clip_name3: str = NONE, **_: Any) -> Any:
@@ -189,7 +189,7 @@ class GGMLTextEncoders(io.ComfyNode):
     @classmethod
     def execute(
         cls, clip_name1: str, device: str, clip_name2: str = NONE, clip_name3: str = NONE, weights: str = AUTO,
-        budget: int = 0,
+        budget: int = 0, engine: str = AUTO,
     ) -> io.NodeOutput:
         """Reads the headers; weights are read when the first prompt is encoded."""
         names = [name for name in (clip_name1, clip_name2, clip_name3) if name != NONE]
@@ -204,5 +204,5 @@ class GGMLTextEncoders(io.ComfyNode):
             log.warning(warning)
         if warnings:
             show(cls, "\n".join(warnings))
-        placement = Placement(companion_device(device), weights, budget * MIB)
+        placement = Placement(companion_device(device), weights, budget * MIB, engine)
         return io.NodeOutput(load_encoders(found["clip_l"], found["t5"], placement))

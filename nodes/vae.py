@@ -118,13 +118,13 @@ class GGMLVAE(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    async def validate_inputs(cls, device: str, tile_size: int, overlap: int) -> bool | str:
+    async def validate_inputs(cls, device: str, tile_size: int, overlap: int, engine: str = AUTO) -> bool | str:
         """Whether this machine has the device and such tiles can be cut; a linked input is None here."""
         if tile_size is not None and overlap is not None:
             fits = check_tiles(tile_size, overlap)
             if fits is not True:
                 return fits
-        return await check_device(device) if device is not None else True
+        return await check_device(device, engine)
 
     @classmethod
     def fingerprint_inputs(cls, vae_name: str, **_: Any) -> Any:
@@ -134,12 +134,12 @@ class GGMLVAE(io.ComfyNode):
     @classmethod
     def execute(
         cls, vae_name: str, device: str, tiling: str, tile_size: int, overlap: int, weights: str = AUTO,
-        budget: int = 0,
+        budget: int = 0, engine: str = AUTO,
     ) -> io.NodeOutput:  # fmt: skip
         """Reads the header; weights are read when the first picture is decoded or encoded."""
         fits = check_tiles(tile_size, overlap)
         if fits is not True:
             raise ValueError(fits)
         read = vae_weights(read_header(model_path("vae", vae_name)))
-        placement = Placement(companion_device(device), weights, budget * MIB)
+        placement = Placement(companion_device(device), weights, budget * MIB, engine)
         return io.NodeOutput(RemoteVAE(read, placement, TileChoice(tiling, tile_size, overlap)))

@@ -16,6 +16,7 @@ from tests.core_models import core_clip, relative_error
 from tests.pack import part
 
 encoders = part("nodes.text_encoder")
+placement = part("native.placement")
 
 from comfy_extras.nodes_flux import CLIPTextEncodeFlux  # noqa: E402
 
@@ -23,22 +24,24 @@ import nodes as core_nodes  # noqa: E402
 
 Clips = tuple[Any, Any]  # ours, core's
 # Relative L2. ggml's table of GELU decides T5's with F32 weights; with F16 ones ggml rounds activations to F16.
-T5_LIMIT, CLIP_LIMIT, F16_LIMIT = 1e-3, 1e-5, 2e-3
+# Torch may multiply F16 weights in BF16.
+T5_LIMIT, CLIP_LIMIT, F16_LIMIT, BF16_LIMIT = 1e-3, 1e-5, 2e-3, 1e-2
 
 
-def load(folder: Path, half: bool) -> Clips:
+def load(folder: Path, half: bool, engine: str = "ggml") -> Clips:
     t5, clip_l = random_models.t5(), random_models.clip_l()
     t5_path = random_models.write_gguf(folder / "t5.gguf", "t5", t5, np.float16 if half else np.float32)
     dtype = torch.float16 if half else torch.float32
     clip_path = random_models.write_safetensors(folder / "clip_l.safetensors", clip_l, dtype)
     found = encoders.read_encoders([str(t5_path), str(clip_path)])
-    return encoders.load_encoders(found["clip_l"], found["t5"], "CPU"), core_clip(t5, clip_l)
+    placed = placement.Placement("CPU", engine=engine)
+    return encoders.load_encoders(found["clip_l"], found["t5"], placed), core_clip(t5, clip_l)
 
 
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
+@pytest.fixture(scope="module", params=["ggml", "torch"])
+def clips(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Clips:
     """With F32 weights."""
-    return load(tmp_path_factory.mktemp("clips"), half=False)
+    return load(tmp_path_factory.mktemp("clips"), half=False, engine=request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -69,12 +72,13 @@ def test_prompt(clips: Clips, text: str) -> None:
     compare(ours, core)
 
 
-def test_f16_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("engine", "limit"), [("ggml", F16_LIMIT), ("torch", BF16_LIMIT)])
+def test_f16_weights(tmp_path: Path, engine: str, limit: float) -> None:
     found, expected = (
-        core_nodes.CLIPTextEncode().encode(clip, "a red circle")[0][0] for clip in load(tmp_path, half=True)
+        core_nodes.CLIPTextEncode().encode(clip, "a red circle")[0][0] for clip in load(tmp_path, True, engine)
     )
-    assert relative_error(found[0], expected[0]) <= F16_LIMIT
-    assert relative_error(found[1]["pooled_output"], expected[1]["pooled_output"]) <= F16_LIMIT
+    assert relative_error(found[0], expected[0]) <= limit
+    assert relative_error(found[1]["pooled_output"], expected[1]["pooled_output"]) <= limit
 
 
 def test_two_prompts_and_guidance(clips: Clips) -> None:

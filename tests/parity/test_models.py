@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
 
-import gguf
-import numpy as np
 import pytest
 import torch
 
@@ -14,10 +11,9 @@ from native.client import Runner
 from native.lower import LowerOptions
 from native.model import RemoteModel
 from native.placement import DEVICE, Placement
-from native.weights import WeightSet, read_header
-from native.weights.weight_set import parameter_of
 
 from .model_cases import MODELS, Inputs, ModelCase, randomize
+from .model_files import in_memory, quantized_file, reference, worst
 from .places import PLACES, Place
 
 BY_NAME = {case.name: case for case in MODELS}
@@ -31,26 +27,6 @@ ON_CPU, ON_VULKAN, ON_VULKAN_F16 = PLACES
 RUNS = [(ON_CPU, 1), (ON_CPU, 2), (ON_VULKAN, 2)]
 
 
-def _results(value: object) -> list[torch.Tensor]:
-    found = value if isinstance(value, tuple) else (value,)
-    return [x for x in found if isinstance(x, torch.Tensor)]
-
-
-def _reference(module: torch.nn.Module, case: ModelCase, inputs: Inputs) -> list[torch.Tensor]:
-    with torch.no_grad():
-        return _results(case.function(module, {name: x.clone() for name, x in inputs.items()}))
-
-
-def _worst(results: tuple[torch.Tensor, ...], expected: list[torch.Tensor]) -> float:
-    assert [x.shape for x in results] == [x.shape for x in expected]
-    return max(float((r - e).norm() / e.norm()) for r, e in zip(results, expected, strict=True))
-
-
-def _in_memory(module: torch.nn.Module) -> WeightSet:
-    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers()]
-    return WeightSet("a small model", {}, (), {name: p.detach().numpy() for name, p in named})
-
-
 def _error(
     case: ModelCase, batch: int, place: Place, runner: Runner, scale: float = 1.0, options: LowerOptions | None = None
 ) -> float:
@@ -59,10 +35,10 @@ def _error(
     for name in ("context", "embeds", "z"):
         if name in inputs and scale != 1.0:
             inputs[name].view(-1)[::97] *= scale
-    remote = RemoteModel(case.build("meta").eval(), _in_memory(real), place.device, options, runner)
+    remote = RemoteModel(case.build("meta").eval(), in_memory(real), place.device, options, runner)
     results = remote.run(case.name, case.function, inputs)
     remote.unload()
-    return _worst(results, _reference(real, case, inputs))
+    return worst(results, reference(real, case, inputs))
 
 
 @pytest.mark.parametrize(("place", "batch"), RUNS, indirect=["place"], ids=["CPU-1", "CPU-2", "Vulkan-F32-2"])
@@ -85,46 +61,6 @@ def test_flux_with_flash_attention(place: Place, runner: Runner) -> None:
     assert _error(BY_NAME["FLUX schnell"], 2, place, runner, options=options) <= max(2e-3, place.exact)
 
 
-def _quantize(array: np.ndarray, kind: str) -> np.ndarray:
-    """ggml's own quantization of rows; the bytes."""
-    import ggml
-
-    number = getattr(ggml, f"GGML_TYPE_{kind}")
-    rows, columns = array.shape
-    out = np.zeros((rows, ggml.ggml_row_size(number, columns)), np.uint8)
-    floats, importance = np.ascontiguousarray(array, np.float32), np.ones(columns, np.float32)
-    ggml.ggml_quantize_chunk(
-        number, _floats(floats), out.ctypes.data_as(ctypes.c_void_p), 0, rows, columns, _floats(importance)
-    )
-    return out
-
-
-def _floats(array: np.ndarray) -> object:
-    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-
-
-def _write(path: Path, module: torch.nn.Module, kind: str) -> WeightSet:
-    """The module's matrices in a GGUF file, quantized; the module gets what they are when dequantized."""
-    writer = gguf.GGUFWriter(path, "test")
-    linear = {f"{name}.weight" for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)}
-    for name, p in module.named_parameters():
-        array = p.detach().numpy()
-        if name in linear and array.shape[1] % 256 == 0:
-            data = _quantize(array, kind)
-            quantization = gguf.GGMLQuantizationType[kind]
-            p.data = torch.from_numpy(gguf.quants.dequantize(data, quantization).astype(np.float32))
-            writer.add_tensor(name, data, raw_dtype=quantization)
-        else:
-            writer.add_tensor(name, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    header = read_header(path)
-    parameters = {name: parameter_of(header, tensor, name) for name, tensor in header.tensors.items()}
-    return WeightSet("a small model", parameters, ((header.path, header.size, header.mtime_ns),))
-
-
 def _round_activations(module: torch.nn.Module, block: int) -> None:
     """Round what enters every Linear to 8 bits by blocks, as ggml's CPU kernels do (ggml-cpu/quants.c: Q8_0, Q8_K)."""
 
@@ -144,12 +80,12 @@ def _judge(
     inputs: Inputs, kind: str, place: Place,
 ) -> None:  # fmt: skip
     """2e-3 in F16; else 2e-2, or 1.2 x what rounding activations as ggml's CPU kernels do costs torch itself."""
-    error = _worst(results, expected)
+    error = worst(results, expected)
     if kind == "F16":
         assert error <= max(2e-3, place.gelu if case.gelu else place.exact)
     elif error > 2e-2:
         _round_activations(real, 32 if kind.endswith("_0") else 256)
-        assert error <= 1.2 * _worst(tuple(_reference(real, case, inputs)), expected)
+        assert error <= 1.2 * worst(tuple(reference(real, case, inputs)), expected)
 
 
 @pytest.mark.parametrize("kind", EVERY_TYPE)
@@ -157,12 +93,11 @@ def test_every_type_in_a_linear(kind: str, place: Place, runner: Runner, tmp_pat
     """Against torch with the dequantized weights."""
     torch.manual_seed(1)
     real, inputs = torch.nn.Linear(512, 96), {"x": torch.randn(2, 9, 512)}
-    remote = RemoteModel(
-        torch.nn.Linear(512, 96, device="meta"), _write(tmp_path / "model.gguf", real, kind), place.device, None, runner
-    )
+    weights = quantized_file(tmp_path / "model.gguf", real, kind)
+    remote = RemoteModel(torch.nn.Linear(512, 96, device="meta"), weights, place.device, None, runner)
     results = remote.run(kind, _call, inputs)
     remote.unload()
-    assert _worst(results, [_call(real, inputs).detach()]) <= (2e-3 if kind == "F16" else 2e-2)
+    assert worst(results, [_call(real, inputs).detach()]) <= (2e-3 if kind == "F16" else 2e-2)
 
 
 def _call(module: torch.nn.Module, inputs: Inputs) -> torch.Tensor:
@@ -184,11 +119,11 @@ def test_quantized_model(name: str, kind: str, place: Place, runner: Runner, tmp
     case = BY_NAME[name]
     torch.manual_seed(1)
     real, inputs = randomize(case.build("cpu")), case.inputs(1)
-    weights = _write(tmp_path / "model.gguf", real, kind)
+    weights = quantized_file(tmp_path / "model.gguf", real, kind)
     remote = RemoteModel(case.build("meta").eval(), weights, place.device, None, runner)
     results = remote.run(name, case.function, inputs)
     remote.unload()
-    expected = _reference(real, case, inputs)
+    expected = reference(real, case, inputs)
     _judge(results, expected, real, case, inputs, kind, place)
 
 
@@ -200,12 +135,12 @@ def test_repacked_model(name: str, kind: str, place: Place, runner: Runner, tmp_
     case = BY_NAME[name]
     torch.manual_seed(1)
     real, inputs = randomize(case.build("cpu")), case.inputs(2)
-    weights = _write(tmp_path / "model.gguf", real, kind)
+    weights = quantized_file(tmp_path / "model.gguf", real, kind)
     remote = RemoteModel(case.build("meta").eval(), weights, Placement(place.device, DEVICE), None, runner)
     results = remote.run(name, case.function, inputs)
     (held,) = [model for model in runner.memory().models if model.digest == weights.digest]
     remote.unload()
-    _judge(results, _reference(real, case, inputs), real, case, inputs, kind, place)
+    _judge(results, reference(real, case, inputs), real, case, inputs, kind, place)
     repacked = sum(p.nbytes for p in weights.parameters.values() if p.stored == kind)
     assert held.repacked == repacked or (kind == "Q8_0" and held.repacked == 0)
 
@@ -220,18 +155,18 @@ def test_quantized_t5_with_outliers(kind: str, place: Place, runner: Runner, tmp
     for name, p in real.named_parameters():
         if name.endswith("wi_1.weight"):
             p.data *= 1e4
-    weights = _write(tmp_path / "model.gguf", real, kind)
+    weights = quantized_file(tmp_path / "model.gguf", real, kind)
     remote = RemoteModel(case.build("meta").eval(), weights, place.device, place.wide, runner)
     results = remote.run(case.name, case.function, inputs)
     remote.unload()
-    _judge(results, _reference(real, case, inputs), real, case, inputs, kind, place)
+    _judge(results, reference(real, case, inputs), real, case, inputs, kind, place)
 
 
 @pytest.mark.parametrize("name", ["FLUX schnell"])
 def test_tracing_reads_only_shapes(name: str) -> None:
     """A second call with other values and the same shapes uses the same program."""
     case = BY_NAME[name]
-    remote = RemoteModel(case.build("meta").eval(), _in_memory(randomize(case.build("cpu"))), "CPU")
+    remote = RemoteModel(case.build("meta").eval(), in_memory(randomize(case.build("cpu"))), "CPU")
     first = remote.lowered(0, case.function, case.inputs(1))
     assert remote.lowered(0, case.function, case.inputs(1)) is first
     assert remote.lowered(0, case.function, case.inputs(2)) is not first

@@ -77,6 +77,12 @@ def test_what_every_machine_has_is_not_asked_for(machine: Machine, name: str) ->
     assert machine.asked == 0
 
 
+@pytest.mark.parametrize(("device_name", "fits"), [("auto", True), ("CPU", True), (None, True), ("Vulkan1", False)])
+def test_torch_computes_on_the_cpu_only(machine: Machine, device_name: str | None, fits: bool) -> None:
+    found = asyncio.run(placement.check_device(device_name, "torch"))
+    assert found is True if fits else "torch computes on the CPU only, not on Vulkan1" in found
+
+
 def test_device_there_is_accepted_and_remembered(machine: Machine) -> None:
     assert asyncio.run(placement.check_device("Vulkan1")) is True
     assert asyncio.run(placement.check_device("Vulkan0")) is True

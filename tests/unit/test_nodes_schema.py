@@ -60,7 +60,7 @@ def errors(class_type: str, **inputs: Any) -> list[str]:
     return [error["details"] for error in found]
 
 
-RESIDENCY = {"weights": "auto", "budget": 0}
+RESIDENCY = {"weights": "auto", "budget": 0, "engine": "auto"}
 VAE = {"vae_name": "model.gguf", "device": "CPU", "tiling": "auto", "tile_size": 512, "overlap": 64}
 
 

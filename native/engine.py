@@ -1,0 +1,134 @@
+"""Which engine computes a component: the one that is asked for, or on the CPU the faster one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from math import prod
+
+import torch
+
+from .client import RunnerError
+from .lower import LowerOptions
+from .model import Model, RemoteModel
+from .placement import AUTO, GGML, TORCH, Placement
+from .torch_engine import TorchModel
+from .weights import Parameter, WeightSet
+
+CPU = "CPU"
+# Torch must be this much faster, or ggml it is. The two are rarely that close, so a machine chooses the same in every
+# session, and a seed gives the same picture.
+MARGIN = 1.3
+WORTH_MEASURING = 1 << 20  # elements; smaller layers take next to no time under either
+TOKENS, SIDE = 256, 64  # of what a matrix and a convolution are measured with
+_ROUNDS = 2
+
+log = logging.getLogger(__name__)
+
+
+def model_for(module: torch.nn.Module, weights: WeightSet, placement: Placement, options: LowerOptions) -> Model:
+    """The module under the engine that its placement names; raises ValueError for torch on another device."""
+    chosen = replace(placement, engine=engine_of(weights, placement))
+    if chosen.engine == TORCH:
+        return TorchModel(module, weights, chosen)
+    return RemoteModel(module, weights, chosen, options)
+
+
+def refused(device: str, engine: str | None) -> str | None:
+    """What is wrong with an engine on a device, if anything."""
+    if engine == TORCH and device != CPU:
+        return f"The engine torch computes on the CPU only, not on {device}: choose the device CPU, or the engine auto."
+    return None
+
+
+def engine_of(weights: WeightSet, placement: Placement) -> str:
+    """GGML or TORCH; raises ValueError for torch on another device."""
+    wrong = refused(placement.device, placement.engine)
+    if wrong:
+        raise ValueError(wrong)
+    if placement.engine != AUTO:
+        return placement.engine
+    typical = typical_layer(weights) if placement.device == CPU else None
+    return GGML if typical is None else _faster(weights, typical, placement)
+
+
+def typical_layer(weights: WeightSet) -> Parameter | None:
+    """The smallest layer worth measuring among those of the kind and type that hold most of the weights."""
+    layers = [p for p in weights.parameters.values() if len(p.shape) in (2, 4) and prod(p.shape) >= WORTH_MEASURING]
+    elements: Counter[tuple[int, str]] = Counter()
+    for layer in layers:
+        elements[len(layer.shape), layer.stored] += prod(layer.shape)
+    if not elements:
+        return None
+    heaviest = elements.most_common(1)[0][0]
+    return min((p for p in layers if (len(p.shape), p.stored) == heaviest), key=lambda p: prod(p.shape))
+
+
+@dataclass(frozen=True)
+class _Speeds:
+    """FLOP/s of a layer."""
+
+    ggml: float
+    torch: float
+
+
+_known: dict[tuple[str, tuple[int, ...], str], _Speeds] = {}
+_measuring = threading.Lock()
+
+
+def _faster(weights: WeightSet, layer: Parameter, placement: Placement) -> str:
+    key = layer.stored, layer.shape, placement.weights
+    with _measuring:
+        if key not in _known:
+            try:
+                _known[key] = _measured(weights, layer, placement)
+            except RunnerError as error:
+                log.warning("%s on the CPU: torch, as ggml's speed could not be measured: %s", weights.name, error)
+                return TORCH
+            speeds, dimensions = _known[key], " x ".join(map(str, layer.shape))
+            log.info(
+                "%s weights of %s on the CPU: %s; torch reaches %.0f GFLOP/s, ggml %.0f.",
+                layer.stored, dimensions, _chosen(speeds), speeds.torch / 1e9, speeds.ggml / 1e9,
+            )  # fmt: skip
+        return _chosen(_known[key])
+
+
+def _chosen(speeds: _Speeds) -> str:
+    return TORCH if speeds.torch >= MARGIN * speeds.ggml else GGML
+
+
+def _measured(weights: WeightSet, layer: Parameter, placement: Placement) -> _Speeds:
+    alone = WeightSet(weights.name, {"weight": replace(layer, name="weight")}, weights.files)
+    module, x, flops = _problem(layer.shape)
+    models: tuple[Model, Model] = RemoteModel(module, alone, placement), TorchModel(module, alone, placement)
+    ggml, torch_ = (flops / _seconds(model, x) for model in models)
+    for model in models:
+        model.unload()
+    return _Speeds(ggml, torch_)
+
+
+def _problem(shape: tuple[int, ...]) -> tuple[torch.nn.Module, torch.Tensor, float]:
+    """A layer with a weight of this shape, what it is measured with, and how many operations that takes."""
+    if len(shape) == 2:
+        linear = torch.nn.Linear(shape[1], shape[0], bias=False, device="meta")
+        return linear, torch.full((TOKENS, shape[1]), 0.1), 2.0 * TOKENS * prod(shape)
+    convolution = torch.nn.Conv2d(shape[1], shape[0], (shape[2], shape[3]), padding="same", bias=False, device="meta")
+    return convolution, torch.full((1, shape[1], SIDE, SIDE), 0.1), 2.0 * SIDE**2 * prod(shape)
+
+
+def _call(module: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    return module(inputs["x"])
+
+
+def _seconds(model: Model, x: torch.Tensor) -> float:
+    """The shorter of two runs after a first one, which reads the weight and builds the graph."""
+    model.run(0, _call, {"x": x})
+    taken = []
+    for _ in range(_ROUNDS):
+        start = time.perf_counter()
+        model.run(0, _call, {"x": x})
+        taken.append(time.perf_counter() - start)
+    return min(taken)
