@@ -42,7 +42,7 @@ class LowerOptions:
     kv_type: str = "F16"
     activation_scale: float = 1.0
     wide_bytes: int = 16 << 20
-    chunk_tokens: int = 1024
+    chunk_tokens: int = 512
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,9 @@ def nbytes(tensor: Tensor) -> int:
 
 
 def late(tensors: Sequence[Tensor], outputs: Sequence[int]) -> list[int]:
-    """The tensors that the outputs need, each right before the first that takes it.
+    """The tensors that the outputs need, each right before the first that takes it: what a backend fuses is together.
 
-    Of several sources the smaller come first: they are held while the larger are made, and what a backend fuses, a norm
-    and its scale, stands together.
+    Of several sources the smaller come first: they are held while the larger are made.
     """
     ordered: dict[int, None] = {}
     stack = list(reversed(outputs))

@@ -109,7 +109,7 @@ def weight_set(path: Path, name: str, module: torch.nn.Module, matrices: str) ->
     """The module's parameters, of the types that `types` says, in a file of zeros."""
     parameters, end = {}, 0
     for parameter, (shape, stored) in types(module, matrices).items():
-        nbytes = tensor_bytes(stored, tuple(reversed(shape)))
+        nbytes = tensor_bytes(stored, shape)
         parameters[parameter] = Parameter(parameter, stored, shape, str(path), stored, end, nbytes)
         end += -(-nbytes // _ALIGNMENT) * _ALIGNMENT
     with path.open("wb") as file:
