@@ -133,6 +133,19 @@ class Runner:
                 **self._with_process(lambda process: self._measure(process, name, placed(placement), program))
             )
 
+    def profile(
+        self, weights: WeightSet, placement: Placement | str, program: Program, inputs: dict[str, np.ndarray]
+    ) -> dict[int, float]:
+        """Seconds of each operation of a program, by its index in the table, each computed alone and waited for.
+
+        Raises as `run` does.
+        """
+        with self._working:
+            reply = self._with_process(
+                lambda process: self._computed("profile", process, weights, placed(placement), program, inputs)
+            )
+        return {int(index): seconds for index, seconds in reply["seconds"].items()}
+
     def close(self) -> None:
         """End the process; the next call starts another."""
         with self._starting:
@@ -199,25 +212,7 @@ class Runner:
         progress: Callable[[float], None] | None,
         checked: bool,
     ) -> list[np.ndarray]:
-        report = None if progress is None else lambda done, _total: progress(done)
-        while True:
-            placed = write_inputs(process.arena, program, inputs)
-            request = {
-                "do": "run",
-                "digest": weights.digest,
-                **_spoken(placement),
-                "program": program.digest,
-                "inputs": placed,
-                "arena": process.arena.size,
-            }
-            try:
-                reply = self._exchange(process, request, cancelled=cancelled, progress=report)
-                break
-            except _Missing as missing:
-                if missing.reply["what"] == "weights":
-                    self._load(process, weights, placement, cancelled, None)
-                else:
-                    self._exchange(process, {"do": "program", "digest": program.digest}, program.to_bytes())
+        reply = self._computed("run", process, weights, placement, program, inputs, cancelled, progress)
         outputs = read_outputs(process.arena, program)
         if checked:
             check_sound(weights, placement.device, inputs, outputs, reply["finite"])
@@ -230,6 +225,37 @@ class Runner:
         except _Missing:
             self._exchange(process, {"do": "program", "digest": program.digest}, program.to_bytes())
             return self._exchange(process, request)
+
+    def _computed(
+        self,
+        do: str,
+        process: RunnerProcess,
+        weights: WeightSet,
+        placement: Placement,
+        program: Program,
+        inputs: dict[str, np.ndarray],
+        cancelled: Cancel = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> dict[str, Any]:
+        """The answer to a request that computes, with all it needs sent first where the runner does not hold it."""
+        report = None if progress is None else lambda done, _total: progress(done)
+        while True:
+            placed = write_inputs(process.arena, program, inputs)
+            request = {
+                "do": do,
+                "digest": weights.digest,
+                **_spoken(placement),
+                "program": program.digest,
+                "inputs": placed,
+                "arena": process.arena.size,
+            }
+            try:
+                return self._exchange(process, request, cancelled=cancelled, progress=report)
+            except _Missing as missing:
+                if missing.reply["what"] == "weights":
+                    self._load(process, weights, placement, cancelled, None)
+                else:
+                    self._exchange(process, {"do": "program", "digest": program.digest}, program.to_bytes())
 
     def _load(
         self,

@@ -1,6 +1,6 @@
 """From a trace to a program: one handler per aten operation, views folded into strides."""
 
-from . import attention, layers, moves, pointwise  # these register the handlers
+from . import attention, layers, moves, pointwise, rotary  # these register the handlers
 from .lowering import Lowered, LowerError, LowerOptions, WeightType, lower
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "lower",
     "moves",
     "pointwise",
+    "rotary",
 ]

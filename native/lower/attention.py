@@ -1,13 +1,12 @@
-"""Handlers of attention and of rotary position embeddings."""
+"""Handlers of attention."""
 
 from __future__ import annotations
 
 import torch
 
 from ..trace.graph import Window
-from .elementwise import Layout, binary
 from .geometry import Operand, contiguous_stride, dense, packed
-from .lowering import LowerError, Lowering, handler
+from .lowering import LowerError, Lowering, Made, handler
 
 _LARGEST = 3.4028234e38
 
@@ -16,7 +15,7 @@ _LARGEST = 3.4028234e38
 def attention(
     low: Lowering, out: Window, query: Window, key: Window, value: Window, attn_mask: Window | None = None,
     dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
-) -> int:  # fmt: skip
+) -> Made:  # fmt: skip
     """softmax(scale * query key^T + mask) value, all [batch, heads, tokens, channels] (Vaswani et al. 2017, eq. 1)."""
     if is_causal or enable_gqa or dropout_p:
         raise LowerError(f"attention with causal {is_causal}, grouped queries {enable_gqa}, dropout {dropout_p}")
@@ -24,7 +23,7 @@ def attention(
     factor = channels**-0.5 if scale is None else scale
     scores = 4 * batch * heads * tokens * key.shape[2]
     if low.options.flash and scores > low.options.flash_bytes:
-        return _flash(low, out, query, key, value, attn_mask, factor)
+        return _flash(low, query, key, value, attn_mask, factor)
     return _plain(low, out, query, key, value, attn_mask, factor)
 
 
@@ -44,9 +43,8 @@ def _mask(low: Lowering, mask: Window | None, tokens: int) -> int | None:
 def _heads(low: Lowering, x: Window) -> int:
     """[batch, heads, tokens, channels] with contiguous channels."""
     operand = low.operand(x)
-    strides = [s for n, s in zip(x.shape, x.stride, strict=True) if n != 1]
-    if x.stride[-1] == 1 and all(strides):
-        dims = list(zip(x.shape, x.stride, strict=True))
+    dims = list(zip(operand.shape, operand.stride, strict=True))
+    if dims[-1][1] == 1 and all(step for n, step in dims if n != 1):
         return low.b.window(operand.tensor, list(reversed(dims)), operand.offset)
     return low.b.reshape(dense(low.b, operand), tuple(reversed(x.shape)))
 
@@ -70,8 +68,8 @@ def _plain(
 
 
 def _flash(
-    low: Lowering, out: Window, query: Window, key: Window, value: Window, mask: Window | None, factor: float
-) -> int:
+    low: Lowering, query: Window, key: Window, value: Window, mask: Window | None, factor: float
+) -> Operand:
     b = low.b
     batch, heads, tokens, _ = query.shape
     kind = low.options.kv_type
@@ -82,43 +80,4 @@ def _flash(
     ne = (value.shape[3], heads, tokens, batch)
     result = b.op("flash_attn", _heads(low, query), *key_value, *masks, ne=ne, parameters=(factor,))
     shape = (batch, tokens, heads, value.shape[3])
-    whole = Operand(result, shape, contiguous_stride(shape)).permuted((0, 2, 1, 3))
-    return dense(b, whole.permuted(low.layout(out).order))
-
-
-@handler("comfy_kitchen.apply_rope1.default")
-def rope(low: Lowering, out: Window, x: Window, table: Window) -> int:
-    """Rotate pairs of channels (Su et al. 2021, section 3.2.2): out[2i + r] = f[i, r, 0] x[2i] + f[i, r, 1] x[2i + 1].
-
-    x: [batch, heads, tokens, channels]; table: [batch or 1, heads or 1, tokens, channels / 2, 2, 2], from the host.
-    """
-    tokens = x.shape[2]
-
-    def own(f: torch.Tensor) -> torch.Tensor:
-        return torch.stack((f[..., 0, 0], f[..., 1, 1]), -1).flatten(-2)[..., :tokens, :].float()
-
-    def other(f: torch.Tensor) -> torch.Tensor:
-        return torch.stack((f[..., 0, 1], f[..., 1, 0]), -1).flatten(-2)[..., :tokens, :].float()
-
-    b = low.b
-    stride = contiguous_stride(x.shape)
-    source = dense(b, low.operand(x))
-    pairs = x.numel // 2
-    odd, even = (b.window(source, [(1, 1), (pairs, 2)], offset) for offset in (1, 0))
-    swapped = b.op("concat", odd, even, ne=(2, pairs), parameters=(0,))
-    layout = Layout.of(x.shape, stride)
-    own_factor = low.computed(("rope own", tokens), own, table)
-    other_factor = low.computed(("rope other", tokens), other, table)
-    turned = binary(b, "mul", Operand(source, x.shape, stride), own_factor, layout)
-    crossed = binary(b, "mul", Operand(swapped, x.shape, stride), other_factor, layout)
-    result = b.op("add", b.reshape(turned, (x.numel,)), b.reshape(crossed, (x.numel,)), ne=(x.numel,))
-    return low.natural(result, out)
-
-
-@handler("comfy_kitchen.apply_rope.default")
-def rope_both(low: Lowering, out: Window, query: Window, key: Window, table: Window) -> tuple[int, int]:
-    """Rotate queries and keys by the same table."""
-    other = low.output(1)
-    return rope(low, out, query, table), rope(low, other, key, table)
-
-
+    return Operand(result, shape, contiguous_stride(shape)).permuted((0, 2, 1, 3))

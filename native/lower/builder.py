@@ -9,6 +9,7 @@ import numpy as np
 
 from ..program import Output, Program, Tensor
 from ..weights.types import LAYOUTS
+from .order import late, nbytes
 
 Ne = tuple[int, int, int, int]
 _SHARED_BYTES = 1 << 20  # results up to this size are computed once and kept; larger ones would hold memory
@@ -60,6 +61,11 @@ class Builder:
         type_ = {"float32": "F32", "float16": "F16", "int32": "I32"}[array.dtype.name]
         return self.leaf("constant", key, type_, tuple(reversed(array.shape)))
 
+    def add(self, tensor: Tensor) -> int:
+        """A row as it is; small operations that already stand in the table are not repeated."""
+        seen = tensor.kind != "op" or tensor.name in ("view", "reshape", "permute")
+        return self._append(tensor, seen or nbytes(tensor) <= _SHARED_BYTES)
+
     def op(
         self,
         name: str,
@@ -69,14 +75,23 @@ class Builder:
         parameters: Sequence[int | float | str] = (),
     ) -> int:
         """An operation; small ones that already stand in the program are not repeated."""
-        tensor = Tensor("op", name, type_, four(ne), tuple(sources), tuple(parameters))
-        return self._append(tensor, name in ("view", "reshape", "permute") or self.nbytes(tensor) <= _SHARED_BYTES)
+        return self.add(Tensor("op", name, type_, four(ne), tuple(sources), tuple(parameters)))
 
-    @staticmethod
-    def nbytes(tensor: Tensor) -> int:
+    def nbytes(self, index: int) -> int:
         """Bytes of a tensor's elements."""
-        layout = LAYOUTS[tensor.type]
-        return math.prod(tensor.ne) // layout.block * layout.nbytes
+        return nbytes(self[index])
+
+    def is_packed(self, index: int) -> bool:
+        """Whether a tensor's elements lie without gaps, in its own order of dimensions."""
+        tensor = self[index]
+        if tensor.kind != "op" or tensor.name not in ("view", "permute"):
+            return True
+        if tensor.name == "permute":
+            return False
+        width = nbytes(tensor) // math.prod(tensor.ne[1:])
+        steps = (width, tensor.ne[1] * width, tensor.ne[1] * tensor.ne[2] * width)
+        dims = zip(tensor.ne[1:], tensor.parameters[4:7], steps, strict=True)
+        return all(n == 1 or nb == step for n, nb, step in dims)
 
     def numel(self, index: int) -> int:
         """Elements of a tensor."""
@@ -130,15 +145,8 @@ class Builder:
         return self.op("cast", index, ne=self[index].ne, type_=type_, parameters=(type_,))
 
     def program(self, outputs: Sequence[Output]) -> tuple[Program, list[str]]:
-        """What the outputs need, renumbered, and the place of each tensor."""
-        needed: set[int] = set()
-        stack = [output.tensor for output in outputs]
-        while stack:
-            index = stack.pop()
-            if index not in needed:
-                needed.add(index)
-                stack.extend(self[index].sources)
-        kept = sorted(needed)
+        """What the outputs need, in the order of `late`, and the place of each tensor."""
+        kept = late(self.tensors, [output.tensor for output in outputs])
         number = {old: new for new, old in enumerate(kept)}
         tensors = []
         for old in kept:

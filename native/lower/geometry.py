@@ -174,18 +174,29 @@ def rows(b: Builder, x: Operand, inner: int = 1) -> int:
     return b.reshape(dense(b, x), (length, math.prod(head)))
 
 
+def norm_rows(b: Builder, x: Operand, inner: int) -> Operand:
+    """x as rows over its last `inner` dimensions, the others in memory's order, each a dimension of its own if three.
+
+    Returns what a result that is dense in that order of dimensions is; its tensor is still the rows.
+    """
+    lead = len(x.shape) - inner
+    order = physical_order(x.shape[:lead], x.stride[:lead]) + tuple(range(lead, len(x.shape)))
+    memory, length = x.permuted(order), math.prod(x.shape[lead:])
+    outer = [(n, s) for n, s in zip(memory.shape[:lead], memory.stride[:lead], strict=True) if n != 1]
+    fits = all(n == 1 or s == c for n, s, c in zip(
+        memory.shape[lead:], memory.stride[lead:], contiguous_stride(memory.shape[lead:]), strict=True
+    ))  # fmt: skip
+    if not fits or len(outer) > 3 or any(s < length for _, s in outer):
+        return Operand(rows(b, x, inner), x.shape, contiguous_stride(x.shape))
+    steps = contiguous_stride(memory.shape)
+    stride = tuple(steps[order.index(i)] for i in range(len(order)))
+    return Operand(b.window(x.tensor, [(length, 1), *reversed(outer)], x.offset), x.shape, stride)
+
+
 def packed(b: Builder, index: int) -> int:
     """A factor of mul_mat without gaps, as ggml's Vulkan kernels need it for right and exact results.
 
     Where rows are packed they step from one matrix to the next by its size, not by its stride, and where rows lie apart
     they copy the factor as F16 (ggml-vulkan.cpp, ggml_vk_mul_mat_q_f16 and ggml_vk_mul_mat_vec_q_f16).
     """
-    tensor = b[index]
-    if tensor.name == "permute":
-        return b.cont(index)
-    if tensor.name != "view":
-        return index
-    width = b.nbytes(tensor) // (tensor.ne[1] * tensor.ne[2] * tensor.ne[3])
-    steps = (width, tensor.ne[1] * width, tensor.ne[1] * tensor.ne[2] * width)
-    gaps = any(n != 1 and nb != step for n, nb, step in zip(tensor.ne[1:], tensor.parameters[4:7], steps, strict=True))
-    return b.cont(index) if gaps else index
+    return index if b.is_packed(index) else b.cont(index)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..trace.graph import Window
 from .elementwise import binary
-from .geometry import Operand, contiguous_stride, dense, packed, rows
+from .geometry import Operand, contiguous_stride, dense, norm_rows, packed, rows
 from .lowering import LowerError, Lowering, handler
 
 
@@ -108,22 +109,22 @@ def _affine(low: Lowering, normed: int, weight: Window | None, bias: Window | No
 @handler("native_layer_norm")
 def layer_norm(
     low: Lowering, out: Window, x: Window, shape: Sequence[int], weight: Window | None, bias: Window | None, eps: float
-) -> int:
+) -> Operand:
     """Layer normalisation over the last dimensions (Ba, Kiros, Hinton 2016)."""
-    source = rows(low.b, low.operand(x), len(shape))
-    normed = low.b.op("norm", source, ne=low.b[source].ne, parameters=(eps,))
-    return low.natural(_affine(low, normed, weight, bias, (math.prod(shape),)), out)
+    source = norm_rows(low.b, low.operand(x), len(shape))
+    normed = low.b.op("norm", source.tensor, ne=low.b[source.tensor].ne, parameters=(eps,))
+    return replace(source, tensor=_affine(low, normed, weight, bias, (math.prod(shape),)))
 
 
 @handler("rms_norm")
 def rms_norm(
     low: Lowering, out: Window, x: Window, shape: Sequence[int], weight: Window | None = None, eps: float | None = None
-) -> int:
+) -> Operand:
     """Root mean square normalisation over the last dimensions (Zhang and Sennrich 2019)."""
-    source = rows(low.b, low.operand(x), len(shape))
+    source = norm_rows(low.b, low.operand(x), len(shape))
     eps = 1.1920929e-07 if eps is None else eps  # torch's default: finfo(float32).eps
-    normed = low.b.op("rms_norm", source, ne=low.b[source].ne, parameters=(eps,))
-    return low.natural(_affine(low, normed, weight, None, (math.prod(shape),)), out)
+    normed = low.b.op("rms_norm", source.tensor, ne=low.b[source.tensor].ne, parameters=(eps,))
+    return replace(source, tensor=_affine(low, normed, weight, None, (math.prod(shape),)))
 
 
 @handler("native_group_norm")

@@ -12,6 +12,9 @@ import torch
 from ..program import Output, Program
 from ..trace.graph import Step, Trace, Window, windows_in
 from .builder import Builder
+from .chunks import in_chunks
+from .columns import split_columns
+from .content import Content
 from .elementwise import Layout
 from .geometry import Operand, Shape, collapse, contiguous_stride, dense, is_dense, packed
 from .host import HostPart, HostStorages, as_array, with_windows
@@ -30,12 +33,16 @@ class LowerOptions:
     kv_type: type of K and V in flash attention.
     activation_scale: activations are divided by this before every matrix multiplication and the result is multiplied
     by it, for models whose activations pass 65504 on devices that hold them as F16 while they multiply.
+    wide_bytes: activations from this size on are computed in parts where that makes the compute buffer smaller.
+    chunk_tokens: the least tokens of a part; matrix kernels are as fast with so many as with more.
     """
 
     flash: bool = True
     flash_bytes: int = 32 << 20
     kv_type: str = "F16"
     activation_scale: float = 1.0
+    wide_bytes: int = 16 << 20
+    chunk_tokens: int = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +63,8 @@ class Lowered:
     places: list[str] = field(default_factory=list)
 
 
-Handler = Callable[..., int | tuple[int, ...]]  # one tensor, or one for each output
+Made = int | Operand  # a tensor that lies as `layout(out)` says, or one that is dense in an order of its own
+Handler = Callable[..., Made | tuple[Made, ...]]  # one result, or one for each output
 HandlerType = TypeVar("HandlerType", bound=Handler)
 HANDLERS: dict[str, Handler] = {}
 
@@ -94,13 +102,14 @@ class Lowering:
         self.step: Step | None = None
         self.host = HostPart()
         self.constants = HostStorages()
-        self.bound: dict[int, int] = {}  # device storages: the tensor that is their content now
+        self.bound: dict[int, Content] = {}  # device storages: what fills them now
         self.weight_names = {window.storage: name for name, window in trace.weights.items()}
         self.level: dict[int, int] = dict.fromkeys(self.weight_names, _DEVICE)
         self.version: dict[int, int] = {}
         self._captured: dict[tuple[Window, int], Operand] = {}
         self._computed: dict[Hashable, Operand] = {}
-        self.results: list[tuple[Step, Window, int]] = []  # what each step left in the storage of its output
+        self.kept: dict[Hashable, Any] = {}  # what handlers found out about constants, by keys of theirs
+        self.results: list[tuple[Step, Window, Content]] = []  # what each step left in the storage of its output
         for storage, tensor in trace.constants.items():
             self.constants.flat[storage] = tensor
         for name, window in trace.inputs.items():
@@ -109,7 +118,8 @@ class Lowering:
                 self.level[window.storage] = _CALL
             else:
                 self.level[window.storage] = _DEVICE
-                self.bound[window.storage] = self.b.leaf("input", name, "F32", (window.numel,))
+                leaf = self.b.leaf("input", name, "F32", (window.numel,))
+                self.bound[window.storage] = Content.plain(leaf, window.numel)
 
     # -- operands
 
@@ -124,19 +134,26 @@ class Lowering:
         """Like `operand`, but a weight keeps the type it is stored in, as matrices, kernels and tables do."""
         level = self.level.get(window.storage, _CONSTANT)
         if level == _DEVICE:
-            return Operand(self._content(window.storage), window.shape, window.stride, window.offset)
+            return self._content(window.storage).window(window) or self._in_torch_order(window)
         key = (window, self.version.get(window.storage, 0))
         if key not in self._captured:
             self._captured[key] = self._capture(window, level)
         return self._captured[key]
 
-    def _content(self, storage: int) -> int:
+    def _in_torch_order(self, window: Window) -> Operand:
+        """A window that only torch's own layout of its storage shows: the storage is copied to that layout."""
+        whole = self.bound[window.storage].whole
+        self.bound[window.storage] = Content.plain(dense(self.b, whole), whole.numel)
+        return Operand(self.bound[window.storage].tensor, window.shape, window.stride, window.offset)
+
+    def _content(self, storage: int) -> Content:
         if storage not in self.bound:
             name = self.weight_names[storage]
             known = self.weights.get(name)
             if known is None:
                 raise LowerError(f"{self.trace.model} holds no tensor for the parameter {name}")
-            self.bound[storage] = self.b.leaf("weight", name, known.type, _weight_ne(known.shape))
+            leaf = self.b.leaf("weight", name, known.type, _weight_ne(known.shape))
+            self.bound[storage] = Content.plain(leaf, self.b.numel(leaf))
         return self.bound[storage]
 
     def weight_name(self, window: Window) -> str | None:
@@ -230,15 +247,18 @@ class Lowering:
         scale = self.options.activation_scale**factors
         return tensor if scale == 1.0 else self.b.op("scale", tensor, ne=self.b[tensor].ne, parameters=(scale, 0.0))
 
-    def bind(self, out: Window, tensor: int) -> None:
-        """Make a tensor that lies as `layout(out)` says the content of that window."""
+    def bind(self, out: Window, made: Made) -> None:
+        """Make a result the content of that window."""
         storage = out.storage
         self.version[storage] = self.version.get(storage, 0) + 1
         size = self.trace.storages[storage] if storage >= 0 else out.numel
-        if is_dense(out.shape, out.stride, out.offset, size):
-            self.bound[storage] = tensor
+        whole = is_dense(out.shape, out.stride, out.offset, size)
+        if whole and isinstance(made, Operand):
+            self.bound[storage] = Content.of(out, made)
         else:
-            self.bound[storage] = self._written(out, tensor, size)
+            if isinstance(made, Operand):
+                made = dense(self.b, made.permuted(self.layout(out).order))
+            self.bound[storage] = Content.plain(made if whole else self._written(out, made, size), size)
         self.level[storage] = _DEVICE
         if self.step is not None and storage >= 0:
             self.results.append((self.step, out, self.bound[storage]))
@@ -293,12 +313,15 @@ class Lowering:
             self.step = step
             self.b.place = step.place
             self._step(step)
-        outputs = []
+        tensors = []
         for window in self.trace.outputs:
             tensor = dense(self.b, self.operand(window))
             if self.b[tensor].kind != "op" or self.b[tensor].type != "F32":
                 tensor = self.b.op("scale", tensor, ne=self.b[tensor].ne, parameters=(1.0, 0.0))
-            outputs.append(Output(tensor, window.shape))
+            tensors.append(tensor)
+        tensors = split_columns(self.b, tensors, self.options.wide_bytes)
+        tensors = in_chunks(self.b, tensors, self.options.wide_bytes, self.options.chunk_tokens)
+        outputs = [Output(tensor, window.shape) for tensor, window in zip(tensors, self.trace.outputs, strict=True)]
         program, places = self.b.program(outputs)
         names = {tensor.name for tensor in program.tensors if tensor.kind == "input"}
         device = tuple(name for name in self.trace.inputs if name in names)

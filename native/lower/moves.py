@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from ..trace.graph import Window
-from .geometry import Operand, collapse, contiguous_stride, dense, strided_dimensions, view
-from .lowering import LowerError, Lowering, handler
+from .geometry import Operand, collapse, contiguous_stride, dense, physical_order, strided_dimensions, view
+from .lowering import LowerError, Lowering, Made, handler
 
 
 @handler("clone", "_to_copy")
@@ -33,14 +33,20 @@ def fill(low: Lowering, out: Window, _target: Window, value: float = 0.0) -> int
 
 
 @handler("cat")
-def cat(low: Lowering, out: Window, parts: Sequence[Window], dim: int = 0) -> int:
-    """Tensors one after the other along a dimension."""
+def cat(low: Lowering, out: Window, parts: Sequence[Window], dim: int = 0) -> Made:
+    """Tensors one after the other along a dimension, in the order in which the largest lies in memory."""
     dim %= len(out.shape)
-    operands = [low.operand(part) for part in parts if part.numel]
-    joined = operands[0]
+    parts = [part for part in parts if part.numel]
+    if len(parts) == 1:
+        return clone(low, out, parts[0])
+    operands = [low.operand(part) for part in parts]
+    largest = max(operands, key=lambda x: x.numel)
+    repeated = any(n != 1 and stride == 0 for n, stride in zip(largest.shape, largest.stride, strict=True))
+    order = low.layout(out).order if repeated else physical_order(largest.shape, largest.stride)
+    joined = operands[0].permuted(order)
     for part in operands[1:]:
-        joined = _concat(low, joined, part, dim)
-    return low.natural(joined.tensor, out)
+        joined = _concat(low, joined, part.permuted(order), order.index(dim))
+    return joined.permuted([order.index(i) for i in range(len(order))])
 
 
 def _concat(low: Lowering, first: Operand, second: Operand, dim: int) -> Operand:

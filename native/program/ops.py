@@ -53,6 +53,7 @@ OPERATIONS: dict[str, Operation] = {
     **{name: _unary() for name in UNARY},
     # layers
     "mul_mat": _binary("prec"),
+    "rope": Operation((3, 3)),  # x, positions of the tokens, and what divides them for each pair of neighbours
     "norm": _unary("eps"),
     "rms_norm": _unary("eps"),
     "group_norm": _unary("groups", "eps"),

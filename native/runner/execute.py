@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from math import isfinite
+from typing import Any
 
 import numpy as np
 
@@ -27,25 +28,31 @@ def execute(
 
     Returns for each output whether all its values are finite. Raises Aborted, ProgramFault, RequestError.
     """
-    _set_inputs(graph, arena, inputs)
+    set_inputs(graph, arena, inputs)
     for number, (segment, fraction) in enumerate(graph.segments):
-        if aborted():
-            raise Aborted("the run was interrupted")
         if graph.stream:
             graph.stream.wait(number)
-        status = ggml.ggml_backend_graph_compute(graph.device.backend, ctypes.byref(segment))
-        if status == _ABORTED:
-            raise Aborted("the run was interrupted")
-        if status != 0:
-            name = ggml.ggml_status_to_string(status).decode()
-            raise RequestError(f"{graph.device.name} ({graph.device.description}) failed while computing: {name}")
+        compute(graph, segment, aborted)
         if graph.stream:
             graph.stream.leave(number)
         progress(fraction)
     return _take_outputs(graph, arena)
 
 
-def _set_inputs(graph: Graph, arena: np.ndarray, inputs: dict[str, tuple[int, int]]) -> None:
+def compute(graph: Graph, nodes: Any, aborted: Callable[[], bool]) -> None:
+    """Compute some nodes of the graph and wait for them; raises Aborted and RequestError."""
+    if aborted():
+        raise Aborted("the run was interrupted")
+    status = ggml.ggml_backend_graph_compute(graph.device.backend, ctypes.byref(nodes))
+    if status == _ABORTED:
+        raise Aborted("the run was interrupted")
+    if status != 0:
+        name = ggml.ggml_status_to_string(status).decode()
+        raise RequestError(f"{graph.device.name} ({graph.device.description}) failed while computing: {name}")
+
+
+def set_inputs(graph: Graph, arena: np.ndarray, inputs: dict[str, tuple[int, int]]) -> None:
+    """Copy the inputs (offset, bytes) in `arena` to the device; raises ProgramFault where they do not fit."""
     if set(inputs) != set(graph.inputs):
         raise ProgramFault(f"the program takes the inputs {sorted(graph.inputs)}, not {sorted(inputs)}")
     for name, (offset, nbytes) in inputs.items():

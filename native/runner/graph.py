@@ -53,6 +53,7 @@ class Graph:
         self.work_bytes = 0  # that the CPU backend needs beside it
         self.constants: Placed | None = None
         self.inputs: dict[str, Any] = {}
+        self.row_of_node: list[int] = []  # of the program's table; -1 for a node that only names memory
         self.row_limits: dict[str, int] = {}  # inputs that pick rows of a table, and how many rows it has
         self._allocator: Any = None
         self._context: Any = None
@@ -112,6 +113,7 @@ class Graph:
                 _note_uses(uses, row, rows, self._files.streamed, max(0, whole.n_nodes - 1) if known else 0)
             if known and (new := whole.n_nodes - len(amounts)):
                 amounts += [0.0] * (new - 1) + [flops(row, [rows[source] for source in row.sources])]
+                self.row_of_node += [-1 if row.name in VIEWS else index] * new
         self.outputs = [_output(program, number, tensors) for number in range(len(program.outputs))]
         self.row_limits = _row_limits(rows)
         parts = cuts(amounts, min(self.device.traits.largest_segment, limits.largest_segment or inf)) if known else []
@@ -264,24 +266,29 @@ def _layout_is_known(graph: Any) -> bool:
     return fields == (ggml.ggml_graph_size(graph), 0, ctypes.addressof(nodes))
 
 
-def _segments(whole: Any, parts: list[tuple[int, float]]) -> list[tuple[Any, float]]:
-    """The graph as consecutive parts of one allocation.
+def part(whole: Any, start: int, end: int) -> Any:
+    """Consecutive nodes of a graph, of the same allocation.
 
-    Each part is what ggml_graph_view makes, by hand because ggml's header does not export that function: the same
-    nodes, use counts and hash table, so that a backend fuses inside a part as in the whole. (A graph filled with
+    It is what ggml_graph_view makes, by hand because ggml's header does not export that function: the same nodes, use
+    counts and hash table, so that a backend fuses inside a part as in the whole. (A graph filled with
     ggml_graph_add_node has no use counts: nothing is fused, and nodes lack the flag that says to compute them.)
     """
+    made = type(whole).from_buffer_copy(whole)
+    made.size = made.n_leafs = made.uid = 0
+    made.n_nodes = end - start
+    first = ctypes.addressof(whole.nodes.contents) + start * ctypes.sizeof(ctypes.c_void_p)
+    made.nodes = ctypes.cast(first, type(whole.nodes))
+    made.leafs = made.grads = made.grad_accs = None
+    return made
+
+
+def _segments(whole: Any, parts: list[tuple[int, float]]) -> list[tuple[Any, float]]:
+    """The graph as consecutive parts."""
     segments: list[tuple[Any, float]] = []
     start = 0
     for end, fraction in parts:
         if end == start:  # a program without operations
             break
-        part = type(whole).from_buffer_copy(whole)
-        part.size = part.n_leafs = part.uid = 0
-        part.n_nodes = end - start
-        first = ctypes.addressof(whole.nodes.contents) + start * ctypes.sizeof(ctypes.c_void_p)
-        part.nodes = ctypes.cast(first, type(whole.nodes))
-        part.leafs = part.grads = part.grad_accs = None
-        segments.append((part, fraction))
+        segments.append((part(whole, start, end), fraction))
         start = end
     return segments

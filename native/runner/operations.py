@@ -212,6 +212,20 @@ def _mul_mat(call: Call) -> Any:
     return result
 
 
+def _rope(call: Call) -> Any:
+    x, positions, divisors = (declared.ne for declared in call.declared)
+    _types(call, 0, "F32")
+    _types(call, 1, "I32")
+    _types(call, 2, "F32")
+    _rows_contiguous(call, 0)
+    _contiguous(call, 1, 2)
+    fits = x[0] % 2 == 0 and positions == (x[2], 1, 1, 1) and divisors == (x[0] // 2, 1, 1, 1)
+    _require(fits, f"positions {positions} and divisors {divisors} for {x}")
+    # neighbours are pairs (mode 0); a base of 1 leaves every angle to the divisors; no YaRN
+    numbers = (x[0], 0, 0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0)
+    return ggml.ggml_rope_ext(call.context, *call.sources, *numbers)
+
+
 def _norm(function: Any) -> Callable[[Call], Any]:
     def build(call: Call) -> Any:
         _types(call, 0, "F32")
@@ -299,6 +313,7 @@ BUILDERS: dict[str, Callable[[Call], Any]] = {
     "scale": _scale,
     "clamp": _clamp,
     "mul_mat": _mul_mat,
+    "rope": _rope,
     "group_norm": _group_norm,
     "soft_max": _soft_max,
     "flash_attn": _flash_attn,

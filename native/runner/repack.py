@@ -1,6 +1,7 @@
 """Weights of the CPU in the layout its fastest matrix kernels read: private copies, made once, each given back alone.
 
-The layout (ggml-cpu/repack.cpp) is known to mul_mat only. Whatever else uses a weight needs it as its file has it.
+The layout (ggml-cpu/repack.cpp) is known to mul_mat only, of a whole weight or of some of its rows. Whatever else uses
+a weight needs it as its file has it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .library import context, ggml, pointer
 from .memory import let_go
 
 _PROBE_TOKENS = 4
+_TOGETHER = 16  # rows that the widest of the layouts weaves into one another
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,11 @@ class Repacked:
         """The weights here that some operation of the program cannot take repacked, or that it gives out."""
         rows = program.tensors
         leaving = {rows[output.tensor].name for output in program.outputs if rows[output.tensor].kind == "weight"}
-        for row in rows:
-            for position, source in enumerate(row.sources):
-                weight = rows[source]
-                if weight.kind == "weight" and weight.name in self._copies and not self._is_taken(rows, row, position):
+        parts = {index: row.sources[0] for index, row in enumerate(rows) if _is_part(rows, row)}
+        for index, row in enumerate(rows):
+            for position, source in enumerate(() if index in parts else row.sources):
+                weight = rows[parts.get(source, source)]
+                if weight.name in self._copies and not self._is_taken(row, position, weight, rows[row.sources[-1]]):
                     leaving.add(weight.name)
         return leaving & self._copies.keys()
 
@@ -95,11 +98,10 @@ class Repacked:
         """Free all of them."""
         self.give_back(list(self._copies))
 
-    def _is_taken(self, rows: Sequence[Tensor], row: Tensor, position: int) -> bool:
+    def _is_taken(self, row: Tensor, position: int, weight: Tensor, columns: Tensor) -> bool:
         """Whether an operation can take a weight, at that position of its sources, repacked."""
         if row.name != "mul_mat" or position != 0:
             return False
-        weight, columns = (rows[source] for source in row.sources)
         return columns.type == "F32" and _multiplies(self._device, self.tensor(weight.name), columns.ne)
 
     def _place(self, source: Source, what: str) -> Any:
@@ -108,6 +110,16 @@ class Repacked:
         allocate(copy, [source.name], what, buffer_type=self._device.repack_buffer_type)
         self.nbytes += copy.nbytes
         return copy.tensors[source.name]
+
+
+def _is_part(rows: Sequence[Tensor], row: Tensor) -> bool:
+    """Whether a row of the table is rows of a weight that lie in its repacked layout as in a matrix of their own."""
+    if row.name != "view" or rows[row.sources[0]].kind != "weight":
+        return False
+    weight, layout = rows[row.sources[0]], LAYOUTS[row.type]
+    *_, nb1, _, _, offset = (int(parameter) for parameter in row.parameters)
+    whole = row.ne[0] == weight.ne[0] and row.ne[2:] == (1, 1) and nb1 == row.ne[0] // layout.block * layout.nbytes
+    return whole and row.ne[1] % _TOGETHER == 0 and offset % (nb1 * _TOGETHER) == 0
 
 
 def _repack(tensor: Any, source: Source) -> None:

@@ -21,6 +21,7 @@ from .limits import Limits
 from .measure import Measured
 from .memory import let_go, process_memory
 from .models import Key, Model, Models
+from .profile import seconds_of_rows
 from .protocol import FrameWriter, Header, PeerGone
 from .shared_memory import ArenaView
 
@@ -194,8 +195,12 @@ class Service:
         arena = np.frombuffer(self._arena.memory(header["arena"]), np.uint8)
         report = self._progress(header["id"])
         inputs = {name: (offset, nbytes) for name, (offset, nbytes) in header["inputs"].items()}
+        if header["do"] == "profile":
+            return {"seconds": seconds_of_rows(graph, arena, inputs, self._is_aborted, lambda done: report(done, 1.0))}
         finite = execute(graph, arena, inputs, self._is_aborted, lambda fraction: report(fraction, 1.0))
         return {"finite": finite}
+
+    _do_profile = _do_run  # but for the reply
 
     def _do_measure(self, header: Header, _payload: bytes) -> dict[str, Any]:
         """The room is what is free and what idle programs give back: other models' weights stay for a larger tile."""

@@ -55,7 +55,7 @@ def _flux(device: str, guidance: bool = False) -> torch.nn.Module:
     )  # fmt: skip
 
 
-def _call_flux(m: Any, t: Inputs) -> Tensor:
+def call_flux(m: Any, t: Inputs) -> Tensor:
     options = {"optimized_attention_override": _attention}
     control = {"input": [t["control"]], "output": [None, t["control"]]} if "control" in t else None
     return m(
@@ -80,7 +80,7 @@ def _flux_mask(batch: int, tokens: int = 20 + 96) -> Tensor:
 
 def _t5(device: str) -> torch.nn.Module:
     config = json.loads((_COMFY / "text_encoders/t5_config_xxl.json").read_text())
-    config |= {"d_ff": 256, "d_kv": 32, "d_model": 256, "num_heads": 8, "num_layers": 3, "vocab_size": 1000}
+    config |= {"d_ff": 512, "d_kv": 32, "d_model": 256, "num_heads": 8, "num_layers": 3, "vocab_size": 1000}
     return comfy.text_encoders.t5.T5(config, torch.float32, device, comfy.ops.disable_weight_init)
 
 
@@ -109,12 +109,12 @@ def _padded(batch: int, tokens: int, kept: int) -> Tensor:
 
 
 MODELS = (
-    ModelCase("FLUX schnell", _flux, _call_flux, _flux_inputs, gelu=True),
-    ModelCase("FLUX odd size", _flux, _call_flux, lambda n: _flux_inputs(n, 15, 23, 33), gelu=True),
-    ModelCase("FLUX mask", _flux, _call_flux, lambda n: _flux_inputs(n, mask=_flux_mask), gelu=True),
-    ModelCase("FLUX control", _flux, _call_flux, lambda n: _flux_inputs(
+    ModelCase("FLUX schnell", _flux, call_flux, _flux_inputs, gelu=True),
+    ModelCase("FLUX odd size", _flux, call_flux, lambda n: _flux_inputs(n, 15, 23, 33), gelu=True),
+    ModelCase("FLUX mask", _flux, call_flux, lambda n: _flux_inputs(n, mask=_flux_mask), gelu=True),
+    ModelCase("FLUX control", _flux, call_flux, lambda n: _flux_inputs(
         n, control=lambda batch: torch.randn(batch, 96, 256)), gelu=True),
-    ModelCase("FLUX dev", lambda device: _flux(device, True), _call_flux,
+    ModelCase("FLUX dev", lambda device: _flux(device, True), call_flux,
               lambda n: _flux_inputs(n, guidance=torch.rand), gelu=True),
     ModelCase("T5", _t5, lambda m, t: m(None, None, embeds=t["embeds"])[0],
               lambda n: {"embeds": torch.randn(n, 40, 256)}, gelu=True),

@@ -10,6 +10,8 @@ import torch
 
 from native.client import Runner
 from native.lower import LowerOptions, WeightType
+from native.lower.content import Content
+from native.lower.geometry import dense
 from native.lower.host import HostStorages
 from native.lower.lowering import Lowering
 from native.model import Function
@@ -38,8 +40,8 @@ def differences(
     types = {name: WeightType("F32", tuple(p.shape)) for name, p in parameters.items()}
     lowering = Lowering(traced, types, options or LowerOptions(), {})
     lowered = lowering.run()
-    results = [(step, window, index) for step, window, index in lowering.results]
-    outputs = [Output(_copied(lowering, index), (lowering.b.numel(index),)) for _, _, index in results]
+    results = list(lowering.results)
+    outputs = [Output(_copied(lowering, content), (content.whole.numel,)) for _, _, content in results]
     program, _ = lowering.b.program(outputs)
     used = {tensor.name for tensor in program.tensors if tensor.kind == "input"}
     arrays = {name: array for name, array in lowered.host(inputs).items() if name in used}
@@ -50,10 +52,10 @@ def differences(
     return _against_torch(traced, inputs, parameters, results, got)
 
 
-def _copied(lowering: Lowering, index: int) -> int:
-    """An output of its own: what an operation makes may be a view or be overwritten."""
-    b = lowering.b
-    return b.op("scale", b.reshape(index, (b.numel(index),)), ne=(b.numel(index),), parameters=(1.0, 0.0))
+def _copied(lowering: Lowering, content: Content) -> int:
+    """An output of its own in torch's order: what an operation makes may be a view or be overwritten."""
+    b, size = lowering.b, content.whole.numel
+    return b.op("scale", b.reshape(dense(b, content.whole), (size,)), ne=(size,), parameters=(1.0, 0.0))
 
 
 def _against_torch(

@@ -59,14 +59,33 @@ def _heads(x: Tensor) -> Tensor:
     return x.unflatten(-1, (4, -1)).transpose(1, 2)
 
 
-def _rope_table(tokens: int, channels: int) -> Tensor:
-    angle = torch.arange(tokens)[:, None] * torch.linspace(1, 0.01, channels // 2)
+def _rope_table(tokens: int, channels: int, first: float = 0.0) -> Tensor:
+    angle = (torch.arange(tokens)[:, None] + first) * torch.linspace(1, 0.01, channels // 2)
+    return _turns(angle)
+
+
+def _turns(angle: Tensor) -> Tensor:
     turn = torch.stack((angle.cos(), -angle.sin(), angle.sin(), angle.cos()), -1)
     return turn.unflatten(-1, (2, 2))[None, None]
 
 
 def _rope(m: Any, t: Inputs) -> Tensor:
     return torch.ops.comfy_kitchen.apply_rope1(_heads(t["x"]), _rope_table(6, 8).to(t["x"].device))
+
+
+def _rope_axes(m: Any, t: Inputs) -> Tensor:
+    """As FLUX.1: pairs that never turn, and pictures' rows and columns."""
+    angle = torch.zeros(6, 4)
+    angle[:, 1:3] = (torch.arange(6) // 3)[:, None] * torch.tensor([1.0, 0.03])
+    angle[:, 3] = torch.arange(6) % 3 * 0.7
+    return torch.ops.comfy_kitchen.apply_rope1(_heads(t["x"]), _turns(angle).to(t["x"].device))
+
+
+def _rope_normed(m: Any, t: Inputs) -> Tensor:
+    """What a norm leaves in memory's order is rotated, joined, sliced and seen as rows again."""
+    x, y = (F.rms_norm(_heads(t[name]), (8,), m.w, 1e-6) for name in ("x", "y"))
+    joined = torch.ops.comfy_kitchen.apply_rope1(torch.cat((x, y), 2), _rope_table(9, 8).to(x.device))
+    return torch.cat((joined[:, 1:3, 2:].transpose(1, 2).flatten(2), joined[:, 2:, 2:, :].flatten(1, 2)[:, :7, :]), -1)
 
 
 def _rope_both(m: Any, t: Inputs) -> Any:
@@ -146,6 +165,9 @@ CASES = (
     Case("cat channels", lambda m, t: torch.cat((t["x"][..., :8], t["y"]), -1), {"x": (2, 6, 32), "y": (2, 6, 24)}),
     Case("cat heads", lambda m, t: torch.cat((_heads(t["x"]), _heads(t["y"])), 2), {"x": (2, 6, 32), "y": (2, 3, 32)}),
     Case("cat one", lambda m, t: torch.cat((t["x"][:, :1], t["y"]), 1), {"x": (2, 6, 32), "y": (2, 3, 32)}),
+    Case("cat alone", lambda m, t: torch.cat((t["x"][:, 1:4],), 1) * 2, X),
+    Case("cat transposed", lambda m, t: torch.cat((t["x"].transpose(1, 2), t["y"].transpose(1, 2)), 2)[:, 3:, 1:] * 2,
+         {"x": (2, 6, 32), "y": (2, 3, 32)}),
     Case("cat three", lambda m, t: torch.cat((t["x"], t["x"] * 2, t["x"]), 0), X),
     Case("stack", lambda m, t: torch.stack((t["x"], t["y"]), 2), XY),
     Case("repeat", lambda m, t: t["x"].repeat(2, 1, 3), X),
@@ -187,6 +209,12 @@ CASES = (
         _heads(t["x"]), _heads(t["x"]), _heads(t["x"]), attn_mask=t["bias"] * 2
     ), {"x": (2, 6, 32), "bias": (1, 4, 6, 6)}, outliers=False),
     Case("rope", _rope, X),
+    Case("rope by table", lambda m, t: torch.ops.comfy_kitchen.apply_rope1(
+        _heads(t["x"]), _rope_table(6, 8, 2.5).to(t["x"].device)), X),
+    Case("rope of two axes", _rope_axes, X),
+    Case("rope of norms", _rope_normed, {"x": (2, 6, 32), "y": (2, 3, 32)}, {"w": (8,)}),
+    Case("rope transposed", lambda m, t: torch.ops.comfy_kitchen.apply_rope1(
+        t["x"].transpose(2, 3), _rope_table(6, 8).to(t["x"].device)), {"x": (2, 4, 8, 6)}),
     Case("rope both", _rope_both, XY),
     Case("host values", _timestep, {"x": (2, 8)}, host={"t": torch.tensor([0.25, 900.0])}),
 )  # fmt: skip

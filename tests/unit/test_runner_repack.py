@@ -169,9 +169,10 @@ def _values(table: Table, weight: int) -> int:
     return table.op("cast", (64, 256), weight, with_=("F32",))
 
 
-def _part(table: Table, weight: int) -> int:
+def _part(table: Table, weight: int, first: int = 8) -> int:
     row = 256 // 32 * 18  # bytes
-    part = table.op("view", (32, 256), weight, with_=(256, 32, 1, 1, row, 32 * row, 32 * row, 16 * row), type_="Q4_0")
+    shape = (256, 32, 1, 1, row, 32 * row, 32 * row, first * row)
+    part = table.op("view", (32, 256), weight, with_=shape, type_="Q4_0")
     return table.op("mul_mat", (6, 32), part, table.input("x", (6, 256)), with_=("F32",))
 
 
@@ -183,7 +184,7 @@ X, X4 = RNG.standard_normal((6, 256)).astype("f4"), RNG.standard_normal((2, 3, 6
 OTHER_USES = {
     "rows of it": (_rows, {}, lambda w: w[[5, 0, 63]]),
     "its values": (_values, {}, lambda w: w),
-    "a part of it": (_part, {"x": X}, lambda w: X @ w[16:48].T),
+    "a part of it": (_part, {"x": X}, lambda w: X @ w[8:40].T),
     "columns in four dimensions": (_four_dimensions, {"x": X4}, lambda w: X4 @ w.T),
 }
 
@@ -195,6 +196,17 @@ def _program(use: Any) -> Program:
         "mul_mat", (6, 64), table.weight("other", (64, 256), "Q4_0"), table.constant("c", X), with_=("F32",)
     )
     return table.program(use(table, table.weight("used", (64, 256), "Q4_0")), other)
+
+
+def test_products_with_whole_groups_of_rows_stay_repacked(runner: Runner, tmp_path: Path) -> None:
+    """The layouts weave up to 16 rows into one another: 16 to 48 are as in a matrix of their own."""
+    (used, values), (other, _) = quantized(64, 256), quantized(64, 256)
+    weights = weight_file(tmp_path / "w", {"used": used, "other": other})
+    found, _ = runner.run(weights, REPACKED, _program(lambda table, weight: _part(table, weight, 16)), {"x": X})
+    (held,) = [model for model in runner.memory().models if model.digest == weights.digest]
+    assert held.repacked == 2 * len(used[2])
+    assert relative_error(found, X @ values[16:48].T) <= 2e-2
+    runner.unload(weights.digest, REPACKED)
 
 
 @pytest.mark.parametrize("use", OTHER_USES)

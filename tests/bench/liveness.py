@@ -1,0 +1,38 @@
+"""What lives while a program runs, as ggml's allocator sees it (ggml-alloc.c), but for the gaps it leaves."""
+
+from __future__ import annotations
+
+from native.lower.order import nbytes
+from native.program import Program
+from native.program.ops import UNARY
+
+_NAMES = ("view", "reshape", "permute")  # of other memory
+_IN_PLACE = ("add", "sub", "mul", "div", "scale", "rms_norm", "rope", "soft_max", *UNARY)
+
+
+def at_peak(program: Program) -> tuple[int, list[int]]:
+    """Bytes alive where they are most, and the tensors that they are, largest first."""
+    rows = program.tensors
+    root = list(range(len(rows)))
+    for index, row in enumerate(rows):
+        if row.kind == "op" and row.name in _NAMES:
+            root[index] = root[row.sources[0]]
+    last = {root[output.tensor]: len(rows) for output in program.outputs}
+    for index, row in enumerate(rows):
+        for source in row.sources:
+            last[root[source]] = max(last.get(root[source], 0), index)
+    alive: dict[int, int] = {i: nbytes(row) for i, row in enumerate(rows) if row.kind == "input"}
+    peak, held = 0, list(alive)
+    for index, row in enumerate(rows):
+        if row.kind != "op" or row.name in _NAMES:
+            continue
+        same = next((root[s] for s in row.sources if root[s] in alive and last[root[s]] == index
+                     and nbytes(rows[root[s]]) == nbytes(row)), None)  # fmt: skip
+        if row.name in _IN_PLACE and same is not None:
+            del alive[same]
+        alive[index] = nbytes(row)
+        if sum(alive.values()) > peak:
+            peak, held = sum(alive.values()), list(alive)
+        for dead in [i for i in alive if last.get(i, index) <= index]:
+            del alive[dead]
+    return peak, sorted(held, key=lambda i: -nbytes(rows[i]))

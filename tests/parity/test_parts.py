@@ -1,0 +1,86 @@
+"""Wide activations computed in parts: the same numbers as in one piece, and torch's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from native.client import Runner
+from native.lower import LowerOptions
+from native.model import LowRank, RemoteModel
+from native.placement import DEVICE, Placement
+
+from .model_cases import randomize
+from .places import PLACES, Place
+from .test_models import BY_NAME, _in_memory, _reference, _worst, _write
+
+ON_CPU, ON_VULKAN, ON_VULKAN_F16 = PLACES
+WHOLE = LowerOptions(wide_bytes=1 << 60)
+PARTS = LowerOptions(wide_bytes=0, chunk_tokens=16)
+NAMES = ("FLUX schnell", "FLUX control", "T5", "CLIP-L", "VAE decoder")
+
+
+def _products(remote: RemoteModel, name: str, inputs: dict[str, torch.Tensor]) -> int:
+    rows = remote.lowered(name, BY_NAME[name].function, inputs).program.tensors
+    return sum(row.name == "mul_mat" for row in rows)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parts(name: str, place: Place, runner: Runner) -> None:
+    """Every feed-forward in chunks of tokens, every wide product by the columns that are used."""
+    case = BY_NAME[name]
+    torch.manual_seed(2)
+    real, inputs = randomize(case.build("cpu")), case.inputs(2)
+    remotes = [
+        RemoteModel(case.build("meta").eval(), _in_memory(real), place.device, options, runner)
+        for options in (WHOLE, PARTS)
+    ]
+    whole, parts = (remote.run(name, case.function, inputs) for remote in remotes)
+    fewer, more = (_products(remote, name, inputs) for remote in remotes)
+    remotes[0].unload()
+    assert (more > fewer) == name.startswith(("FLUX", "T5", "CLIP"))
+    assert _worst(parts, _reference(real, case, inputs)) <= (place.gelu if case.gelu else place.exact)
+    if place is ON_CPU:
+        assert all(torch.equal(a, b) for a, b in zip(parts, whole, strict=True))
+
+
+@pytest.mark.parametrize("place", [ON_CPU], indirect=True, ids=["CPU"])
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_K", "Q8_0"])
+def test_parts_of_repacked_weights(kind: str, place: Place, runner: Runner, tmp_path: Path) -> None:
+    """Products with some rows of a repacked weight; none of them goes back to its file."""
+    case = BY_NAME["FLUX schnell"]
+    torch.manual_seed(1)
+    real, inputs = randomize(case.build("cpu")), case.inputs(2)
+    weights = _write(tmp_path / "model.gguf", real, kind)
+    results = []
+    for options in (WHOLE, PARTS):
+        remote = RemoteModel(case.build("meta").eval(), weights, Placement(place.device, DEVICE), options, runner)
+        results.append(remote.run(case.name, case.function, inputs))
+        (held,) = [model for model in runner.memory().models if model.digest == weights.digest]
+        remote.unload()
+        assert held.repacked == sum(p.nbytes for p in weights.parameters.values() if p.stored == kind) or kind == "Q8_0"
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_parts_of_a_low_rank_branch(place: Place, runner: Runner) -> None:
+    """A LoRA beside a wide weight is split with it."""
+    case = BY_NAME["FLUX schnell"]
+    torch.manual_seed(1)
+    real, inputs = randomize(case.build("cpu")), case.inputs(1)
+    rng = np.random.default_rng(5)
+    branches = {}
+    for place_of in ("single_blocks.0.linear1", "double_blocks.1.img_attn.qkv", "double_blocks.0.img_mlp.0"):
+        name = f"{place_of}.weight"
+        rows, columns = real.get_parameter(name).shape
+        down, up = rng.normal(size=(4, columns)) * columns**-0.5, rng.normal(size=(rows, 4)) * 0.2
+        branches[name] = LowRank(down.astype("f4"), up.astype("f4"))
+    remote = RemoteModel(case.build("meta").eval(), _in_memory(real), place.device, PARTS, runner)
+    remote.set_branches(branches)
+    results = remote.run(case.name, case.function, inputs)
+    remote.unload()
+    for name, branch in branches.items():
+        real.get_parameter(name).data += torch.from_numpy(branch.up @ branch.down)
+    assert _worst(results, _reference(real, case, inputs)) <= max(2e-3, place.gelu)
