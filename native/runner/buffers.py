@@ -35,7 +35,7 @@ class Placed:
         for buffer in self.buffers:
             ggml.ggml_backend_buffer_free(buffer)
         self.buffers.clear()
-        self.device.hold(-self.nbytes)
+        self.device.gave_back(self.nbytes)
         self.nbytes = 0
         if self._context:
             ggml.ggml_free(self._context)

@@ -63,9 +63,20 @@ class Device:
         return min(ggml.ggml_backend_buft_get_max_size(self.buffer_type), self.memory()[1])
 
     def hold(self, nbytes: int) -> None:
-        """Note bytes allocated on it, or given back where they are negative."""
+        """Note bytes allocated on it."""
         self.held += nbytes
         self.peak = max(self.peak, self.held)
+
+    def gave_back(self, nbytes: int) -> None:
+        """Note bytes freed on it, and end the backend, which keeps scratch memory and names freed buffers.
+
+        ggml-vulkan writes the descriptors that a shader has and leaves the others of a set as they were; Mesa's software
+        driver touches them too, so a buffer freed between two programs corrupts the heap. A backend starts in microseconds.
+        """
+        self.held -= nbytes
+        if self._backend is not None:
+            ggml.ggml_backend_free(self._backend)
+            self._backend = None
 
     def memory(self) -> tuple[int, int]:
         """Free and total bytes."""

@@ -77,7 +77,7 @@ class Graph:
         if self.constants:
             self.constants.free()
             self.constants = None
-        self.device.hold(-self.compute_bytes)
+        self.device.gave_back(self.compute_bytes)
         self.compute_bytes = 0
 
     @property

@@ -14,8 +14,9 @@ from native.model import LowRank, RemoteModel
 from native.placement import DEVICE, Placement
 
 from .model_cases import randomize
+from .model_files import in_memory, quantized_file, reference, worst
 from .places import PLACES, Place
-from .test_models import BY_NAME, _in_memory, _reference, _worst, _write
+from .test_models import BY_NAME
 
 ON_CPU, ON_VULKAN, ON_VULKAN_F16 = PLACES
 WHOLE = LowerOptions(wide_bytes=1 << 60)
@@ -35,14 +36,14 @@ def test_parts(name: str, place: Place, runner: Runner) -> None:
     torch.manual_seed(2)
     real, inputs = randomize(case.build("cpu")), case.inputs(2)
     remotes = [
-        RemoteModel(case.build("meta").eval(), _in_memory(real), place.device, options, runner)
+        RemoteModel(case.build("meta").eval(), in_memory(real), place.device, options, runner)
         for options in (WHOLE, PARTS)
     ]
     whole, parts = (remote.run(name, case.function, inputs) for remote in remotes)
     fewer, more = (_products(remote, name, inputs) for remote in remotes)
     remotes[0].unload()
     assert (more > fewer) == name.startswith(("FLUX", "T5", "CLIP"))
-    assert _worst(parts, _reference(real, case, inputs)) <= (place.gelu if case.gelu else place.exact)
+    assert worst(parts, reference(real, case, inputs)) <= (place.gelu if case.gelu else place.exact)
     if place is ON_CPU:
         assert all(torch.equal(a, b) for a, b in zip(parts, whole, strict=True))
 
@@ -54,7 +55,7 @@ def test_parts_of_repacked_weights(kind: str, place: Place, runner: Runner, tmp_
     case = BY_NAME["FLUX schnell"]
     torch.manual_seed(1)
     real, inputs = randomize(case.build("cpu")), case.inputs(2)
-    weights = _write(tmp_path / "model.gguf", real, kind)
+    weights = quantized_file(tmp_path / "model.gguf", real, kind)
     results = []
     for options in (WHOLE, PARTS):
         remote = RemoteModel(case.build("meta").eval(), weights, Placement(place.device, DEVICE), options, runner)
@@ -77,10 +78,10 @@ def test_parts_of_a_low_rank_branch(place: Place, runner: Runner) -> None:
         rows, columns = real.get_parameter(name).shape
         down, up = rng.normal(size=(4, columns)) * columns**-0.5, rng.normal(size=(rows, 4)) * 0.2
         branches[name] = LowRank(down.astype("f4"), up.astype("f4"))
-    remote = RemoteModel(case.build("meta").eval(), _in_memory(real), place.device, PARTS, runner)
+    remote = RemoteModel(case.build("meta").eval(), in_memory(real), place.device, PARTS, runner)
     remote.set_branches(branches)
     results = remote.run(case.name, case.function, inputs)
     remote.unload()
     for name, branch in branches.items():
         real.get_parameter(name).data += torch.from_numpy(branch.up @ branch.down)
-    assert _worst(results, _reference(real, case, inputs)) <= max(2e-3, place.gelu)
+    assert worst(results, reference(real, case, inputs)) <= max(2e-3, place.gelu)
