@@ -52,7 +52,7 @@ class Row:
 
 def rows(device: str) -> list[Row]:
     """All rows for a device, in the order in which they are measured."""
-    found = [*load_rows(device), *step_rows(), *memory_rows(device), *encode_rows(), *decode_rows()]
+    found = [*load_rows(device), *step_rows(device), *memory_rows(device), *encode_rows(), *decode_rows()]
     return [row for row in found if device == "CPU" or row.peer != TORCH]  # torch here is one for the CPU
 
 
@@ -79,44 +79,56 @@ def in_place(device: str) -> str:
 def load_rows(device: str) -> Iterator[Row]:
     """FLUX.1 Q4_0 and the VAE, from the page cache until the first step could begin."""
     files = (("flux", FLUX.format("Q4_0")), ("vae", VAE))
+    ggml = ("--engine", "ggml")  # torch loads nothing before it computes
     said = "FLUX.1 Q4_0 and VAE from the page cache; ours with the trace for 512x512 pixels"
     peer = (Job("peer", "load", files),)
-    yield Row("load", "seconds", Job("ours", "load", files, ("--weights", in_place(device))), PEER, peer, said)
+    yield Row("load", "seconds", Job("ours", "load", files, ("--weights", in_place(device), *ggml)), PEER, peer, said)
     if device == "CPU":
-        ours = Job("ours", "load", files, ("--weights", "device"))
+        ours = Job("ours", "load", files, ("--weights", "device", *ggml))
         yield Row("load_repacked", "seconds", ours, PEER, peer, f"{said}, weights repacked")
 
 
-def step(module: str, flux: str, size: int, weights: str = "device", count: int | None = None) -> Job:
+def step(
+    module: str, flux: str, size: int, weights: str = "device", engine: str = "ggml", count: int | None = None
+) -> Job:
     """Steps of which the last is timed: the second, or the first where they are slow."""
     files = [("flux", flux), ("vae", VAE)]
     options = ["--size", str(size), "--steps", str(count or (2 if size <= 512 else 1))]
     if module == "ours":
-        options += ["--weights", weights]
+        options += ["--weights", weights, "--engine", engine]
     else:
         files.append(("clip", CLIP))
     return Job(module, "steps", tuple(files), tuple(options))
 
 
-def step_rows() -> Iterator[Row]:
-    """Seconds per step, our weights where they are fastest."""
+def step_rows(device: str) -> Iterator[Row]:
+    """Seconds per step, our weights where they are fastest; on the CPU also without torch."""
     for size in SIZES:
         for quantization in QUANTIZATIONS:
             flux = FLUX.format(quantization)
-            yield Row(
-                f"step_{size}_{quantization.lower()}", "seconds", step("ours", flux, size), PEER,
-                (step("peer", flux, size),),
-                f"FLUX.1 {quantization}, {size}x{size} pixels, 256 text tokens, "
-                f"{'second of 2 steps' if size <= 512 else 'one step'}; ours with weights: device; "
-                "peer with flash attention",
-                size == 256 or (size == 512 and quantization == "Q4_0"),
-            )  # fmt: skip
+            name, peer = f"step_{size}_{quantization.lower()}", (step("peer", flux, size),)
+            said = f"FLUX.1 {quantization}, {size}x{size} pixels, 256 text tokens, "
+            said += "second of 2 steps" if size <= 512 else "one step"
+            said += "; peer with flash attention; ours with weights: device and engine: "
+            usual = size == 256 or (size == 512 and quantization == "Q4_0")
+            fastest = step("ours", flux, size, engine="auto")
+            yield Row(name, "seconds", fastest, PEER, peer, f"{said}auto", usual)
+            if device == "CPU":
+                yield Row(f"ggml_{name}", "seconds", step("ours", flux, size), PEER, peer, f"{said}ggml", False)
     yield Row(
         "step_small_256", "seconds", step("ours", SMALL, 256), PEER, (step("peer", SMALL, 256),),
         "one double and one single block of FLUX.1's width, Q4_0, 256x256 pixels, 256 text tokens, second of 2 steps; "
         "peer with flash attention",
         False,
     )  # fmt: skip
+    if device != "CPU":
+        streamed, resident = step("ours", SMALL, 256, "ram"), step("ours", SMALL, 256)
+        yield Row(
+            "streaming_256", "seconds", streamed, "weights: device", (resident,),
+            "one double and one single block of FLUX.1's width, Q4_0, 256x256 pixels, 256 text tokens, second of 2 "
+            "steps; weights: ram",
+            False,
+        )  # fmt: skip
 
 
 def memory_rows(device: str) -> Iterator[Row]:
@@ -131,7 +143,7 @@ def memory_rows(device: str) -> Iterator[Row]:
         return
     said += "; highest sum of anonymous and shared memory over all processes, every 50 ms, both with the VAE's "
     said += "weights, without the peer's text encoder; ours with ComfyUI's process and its torch"
-    ours = step("ours", flux, 512, in_place(device), 1)
+    ours = step("ours", flux, 512, in_place(device), count=1)
     yield Row("peak_memory_512", "peak_memory", ours, PEER, peer, f"{said}, weights mapped")
     yield Row(
         "peak_memory_512_repacked", "peak_memory", step("ours", flux, 512), PEER, peer, f"{said}, weights repacked"

@@ -70,8 +70,9 @@ class Device:
     def gave_back(self, nbytes: int) -> None:
         """Note bytes freed on it, and end the backend, which keeps scratch memory and names freed buffers.
 
-        ggml-vulkan writes the descriptors that a shader has and leaves the others of a set as they were; Mesa's software
-        driver touches them too, so a buffer freed between two programs corrupts the heap. A backend starts in microseconds.
+        ggml-vulkan writes the descriptors that a shader has and leaves the others of a set as they were. Mesa's
+        software driver touches those too, so a buffer freed between two programs corrupts the heap. Starting a backend
+        anew takes microseconds.
         """
         self.held -= nbytes
         if self._backend is not None:

@@ -43,27 +43,27 @@ def _node(module: str, node: str, folder: str, file: Path, inputs: dict[str, Any
     return getattr(pack.part(module), node).execute(**inputs).result[0]
 
 
+def _placement(options: argparse.Namespace) -> dict[str, str]:
+    """The inputs that all loaders have."""
+    return {"device": options.device, "weights": options.weights, "engine": options.engine}
+
+
 def diffusion(options: argparse.Namespace) -> Any:
     """The MODEL of the node, with the inputs that a user could choose."""
-    inputs = {"model_name": options.flux.name, "device": options.device, "weights": options.weights}
+    inputs = {"model_name": options.flux.name, **_placement(options)}
     return _node("nodes.diffusion", "GGMLDiffusionModel", "diffusion_models", options.flux, inputs)
 
 
 def text_encoders(options: argparse.Namespace) -> Any:
     """The CLIP of the node."""
     folder_paths.add_model_folder_path("text_encoders", str(options.clip.parent), is_default=True)
-    inputs = {
-        "clip_name1": options.t5.name, "clip_name2": options.clip.name, "device": options.device,
-        "weights": options.weights,
-    }  # fmt: skip
+    inputs = {"clip_name1": options.t5.name, "clip_name2": options.clip.name, **_placement(options)}
     return _node("nodes.text_encoder", "GGMLTextEncoders", "text_encoders", options.t5, inputs)
 
 
 def autoencoder(options: argparse.Namespace) -> Any:
     """The VAE of the node."""
-    inputs = {
-        "vae_name": options.vae.name, "device": options.device, "tiling": "auto", "tile_size": 512, "overlap": 64,
-    }  # fmt: skip
+    inputs = {"vae_name": options.vae.name, "tiling": "auto", "tile_size": 0, "overlap": 64, **_placement(options)}
     return _node("nodes.vae", "GGMLVAE", "vae", options.vae, inputs)
 
 
@@ -81,12 +81,11 @@ def steps(options: argparse.Namespace) -> Report:
     if options.steps == 1:
         _sample(model, TRACED // 2, 1)
     seconds = _sample(model, options.size, options.steps)
-    held = _held(model)
-    spoken = ", ".join(f"{each:.2f}" for each in seconds)
-    return Report(
-        seconds[-1], physical_cores(), f"{notes}; steps of {spoken} s", held.compute,
-        held.mapped + held.copied + held.repacked,
-    )  # fmt: skip
+    spoken = f"{notes}; steps of {', '.join(f'{each:.2f}' for each in seconds)} s"
+    if (held := _held(model)) is None:
+        return Report(seconds[-1], physical_cores(), spoken)
+    weights = held.mapped + held.copied + held.repacked
+    return Report(seconds[-1], physical_cores(), spoken, held.compute, weights)
 
 
 def encode(options: argparse.Namespace) -> Report:
@@ -99,7 +98,8 @@ def encode(options: argparse.Namespace) -> Report:
         seconds.append(time.perf_counter() - start)
         assert context.shape[1] == 256
         assert context.isfinite().all()
-    return Report(seconds[1], physical_cores(), f"the first prompt, with loading and tracing: {seconds[0]:.1f} s")
+    notes = f"engine {_engine(clip.patcher)}; the first prompt, with loading and tracing: {seconds[0]:.1f} s"
+    return Report(seconds[1], physical_cores(), notes)
 
 
 def decode(options: argparse.Namespace) -> Report:
@@ -112,7 +112,8 @@ def decode(options: argparse.Namespace) -> Report:
         seconds.append(time.perf_counter() - start)
         assert pixels.shape[1:] == (options.size, options.size, 3)
         assert pixels.isfinite().all()
-    return Report(seconds[1], physical_cores(), f"the first, with loading and tracing: {seconds[0]:.1f} s")
+    notes = f"engine {_engine(vae.patcher)}; the first, with loading and tracing: {seconds[0]:.1f} s"
+    return Report(seconds[1], physical_cores(), notes)
 
 
 def _latent(size: int, seed: int) -> torch.Tensor:
@@ -125,13 +126,23 @@ def _loaded(options: argparse.Namespace) -> tuple[Any, Any, str]:
     model = diffusion(options)
     comfy.model_management.load_models_gpu([vae.patcher, model])
     _trace(model, TRACED)
-    held = _held(model)
+    if (held := _held(model)) is None:
+        return model, vae, "engine torch"
     own = held.copied + held.repacked
     return model, vae, f"{held.mapped / MIB:.0f} MiB mapped, {own / MIB:.0f} MiB copied or repacked"
 
 
+def _engine(patcher: Any) -> str:
+    """What computes a component; of both text encoders the larger one's."""
+    modules = [module for _, module in pack.part("nodes.remote_module").remote_modules(patcher.model)]
+    engine: str = max(modules, key=lambda module: module.nbytes).remote.placement.engine
+    return engine
+
+
 def _held(model: Any) -> Any:
-    """What the runner holds for the model."""
+    """What the runner holds for the model; None where torch computes it."""
+    if _engine(model) == "torch":
+        return None
     remote = model.model.diffusion_model.remote
     models = remote.runner.memory().models
     return next(each for each in models if each.digest == remote.weights.digest)
@@ -139,6 +150,8 @@ def _held(model: Any) -> Any:
 
 def _trace(model: Any, size: int) -> None:
     """Has the program made for pictures of `size` pixels, without running it."""
+    if _engine(model) == "torch":
+        return
     module = model.model.diffusion_model
     latent = _latent(size, 0)
 

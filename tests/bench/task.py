@@ -37,6 +37,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
         parser.add_argument(f"--{file}", type=Path)
     parser.add_argument("--device", default="CPU", help="as ggml calls it")
     parser.add_argument("--weights", default="auto", help="where a loader's node keeps them")
+    parser.add_argument("--engine", default="auto", help="what computes on the CPU, as a loader's node names it")
     parser.add_argument("--size", type=int, default=512, help="pixels, on both sides")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--tiled", action="store_true")
