@@ -23,6 +23,7 @@ from .process import Call, ProcessDied, RunnerProcess
 from .reports import Device, LoadReport, Measurement, MemoryReport, device, memory_report
 from .sound import check_sound
 from .tensors import read_outputs, write_inputs
+from .threads import wanted_threads
 
 log = logging.getLogger(__name__)
 
@@ -371,9 +372,10 @@ _shared_lock = threading.Lock()
 
 
 def shared() -> Runner:
-    """The one runner of this process."""
+    """The one runner of this process; raises RunnerError when the user's number of threads is none."""
     global _shared
     with _shared_lock:
         if _shared is None:
-            _shared = Runner()
+            threads = wanted_threads()
+            _shared = Runner(("--threads", str(threads)) if threads else ())
         return _shared

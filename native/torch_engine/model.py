@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_flatten
 
 from ..client.errors import OutOfMemory
 from ..client.sound import check_sound
+from ..client.threads import wanted_threads
 from ..model import Function, Model
 from ..placement import Placement
 from ..weights import WeightSet, check_unchanged
@@ -51,7 +52,7 @@ class TorchModel(Model):
         progress: Callable[[float], None] | None = None,
     ) -> tuple[Tensor, ...]:
         """As Model.run; raises WeightFileError and OutOfMemory too."""
-        with self._lock, torch.no_grad(), _memory():
+        with self._lock, torch.no_grad(), _memory(), _threads():
             half = half_is_faster() if self.half is None else self.half
             named = [*self.module.named_parameters(remove_duplicate=False), *self.module.named_buffers()]
             names, matrices = {id(p): name for name, p in named}, sum(p.ndim > 1 for _, p in named)
@@ -95,6 +96,20 @@ class TorchModel(Model):
         """Free the vectors, which are all that stays between runs."""
         with self._lock:
             self._vectors.clear()
+
+
+@contextmanager
+def _threads() -> Iterator[None]:
+    """Torch on as many threads as the user wants; else on those it has."""
+    wanted, usual = wanted_threads(), torch.get_num_threads()
+    if wanted is None:
+        yield
+        return
+    torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
 
 
 @contextmanager
