@@ -1,4 +1,4 @@
-"""A weight set as a request: where everything lies, by content, but no weight itself."""
+"""A weight set and its place as a request: where everything lies, by content, but no weight itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from ..placement import Placement
 from ..weights.weight_set import ARRAY_TYPES, WeightSet
+
+
+def spoken(placement: Placement) -> dict[str, Any]:
+    """A placement as a request's fields."""
+    return {"device": placement.device, "residency": placement.weights, "budget": placement.budget}
 
 
 def manifest(weights: WeightSet) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -36,6 +36,7 @@ class Measurement:
 
     compute: int  # of the compute buffer
     constants: int
+    weights: int  # that it computes with, were they all placed on the device
     work: int  # scratch of the CPU backend
     largest_tensor: int
     largest_operation: float  # floating-point operations

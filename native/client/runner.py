@@ -18,8 +18,9 @@ from ..placement import Placement, placed
 from ..program import Program
 from ..weights.weight_set import WeightSet
 from .errors import Cancelled, RunnerError, RunnerLost, from_reply
-from .manifest import manifest
+from .manifest import manifest, spoken
 from .process import Call, ProcessDied, RunnerProcess
+from .rehearsal import Rehearsal, Step, rehearsal, step_requests
 from .reports import Device, LoadReport, Measurement, MemoryReport, device, memory_report
 from .sound import check_sound
 from .tensors import read_outputs, write_inputs
@@ -100,7 +101,7 @@ class Runner:
             process = self._process
             if process and process.alive:
                 with suppress(ProcessDied):
-                    self._exchange(process, {"do": "unload", "digest": weights_digest, **_spoken(placed(placement))})
+                    self._exchange(process, {"do": "unload", "digest": weights_digest, **spoken(placed(placement))})
 
     def run(
         self,
@@ -133,6 +134,16 @@ class Runner:
             return Measurement(
                 **self._with_process(lambda process: self._measure(process, name, placed(placement), program))
             )
+
+    def rehearse(self, capacity: Mapping[str, int], steps: Sequence[Step]) -> Rehearsal:
+        """What these calls, one after the other, would take of devices with so many bytes; nothing is loaded.
+
+        Raises RunnerError for a device that is not there, RunnerLost.
+        """
+        programs = {step.program.digest: step.program for step in steps if step.program is not None}
+        request = {"do": "rehearse", "capacity": dict(capacity), "steps": step_requests(steps)}
+        with self._working:
+            return rehearsal(self._with_process(lambda process: self._rehearse(process, request, programs)))
 
     def profile(
         self, weights: WeightSet, placement: Placement | str, program: Program, inputs: dict[str, np.ndarray]
@@ -220,12 +231,23 @@ class Runner:
         return outputs
 
     def _measure(self, process: RunnerProcess, name: str, placement: Placement, program: Program) -> dict[str, Any]:
-        request = {"do": "measure", "name": name, "program": program.digest, **_spoken(placement)}
+        request = {"do": "measure", "name": name, "program": program.digest, **spoken(placement)}
         try:
             return self._exchange(process, request)
         except _Missing:
             self._exchange(process, {"do": "program", "digest": program.digest}, program.to_bytes())
             return self._exchange(process, request)
+
+    def _rehearse(
+        self, process: RunnerProcess, request: dict[str, Any], programs: Mapping[str, Program]
+    ) -> dict[str, Any]:
+        for _ in programs:
+            try:
+                return self._exchange(process, request)
+            except _Missing as missing:
+                program = programs[missing.reply["digest"]]
+                self._exchange(process, {"do": "program", "digest": program.digest}, program.to_bytes())
+        return self._exchange(process, request)
 
     def _computed(
         self,
@@ -245,7 +267,7 @@ class Runner:
             request = {
                 "do": do,
                 "digest": weights.digest,
-                **_spoken(placement),
+                **spoken(placement),
                 "program": program.digest,
                 "inputs": placed,
                 "arena": process.arena.size,
@@ -266,7 +288,7 @@ class Runner:
         cancelled: Cancel,
         progress: Callable[[int, int], None] | None,
     ) -> dict[str, Any]:
-        request: dict[str, Any] = {"do": "load", "digest": weights.digest, **_spoken(placement)}
+        request: dict[str, Any] = {"do": "load", "digest": weights.digest, **spoken(placement)}
         arrays: dict[str, np.ndarray] = {}
         while True:
             try:
@@ -325,11 +347,6 @@ class Runner:
         if self.trouble and type(error) is RunnerError:
             return RunnerError(f"{error} {self.trouble}")
         return error
-
-
-def _spoken(placement: Placement) -> dict[str, Any]:
-    """A placement as a request's fields."""
-    return {"device": placement.device, "residency": placement.weights, "budget": placement.budget}
 
 
 def _final_reply(

@@ -82,9 +82,8 @@ def allocate(
     for members, size in groups:
         buffer = new_buffer(device, buffer_type, size, what)
         placed.adopt(buffer, size)
-        base = ggml.ggml_backend_buffer_get_base(buffer)
         for tensor, offset in members:
-            ggml.ggml_backend_tensor_alloc(buffer, tensor, base + offset)
+            device.put(tensor, buffer, offset)
 
 
 def device_bytes(buffer_type: int, tensor: Any) -> int:
@@ -95,7 +94,7 @@ def device_bytes(buffer_type: int, tensor: Any) -> int:
 
 def new_buffer(device: Device, buffer_type: int, size: int, what: str) -> Any:
     """A buffer for weights; raises OutOfMemory when the driver refuses."""
-    buffer = ggml.ggml_backend_buft_alloc_buffer(buffer_type, size)
+    buffer = device.new_buffer(buffer_type, size)
     if not buffer:
         raise OutOfMemory(device.name, f"{what} (a buffer the driver refused)", size, device.memory()[0])
     ggml.ggml_backend_buffer_set_usage(buffer, 1)  # GGML_BACKEND_BUFFER_USAGE_WEIGHTS

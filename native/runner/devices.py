@@ -8,8 +8,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import numpy as np
+
 from .errors import RequestError
-from .library import ggml, vulkan_features
+from .library import ggml, pointer, vulkan_features
 from .traits import Facts, is_software, spoken, starting, traits_of
 from .vulkan_memory import small_windows
 
@@ -78,6 +80,22 @@ class Device:
         if self._backend is not None:
             ggml.ggml_backend_free(self._backend)
             self._backend = None
+
+    def new_buffer(self, buffer_type: int, size: int) -> Any:
+        """A buffer of that type, one of the device's; None where the driver refuses."""
+        return ggml.ggml_backend_buft_alloc_buffer(buffer_type, size)
+
+    def put(self, tensor: Any, buffer: Any, offset: int) -> None:
+        """Give a tensor its place in a buffer."""
+        ggml.ggml_backend_tensor_alloc(buffer, tensor, ggml.ggml_backend_buffer_get_base(buffer) + offset)
+
+    def write(self, tensor: Any, data: np.ndarray, offset: int = 0) -> None:
+        """Copy bytes into a tensor, from its byte `offset` on."""
+        ggml.ggml_backend_tensor_set(tensor, pointer(data), offset, data.nbytes)
+
+    def place_graph(self, allocator: int, graph: Any) -> bool:
+        """Allocate a graph's compute buffer and give its tensors their places; false where the driver refuses."""
+        return bool(ggml.ggml_gallocr_reserve(allocator, graph) and ggml.ggml_gallocr_alloc_graph(allocator, graph))
 
     def memory(self) -> tuple[int, int]:
         """Free and total bytes."""

@@ -16,7 +16,7 @@ from .budget import Budget, OverBudget
 from .buffers import Placed, allocate, describe, device_bytes, require
 from .devices import Device
 from .errors import OutOfMemory, RequestError
-from .library import context, ggml, pointer, torch_shape_to_ne
+from .library import context, ggml, torch_shape_to_ne
 from .limits import Limits
 from .operations import BUILDERS, Call, OperationFault
 from .streaming import Stream, Uses, plan
@@ -161,7 +161,7 @@ class Graph:
             placed.free()
             raise
         for key, array in arrays.items():
-            ggml.ggml_backend_tensor_set(placed.tensors[key], pointer(array), 0, array.nbytes)
+            self.device.write(placed.tensors[key], array)
         return placed
 
     def _allocate(self, graph: Any, uses: Uses, largest: int | None, budget: Budget | None) -> None:
@@ -178,11 +178,10 @@ class Graph:
             name = f"the weights of {self.name} that compute at one time"
             self.stream = Stream(self.device, planned, streamed, self._files.fill, name, largest)
         require(self.device, what, size)
-        reserved = ggml.ggml_gallocr_reserve(self._allocator, graph)
-        if not reserved or not ggml.ggml_gallocr_alloc_graph(self._allocator, graph):
+        if not self.device.place_graph(self._allocator, graph):
             raise OutOfMemory(self.device.name, f"{what} (refused by the driver)", size, self.device.memory()[0])
-        self.compute_bytes = ggml.ggml_gallocr_get_buffer_size(self._allocator, 0)
-        self.device.hold(self.compute_bytes)
+        self.compute_bytes = size
+        self.device.hold(size)
         if self.device.type == "CPU":
             self.work_bytes = ggml.ggml_graph_plan(graph, self.device.threads, None).work_size
 

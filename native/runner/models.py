@@ -68,8 +68,9 @@ class Model:
 class Models:
     """Weight sets by key, the least recently used first."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, files: type[FileWeights] = FileWeights) -> None:
         self._limits = limits
+        self._files_type = files
         self._models: OrderedDict[Key, Model] = OrderedDict()
         self._files: dict[Key, FileWeights] = {}
         self._arrays: dict[str, Arrays] = {}  # by device
@@ -124,7 +125,7 @@ class Models:
             if place.weights != RAM and place.budget:
                 _check_budget(weights, place)
             largest = self._limits.largest_buffer
-            load = partial(FileWeights, weights, device, progress, aborted, largest, place.weights)
+            load = partial(self._files_type, weights, device, progress, aborted, largest, place.weights)
             self._files[files_key] = self._with_room(device, files_key, load)
             self.loads += 1
         arrays = {name: digest for name, digest, _, _ in announced}

@@ -21,7 +21,7 @@ from ..weights.types import LAYOUTS
 from .buffers import Ne, Placed, allocate, describe, require
 from .devices import Device
 from .errors import Aborted
-from .library import context, ggml, pointer
+from .library import context, ggml
 from .memory import let_go
 
 _PROBE_TOKENS = 4
@@ -35,7 +35,7 @@ class Source:
     name: str
     type: str
     ne: Ne
-    mapping: mmap.mmap
+    mapping: mmap.mmap | None  # None: of a file that is not open
     offset: int
     nbytes: int
 
@@ -58,12 +58,12 @@ class Repacked:
     ) -> None:
         """Repack weights on as many threads as the device computes with; `advance` gets the bytes of each done.
 
-        Their pages of the file go back to the system. Raises OutOfMemory or Aborted; `free` after either.
+        Raises OutOfMemory or Aborted; `free` after either.
         """
         require(self._device, what, sum(source.nbytes for source in sources))
         with ThreadPoolExecutor(self._device.threads) as pool:
             try:
-                repacking = {pool.submit(_repack, self._place(source, what), source): source for source in sources}
+                repacking = {pool.submit(self.fill, self._place(source, what), source): source for source in sources}
                 for done in as_completed(repacking):
                     done.result()
                     if aborted():
@@ -72,6 +72,16 @@ class Repacked:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+
+    def fill(self, tensor: Any, source: Source) -> None:
+        """Repack a weight; its pages of the file go back to the system."""
+        assert source.mapping is not None
+        self._device.write(tensor, np.frombuffer(source.mapping, np.uint8, source.nbytes, source.offset))
+        if sys.platform == "linux":  # these pages were read once and count as ours until they are let go
+            first = -(-source.offset // mmap.PAGESIZE) * mmap.PAGESIZE
+            whole = (source.offset + source.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
+            if whole > 0:
+                source.mapping.madvise(mmap.MADV_DONTNEED, first, whole)
 
     def unfit(self, program: Program) -> set[str]:
         """The weights here that some operation of the program cannot take repacked, or that it gives out."""
@@ -120,16 +130,6 @@ def _is_part(rows: Sequence[Tensor], row: Tensor) -> bool:
     *_, nb1, _, _, offset = (int(parameter) for parameter in row.parameters)
     whole = row.ne[0] == weight.ne[0] and row.ne[2:] == (1, 1) and nb1 == row.ne[0] // layout.block * layout.nbytes
     return whole and row.ne[1] % _TOGETHER == 0 and offset % (nb1 * _TOGETHER) == 0
-
-
-def _repack(tensor: Any, source: Source) -> None:
-    data = np.frombuffer(source.mapping, np.uint8, source.nbytes, source.offset)
-    ggml.ggml_backend_tensor_set(tensor, pointer(data), 0, source.nbytes)
-    if sys.platform == "linux":  # these pages were read once and count as ours until they are let go
-        first = -(-source.offset // mmap.PAGESIZE) * mmap.PAGESIZE
-        whole = (source.offset + source.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
-        if whole > 0:
-            source.mapping.madvise(mmap.MADV_DONTNEED, first, whole)
 
 
 def repackable(device: Device, type_: str, ne: Ne) -> bool:

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 import numpy as np
 
-from ..placement import AUTO, RAM
-from ..program import Program
-from ..weights.weight_set import Parameter, WeightSet
-from .budget import OverBudget
-from .devices import Device, Devices
-from .errors import Missing, OutOfMemory, RequestError
+from .devices import Devices
+from .errors import RequestError
 from .execute import execute
-from .graph import Graph
+from .holdings import Holdings
 from .limits import Limits
-from .measure import Measured
+from .measurement import measurement
 from .memory import let_go, process_memory
-from .models import Key, Model, Models
+from .models import Models
 from .profile import seconds_of_rows
+from .programs import Programs
 from .protocol import FrameWriter, Header, PeerGone
+from .rehearsal import rehearse
 from .shared_memory import ArenaView
 
-_PROGRAMS_BYTES = 32 << 20  # of serialised programs that are kept; the client sends one again when it is asked for
 _PROGRESS_INTERVAL = 0.05  # seconds
 
 
@@ -42,7 +38,8 @@ class Service:
         self._aborted = -1
         self._limits = limits
         self._models = Models(limits)
-        self._programs: OrderedDict[str, bytes] = OrderedDict()
+        self._programs = Programs()
+        self._holdings = Holdings(self._devices, self._models, self._programs)
 
     def abort(self, request: int) -> None:
         """End a request at the next opportunity; called from the reader's thread."""
@@ -97,37 +94,11 @@ class Service:
             free, total = device.memory()
             held = {"held": device.held, "peak": device.peak}
             devices.append({"name": device.name, **held, "free": free, "total": total})
-        models = [
-            {
-                "name": model.name,
-                "digest": digest,
-                "device": place.device,
-                "budget": place.budget,
-                "files_digest": model.files_key[0],
-                "mapped": model.files.mapped,
-                "copied": model.files.copied,
-                "repacked": model.files.repacked.nbytes,
-                "streamed": model.files.streamed_nbytes,
-                "staging": graph.staging_bytes if (graph := model.graph) else 0,
-                "buffers": len(model.files.placed.buffers),
-                "arrays": model.arrays_nbytes,
-                "constants": graph.constant_bytes if graph else 0,
-                "compute": graph.compute_bytes if graph else 0,
-                "work": graph.work_bytes if graph else 0,
-            }
-            for (digest, place), model in self._models.all()
-        ]
         process = {"private": private, "resident": resident, "loads": self._models.loads}
-        return {**process, "devices": devices, "models": models}
+        return {**process, "devices": devices, "models": self._holdings.report()}
 
     def _do_load(self, header: Header, _payload: bytes) -> dict[str, Any]:
-        device = self._devices.find(header["device"])
-        model = self._models.get(self._key(header, device))
-        if model is None:
-            if "parameters" not in header:
-                raise Missing("the weights are not loaded", what="weights")
-            model = self._load(header, device)
-        files = model.files
+        files = self._holdings.load(header, self._progress(header["id"]), self._is_aborted).files
         files.check_files()
         return {
             "mapped": files.mapped,
@@ -136,30 +107,6 @@ class Service:
             "streamed": files.streamed_nbytes,
         }
 
-    def _load(self, header: Header, device: Device) -> Model:
-        weights = WeightSet(
-            header["name"],
-            {row[0]: Parameter(row[0], row[1], tuple(row[2]), *row[3:]) for row in header["parameters"]},
-            tuple((path, size, mtime_ns) for path, size, mtime_ns in header["files"]),
-        )
-        key, report = self._key(header, device), self._progress(header["id"])
-        try:
-            return self._models.load(
-                key, device, weights, header["files_digest"], header["arrays"], report, self._is_aborted
-            )
-        except (OutOfMemory, OverBudget):
-            if not self._streams_instead(header, key, device):
-                raise
-            return self._load(header, device)
-
-    def _streams_instead(self, header: Header, key: Key, device: Device) -> bool:
-        """Whether a set that does not fit may be streamed; then it is, from now on."""
-        if header["residency"] != AUTO or key[1].weights == RAM:
-            return False
-        self._models.unload(key)
-        self._models.stream(key[0], device)
-        return True
-
     def _do_array(self, header: Header, _payload: bytes) -> dict[str, Any]:
         device = self._devices.find(header["device"])
         memory = np.frombuffer(self._arena.memory(header["arena"]), np.uint8)
@@ -167,31 +114,18 @@ class Service:
         return {}
 
     def _do_unload(self, header: Header, _payload: bytes) -> dict[str, Any]:
-        device = next((each for each in self._devices.known() if each.name == header["device"]), None)
-        unloaded = device is not None and self._models.unload(self._key(header, device))
+        unloaded = self._holdings.unload(header)
         if not self._models:
             self._programs.clear()
         let_go()
         return {"unloaded": unloaded}
 
     def _do_program(self, header: Header, payload: bytes) -> dict[str, Any]:
-        self._programs[header["digest"]] = payload
-        while len(self._programs) > 1 and sum(map(len, self._programs.values())) > _PROGRAMS_BYTES:
-            self._programs.popitem(last=False)
+        self._programs.add(header["digest"], payload)
         return {}
 
     def _do_run(self, header: Header, _payload: bytes) -> dict[str, Any]:
-        device = self._devices.find(header["device"])
-        key = self._key(header, device)
-        model = self._models.get(key)
-        if model is None:
-            raise Missing("the weights are not loaded", what="weights")
-        try:
-            model.files.check_files()
-        except RequestError:
-            self._models.unload(key)
-            raise
-        graph = self._graph(header, key, model, device)
+        graph = self._holdings.graph(header)
         arena = np.frombuffer(self._arena.memory(header["arena"]), np.uint8)
         report = self._progress(header["id"])
         inputs = {name: (offset, nbytes) for name, (offset, nbytes) in header["inputs"].items()}
@@ -202,42 +136,8 @@ class Service:
 
     _do_profile = _do_run  # but for the reply
 
+    def _do_rehearse(self, header: Header, _payload: bytes) -> dict[str, Any]:
+        return rehearse(self._devices, self._limits, self._programs, header["capacity"], header["steps"])
+
     def _do_measure(self, header: Header, _payload: bytes) -> dict[str, Any]:
-        """The room is what is free and what idle programs give back: other models' weights stay for a larger tile."""
-        device = self._devices.find(header["device"])
-        measured = Measured(header["name"], Program.from_bytes(self._program(header["program"])), device)
-        measured.free()
-        there = [model for (_, place), model in self._models.all() if place.device == device.name]
-        idle = [model.graph.compute_bytes + model.graph.constant_bytes for model in there if model.graph]
-        return {
-            "compute": measured.compute,
-            "constants": measured.constants_size,
-            "work": measured.work_bytes,
-            "largest_tensor": measured.largest_tensor,
-            "largest_operation": measured.largest_operation,
-            "room": device.memory()[0] + sum(idle),
-            "largest_buffer": min(device.largest_buffer, self._limits.largest_buffer or 1 << 62),
-            "operation_limit": device.traits.largest_operation,
-        }
-
-    def _program(self, digest: str) -> bytes:
-        if digest not in self._programs:
-            raise Missing("the program is not known", what="program")
-        self._programs.move_to_end(digest)
-        return self._programs[digest]
-
-    def _graph(self, header: Header, key: Key, model: Model, device: Device) -> Graph:
-        digest = header["program"]
-        if model.graph is not None and model.program == digest:
-            return model.graph
-        serialised = self._program(digest)
-        try:
-            return self._models.build(key, digest, serialised, device)
-        except (OutOfMemory, OverBudget):
-            if not self._streams_instead(header, key, device):
-                raise
-            raise Missing("the weights are to be loaded anew", what="weights") from None
-
-    def _key(self, header: Header, device: Device) -> Key:
-        digest = header["digest"]
-        return digest, self._models.place(digest, device, header["residency"], header["budget"])
+        return measurement(self._holdings, self._limits, header)

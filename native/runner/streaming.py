@@ -9,7 +9,6 @@ from typing import Any
 
 from .buffers import Placed, allocate, device_bytes, new_buffer, require
 from .devices import Device
-from .library import ggml
 
 SMALL = 64 << 10  # bytes; smaller weights stay on the device: a copy of each at every run costs too much
 _LONGEST = 8  # a weight whose uses lie further apart than this part of a run stays on the device, too
@@ -154,12 +153,11 @@ class Stream:
         device = self._placed.device
         buffer = new_buffer(device, device.buffer_type, size, what)
         self._placed.adopt(buffer, size)
-        base = ggml.ggml_backend_buffer_get_base(buffer)
         for block in blocks:
             offset = 0
             for name in block.names:
                 tensor = self._tensors[name]
-                ggml.ggml_backend_tensor_alloc(buffer, tensor, base + offset)
+                device.put(tensor, buffer, offset)
                 offset += device_bytes(device.buffer_type, tensor)
 
     def _bring(self, index: int) -> None:

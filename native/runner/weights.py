@@ -39,6 +39,8 @@ class FileWeights:
     Raises WeightsError, OutOfMemory or Aborted, and then holds nothing.
     """
 
+    copies = Repacked
+
     def __init__(
         self,
         weights: WeightSet,
@@ -50,9 +52,10 @@ class FileWeights:
     ) -> None:
         self.mapped = 0  # bytes used in place, from the page cache
         self.streamed: dict[str, Parameter] = {}  # described on the device, without memory of their own there
-        self.repacked = Repacked(device)
+        self.repacked = self.copies(device)
         self._weights = weights
         self._maps: dict[str, mmap.mmap] = {}
+        self._in_place: dict[str, Any] = {}  # buffers around them, by path
         parameters = weights.parameters.values()
         self.placed = describe(device, ((p.name, p.type, torch_shape_to_ne(p.shape)) for p in parameters))
         try:
@@ -78,13 +81,40 @@ class FileWeights:
 
     def fill(self, name: str) -> None:
         """Write a streamed weight where its tensor now is; another thread may compute with others meanwhile."""
-        self._upload(self.streamed[name], lambda _nbytes: None, lambda: False)
+        self.upload(self.streamed[name], lambda _nbytes: None, lambda: False)
 
     def fit(self, program: Program) -> None:
         """Go back to the file for the repacked weights that an operation of this program needs as they were."""
         unfit = self.repacked.unfit(program)
         self.repacked.give_back(unfit)
         self.mapped += sum(self._weights.parameters[name].nbytes for name in unfit)
+
+    def open(self) -> None:
+        """Map the files; raises WeightsError when one is no longer what its header said."""
+        self.check_files()
+        self._maps = {path: _map(path) for path, _, _ in self._weights.files}
+
+    def point(self, parameter: Parameter) -> None:
+        """Give a weight its place in its mapped file."""
+        data, device = np.frombuffer(self._maps[parameter.path], np.uint8), self.placed.device
+        if parameter.path not in self._in_place:
+            buffer = ggml.ggml_backend_dev_buffer_from_host_ptr(device.handle, pointer(data), data.nbytes, data.nbytes)
+            self._in_place[parameter.path] = buffer
+            self.placed.adopt(buffer, 0)
+        device.put(self.placed.tensors[parameter.name], self._in_place[parameter.path], parameter.offset)
+
+    def upload(self, parameter: Parameter, advance: Callable[[int], None], aborted: Callable[[], bool]) -> None:
+        """Write a weight where its tensor is, converted piece by piece; `advance` gets the bytes of each piece."""
+        tensor = self.placed.tensors[parameter.name]
+        data = np.frombuffer(self._maps[parameter.path], np.uint8)
+        unchanged = parameter.type == parameter.stored
+        for piece in pieces(parameter, PIECE) if unchanged else pieces(parameter):
+            if aborted():
+                raise Aborted(f"loading {self._weights.name} was interrupted")
+            loaded = convert(parameter, data[piece.offset : piece.offset + piece.nbytes])
+            assert loaded.nbytes == piece.target_nbytes
+            self.placed.device.write(tensor, loaded, piece.target)
+            advance(piece.nbytes)
 
     def check_files(self) -> None:
         """Raise WeightsError when a file is no longer the one that was loaded."""
@@ -98,12 +128,12 @@ class FileWeights:
         self.repacked.free()
         self.placed.free()
         self._maps.clear()
+        self._in_place.clear()
         self.mapped = 0
         self.streamed = {}
 
     def _load(self, progress: Progress, aborted: Callable[[], bool], largest: int | None, residency: str) -> None:
-        self.check_files()
-        self._maps = {path: _map(path) for path, _, _ in self._weights.files}
+        self.open()
         parameters = list(self._weights.parameters.values())
         in_ram = residency == RAM
         repacked: list[Parameter] = []
@@ -117,7 +147,7 @@ class FileWeights:
         allocate(self.placed, [p.name for p in copied], what, largest)
         advance = _advance(sum(p.nbytes for p in (*copied, *repacked)), progress)
         for parameter in copied:
-            self._upload(parameter, advance, aborted)
+            self.upload(parameter, advance, aborted)
         self.repacked.make([self._source(p) for p in repacked], what, advance, aborted)
         if not self.mapped and not self.streamed:
             self._maps.clear()
@@ -125,21 +155,12 @@ class FileWeights:
 
     def _use_in_place(self, parameters: list[Parameter]) -> list[Parameter]:
         """Point what needs no conversion into the mapped files; returns the rest."""
-        buffers: dict[str, Any] = {}
         rest = []
         for parameter in parameters:
             if not mappable(parameter):
                 rest.append(parameter)
                 continue
-            data = np.frombuffer(self._maps[parameter.path], np.uint8)
-            if parameter.path not in buffers:
-                buffer = ggml.ggml_backend_dev_buffer_from_host_ptr(
-                    self.placed.device.handle, pointer(data), data.nbytes, data.nbytes
-                )
-                buffers[parameter.path] = buffer
-                self.placed.adopt(buffer, 0)
-            address = data.ctypes.data + parameter.offset
-            ggml.ggml_backend_tensor_alloc(buffers[parameter.path], self.placed.tensors[parameter.name], address)
+            self.point(parameter)
             self.mapped += parameter.nbytes
         return rest
 
@@ -148,19 +169,9 @@ class FileWeights:
         return mappable(parameter) and repackable(self.placed.device, parameter.type, ne)
 
     def _source(self, parameter: Parameter) -> Source:
-        ne, mapping = torch_shape_to_ne(parameter.shape), self._maps[parameter.path]
+        ne, mapping = torch_shape_to_ne(parameter.shape), self._maps.get(parameter.path)
         return Source(parameter.name, parameter.type, ne, mapping, parameter.offset, parameter.nbytes)
 
-    def _upload(self, parameter: Parameter, advance: Callable[[int], None], aborted: Callable[[], bool]) -> None:
-        tensor = self.placed.tensors[parameter.name]
-        data = np.frombuffer(self._maps[parameter.path], np.uint8)
-        unchanged = parameter.type == parameter.stored
-        for piece in pieces(parameter, PIECE) if unchanged else pieces(parameter):
-            if aborted():
-                raise Aborted(f"loading {self._weights.name} was interrupted")
-            loaded = convert(parameter, data[piece.offset : piece.offset + piece.nbytes])
-            ggml.ggml_backend_tensor_set(tensor, pointer(loaded), piece.target, piece.target_nbytes)
-            advance(piece.nbytes)
 
 
 def _advance(total: int, progress: Progress) -> Callable[[int], None]:
@@ -212,7 +223,7 @@ class Arrays:
         tensor = self.tensor(digest)
         if data.nbytes != ggml.ggml_nbytes(tensor):
             raise RequestError(f"the array {digest} has {data.nbytes} bytes where {ggml.ggml_nbytes(tensor)} belong")
-        ggml.ggml_backend_tensor_set(tensor, pointer(data), 0, data.nbytes)
+        self._device.write(tensor, data)
         self._empty.discard(digest)
 
     def tensor(self, digest: str) -> Any:

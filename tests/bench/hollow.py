@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from native.weights.types import tensor_bytes
+from native.weights.types import LAYOUTS, tensor_bytes
 from native.weights.weight_set import Parameter, WeightSet
 from tests import pack
 from tests.parity import model_cases
@@ -101,7 +101,8 @@ def types(module: torch.nn.Module, matrices: str) -> dict[str, tuple[tuple[int, 
     found = {}
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         inside = "block" in name or matrices == "F32"
-        found[name] = tuple(tensor.shape), "F32" if tensor.ndim < 2 else matrices if inside else "F16"
+        plain = tensor.ndim < 2 or tensor.shape[-1] % LAYOUTS[matrices].block
+        found[name] = tuple(tensor.shape), "F32" if plain else matrices if inside else "F16"
     return found
 
 

@@ -1,0 +1,67 @@
+"""What a sequence of calls would take of each device, asked of the runner before any of them is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..placement import Placement
+from ..program import Program
+from ..weights.weight_set import WeightSet
+from .errors import from_reply
+from .manifest import manifest, spoken
+from .reports import Measurement, ModelMemory
+
+
+@dataclass(frozen=True)
+class Step:
+    """A call of Runner.load, run (of `program`), unload or measure."""
+
+    do: Literal["load", "run", "unload", "measure"]
+    weights: WeightSet
+    placement: Placement
+    program: Program | None = None
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """After a step: bytes held on each device, the most held during it, what each model holds, what was measured."""
+
+    held: dict[str, int]
+    peak: dict[str, int]
+    models: tuple[ModelMemory, ...]
+    measured: Measurement | None
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What the steps lead to, as far as they can be done; error: why the one after the last of them cannot."""
+
+    steps: tuple[Rehearsed, ...]
+    error: Exception | None
+
+
+def step_requests(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """The steps as the runner takes them."""
+    described = {step.weights.digest: manifest(step.weights)[0] for step in steps}
+    requests = []
+    for step in steps:
+        fields = {"do": step.do, "digest": step.weights.digest, **spoken(step.placement)}
+        if step.do != "unload":
+            fields |= described[step.weights.digest]
+        if step.program is not None:
+            fields["program"] = step.program.digest
+        requests.append(fields)
+    return requests
+
+
+def rehearsal(reply: dict[str, Any]) -> Rehearsal:
+    """A Rehearsal from the runner's answer."""
+    steps = []
+    for step in reply["steps"]:
+        held = {name: now for name, (now, _) in step["held"].items()}
+        peak = {name: most for name, (_, most) in step["held"].items()}
+        measured = Measurement(**step["measured"]) if step["measured"] else None
+        steps.append(Rehearsed(held, peak, tuple(ModelMemory(**model) for model in step["models"]), measured))
+    return Rehearsal(tuple(steps), from_reply(reply["error"]) if "error" in reply else None)

@@ -1,0 +1,178 @@
+"""What is rehearsed is what happens: the same bytes on every device after every step, and the same error."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from native.client import Runner, RunnerError
+from native.client.rehearsal import Rehearsal, Step
+from native.client.reports import ModelMemory
+from native.placement import WEIGHTS, Placement
+from native.program import Program
+from native.weights.types import tensor_bytes
+from native.weights.weight_set import WeightSet
+from tests.runner_toys import DEVICES, Table, new_runner, weight_file
+
+MIB = 1 << 20
+SIDE, LAYERS = 512, 6
+TYPES = ("F32", "F16", "Q8_0", "Q4_0", "Q4_K")
+LIMITS = (64 * MIB, 9 * MIB, 4 * MIB)  # of Vulkan0
+TOKENS = (3, 700)  # small beside the weights, and large
+ENOUGH = 1 << 40
+
+
+def layers(path: Path, stored: str) -> WeightSet:
+    """Square matrices of one type, vectors, and an embedding of which rows are taken."""
+    rng = np.random.default_rng(7)
+    tensors = {}
+    for n in range(LAYERS):
+        content = rng.integers(0, 4, tensor_bytes(stored, (SIDE, SIDE)), np.uint8).tobytes()
+        tensors[f"w{n}"] = (stored, (SIDE, SIDE), content)
+        tensors[f"b{n}"] = ("F32", (SIDE,), bytes(4 * SIDE))
+    tensors["odd"] = ("BF16", (3, 5, SIDE), bytes(3 * 5 * SIDE * 2))  # converted when it is loaded
+    return weight_file(path, tensors)
+
+
+def chain(stored: str, tokens: int) -> Program:
+    """x through all layers, with a constant and, at the end, a layer that is no factor of a product."""
+    table = Table()
+    y = table.input("x", (tokens, SIDE))
+    y = table.op("mul", (tokens, SIDE), y, table.constant("c", np.ones((tokens, SIDE), "f4")))
+    for n in range(LAYERS - 1):
+        weight, bias = table.weight(f"w{n}", (SIDE, SIDE), stored), table.weight(f"b{n}", (SIDE,))
+        y = table.op("add", (tokens, SIDE), table.op("mul_mat", (tokens, SIDE), weight, y, with_=("F32",)), bias)
+    row = table.op("get_rows", (1, SIDE), table.weight(f"w{LAYERS - 1}", (SIDE, SIDE), stored),
+                   table.input("i", (1,), "I32"))  # fmt: skip
+    return table.program(table.op("add", (tokens, SIDE), y, row))
+
+
+def taken(model: ModelMemory) -> ModelMemory:
+    """All that it takes; a mapped file counts as a buffer, but only where it is mapped."""
+    return replace(model, buffers=0)
+
+
+def refused(runner: Runner, step: Step) -> RunnerError | None:
+    """Why a step cannot be done."""
+    try:
+        do(runner, step)
+    except RunnerError as error:
+        return error
+    return None
+
+
+def do(runner: Runner, step: Step) -> None:
+    if step.do == "load":
+        runner.load(step.weights, step.placement)
+    elif step.do == "unload":
+        runner.unload(step.weights.digest, step.placement)
+    else:
+        assert step.program is not None
+        rows = step.program.tensors
+        shapes = {row.name: tuple(reversed(row.ne[:2])) for row in rows if row.kind == "input"}
+        inputs = {"x": np.zeros(shapes["x"], "f4"), "i": np.zeros(1, "i4")}
+        runner.run(step.weights, step.placement, step.program, inputs, checked=False)
+
+
+def compare(runner: Runner, steps: list[Step], rehearsed: Rehearsal) -> None:
+    """Do the steps and compare what they take with what was foretold."""
+    for number, step in enumerate(steps):
+        error = refused(runner, step)
+        if error is not None:
+            assert number == len(rehearsed.steps)
+            assert type(error) is type(rehearsed.error)
+            if step.placement.device != "CPU":  # where the message tells how much memory this machine has free
+                assert str(error) == str(rehearsed.error)
+            return
+        assert number < len(rehearsed.steps), rehearsed.error
+        foretold, memory = rehearsed.steps[number], runner.memory()
+        assert foretold.held == {device.name: device.held for device in memory.devices}
+        assert [taken(model) for model in foretold.models] == [taken(model) for model in memory.models]
+        most = {name: max(each.peak[name] for each in rehearsed.steps[: number + 1]) for name in DEVICES}
+        assert most == {device.name: device.peak for device in memory.devices}
+    assert rehearsed.error is None
+    assert len(rehearsed.steps) == len(steps)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, WeightSet]:
+    folder = tmp_path_factory.mktemp("sets")
+    return {stored: layers(folder / stored, stored) for stored in TYPES}
+
+
+@pytest.fixture(scope="module")
+def rehearsing() -> Runner:
+    """A runner that only rehearses."""
+    return new_runner("--largest-segment", "1e6")
+
+
+def random_steps(sets: dict[str, WeightSet], seed: int) -> list[Step]:
+    draw = random.Random(seed)
+    steps = []
+    for _ in range(16):
+        stored = draw.choice(TYPES)
+        weights = sets[stored]
+        if draw.random() < 0.3:  # as with a LoRA
+            weights = weights.with_arrays({"lora": np.full((8, SIDE), draw.randrange(2), "f4")})
+        budget = draw.choice((0, 0, 0, 0, 0, 2 * MIB, 9 * MIB))
+        placement = Placement(draw.choice(DEVICES), draw.choice(WEIGHTS), budget)
+        do = draw.choice(("load", "run", "run", "run", "unload"))
+        program = chain(stored, draw.choice(TOKENS)) if do == "run" else None
+        steps.append(Step(do, weights, placement, program))
+    return steps
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("seed", range(8))
+def test_random_steps(rehearsing: Runner, sets: dict[str, WeightSet], limit: int, seed: int) -> None:
+    steps = random_steps(sets, seed)
+    runner = new_runner("--largest-segment", "1e6", "--device-memory", str(limit))
+    runner.devices()
+    rehearsed = rehearsing.rehearse({"CPU": ENOUGH, "Vulkan0": limit}, steps)
+    compare(runner, steps, rehearsed)
+    runner.close()
+
+
+def test_random_steps_meet_all_that_can_happen(rehearsing: Runner, sets: dict[str, WeightSet]) -> None:
+    """The steps above: streamed and repacked weights, sets that give way, too small budgets and too small devices."""
+    ends, streamed, repacked, gave_way = set(), 0, 0, 0
+    for limit in LIMITS:
+        for seed in range(8):
+            steps = random_steps(sets, seed)
+            rehearsed = rehearsing.rehearse({"CPU": ENOUGH, "Vulkan0": limit}, steps)
+            ends.add(type(rehearsed.error).__name__)
+            models = [each.models for each in rehearsed.steps]
+            streamed += any(model.staging for each in models for model in each)
+            repacked += any(model.repacked for each in models for model in each)
+            gave_way += any(
+                {model.digest for model in before} - {model.digest for model in after}
+                for step, before, after in zip(steps[1:], models, models[1:], strict=False)
+                if step.do != "unload"
+            )
+    assert ends == {"NoneType", "OutOfMemory", "RunnerError"}
+    assert min(streamed, repacked, gave_way) > 0
+
+
+def test_nothing_is_opened_and_nothing_stays(rehearsing: Runner, sets: dict[str, WeightSet], tmp_path: Path) -> None:
+    weights = layers(tmp_path / "gone", "Q4_0")
+    (tmp_path / "gone").unlink()
+    before = rehearsing.memory()
+    steps = [Step("run", weights, Placement(device, "device"), chain("Q4_0", 3)) for device in DEVICES]
+    rehearsed = rehearsing.rehearse({"CPU": ENOUGH, "Vulkan0": 64 * MIB}, steps)
+    assert rehearsed.error is None
+    assert min(rehearsed.steps[-1].held.values()) > LAYERS * SIDE * SIDE // 2
+    after = rehearsing.memory()
+    assert [device.held for device in after.devices] == [device.held for device in before.devices]
+    assert (after.models, after.loads) == (before.models, before.loads)
+
+
+def test_a_device_that_is_not_there(rehearsing: Runner, sets: dict[str, WeightSet]) -> None:
+    with pytest.raises(RunnerError, match="there is no device 'Vulkan9'"):
+        rehearsing.rehearse({"Vulkan9": MIB}, [])
+    steps = [Step("load", sets["F16"], Placement("Vulkan0"))]
+    with pytest.raises(RunnerError, match="Vulkan0"):
+        raise rehearsing.rehearse({"CPU": MIB}, steps).error or AssertionError
