@@ -15,23 +15,33 @@ from .client import RunnerError
 from .lower import LowerOptions
 from .model import Model, RemoteModel
 from .placement import AUTO, GGML, TORCH, Placement
+from .rehearsal import RehearsedModel, recording
 from .torch_engine import TorchModel
 from .weights import Parameter, WeightSet
 
 CPU = "CPU"
-# Torch must be this much faster, or ggml it is. The two are rarely that close, so a machine chooses the same in every
-# session, and a seed gives the same picture.
-MARGIN = 1.3
+# Torch must be this much faster, or ggml it is. Most machines are far from it on one side, and so choose the same in
+# every session, and a seed gives the same picture.
+MARGIN = 1.15
 WORTH_MEASURING = 1 << 20  # elements; smaller layers take next to no time under either
-TOKENS, SIDE = 256, 64  # of what a matrix and a convolution are measured with
+SIDE = 64  # of what a convolution is measured with
 _ROUNDS = 2
 
 log = logging.getLogger(__name__)
 
 
-def model_for(module: torch.nn.Module, weights: WeightSet, placement: Placement, options: LowerOptions) -> Model:
-    """The module under the engine that its placement names; raises ValueError for torch on another device."""
-    chosen = replace(placement, engine=engine_of(weights, placement))
+def model_for(
+    module: torch.nn.Module, weights: WeightSet, placement: Placement, options: LowerOptions, tokens: int
+) -> Model:
+    """The module under the engine that its placement names; raises ValueError for torch on another device.
+
+    tokens: that the module usually gets at once; the more there are, the less it counts that torch dequantizes anew.
+    While a workflow is rehearsed it is a model that computes nothing.
+    """
+    chosen = replace(placement, engine=engine_of(weights, placement, tokens))
+    recorder = recording.get()
+    if recorder is not None:
+        return RehearsedModel(module, weights, chosen, options, recorder)
     if chosen.engine == TORCH:
         return TorchModel(module, weights, chosen)
     return RemoteModel(module, weights, chosen, options)
@@ -44,7 +54,7 @@ def refused(device: str, engine: str | None) -> str | None:
     return None
 
 
-def engine_of(weights: WeightSet, placement: Placement) -> str:
+def engine_of(weights: WeightSet, placement: Placement, tokens: int) -> str:
     """GGML or TORCH; raises ValueError for torch on another device."""
     wrong = refused(placement.device, placement.engine)
     if wrong:
@@ -52,7 +62,7 @@ def engine_of(weights: WeightSet, placement: Placement) -> str:
     if placement.engine != AUTO:
         return placement.engine
     typical = typical_layer(weights) if placement.device == CPU else None
-    return GGML if typical is None else _faster(weights, typical, placement)
+    return GGML if typical is None else _faster(weights, typical, placement, tokens)
 
 
 def typical_layer(weights: WeightSet) -> Parameter | None:
@@ -75,16 +85,16 @@ class _Speeds:
     torch: float
 
 
-_known: dict[tuple[str, tuple[int, ...], str], _Speeds] = {}
+_known: dict[tuple[str, tuple[int, ...], str, int], _Speeds] = {}
 _measuring = threading.Lock()
 
 
-def _faster(weights: WeightSet, layer: Parameter, placement: Placement) -> str:
-    key = layer.stored, layer.shape, placement.weights
+def _faster(weights: WeightSet, layer: Parameter, placement: Placement, tokens: int) -> str:
+    key = layer.stored, layer.shape, placement.weights, tokens
     with _measuring:
         if key not in _known:
             try:
-                _known[key] = _measured(weights, layer, placement)
+                _known[key] = _measured(weights, layer, placement, tokens)
             except RunnerError as error:
                 log.warning("%s on the CPU: torch, as ggml's speed could not be measured: %s", weights.name, error)
                 return TORCH
@@ -100,9 +110,9 @@ def _chosen(speeds: _Speeds) -> str:
     return TORCH if speeds.torch >= MARGIN * speeds.ggml else GGML
 
 
-def _measured(weights: WeightSet, layer: Parameter, placement: Placement) -> _Speeds:
+def _measured(weights: WeightSet, layer: Parameter, placement: Placement, tokens: int) -> _Speeds:
     alone = WeightSet(weights.name, {"weight": replace(layer, name="weight")}, weights.files)
-    module, x, flops = _problem(layer.shape)
+    module, x, flops = _problem(layer.shape, tokens)
     models: tuple[Model, Model] = RemoteModel(module, alone, placement), TorchModel(module, alone, placement)
     ggml, torch_ = (flops / _seconds(model, x) for model in models)
     for model in models:
@@ -110,11 +120,11 @@ def _measured(weights: WeightSet, layer: Parameter, placement: Placement) -> _Sp
     return _Speeds(ggml, torch_)
 
 
-def _problem(shape: tuple[int, ...]) -> tuple[torch.nn.Module, torch.Tensor, float]:
+def _problem(shape: tuple[int, ...], tokens: int) -> tuple[torch.nn.Module, torch.Tensor, float]:
     """A layer with a weight of this shape, what it is measured with, and how many operations that takes."""
     if len(shape) == 2:
         linear = torch.nn.Linear(shape[1], shape[0], bias=False, device="meta")
-        return linear, torch.full((TOKENS, shape[1]), 0.1), 2.0 * TOKENS * prod(shape)
+        return linear, torch.full((tokens, shape[1]), 0.1), 2.0 * tokens * prod(shape)
     convolution = torch.nn.Conv2d(shape[1], shape[0], (shape[2], shape[3]), padding="same", bias=False, device="meta")
     return convolution, torch.full((1, shape[1], SIDE, SIDE), 0.1), 2.0 * SIDE**2 * prod(shape)
 

@@ -22,6 +22,8 @@ HONOURED = ("rope_options",)
 class DiffusionModule(RemoteModule):
     """Stands for a core diffusion model such as comfy.ldm.flux.model.Flux."""
 
+    tokens = 1280  # of a prompt and of a picture of 512 x 512 pixels
+
     def __init__(self, core: Any, weights: WeightSet, placement: Placement) -> None:
         """core: the model on the meta device."""
         super().__init__(core, weights, placement)

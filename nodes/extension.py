@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
+from server import PromptServer
 
+from .api import add_routes
 from .devices import GGMLDevices
 from .diffusion import GGMLDiffusionModel
 from .files import register_folders
+from .planner import GGMLMemoryPlanner, reject_what_does_not_fit
 from .text_encoder import GGMLTextEncoders
 from .vae import GGMLVAE
 
@@ -15,9 +18,12 @@ class GGMLExtension(ComfyExtension):
     """This pack's nodes."""
 
     async def on_load(self) -> None:
-        """Make `.gguf` files known to ComfyUI's model folders."""
+        """Make `.gguf` files known to ComfyUI's model folders, look at every prompt before it is queued, add routes."""
         register_folders()
+        if hasattr(PromptServer, "instance"):  # not where nodes are used without a server
+            PromptServer.instance.app.middlewares.append(reject_what_does_not_fit)
+            add_routes(PromptServer.instance.routes)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node class."""
-        return [GGMLDiffusionModel, GGMLTextEncoders, GGMLVAE, GGMLDevices]
+        return [GGMLDiffusionModel, GGMLTextEncoders, GGMLVAE, GGMLMemoryPlanner, GGMLDevices]

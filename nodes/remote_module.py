@@ -37,6 +37,8 @@ class MetaOperations(comfy.ops.disable_weight_init):
 class RemoteModule(torch.nn.Module):
     """A module's names and shapes, for ComfyUI to see; its weights and arithmetic are its engine's."""
 
+    tokens = 256  # that it usually gets at once: those of a prompt
+
     def __init__(
         self, core: torch.nn.Module, weights: WeightSet, placement: Placement, local: Collection[str] = (),
         wide: bool = False,
@@ -53,7 +55,7 @@ class RemoteModule(torch.nn.Module):
         held = {name: weights.parameters[name] for name in self._names if name not in local}
         self.dtype = torch.float32
         options = LowerOptions(activation_scale=WIDE_SCALE if wide else 1.0)
-        self.remote = model_for(core, replace(weights, parameters=held), placement, options)
+        self.remote = model_for(core, replace(weights, parameters=held), placement, options, self.tokens)
         self.residency = Residency(self.remote, self)
 
     def __getattr__(self, name: str) -> Any:
@@ -83,6 +85,9 @@ class RemoteModule(torch.nn.Module):
 
     def load(self) -> None:
         """Bring the weights to the device, with progress at the node; interruptible."""
+        if self.remote.rehearsed:
+            self.residency.load(lambda _done, _total: None, lambda: False)
+            return
         bar = comfy.utils.ProgressBar(100)
         with _as_comfy():
             self.residency.load(bar.update_absolute, comfy.model_management.processing_interrupted)
@@ -93,18 +98,21 @@ class RemoteModule(torch.nn.Module):
         key: every value besides the inputs that steers what the function does. Floats go in and come out as float32.
         Raises what ComfyUI knows as out of memory when the device has none left.
         """
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        if not self.remote.rehearsed:
+            comfy.model_management.throw_exception_if_processing_interrupted()
         if not self.residency.current:
             self.load()
         self.residency.begin_phase()
-        release_orphans()
+        if not self.remote.rehearsed:
+            release_orphans()
         inputs = _on_host(inputs)
         with _as_comfy():
             return self.remote.run(key, function, inputs, cancelled=comfy.model_management.processing_interrupted)
 
     def fits(self, key: Hashable, function: Function, inputs: dict[str, Tensor]) -> bool:
         """Whether the device has room for `compute` and can do each of its operations; nothing is computed."""
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        if not self.remote.rehearsed:
+            comfy.model_management.throw_exception_if_processing_interrupted()
         return self.remote.fits(key, function, _on_host(inputs))
 
 

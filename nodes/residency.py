@@ -29,7 +29,8 @@ class Residency:
         self._loaded = False
         self._replaced: list[str] = []  # digests of the sets that no longer count
         _all.add(self)
-        finalize(owner, _note, self).atexit = False
+        if not model.rehearsed:
+            finalize(owner, _note, self).atexit = False
 
     @property
     def current(self) -> bool:
@@ -45,17 +46,19 @@ class Residency:
 
     def load(self, progress: Callable[[int, int], None], cancelled: Callable[[], bool]) -> None:
         """Bring the weights to the device; `progress` gets bytes done and in all. Raises what Model.load does."""
-        release_orphans(self)
+        if not self.model.rehearsed:
+            release_orphans(self)
         self.begin_phase()
         self.model.load(progress, cancelled)
         self._loaded = True
         self._unload_replaced()  # only now, so that the files they share with what is loaded stay
-        release_orphans()
+        if not self.model.rehearsed:
+            release_orphans()
 
     def begin_phase(self) -> None:
         """Give back what other components keep for no longer than they compute."""
         for other in list(_all):
-            if other.component != self.component:
+            if other.component != self.component and other.model.rehearsed == self.model.rehearsed:
                 other.end_phase()
 
     def end_phase(self) -> None:

@@ -143,6 +143,23 @@ def load_encoders(clip: WeightSet, t5xxl: WeightSet, placement: Placement | str)
     return loaded
 
 
+def encoders_of(
+    clip_name1: str, device: str, clip_name2: str = NONE, clip_name3: str = NONE, weights: str = AUTO, budget: int = 0,
+    engine: str = AUTO,
+) -> tuple[comfy.sd.CLIP, list[str]]:
+    """The CLIP of the node's inputs, and what its user should know."""
+    names = [name for name in (clip_name1, clip_name2, clip_name3) if name != NONE]
+    found = read_encoders([model_path("text_encoders", name) for name in names])
+    warnings = [
+        f"{encoder.files[0][0]} is stored as {stored}: a text encoder below Q5 loses much of the prompt. "
+        "Use Q5_K_M, Q8_0, F16 or FP8."
+        for encoder in found.values()
+        if (stored := lossy(encoder))
+    ]
+    placement = Placement(companion_device(device), weights, budget * MIB, engine)
+    return load_encoders(found["clip_l"], found["t5"], placement), warnings
+
+
 class GGMLTextEncoders(io.ComfyNode):
     """The node."""
 
@@ -192,17 +209,9 @@ class GGMLTextEncoders(io.ComfyNode):
         budget: int = 0, engine: str = AUTO,
     ) -> io.NodeOutput:
         """Reads the headers; weights are read when the first prompt is encoded."""
-        names = [name for name in (clip_name1, clip_name2, clip_name3) if name != NONE]
-        found = read_encoders([model_path("text_encoders", name) for name in names])
-        warnings = [
-            f"{encoder.files[0][0]} is stored as {stored}: a text encoder below Q5 loses much of the prompt. "
-            "Use Q5_K_M, Q8_0, F16 or FP8."
-            for encoder in found.values()
-            if (stored := lossy(encoder))
-        ]
+        clip, warnings = encoders_of(clip_name1, device, clip_name2, clip_name3, weights, budget, engine)
         for warning in warnings:
             log.warning(warning)
         if warnings:
             show(cls, "\n".join(warnings))
-        placement = Placement(companion_device(device), weights, budget * MIB, engine)
-        return io.NodeOutput(load_encoders(found["clip_l"], found["t5"], placement))
+        return io.NodeOutput(clip)

@@ -69,6 +69,7 @@ def test_ids_and_outputs_stay(registered: dict[str, Any]) -> None:
         "GGMLDiffusionModel": ["MODEL"],
         "GGMLTextEncoders": ["CLIP"],
         "GGMLVAE": ["VAE"],
+        "GGMLMemoryPlanner": ["STRING", "IMAGE"],
         "GGMLDevices": ["STRING"],
     }
 
@@ -81,10 +82,18 @@ def test_ids_and_outputs_stay(registered: dict[str, Any]) -> None:
         ("GGMLVAE", {"device": "CPU", "tiling": "auto", "tile_size": 0, "overlap": 64}),
     ],
 )
-def test_defaults(registered: dict[str, Any], name: str, defaults: dict[str, Any]) -> None:
-    inputs = registered[name].INPUT_TYPES()
+def test_defaults_of_loaders(registered: dict[str, Any], name: str, defaults: dict[str, Any]) -> None:
+    assert defaults_of(registered[name]) == defaults | RESIDENCY
+
+
+def test_defaults_of_the_planner(registered: dict[str, Any]) -> None:
+    assert defaults_of(registered["GGMLMemoryPlanner"]) == {"mode": "reject", "gpu_budget": 0, "ram_budget": 0}
+
+
+def defaults_of(node: Any) -> dict[str, Any]:
+    inputs = node.INPUT_TYPES()
     every = inputs["required"] | inputs.get("optional", {})
-    assert {key: every[key][1].get("default") for key in every if "default" in every[key][1]} == defaults | RESIDENCY
+    return {key: every[key][1].get("default") for key in every if "default" in every[key][1]}
 
 
 def test_every_input_that_is_not_obvious_has_a_tooltip(registered: dict[str, Any]) -> None:
@@ -102,6 +111,7 @@ def test_valid_inputs_pass(no_runner: None) -> None:
     assert errors("GGMLTextEncoders", clip_name1="model.gguf", device="CPU") == []
     assert errors("GGMLTextEncoders", clip_name1="model.gguf", device="CPU", weights="device") == []
     assert errors("GGMLVAE", **VAE) == []
+    assert errors("GGMLMemoryPlanner", mode="reject", gpu_budget=0, ram_budget=0) == []
     assert errors("GGMLDevices") == []
 
 

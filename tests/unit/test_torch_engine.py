@@ -223,7 +223,7 @@ def test_nothing_is_swapped_for_another_thread(tmp_path: Path) -> None:
 
 
 def chosen(weights: WeightSet, placement: Placement) -> type:
-    return type(engine.model_for(linear(1024, 1024), weights, placement, LowerOptions()))
+    return type(engine.model_for(linear(1024, 1024), weights, placement, LowerOptions(), 256))
 
 
 @pytest.fixture
@@ -253,11 +253,11 @@ def test_auto_measures_both_once_and_says_so(large: WeightSet, caplog: pytest.Lo
     assert len(engine._known) == 2
 
 
-@pytest.mark.parametrize(("torch_speed", "expected"), [(1.2, RemoteModel), (1.4, TorchModel)])
+@pytest.mark.parametrize(("torch_speed", "expected"), [(1.1, RemoteModel), (1.2, TorchModel)])
 def test_auto_takes_torch_by_a_margin(
     torch_speed: float, expected: type, large: WeightSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(engine._known, ("Q8_0", (1024, 1024), AUTO), engine._Speeds(1.0, torch_speed))
+    monkeypatch.setitem(engine._known, ("Q8_0", (1024, 1024), AUTO, 256), engine._Speeds(1.0, torch_speed))
     assert chosen(large, Placement("CPU", engine=AUTO)) is expected
 
 

@@ -1,0 +1,102 @@
+"""A plan in words, for the person at the node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ..client.reports import ModelMemory
+from .plan import Advice, Phase, Plan
+
+_MIB = 1 << 20
+
+
+def report(plan: Plan, advised: Sequence[Advice] = ()) -> str:
+    """What does not fit and what would first, then every phase with its peak on every device."""
+    return "\n".join(_lines(plan, advised))
+
+
+def verdict(plan: Plan) -> str:
+    """One sentence: which phase does not fit, where and by how much; or that all fits."""
+    lacking = plan.shortage
+    if lacking is None:
+        return "The workflow fits."
+    where = f" by {_mib(lacking.over)} MiB on {lacking.device}" if lacking.over else ""
+    return f"{lacking.title} (node {lacking.node}) does not fit{where}."
+
+
+def shares(phase: Phase, device: str) -> dict[str, int]:
+    """The bytes of a phase's peak on a device by what they are; what it freed before its end is told as that."""
+    there = {model.files_digest: model for model in phase.models if model.device == device}  # sets may share files
+    found = {
+        "weights": sum(model.copied + model.repacked for model in there.values()),
+        "staging": sum(model.staging for model in phase.models if model.device == device),
+        "LoRA": sum(model.arrays for model in phase.models if model.device == device),
+        "constants": sum(model.constants for model in phase.models if model.device == device),
+        "compute buffer": sum(model.compute for model in phase.models if model.device == device),
+    }
+    found["freed within the phase"] = max(0, phase.peak.get(device, 0) - sum(found.values()))
+    return {what: nbytes for what, nbytes in found.items() if nbytes}
+
+
+def spoken_plan(plan: Plan, advised: Sequence[Advice] = ()) -> dict[str, Any]:
+    """A plan as JSON; sizes in bytes. Its schema is docs/plan.schema.json."""
+    lacking = plan.shortage
+    return {
+        "fits": lacking is None,
+        "verdict": verdict(plan),
+        "devices": {
+            device: {"capacity": nbytes, "peak": plan.peaks[device]} for device, nbytes in plan.capacity.items()
+        },
+        "phases": [
+            {
+                "node": phase.node,
+                "title": phase.title,
+                "devices": {
+                    device: {"peak": peak, "shares": shares(phase, device)} for device, peak in phase.peak.items()
+                },
+            }
+            for phase in plan.phases
+        ],
+        "shortage": None if lacking is None else asdict(lacking),
+        "advice": [asdict(each) for each in advised],
+        "notes": list(plan.notes),
+    }
+
+
+def _lines(plan: Plan, advised: Sequence[Advice]) -> Iterator[str]:
+    yield verdict(plan)
+    for each in advised:
+        taken = ", ".join(f"{_mib(nbytes)} MiB of {device}" for device, nbytes in each.peaks.items() if nbytes)
+        yield f"It fits with {each.words}; that takes {taken}."
+    if plan.shortage:
+        yield plan.shortage.message
+    for device, nbytes in plan.peaks.items():
+        if nbytes:
+            yield f"{device}: at most {_mib(nbytes)} of {_mib(plan.capacity[device])} MiB"
+    for phase in plan.phases:
+        yield f"{phase.title} (node {phase.node})"
+        for device, nbytes in phase.peak.items():
+            if nbytes:
+                yield f"  {device}: {_mib(nbytes)} MiB"
+        for model in phase.models:
+            yield f"  {model.name} on {model.device}: {_spoken(model)}"
+    yield from plan.notes
+
+
+def _spoken(model: ModelMemory) -> str:
+    shares = {
+        "weights": model.copied + model.repacked,
+        "in RAM from the file": model.mapped,
+        "streamed": model.streamed,
+        "staging": model.staging,
+        "LoRA": model.arrays,
+        "constants": model.constants,
+        "compute buffer": model.compute,
+    }
+    return ", ".join(f"{what} {_mib(nbytes)} MiB" for what, nbytes in shares.items() if nbytes)
+
+
+def _mib(nbytes: int) -> str:
+    return f"{nbytes / _MIB:,.0f}"

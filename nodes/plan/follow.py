@@ -1,0 +1,127 @@
+"""A prompt followed from node to node in the order ComfyUI would execute it, with models that compute nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+import nodes as core
+
+from ...native.rehearsal import Recorder, recording
+from .rules import PURE, RULES
+from .values import Unknown, Unplanned
+
+log = logging.getLogger(__name__)
+
+Prompt = Mapping[str, Any]  # the API's format: node id -> {"class_type", "inputs"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A node's turn: its id and class, and what kind of work it does."""
+
+    node: str
+    class_type: str
+    phase: str
+
+
+def follow(prompt: Prompt, recorder: Recorder) -> list[str]:
+    """Have the recorder note what the prompt's models do; a damaged prompt is followed as far as it makes sense.
+
+    Returns what could not be planned, and why, in words. Raises what the nodes of this pack raise for files that
+    cannot be used.
+    """
+    walk = _Walk(prompt, recorder)
+    token = recording.set(recorder)
+    try:
+        with torch.inference_mode():
+            for node in prompt:
+                if _is_output(prompt[node]):
+                    walk.values(node)
+    finally:
+        recording.reset(token)
+    return walk.notes
+
+
+class _Walk:
+    def __init__(self, prompt: Prompt, recorder: Recorder) -> None:
+        self._prompt = prompt
+        self._recorder = recorder
+        self._done: dict[str, tuple[Any, ...]] = {}
+        self._open: set[str] = set()
+        self.notes: list[str] = []
+
+    def values(self, node: str) -> tuple[Any, ...]:
+        """What a node puts out; an Unknown for each output that cannot be known."""
+        if node in self._done:
+            return self._done[node]
+        if node in self._open:
+            return (Unknown("the workflow goes in a circle"),)
+        self._open.add(node)
+        try:
+            self._done[node] = self._made(node)
+        finally:
+            self._open.discard(node)
+        return self._done[node]
+
+    def _made(self, node: str) -> tuple[Any, ...]:
+        described = self._prompt.get(node)
+        if not isinstance(described, Mapping) or not isinstance(described.get("inputs"), Mapping):
+            return (Unknown(f"node {node} is not described"),)
+        class_type = str(described.get("class_type"))
+        inputs = {str(name): self._input(value) for name, value in described["inputs"].items()}
+        rule = RULES.get(class_type)
+        self._recorder.part = Part(node, class_type, rule.phase if rule else "")
+        try:
+            if rule:
+                return rule.make(inputs, self._recorder)
+            if class_type in PURE:
+                return _executed(class_type, inputs)
+        except Unplanned as reason:
+            if rule and rule.phase:
+                self.notes.append(f"{class_type} (node {node}) is not in the plan: {reason}.")
+            return (Unknown(str(reason)),)
+        return (Unknown(f"it hangs on {class_type} (node {node}), which the planner does not know"),)
+
+    def _input(self, value: Any) -> Any:
+        if not _is_link(value):
+            return value
+        node, output = value
+        made = self.values(str(node))
+        if isinstance(made[0], Unknown):
+            return made[0]
+        return made[output] if 0 <= output < len(made) else Unknown(f"node {node} has no output {output}")
+
+
+def _is_link(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str | int) and type(value[1]) is int
+
+
+def _is_output(described: Any) -> bool:
+    if not isinstance(described, Mapping):
+        return False
+    found = core.NODE_CLASS_MAPPINGS.get(described.get("class_type"))
+    return bool(getattr(found, "OUTPUT_NODE", False))
+
+
+def _executed(class_type: str, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What ComfyUI's own node makes of inputs that are all known."""
+    for value in inputs.values():
+        if isinstance(value, Unknown):
+            raise Unplanned(value.why)
+    found = core.NODE_CLASS_MAPPINGS.get(class_type)
+    if found is None:
+        raise Unplanned(f"this ComfyUI has no node {class_type}")
+    try:
+        if issubclass(found, io.ComfyNode):
+            made = found.PREPARE_CLASS_CLONE(None).EXECUTE_NORMALIZED(**inputs)
+            return tuple(made.result or ())
+        made = getattr(found(), found.FUNCTION)(**inputs)
+        return tuple(made["result"] if isinstance(made, dict) else made)
+    except Exception as error:  # whatever a damaged prompt makes of it, ComfyUI says when it runs
+        raise Unplanned(f"{class_type} ends with {type(error).__name__}: {error}") from error

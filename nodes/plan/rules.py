@@ -1,0 +1,213 @@
+"""What nodes do that use models, and which others are quick and do nothing but make their outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.sampler_helpers
+import comfy.samplers
+import folder_paths
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...native.rehearsal import Recorder
+from ..diffusion import GGMLDiffusionModel
+from ..model_patcher import RemotePatcher
+from ..text_encoder import encoders_of
+from ..vae import GGMLVAE, RemoteVAE
+from .values import Unknown, Unplanned
+
+Inputs = Mapping[str, Any]
+Values = tuple[Any, ...]
+
+# Nodes of ComfyUI that are executed for the plan as they are.
+PURE = frozenset({
+    "BasicGuider", "BasicScheduler", "CFGGuider", "CLIPSetLastLayer", "ConditioningAverage", "ConditioningCombine",
+    "ConditioningConcat", "ConditioningSetArea", "ConditioningSetAreaPercentage", "ConditioningSetMask",
+    "ConditioningSetTimestepRange", "ConditioningZeroOut", "DisableNoise", "EmptyImage", "EmptyLatentImage",
+    "EmptySD3LatentImage", "FluxDisableGuidance", "FluxGuidance", "GetImageSize", "ImageBatch", "ImageCrop",
+    "ImageFlip", "ImageInvert", "ImagePadForOutpaint", "ImageScale", "ImageScaleBy", "ImageScaleToTotalPixels",
+    "KSamplerSelect", "LatentBatch", "LatentComposite", "LatentCrop", "LatentFlip", "LatentFromBatch",
+    "LatentRotate", "LatentUpscale", "LatentUpscaleBy", "LoraLoader", "LoraLoaderModelOnly", "ModelSamplingFlux",
+    "PrimitiveBoolean", "PrimitiveFloat", "PrimitiveInt", "PrimitiveString", "PrimitiveStringMultiline",
+    "RandomNoise", "RepeatImageBatch", "RepeatLatentBatch", "SetLatentNoiseMask", "SolidMask", "SplitSigmas",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rule:
+    """make: a node's outputs from its inputs, its models' work noted; phase: the kind of that work, "" for none."""
+
+    phase: str
+    make: Callable[[Inputs, Recorder], Values]
+
+
+def known(inputs: Inputs, name: str) -> Any:
+    """An input; raises Unplanned for one that is not known or not there."""
+    if name not in inputs:
+        raise Unplanned(f"its input {name} is missing")
+    value = inputs[name]
+    if isinstance(value, Unknown):
+        raise Unplanned(value.why)
+    return value
+
+
+def _diffusion_model(inputs: Inputs, _recorder: Recorder) -> Values:
+    return tuple(GGMLDiffusionModel.execute(**_all(inputs)).result)
+
+
+def _text_encoders(inputs: Inputs, _recorder: Recorder) -> Values:
+    return (encoders_of(**_all(inputs))[0],)
+
+
+def _vae(inputs: Inputs, _recorder: Recorder) -> Values:
+    return tuple(GGMLVAE.execute(**_all(inputs)).result)
+
+
+def _all(inputs: Inputs) -> dict[str, Any]:
+    return {name: known(inputs, name) for name in inputs}
+
+
+def _encode(inputs: Inputs, _recorder: Recorder) -> Values:
+    """CLIPTextEncode and its like for FLUX.1."""
+    clip = known(inputs, "clip")
+    if not isinstance(getattr(clip, "patcher", None), RemotePatcher):
+        raise Unplanned("its CLIP is not a GGML one")
+    if "text" in inputs:
+        tokens = clip.tokenize(str(known(inputs, "text")))
+    else:
+        tokens = clip.tokenize(str(known(inputs, "clip_l")))
+        tokens["t5xxl"] = clip.tokenize(str(known(inputs, "t5xxl")))["t5xxl"]
+    model = clip.cond_stage_model
+    model.reset_clip_options()
+    if clip.layer_idx is not None:
+        model.set_clip_options({"layer": clip.layer_idx})
+    model.set_clip_options({"execution_device": torch.device("cpu")})
+    clip.patcher.load()
+    cond, pooled = model.encode_token_weights(tokens)[:2]
+    more = {"guidance": float(known(inputs, "guidance"))} if "guidance" in inputs else {}
+    return ([[cond, {"pooled_output": pooled, **more}]],)
+
+
+def _k_sampler(inputs: Inputs, _recorder: Recorder) -> Values:
+    guider = comfy.samplers.CFGGuider(_model(known(inputs, "model")))
+    guider.set_conds(known(inputs, "positive"), known(inputs, "negative"))
+    guider.set_cfg(float(known(inputs, "cfg")))
+    return (_sampled(guider, known(inputs, "latent_image")),)
+
+
+def _sampler_custom(inputs: Inputs, _recorder: Recorder) -> Values:
+    (latent,) = _k_sampler(inputs, _recorder)
+    return latent, latent
+
+
+def _sampler_custom_advanced(inputs: Inputs, _recorder: Recorder) -> Values:
+    guider = known(inputs, "guider")
+    _model(guider.model_patcher)
+    latent = _sampled(guider, known(inputs, "latent_image"))
+    return latent, latent
+
+
+def _model(patcher: Any) -> RemotePatcher:
+    if not isinstance(patcher, RemotePatcher):
+        raise Unplanned("its model is not a GGML one")
+    return patcher
+
+
+def _sampled(guider: Any, latent: dict[str, Any]) -> dict[str, Any]:
+    """One step, which takes what every step does (as comfy.samplers.CFGGuider.sample prepares it)."""
+    patcher = guider.model_patcher
+    samples = comfy.sample.fix_empty_latent_channels(
+        patcher, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal")
+    )
+    guider.conds = {name: [dict(cond) for cond in conds] for name, conds in guider.original_conds.items()}
+    comfy.samplers.preprocess_conds_hooks(guider.conds)
+    options = comfy.model_patcher.create_model_options_clone(patcher.model_options)
+    comfy.sampler_helpers.prepare_model_patcher(patcher, guider.conds, options)
+    patcher.load()
+    patcher.pre_run()
+    guider.inner_model = patcher.model
+    noise, sigma = torch.zeros_like(samples), torch.ones(samples.shape[0])
+    mask = None
+    guider.conds = comfy.samplers.process_conds(
+        patcher.model, noise, guider.conds, torch.device("cpu"), samples, mask, 0, latent_shapes=[samples.shape]
+    )
+    guider.predict_noise(noise, sigma, options, 0)
+    patcher.cleanup()
+    return {**latent, "samples": samples}
+
+
+def _decode(inputs: Inputs, _recorder: Recorder) -> Values:
+    vae, samples = _own_vae(inputs), known(inputs, "samples")["samples"]
+    vae.patcher.load()
+    module = vae.first_stage_model
+    if "tile_size" in inputs:
+        tile, overlap = (int(known(inputs, name)) // module.ratio for name in ("tile_size", "overlap"))
+        pixels = module.decode_tiled(samples, tile, tile, min(overlap, tile // 4))
+    else:
+        pixels = module.decode(samples)
+    return (pixels.movedim(1, -1),)
+
+
+def _encode_picture(inputs: Inputs, _recorder: Recorder) -> Values:
+    vae, pixels = _own_vae(inputs), known(inputs, "pixels")
+    vae.patcher.load()
+    module = vae.first_stage_model
+    height, width = (size // module.ratio * module.ratio for size in pixels.shape[1:3])
+    cut = pixels[:, :height, :width, :3].movedim(-1, 1)
+    if "tile_size" in inputs:
+        tile, overlap = int(known(inputs, "tile_size")), int(known(inputs, "overlap"))
+        return ({"samples": module.encode_tiled(cut, tile, tile, overlap)},)
+    return ({"samples": module.encode(cut)},)
+
+
+def _own_vae(inputs: Inputs) -> RemoteVAE:
+    vae = known(inputs, "vae")
+    if not isinstance(vae, RemoteVAE):
+        raise Unplanned("its VAE is not a GGML one")
+    return vae
+
+
+def _load_image(inputs: Inputs, _recorder: Recorder) -> Values:
+    """A picture's size from its header."""
+    path = Path(folder_paths.get_annotated_filepath(str(known(inputs, "image")))).resolve()
+    if not path.is_relative_to(Path(folder_paths.get_input_directory()).resolve()):
+        raise Unplanned("its picture is not in the input folder")
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+    except OSError as error:
+        raise Unplanned(f"{path.name} cannot be read ({error})") from error
+    return _zeros(1, height, width, 3), _zeros(1, height, width)
+
+
+def _zeros(*shape: int) -> Tensor:
+    return torch.zeros(()).expand(shape)
+
+
+def _nothing(_inputs: Inputs, _recorder: Recorder) -> Values:
+    return ()
+
+
+RULES: Mapping[str, Rule] = {
+    "GGMLDiffusionModel": Rule("", _diffusion_model),
+    "GGMLTextEncoders": Rule("", _text_encoders),
+    "GGMLVAE": Rule("", _vae),
+    "CLIPTextEncode": Rule("encode", _encode),
+    "CLIPTextEncodeFlux": Rule("encode", _encode),
+    "KSampler": Rule("sample", _k_sampler),
+    "KSamplerAdvanced": Rule("sample", _k_sampler),
+    "SamplerCustom": Rule("sample", _sampler_custom),
+    "SamplerCustomAdvanced": Rule("sample", _sampler_custom_advanced),
+    "VAEDecode": Rule("decode", _decode),
+    "VAEDecodeTiled": Rule("decode", _decode),
+    "VAEEncode": Rule("encode picture", _encode_picture),
+    "VAEEncodeTiled": Rule("encode picture", _encode_picture),
+    "LoadImage": Rule("", _load_image),
+    "SaveImage": Rule("", _nothing),
+    "PreviewImage": Rule("", _nothing),
+}

@@ -1,0 +1,144 @@
+"""A plan of a workflow beside what the workflow then takes, phase by phase, on the CPU and on Vulkan."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.pack import part
+from tests.runner_toys import new_runner
+
+planner = part("nodes.planner")
+client = part("native.client.runner")
+files = part("nodes.files")
+diffusion, encoders, vae_nodes = part("nodes.diffusion"), part("nodes.text_encoder"), part("nodes.vae")
+
+import nodes as core  # noqa: E402
+
+MICRO = Path(__file__).parents[1] / "micro" / "models"
+MIB = 1 << 20
+ENOUGH = 1 << 40
+DEVICES = ("CPU", "Vulkan0")
+FLUX = ("F16", "Q8_0", "Q4_0")
+PHASES = ("Encoding the prompt", "Sampling", "Decoding the picture")
+
+
+@pytest.fixture
+def limit() -> int:
+    """Bytes of the GPU."""
+    return 64 * MIB
+
+
+@pytest.fixture(autouse=True)
+def at_home(limit: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As ComfyUI runs nodes, on the micro models, with a runner that computes and one that rehearses."""
+    for module in (diffusion, encoders, vae_nodes):
+        monkeypatch.setattr(module, "model_path", lambda kind, name: str(MICRO / kind / name))
+    toys = [new_runner("--device-memory", str(limit), "--largest-segment", "4e7") for _ in range(2)]
+    real, rehearsing = (client.Runner(toy._options, toy._environment) for toy in toys)
+    monkeypatch.setattr(client, "_shared", real)
+    monkeypatch.setattr(planner, "_runner", rehearsing)
+    with torch.inference_mode():
+        yield
+    real.close()
+    rehearsing.close()
+
+
+def workflow(draw: random.Random) -> dict[str, Any]:
+    """Text to picture with every choice that changes what it takes."""
+
+    def place() -> dict[str, Any]:
+        weights = draw.choice(("auto", "device", "ram", "disk"))
+        return {"device": draw.choice(("CPU", "Vulkan0")), "weights": weights, "engine": "ggml", "budget": 0}
+
+    width, height = (draw.choice((64, 96, 128)) for _ in range(2))
+    cfg = draw.choice((1.0, 3.0))
+    return {
+        "1": {"class_type": "GGMLDiffusionModel",
+              "inputs": {"model_name": f"flux1-schnell-micro-{draw.choice(FLUX)}.gguf", **place()}},
+        "2": {"class_type": "GGMLTextEncoders",
+              "inputs": {"clip_name1": "t5-micro-encoder-Q8_0.gguf",
+                         "clip_name2": "clip_l-micro_fp8_e4m3fn.safetensors", **place()}},
+        "3": {"class_type": "GGMLVAE",
+              "inputs": {"vae_name": "ae-micro.safetensors", "tiling": draw.choice(("auto", "off")),
+                         "tile_size": draw.choice((0, 64)), "overlap": 16, **place()}},
+        "4": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["2", 0], "text": "a red circle"}},
+        "5": {"class_type": "EmptyLatentImage",
+              "inputs": {"width": width, "height": height, "batch_size": draw.choice((1, 2))}},
+        "6": {"class_type": "KSampler",
+              "inputs": {"model": ["1", 0], "positive": ["4", 0], "negative": ["4", 0], "latent_image": ["5", 0],
+                         "seed": 1, "steps": 2, "cfg": cfg, "sampler_name": "euler", "scheduler": "simple",
+                         "denoise": 1.0}},
+        "7": {"class_type": "VAEDecode", "inputs": {"samples": ["6", 0], "vae": ["3", 0]}},
+        "8": {"class_type": "SaveImage", "inputs": {"images": ["7", 0], "filename_prefix": "x"}},
+    }  # fmt: skip
+
+
+def run(prompt: dict[str, Any]) -> Iterator[None]:
+    """The workflow's phases in ComfyUI's own nodes; yields after each."""
+    inputs = {node: made["inputs"] for node, made in prompt.items()}
+    (model,) = diffusion.GGMLDiffusionModel.execute(**inputs["1"]).result
+    (clip,) = encoders.GGMLTextEncoders.execute(**inputs["2"]).result
+    (vae,) = vae_nodes.GGMLVAE.execute(**inputs["3"]).result
+    (conditioning,) = core.CLIPTextEncode().encode(clip, inputs["4"]["text"])
+    yield
+    size = inputs["5"]
+    latent = {"samples": torch.zeros(size["batch_size"], 16, size["height"] // 8, size["width"] // 8)}
+    cfg = inputs["6"]["cfg"]
+    (latent,) = core.common_ksampler(model, 1, 2, cfg, "euler", "simple", conditioning, conditioning, latent)
+    yield
+    core.VAEDecode().decode(vae, latent)
+    yield
+
+
+def taken(model: Any) -> Any:
+    """All that it takes; a mapped file counts as a buffer, but only where it is mapped."""
+    return replace(model, buffers=0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_planned_is_what_is_taken(seed: int, limit: int) -> None:
+    prompt = workflow(random.Random(seed))
+    plan, _ = planner.make_plan(prompt, limit, ENOUGH)
+    assert plan.shortage is None, plan.shortage
+    assert plan.notes == ()
+    assert [phase.title for phase in plan.phases] == list(PHASES)
+    runner = client.shared()
+    assert not runner.memory().models
+    most = dict.fromkeys(DEVICES, 0)
+    for phase, _ in zip(plan.phases, run(prompt), strict=True):
+        most = {name: max(most[name], phase.peak[name]) for name in DEVICES}
+        memory = runner.memory()
+        assert most == {device.name: device.peak for device in memory.devices}
+        assert [taken(model) for model in phase.models] == [taken(model) for model in memory.models]
+
+
+@pytest.mark.parametrize("limit", [2 * MIB, 5 * MIB, 9 * MIB])
+@pytest.mark.parametrize("seed", range(100, 103))
+def test_what_is_accepted_runs_and_what_is_rejected_does_not(seed: int, limit: int) -> None:
+    """On a GPU that is too small for some of it."""
+    prompt = workflow(random.Random(seed))
+    plan, advised = planner.make_plan(prompt, limit, ENOUGH)
+    if plan.shortage is None:
+        assert sum(1 for _ in run(prompt)) == len(PHASES)
+        return
+    with pytest.raises(Exception, match="Vulkan0") as caught:
+        for _ in run(prompt):
+            pass
+    assert plan.shortage.message in str(caught.value)
+    assert all(each.peaks["Vulkan0"] <= limit for each in advised)
+
+
+def test_accepted_and_rejected_are_both_met() -> None:
+    """By the workflows above."""
+    fits = set()
+    for seed in range(100, 106):
+        plan, advised = planner.make_plan(workflow(random.Random(seed)), 5 * MIB, ENOUGH)
+        fits.add((plan.shortage is None, bool(advised)))
+    assert {(True, False), (False, True)} <= fits
