@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 from comfy_api.latest import io, ui
 
-from ..native.client import Device, Runner
+from ..native.client import Runner, another, shared
 from ..native.memory import Advice, Plan, plan_of, report, verdict
 from ..native.rehearsal import Recorder
 from .node_text import show
@@ -41,7 +41,7 @@ def make_plan(prompt: Prompt, gpu_budget: int = 0, ram_budget: int = 0) -> tuple
     Raises what the loaders raise for files and devices that cannot be used, and RunnerError.
     """
     with _planning:
-        capacity = {device.name: _capacity(device, gpu_budget, ram_budget) for device in devices()}
+        capacity = _capacity(gpu_budget, ram_budget)
         plan = _planned(prompt, capacity)
         return plan, advice(prompt, lambda changed: _planned(changed, capacity)) if plan.shortage else []
 
@@ -49,7 +49,7 @@ def make_plan(prompt: Prompt, gpu_budget: int = 0, ram_budget: int = 0) -> tuple
 def _planned(prompt: Prompt, capacity: Mapping[str, int]) -> Plan:
     global _runner
     if _runner is None:
-        _runner = Runner()
+        _runner = another()
     recorder = Recorder(_runner, capacity)
     notes = follow(prompt, recorder)
     parts = [(part.node, _title(part)) for part in recorder.parts]
@@ -60,10 +60,17 @@ def _title(part: Part) -> str:
     return _PHASES.get(part.phase, part.class_type)
 
 
-def _capacity(device: Device, gpu_budget: int, ram_budget: int) -> int:
-    if device.type == "CPU":
-        return ram_budget or max(0, device.free - int(RAM_RESERVE * device.total))
-    return gpu_budget or max(0, device.free - GPU_RESERVE)
+def _capacity(gpu_budget: int, ram_budget: int) -> dict[str, int]:
+    """Bytes of each device that a workflow may take: models that are there make room."""
+    found = devices()
+    held = {device.name: device.held for device in shared().memory().devices}
+    capacity = {}
+    for device in found:
+        on_cpu = device.type == "CPU"
+        reserve = int(RAM_RESERVE * device.total) if on_cpu else GPU_RESERVE
+        room = min(device.total, device.free + held.get(device.name, 0)) - reserve
+        capacity[device.name] = (ram_budget if on_cpu else gpu_budget) or max(0, room)
+    return capacity
 
 
 class GGMLMemoryPlanner(io.ComfyNode):

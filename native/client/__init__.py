@@ -2,7 +2,7 @@
 
 from .errors import Cancelled, OutOfMemory, RunnerError, RunnerLost
 from .reports import Device, DeviceMemory, LoadReport, Measurement, MemoryReport, ModelMemory
-from .runner import Runner, shared
+from .runner import Runner, another, shared
 
 __all__ = [
     "Cancelled",
@@ -16,5 +16,6 @@ __all__ = [
     "Runner",
     "RunnerError",
     "RunnerLost",
+    "another",
     "shared",
 ]

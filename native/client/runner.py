@@ -388,11 +388,16 @@ _shared: Runner | None = None
 _shared_lock = threading.Lock()
 
 
+def another() -> Runner:
+    """A runner as the user wants them; raises RunnerError when their number of threads is none."""
+    threads = wanted_threads()
+    return Runner(("--threads", str(threads)) if threads else ())
+
+
 def shared() -> Runner:
-    """The one runner of this process; raises RunnerError when the user's number of threads is none."""
+    """The one runner of this process that computes; raises as `another`."""
     global _shared
     with _shared_lock:
         if _shared is None:
-            threads = wanted_threads()
-            _shared = Runner(("--threads", str(threads)) if threads else ())
+            _shared = another()
         return _shared

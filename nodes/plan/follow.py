@@ -93,7 +93,7 @@ class _Walk:
             return value
         node, output = value
         made = self.values(str(node))
-        if isinstance(made[0], Unknown):
+        if made and isinstance(made[0], Unknown):
             return made[0]
         return made[output] if 0 <= output < len(made) else Unknown(f"node {node} has no output {output}")
 
@@ -105,7 +105,7 @@ def _is_link(value: Any) -> bool:
 def _is_output(described: Any) -> bool:
     if not isinstance(described, Mapping):
         return False
-    found = core.NODE_CLASS_MAPPINGS.get(described.get("class_type"))
+    found = core.NODE_CLASS_MAPPINGS.get(str(described.get("class_type")))
     return bool(getattr(found, "OUTPUT_NODE", False))
 
 

@@ -135,6 +135,20 @@ def test_what_is_accepted_runs_and_what_is_rejected_does_not(seed: int, limit: i
     assert all(each.peaks["Vulkan0"] <= limit for each in advised)
 
 
+def test_what_models_hold_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They make room, or are what the next prompt needs."""
+    monkeypatch.setattr(planner, "GPU_RESERVE", 0)
+    prompt = workflow(random.Random(1))
+    for node in ("1", "2", "3"):
+        prompt[node]["inputs"] |= {"device": "Vulkan0", "weights": "device"}
+    before, _ = planner.make_plan(prompt)
+    assert sum(1 for _ in run(prompt)) == len(PHASES)
+    assert {device.name: device.held for device in client.shared().memory().devices}["Vulkan0"] > MIB
+    after, _ = planner.make_plan(prompt)
+    assert before.capacity["Vulkan0"] == after.capacity["Vulkan0"] == 64 * MIB
+    assert after.phases == before.phases
+
+
 def test_accepted_and_rejected_are_both_met() -> None:
     """By the workflows above."""
     fits = set()

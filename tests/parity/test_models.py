@@ -55,9 +55,10 @@ def test_model_with_outliers(name: str, place: Place, runner: Runner) -> None:
     assert _error(case, 1, place, runner, 1e5, place.wide) <= (place.gelu if case.gelu else place.exact)
 
 
-def test_flux_with_flash_attention(place: Place, runner: Runner) -> None:
-    """With K and V in F16, as at real size."""
-    options = LowerOptions(flash_bytes=0)
+@pytest.mark.parametrize("kv_type", ["F16", "F32"])
+def test_flux_with_flash_attention(kv_type: str, place: Place, runner: Runner) -> None:
+    """With K and V in F16 as on GPUs at real size, in F32 as on the CPU."""
+    options = LowerOptions(flash_bytes=0, kv_type=kv_type)
     assert _error(BY_NAME["FLUX schnell"], 2, place, runner, options=options) <= max(2e-3, place.exact)
 
 

@@ -253,7 +253,7 @@ def test_auto_measures_both_once_and_says_so(large: WeightSet, caplog: pytest.Lo
     assert len(engine._known) == 2
 
 
-@pytest.mark.parametrize(("torch_speed", "expected"), [(1.1, RemoteModel), (1.2, TorchModel)])
+@pytest.mark.parametrize(("torch_speed", "expected"), [(1.4, RemoteModel), (1.6, TorchModel)])
 def test_auto_takes_torch_by_a_margin(
     torch_speed: float, expected: type, large: WeightSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
