@@ -20,9 +20,9 @@ from .torch_engine import TorchModel
 from .weights import Parameter, WeightSet
 
 CPU = "CPU"
-# Torch must multiply so much faster, or ggml it is: around its products torch is slower. Machines are rarely near it (1.2
-# to 1.4 or 1.8 to 3 with BF16 instructions, 0.8 or 2.3 without), so they choose the same in every session, and a seed
-# gives the same picture.
+# Torch must multiply so much faster, or ggml it is: around its products torch is slower. Machines are rarely near it
+# (1.2 to 1.4 or 1.8 to 3 with BF16 instructions, 0.8 or 2.3 without), so they choose the same in every session, and a
+# seed gives the same picture.
 MARGIN = 1.5
 WORTH_MEASURING = 1 << 20  # elements; smaller layers take next to no time under either
 SIDE = 64  # of what a convolution is measured with

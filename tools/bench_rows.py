@@ -77,10 +77,10 @@ def in_place(device: str) -> str:
 
 
 def load_rows(device: str) -> Iterator[Row]:
-    """FLUX.1 Q4_0 and the VAE, from the page cache until the first step could begin."""
+    """FLUX.1 Q4_0 and the VAE, from the page cache; either program makes its graph in the first step."""
     files = (("flux", FLUX.format("Q4_0")), ("vae", VAE))
     ggml = ("--engine", "ggml")  # torch loads nothing before it computes
-    said = "FLUX.1 Q4_0 and VAE from the page cache; ours with the trace for 512x512 pixels"
+    said = "FLUX.1 Q4_0 and VAE from the page cache, until all weights are where they live"
     peer = (Job("peer", "load", files),)
     yield Row("load", "seconds", Job("ours", "load", files, ("--weights", in_place(device), *ggml)), PEER, peer, said)
     if device == "CPU":
