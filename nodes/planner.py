@@ -85,7 +85,7 @@ class GGMLMemoryPlanner(io.ComfyNode):
             category="loaders/GGML",
             description="Works out what this workflow takes of the GPU's memory and of RAM before anything is loaded, "
             "and stops it where it does not fit. Put it anywhere in the workflow; it needs no link.",
-            search_aliases=["GGUF", "VRAM", "out of memory", "OOM", "low VRAM", "budget", "RX 580"],
+            search_aliases=["GGUF", "Vulkan", "VRAM", "out of memory", "OOM", "low VRAM", "budget", "RX 580"],
             inputs=[
                 io.Combo.Input(
                     "mode", options=[REJECT, WARN], default=REJECT,

@@ -79,14 +79,18 @@ def test_warning_lets_it_run(planning: Client) -> None:
 
 
 def test_a_smaller_picture_fits_where_a_larger_one_does_not(planning: Client) -> None:
-    """The number of MiB in the report is the one that decides."""
+    """The number of MiB in the report is the one that decides; what is advised is true."""
     (text,) = planning.run(planned()).outputs[PLANNER]["text"]
     line = next(line for line in text.splitlines() if line.startswith("CPU: at most "))
     most = int(line.removeprefix("CPU: at most ").split()[0].replace(",", ""))
-    large = {"EmptySD3LatentImage": {"width": 512, "height": 512}}
-    planning.queue(planned(ram_budget=most + 1))
-    with pytest.raises(Refused, match="does not fit"):
-        planning.queue(changed(planned(ram_budget=most + 1), large))
+    planning.run(planned(ram_budget=most + 1))
+    large = {"EmptySD3LatentImage": {"width": 512, "height": 512}, "GGMLVAE": {"tiling": "off"}}
+    graph = changed(planned(ram_budget=most + 1), large)
+    with pytest.raises(Refused, match="does not fit") as caught:
+        planning.queue(graph)
+    assert f"It fits with GGML VAE (node {node_id(graph, 'GGMLVAE')}): tiling auto" in caught.value.said(PLANNER)
+    advised = {"GGMLVAE": {"tiling": "auto", "tile_size": 0}}
+    assert len(planning.pictures(planning.run(changed(graph, advised)))) == 1
 
 
 def test_faults_are_told_as_without_a_planner(planning: Client) -> None:
