@@ -5,11 +5,9 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from time import monotonic
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,18 +15,18 @@ import numpy as np
 from ..placement import Placement, placed
 from ..program import Program
 from ..weights.weight_set import WeightSet
-from .errors import Cancelled, RunnerError, RunnerLost, from_reply
+from .errors import RunnerError, RunnerLost, from_reply
 from .manifest import manifest, spoken
-from .process import Call, ProcessDied, RunnerProcess
+from .process import ProcessDied, RunnerProcess
 from .rehearsal import Rehearsal, Step, rehearsal, step_requests
 from .reports import Device, LoadReport, Measurement, MemoryReport, device, memory_report
 from .sound import check_sound
 from .tensors import read_outputs, write_inputs
 from .threads import wanted_threads
+from .waiting import final_reply
 
 log = logging.getLogger(__name__)
 
-_POLL = 0.05  # seconds between looks at `cancelled`
 _TIMEOUT = 600.0  # seconds without any sign of progress: a first use may compile shaders for minutes
 _QUERY_TIMEOUT = 60.0
 _WITHOUT_VULKAN = {"GGML_DISABLE_VULKAN": "1"}
@@ -329,13 +327,13 @@ class Runner:
         finally:
             watchdog.cancel()
         try:
-            reply = _final_reply(process, call, patience, cancelled, progress)
+            reply = final_reply(process, call, patience, cancelled, progress)
         except ProcessDied:
             raise
         except BaseException:  # out of `cancelled` or `progress`: the runner must be idle before the next call
             process.abort(call)
             with suppress(ProcessDied):
-                _final_reply(process, call, patience, None, None)
+                final_reply(process, call, patience, None, None)
             raise
         if "done" in reply:
             return reply["done"]
@@ -347,41 +345,6 @@ class Runner:
         if self.trouble and type(error) is RunnerError:
             return RunnerError(f"{error} {self.trouble}")
         return error
-
-
-def _final_reply(
-    process: RunnerProcess,
-    call: Call,
-    patience: float,
-    cancelled: Cancel,
-    progress: Callable[..., None] | None,
-) -> dict[str, Any]:
-    aborting = False
-    looked = heard = monotonic()
-    while True:
-        try:
-            reply = call.replies.get(timeout=_POLL)
-        except queue.Empty:
-            reply = {}
-        now = monotonic()
-        if reply is None:
-            raise ProcessDied(process.obituary())
-        if "progress" in reply:
-            heard = now
-            if progress:
-                progress(*reply["progress"])
-        elif reply:
-            if aborting and "done" in reply:
-                raise Cancelled("the run was interrupted")
-            return reply
-        if now - heard > patience:
-            process.kill()
-            raise ProcessDied(f"no sign of progress for {patience:g} seconds; {process.obituary()}")
-        if cancelled and not aborting and now - looked >= _POLL:
-            looked = now
-            if cancelled():
-                process.abort(call)
-                aborting = True
 
 
 _shared: Runner | None = None

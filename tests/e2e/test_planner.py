@@ -10,11 +10,13 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+import jsonschema
 import pytest
 
 from tests import comfy_server
 from tests.comfy_server import Client, Refused, Workflow, changed, node_id, workflow
 from tests.e2e.example import upload_example
+from tests.pack import ROOT
 
 OURS = {"GGMLDiffusionModel", "GGMLTextEncoders", "GGMLVAE", "GGMLMemoryPlanner"}
 PLANNER = "90"
@@ -104,6 +106,8 @@ def test_faults_are_told_as_without_a_planner(planning: Client) -> None:
 def test_the_api_tells_the_plan_and_runs_nothing(planning: Client) -> None:
     before = planning.get("/history")
     told = planning.send("/ggml/plan", {"prompt": workflow("text_to_image")})
+    schema = json.loads((ROOT / "docs" / "plan.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(told, schema)
     assert told["fits"]
     assert told["shortage"] is None
     assert [phase["title"] for phase in told["phases"]] == [
@@ -115,6 +119,7 @@ def test_the_api_tells_the_plan_and_runs_nothing(planning: Client) -> None:
     peak = told["devices"]["CPU"]["peak"]
     assert peak == max(phase["devices"]["CPU"]["peak"] for phase in told["phases"])
     refused = planning.send("/ggml/plan", {"prompt": workflow("text_to_image"), "ram_budget": 1})
+    jsonschema.validate(refused, schema)
     assert not refused["fits"]
     assert refused["verdict"].startswith("Encoding the prompt")
     assert planning.get("/history") == before
