@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 from tests import comfy_server
-from tests.comfy_server import Client, Refused, Workflow, changed, node_id, workflow
+from tests.comfy_server import Client, Refused, Workflow, changed, eventually, node_id, workflow
 from tests.e2e.example import upload_example
 from tests.pack import ROOT
 
@@ -52,6 +52,7 @@ def test_what_fits_runs_and_is_reported(planning: Client, name: str) -> None:
 
 
 def test_what_does_not_fit_is_refused_on_every_node_of_ours(planning: Client) -> None:
+    eventually(lambda: idle(planning), "an empty queue")
     before = planning.get("/history")
     graph = planned(ram_budget=1)
     with pytest.raises(Refused) as caught:
@@ -61,7 +62,7 @@ def test_what_does_not_fit_is_refused_on_every_node_of_ours(planning: Client) ->
     assert " MiB on CPU." in refused["error"]["message"]
     assert {graph[node]["class_type"] for node in refused["node_errors"]} == OURS
     assert planning.get("/history") == before
-    assert planning.get("/queue") == {"queue_running": [], "queue_pending": []}
+    assert idle(planning)
 
 
 def test_no_other_output_runs(planning: Client) -> None:
@@ -70,7 +71,7 @@ def test_no_other_output_runs(planning: Client) -> None:
     graph["92"] = {"class_type": "SaveImage", "inputs": {"images": ["91", 0], "filename_prefix": "other"}}
     with pytest.raises(Refused):
         planning.queue(graph)
-    assert planning.get("/queue") == {"queue_running": [], "queue_pending": []}
+    assert idle(planning)
 
 
 def test_warning_lets_it_run(planning: Client) -> None:
@@ -103,7 +104,12 @@ def test_faults_are_told_as_without_a_planner(planning: Client) -> None:
     assert PLANNER not in caught.value.node_errors
 
 
+def idle(client: Client) -> bool:
+    return client.get("/queue") == {"queue_running": [], "queue_pending": []}
+
+
 def test_the_api_tells_the_plan_and_runs_nothing(planning: Client) -> None:
+    eventually(lambda: idle(planning), "an empty queue")  # of what other tests did not wait for
     before = planning.get("/history")
     told = planning.send("/ggml/plan", {"prompt": workflow("text_to_image")})
     schema = json.loads((ROOT / "docs" / "plan.schema.json").read_text(encoding="utf-8"))
