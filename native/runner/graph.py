@@ -154,7 +154,7 @@ class Graph:
 
     def _place_constants(self, program: Program, largest: int | None) -> Placed:
         arrays = {key: np.ascontiguousarray(array) for key, array in program.constants.items()}
-        placed = describe_constants(self.device, arrays)
+        placed = _describe_constants(self.device, arrays)
         try:
             allocate(placed, list(arrays), f"the constants of {self.name}", largest)
         except BaseException:
@@ -207,7 +207,7 @@ def _note_uses(
             uses[root.name] = uses.get(root.name, (node, node))[0], node
 
 
-def describe_constants(device: Device, arrays: Mapping[str, np.ndarray]) -> Placed:
+def _describe_constants(device: Device, arrays: Mapping[str, np.ndarray]) -> Placed:
     """Constants of a program as tensors without memory; raises ProgramFault for a type they cannot have."""
     for key, array in arrays.items():
         if str(array.dtype) not in _CONSTANT_TYPES or 0 in array.shape:

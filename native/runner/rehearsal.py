@@ -19,7 +19,6 @@ from .holdings import Holdings
 from .limits import Limits
 from .measurement import measurement
 from .models import Models
-from .programs import Programs
 from .protocol import Header
 from .repack import Repacked, Source
 from .stand_in import StandIn
@@ -67,17 +66,16 @@ class RehearsedDevices(Devices):
         return self.all()
 
 
-def rehearse(
-    devices: Devices, limits: Limits, programs: Programs, capacity: Mapping[str, int], steps: Sequence[Header]
-) -> dict[str, Any]:
+def rehearse(real: Holdings, limits: Limits, capacity: Mapping[str, int], steps: Sequence[Header]) -> dict[str, Any]:
     """What each step leads to, one after the other on empty devices, until one cannot be done.
 
-    capacity: bytes of each device. steps: requests to load, run, unload and measure, a run with what its load says too.
+    real: whose devices and programs they are about. capacity: bytes of each device. steps: requests to load, run, unload
+    and measure, a run with what its load says too.
     Returns for each step the bytes held on each device, the most held during it, what each model holds at its end and
     what was measured; and where a step fails, its error. Raises Missing for programs that the client has not sent.
     """
-    stand_ins = RehearsedDevices(devices, capacity)
-    holdings = Holdings(stand_ins, Models(limits, RehearsedWeights), programs)
+    stand_ins = RehearsedDevices(real.devices, capacity)
+    holdings = Holdings(stand_ins, Models(limits, RehearsedWeights), real.programs)
     done: list[dict[str, Any]] = []
     try:
         for step in steps:

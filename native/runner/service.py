@@ -33,13 +33,11 @@ class Service:
     def __init__(self, writer: FrameWriter, arena: ArenaView, limits: Limits) -> None:
         self._writer = writer
         self._arena = arena
-        self._devices = Devices(limits.threads, limits.device_memory, self._is_aborted, self._announce_drivers)
         self._current = 0  # id of the request being worked on
         self._aborted = -1
         self._limits = limits
-        self._models = Models(limits)
-        self._programs = Programs()
-        self._holdings = Holdings(self._devices, self._models, self._programs)
+        devices = Devices(limits.threads, limits.device_memory, self._is_aborted, self._announce_drivers)
+        self._holdings = Holdings(devices, Models(limits), Programs())
 
     def abort(self, request: int) -> None:
         """End a request at the next opportunity; called from the reader's thread."""
@@ -85,16 +83,16 @@ class Service:
     # requests
 
     def _do_devices(self, _header: Header, _payload: bytes) -> dict[str, Any]:
-        return {"devices": [device.describe() for device in self._devices.all()]}
+        return {"devices": [device.describe() for device in self._holdings.devices.all()]}
 
     def _do_memory(self, _header: Header, _payload: bytes) -> dict[str, Any]:
         private, resident = process_memory()
         devices = []
-        for device in list(self._devices.known()):
+        for device in list(self._holdings.devices.known()):
             free, total = device.memory()
             held = {"held": device.held, "peak": device.peak}
             devices.append({"name": device.name, **held, "free": free, "total": total})
-        process = {"private": private, "resident": resident, "loads": self._models.loads}
+        process = {"private": private, "resident": resident, "loads": self._holdings.models.loads}
         return {**process, "devices": devices, "models": self._holdings.report()}
 
     def _do_load(self, header: Header, _payload: bytes) -> dict[str, Any]:
@@ -108,20 +106,20 @@ class Service:
         }
 
     def _do_array(self, header: Header, _payload: bytes) -> dict[str, Any]:
-        device = self._devices.find(header["device"])
+        device = self._holdings.devices.find(header["device"])
         memory = np.frombuffer(self._arena.memory(header["arena"]), np.uint8)
-        self._models.arrays(device).fill(header["digest"], memory[: header["nbytes"]])
+        self._holdings.models.arrays(device).fill(header["digest"], memory[: header["nbytes"]])
         return {}
 
     def _do_unload(self, header: Header, _payload: bytes) -> dict[str, Any]:
         unloaded = self._holdings.unload(header)
-        if not self._models:
-            self._programs.clear()
+        if not self._holdings.models:
+            self._holdings.programs.clear()
         let_go()
         return {"unloaded": unloaded}
 
     def _do_program(self, header: Header, payload: bytes) -> dict[str, Any]:
-        self._programs.add(header["digest"], payload)
+        self._holdings.programs.add(header["digest"], payload)
         return {}
 
     def _do_run(self, header: Header, _payload: bytes) -> dict[str, Any]:
@@ -137,7 +135,7 @@ class Service:
     _do_profile = _do_run  # but for the reply
 
     def _do_rehearse(self, header: Header, _payload: bytes) -> dict[str, Any]:
-        return rehearse(self._devices, self._limits, self._programs, header["capacity"], header["steps"])
+        return rehearse(self._holdings, self._limits, header["capacity"], header["steps"])
 
     def _do_measure(self, header: Header, _payload: bytes) -> dict[str, Any]:
         return measurement(self._holdings, self._limits, header)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import comfy.model_patcher
+import comfy.sample
 import comfy.sampler_helpers
 import comfy.samplers
 import folder_paths
