@@ -69,8 +69,8 @@ class RehearsedDevices(Devices):
 def rehearse(real: Holdings, limits: Limits, capacity: Mapping[str, int], steps: Sequence[Header]) -> dict[str, Any]:
     """What each step leads to, one after the other on empty devices, until one cannot be done.
 
-    real: whose devices and programs they are about. capacity: bytes of each device. steps: requests to load, run, unload
-    and measure, a run with what its load says too.
+    real: whose devices and programs they are about. capacity: bytes of each device. steps: requests to load, run,
+    unload and measure, a run with what its load says too.
     Returns for each step the bytes held on each device, the most held during it, what each model holds at its end and
     what was measured; and where a step fails, its error. Raises Missing for programs that the client has not sent.
     """
