@@ -13,7 +13,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..native.client import Cancelled, OutOfMemory
+from ..native.client import Cancelled, OutOfMemory, RunnerError
 from ..native.engine import model_for
 from ..native.lower import LowerOptions
 from ..native.placement import Placement
@@ -39,6 +39,7 @@ class RemoteModule(torch.nn.Module):
     """A module's names and shapes, for ComfyUI to see; its weights and arithmetic are its engine's."""
 
     tokens = 256  # that it usually gets at once: those of a prompt
+    retried = True  # whether ComfyUI may try something else where memory runs out
 
     def __init__(
         self, core: torch.nn.Module, weights: WeightSet, placement: Placement, local: Collection[str] = (),
@@ -110,7 +111,7 @@ class RemoteModule(torch.nn.Module):
         if not self.remote.rehearsed:
             release_orphans()
         inputs = _on_host(inputs)
-        with _as_comfy():
+        with _as_comfy(self.retried):
             results = self.remote.run(key, function, inputs, cancelled=comfy.model_management.processing_interrupted)
         watcher.took(self.remote.peaks)
         return results
@@ -134,12 +135,16 @@ def remote_modules(model: torch.nn.Module) -> Iterator[tuple[str, RemoteModule]]
 
 
 @contextmanager
-def _as_comfy() -> Iterator[None]:
-    """The engine's interruptions and lack of memory as the exceptions that ComfyUI handles."""
+def _as_comfy(retried: bool = True) -> Iterator[None]:
+    """The engine's interruptions and lack of memory as the exceptions that ComfyUI handles.
+
+    retried: False for a lack of memory that ends the job, whatever ComfyUI would try.
+    """
     try:
         yield
     except Cancelled:
         comfy.model_management.throw_exception_if_processing_interrupted()
         raise comfy.model_management.InterruptProcessingException from None
     except OutOfMemory as error:
-        raise comfy.model_management.OOM_EXCEPTION(watcher.lacked(error)) from error
+        kind = comfy.model_management.OOM_EXCEPTION if retried else RunnerError
+        raise kind(watcher.lacked(error)) from error

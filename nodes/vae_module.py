@@ -33,6 +33,7 @@ class VAEModule(RemoteModule):
         super().__init__(core, weights, placement, wide=True)
         self.ratio = ratio
         self.tiles = tiles
+        self.retried = tiles.mode == "auto"  # ComfyUI would cut tiles where the user has said which, or none
 
     def decode(self, z: Tensor, **_: Any) -> Tensor:
         """z: [batch, channels, height, width]. Returns [batch, 3, height * ratio, width * ratio], about -1 to 1."""

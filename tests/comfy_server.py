@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import os
+import struct
 import sys
 import time
 import urllib.error
@@ -33,6 +34,7 @@ PATIENCE = 240.0  # seconds for what must happen in the end, on a slow machine
 
 Workflow = dict[str, dict[str, Any]]
 Event = tuple[str, Any]
+_TEXT = 3  # ComfyUI's protocol.BinaryEventTypes
 
 
 class Refused(Exception):
@@ -40,7 +42,7 @@ class Refused(Exception):
 
     def __init__(self, body: dict[str, Any]) -> None:
         super().__init__(json.dumps(body))
-        self.node_errors: dict[str, Any] = body["node_errors"]
+        self.node_errors: dict[str, Any] = body.get("node_errors", {})
 
     def said(self, node: str) -> str:
         """What it says is wrong with a node, one line for each fault."""
@@ -135,7 +137,8 @@ class Client:
     def follow(self, workflow: Workflow, act: Callable[[str, Any], None] | None = None, **extra: Any) -> list[Event]:
         """Queue a workflow and return all that the WebSocket says until it ends; `act` is given each event at once.
 
-        An event is its type and its data; the type of a binary one is "preview", its data an image file.
+        An event is its type and its data; the type of a binary one is "preview", its data an image file, or "text",
+        its data the node's id and the text.
         """
         return asyncio.run(self._follow(workflow, act or (lambda kind, data: None), extra))
 
@@ -148,7 +151,7 @@ class Client:
                 async with asyncio.timeout(PATIENCE):
                     async for message in socket:
                         event = parse(message)
-                        if event[0] != "preview" and event[1].get("prompt_id") != prompt:
+                        if event[0] not in ("preview", "text") and event[1].get("prompt_id") != prompt:
                             continue
                         events.append(event)
                         await asyncio.to_thread(act, *event)
@@ -187,9 +190,16 @@ class Client:
 
 
 def parse(message: aiohttp.WSMessage) -> Event:
-    """A message of the WebSocket as an event; binary ones begin with two 32-bit numbers, event and image format."""
+    """A message of the WebSocket as an event; binary ones begin with two 32-bit numbers, the first says of what kind.
+
+    The other is an image's format, or of a text on a node how long the node's id is that comes before it.
+    """
     if message.type == aiohttp.WSMsgType.BINARY:
-        return "preview", message.data[8:]
+        kind, number = struct.unpack(">II", message.data[:8])
+        content = message.data[8:]
+        if kind == _TEXT:
+            return "text", f"{content[:number].decode()} {content[number:].decode()}"
+        return "preview", content
     content = json.loads(message.data)
     return content["type"], content["data"]
 

@@ -345,8 +345,8 @@ class Runner:
             with suppress(ProcessDied):
                 final_reply(process, call, patience, None, None)
             raise
+        self.peaks = reply.get("peaks", self.peaks)
         if "done" in reply:
-            self.peaks = reply.get("peaks", self.peaks)
             return reply["done"]
         if reply["error"]["kind"] == "missing":
             raise _Missing(reply["error"])

@@ -54,11 +54,9 @@ class Service:
             self._current = request
             for device in self._holdings.devices.known():
                 device.begin_request()
-            done = handler(header, payload)
-            peaks = {device.name: device.request_peak for device in self._holdings.devices.known()}
-            self._writer.send({"id": request, "done": done, "peaks": peaks})
+            self._writer.send({"id": request, "done": handler(header, payload), "peaks": self._peaks()})
         except RequestError as error:
-            self._writer.send({"id": request, "error": error.reply()})
+            self._writer.send({"id": request, "error": error.reply(), "peaks": self._peaks()})
         except PeerGone:
             raise
         except Exception as error:
@@ -82,6 +80,9 @@ class Service:
                 self._writer.send({"id": request, "progress": [done, total]})
 
         return report
+
+    def _peaks(self) -> dict[str, int]:
+        return {device.name: device.request_peak for device in self._holdings.devices.known()}
 
     def _is_aborted(self) -> bool:
         return self._aborted == self._current

@@ -85,6 +85,8 @@ class _Walk:
             return (Unknown(str(reason)),)
         finally:
             self.notes += [f"{class_type} (node {node}) is planned with {each}." for each in following.taken]
+        if class_type not in core.NODE_CLASS_MAPPINGS:
+            self.notes.append(f"{class_type} (node {node}) is not in the plan: this ComfyUI has no such node.")
         return (Unknown(f"it hangs on {class_type} (node {node}), which the planner does not know"),)
 
     def _input(self, value: Any) -> Any:
@@ -102,10 +104,11 @@ def _is_link(value: Any) -> bool:
 
 
 def _is_output(described: Any) -> bool:
+    """Whether a node is executed for itself; one that this ComfyUI has not might be."""
     if not isinstance(described, Mapping):
         return False
     found = core.NODE_CLASS_MAPPINGS.get(str(described.get("class_type")))
-    return bool(getattr(found, "OUTPUT_NODE", False))
+    return found is None or bool(getattr(found, "OUTPUT_NODE", False))
 
 
 def _executed(class_type: str, inputs: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -17,3 +17,11 @@ def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     with comfy_server.running(tmp_path_factory.mktemp("comfyui")) as client:
         upload_example(client)
         yield client
+
+
+@pytest.fixture(scope="session")
+def planning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A server for what plans: planning starts a runner that other tests would take for theirs."""
+    with comfy_server.running(tmp_path_factory.mktemp("planning")) as client:
+        upload_example(client)
+        yield client

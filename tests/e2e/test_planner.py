@@ -7,28 +7,17 @@ import json
 import random
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
 import pytest
 
-from tests import comfy_server
 from tests.comfy_server import Client, Refused, Workflow, changed, eventually, node_id, workflow
-from tests.e2e.example import upload_example
 from tests.pack import ROOT
 
 OURS = {"GGMLDiffusionModel", "GGMLTextEncoders", "GGMLVAE", "GGMLMemoryPlanner"}
 PLANNER = "90"
 FUZZED = 60
-
-
-@pytest.fixture(scope="module")
-def planning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A server of its own: planning starts a runner that other tests would take for theirs."""
-    with comfy_server.running(tmp_path_factory.mktemp("planning")) as client:
-        upload_example(client)
-        yield client
 
 
 def planned(name: str = "text_to_image", **inputs: Any) -> Workflow:

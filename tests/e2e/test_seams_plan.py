@@ -15,6 +15,7 @@ from tests.pack import part
 from tests.runner_toys import new_runner
 
 make, asked = part("nodes.plan.make"), part("nodes.plan.asked")
+measured, watcher = part("nodes.plan.measured"), part("nodes.watcher")
 client = part("native.client.runner")
 files = part("nodes.files")
 diffusion, encoders, vae_nodes = part("nodes.diffusion"), part("nodes.text_encoder"), part("nodes.vae")
@@ -167,3 +168,24 @@ def test_accepted_and_rejected_are_both_met() -> None:
         made = planned(workflow(random.Random(seed)), 5 * MIB)
         fits.add((made.plan.shortage is None, bool(made.advised)))
     assert {(True, False), (False, True)} <= fits
+
+
+@pytest.mark.parametrize("limit", [5 * MIB])
+def test_memory_that_runs_out_all_the_same_is_told_with_what_would_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something else took it after the plan was made. What is advised runs, in the same runner."""
+    prompt = workflow(random.Random(100))
+    for node in ("1", "2", "3"):
+        prompt[node]["inputs"] |= {"device": "CPU", "weights": "ram"}
+    prompt["1"]["inputs"] |= {"device": "Vulkan0", "weights": "device"}
+    monkeypatch.setattr(measured, "_running", lambda: prompt)
+    monkeypatch.setattr(watcher, "_watcher", measured.WATCHER)
+    with pytest.raises(Exception, match="Vulkan0") as caught:
+        for _ in run(prompt):
+            pass
+    runner = client.shared().pid
+    said = str(caught.value)
+    assert "With what is free now: Sampling (node 6) does not fit" in said
+    assert "It fits with GGML Diffusion Model (node 1): weights ram" in said
+    prompt["1"]["inputs"]["weights"] = "ram"
+    assert sum(1 for _ in run(prompt)) == len(PHASES)
+    assert client.shared().pid == runner

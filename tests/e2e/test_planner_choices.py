@@ -1,0 +1,182 @@
+"""What the planner can be asked for besides yes or no: to choose, for other hardware, and what was taken in the end."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.comfy_server import Client, Refused, Workflow, changed, eventually, node_id, workflow
+from tests.e2e.test_planner import PLANNER, idle, planned
+from tests.pack import ROOT
+
+LOADERS = ("GGMLDiffusionModel", "GGMLTextEncoders", "GGMLVAE")
+RX_580 = "RX 580 8 GB, Linux"
+
+
+def on_auto(name: str = "text_to_image", **inputs: Any) -> Workflow:
+    """A workflow that leaves everything to the planner beside it."""
+    auto = {loader: {"device": "auto", "weights": "auto"} for loader in LOADERS}
+    return changed(planned(name, mode="fit", **inputs), auto)
+
+
+def text(client: Client, graph: Workflow) -> str:
+    """The report of a workflow that runs."""
+    return str(client.run(graph).outputs[PLANNER]["text"][0])
+
+
+def test_fit_chooses_shows_and_runs_what_it_chose(planning: Client) -> None:
+    """No GPU here that is none of software: the CPU, with the copies its fastest code reads."""
+    graph = on_auto()
+    prompt = planning.queue(graph)
+    job = planning.wait(prompt)
+    _, _, ran, *_ = planning.get(f"/history/{prompt}")[prompt]["prompt"]
+    for loader in LOADERS:
+        assert ran[node_id(graph, loader)]["inputs"]["device"] == "CPU"
+    assert ran[node_id(graph, "GGMLDiffusionModel")]["inputs"]["weights"] == "device"
+    lines = job.outputs[PLANNER]["text"][0].splitlines()
+    assert lines[0] == "The workflow fits."
+    assert f"GGML Diffusion Model (node {node_id(graph, 'GGMLDiffusionModel')}): device CPU, weights device" in lines[1]
+    (picture,) = planning.pictures(job)
+    settled = changed(graph, {loader: ran[node_id(graph, loader)]["inputs"] for loader in LOADERS})
+    assert np.array_equal(picture, planning.draw(changed(settled, {"GGMLMemoryPlanner": {"mode": "reject"}})))
+
+
+def test_fit_leaves_alone_what_is_set_and_refuses_where_nothing_fits(planning: Client) -> None:
+    told = planning.send("/ggml/plan", {"prompt": planned(), "mode": "fit"})
+    graph = planned()
+    for node, inputs in told["chosen"].items():
+        for name in inputs:
+            assert graph[node]["inputs"].get(name, "auto") in ("auto", 0)
+    with pytest.raises(Refused, match="does not fit"):
+        planning.queue(on_auto(ram_budget=1))
+
+
+def test_what_fits_another_card(planning: Client) -> None:
+    """Shown, but not set here."""
+    graph = on_auto(hardware=RX_580)
+    prompt = planning.queue(graph)
+    report = planning.wait(prompt).outputs[PLANNER]["text"][0]
+    assert f"Planned for {RX_580}" in report
+    assert f"On {RX_580}: GGML Diffusion Model" in report
+    assert "device Vulkan0" in report
+    _, _, ran, *_ = planning.get(f"/history/{prompt}")[prompt]["prompt"]
+    assert ran[node_id(graph, "GGMLDiffusionModel")]["inputs"]["device"] == "auto"
+
+
+def test_hardware_that_nobody_knows(planning: Client) -> None:
+    with pytest.raises(Refused) as caught:
+        planning.queue(planned(hardware="a potato"))
+    assert PLANNER in caught.value.node_errors
+
+
+def test_this_machine_as_a_profile(planning: Client) -> None:
+    """What one machine tells of itself, another plans with; by name likewise."""
+    told = planning.get("/ggml/profiles")
+    assert RX_580 in told["profiles"]
+    for profile in (told["this_machine"], RX_580):
+        plan = planning.send("/ggml/plan", {"prompt": workflow("text_to_image"), "profile": profile})
+        assert plan["fits"]
+        assert plan["profile"] == (profile if isinstance(profile, str) else profile["name"])
+    broken = {"name": "x", "system": "linux", "ram": 8192, "gpus": [{"description": "RX 580", "memory": "8 GB"}]}
+    with pytest.raises(Refused, match="memory must be a whole number of MiB"):
+        planning.send("/ggml/plan", {"prompt": workflow("text_to_image"), "profile": broken})
+    with pytest.raises(Refused, match="There is no hardware profile 'a potato'"):
+        planning.send("/ggml/plan", {"prompt": workflow("text_to_image"), "profile": "a potato"})
+
+
+def test_in_the_line_of_the_models(planning: Client) -> None:
+    graph = planned()
+    for output, (kind, loader) in enumerate(zip(("model", "clip", "vae"), LOADERS, strict=True), 2):
+        source = [node_id(graph, loader), 0]
+        for made in graph.values():
+            made["inputs"] |= {key: [PLANNER, output] for key, value in made["inputs"].items() if value == source}
+        graph[PLANNER]["inputs"][kind] = source
+    job = planning.run(graph)
+    assert "is not in the plan" not in job.outputs[PLANNER]["text"][0]
+    assert "Sampling (node " in job.outputs[PLANNER]["text"][0]
+    assert np.array_equal(planning.pictures(job)[0], planning.draw(planned()))
+
+
+def test_what_was_taken_stands_beside_what_was_planned(planning: Client) -> None:
+    """On the node while the workflow runs, and in the log."""
+    planning.send("/free", {"unload_models": True, "free_memory": True})
+    eventually(lambda: not planning.get("/ggml/health")["memory"]["models"], "an empty runner")
+    events = planning.follow(changed(planned(), {"KSampler": {"seed": 77}}))
+    reports = [data for kind, data in events if kind == "text" and data.startswith(f"{PLANNER} ")]
+    found = re.findall(r"CPU: ([\d,]+) MiB planned, ([\d,]+) measured", reports[-1])
+    assert len(found) == 3  # phases
+    for planned_, measured in found:
+        assert measured == planned_
+    log = planning.server.log.read_text(encoding="utf-8", errors="replace")
+    assert re.search(r"Sampling \(node \S+\) on CPU: \d+ MiB planned, \d+ measured so far", log)
+
+
+def test_sizes_that_cannot_be_known(planning: Client) -> None:
+    graph = planned("image_to_image")
+    graph["70"] = {
+        "class_type": "ImageSharpen",
+        "inputs": {"image": [node_id(graph, "LoadImage"), 0], "sharpen_radius": 1, "sigma": 1.0, "alpha": 0.1},
+    }
+    encoder = node_id(graph, "VAEEncode")
+    graph[encoder]["inputs"]["pixels"] = ["70", 0]
+    report = text(planning, graph)
+    assert f"VAEEncode (node {encoder}) is not in the plan: it hangs on ImageSharpen (node 70)" in report
+    asked = changed(graph, {"GGMLMemoryPlanner": {"unknown_width": 64, "unknown_height": 128}})
+    report = text(planning, asked)
+    assert f"VAEEncode (node {encoder}) is planned with 1 of 64 x 128 pixels" in report
+    assert "is not in the plan" not in report
+
+
+def test_only_what_is_to_run_is_planned(planning: Client) -> None:
+    graph = planned()
+    graph["91"] = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}}
+    graph["92"] = {"class_type": "PreviewImage", "inputs": {"images": ["91", 0]}}
+    posted = {"prompt": changed(graph, {"GGMLMemoryPlanner": {"ram_budget": 1}})}
+    with pytest.raises(Refused):
+        planning.send("/prompt", posted)
+    planning.wait(planning.send("/prompt", {**posted, "partial_execution_targets": ["92"]})["prompt_id"])
+    eventually(lambda: idle(planning), "an empty queue")
+
+
+def test_absurd_sizes_cost_nothing(planning: Client) -> None:
+    graph = planned(mode="warn")
+    graph["70"] = {"class_type": "EmptyImage",
+                   "inputs": {"width": 16384, "height": 16384, "batch_size": 4096, "color": 0}}  # fmt: skip
+    graph["71"] = {"class_type": "VAEEncode", "inputs": {"pixels": ["70", 0], "vae": [node_id(graph, "GGMLVAE"), 0]}}
+    graph["72"] = {"class_type": "VAEDecode", "inputs": {"samples": ["71", 0], "vae": [node_id(graph, "GGMLVAE"), 0]}}
+    graph["73"] = {"class_type": "PreviewImage", "inputs": {"images": ["72", 0]}}
+    told = planning.send("/ggml/plan", {"prompt": graph})
+    assert any(re.search(r"VAEEncode \(node 71\) is not in the plan: it makes a tensor of [\d,.]+ GiB", note)
+               for note in told["notes"])  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["text_to_image", "image_to_image", "lora"])
+def test_the_command_line_says_what_the_server_says(planning: Client, name: str) -> None:
+    """For the editor's file what the server says of the one in API format."""
+    base = planning.server.output.parent
+    folders = ["--", "--base-directory", base, "--extra-model-paths-config", base / "models.yaml"]
+    told = planning.send("/ggml/plan", {"prompt": workflow(name), "profile": RX_580})
+    line = [sys.executable, ROOT / "plan.py", ROOT / "workflows" / f"{name}.json", "--hardware", RX_580, "--json"]
+    done = subprocess.run([*line, *folders], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["devices"] == told["devices"]
+    assert [phase["title"] for phase in plan["phases"]] == [phase["title"] for phase in told["phases"]]
+    assert plan["notes"] == told["notes"] == []
+
+
+def test_the_command_line_names_what_is_wrong(tmp_path: Any) -> None:
+    file = tmp_path / "none.json"
+    file.write_text("[1, 2")
+    done = subprocess.run(
+        [sys.executable, ROOT / "plan.py", file], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 2
+    assert "none.json" in done.stderr
+    assert "Traceback" not in done.stderr
