@@ -22,7 +22,7 @@ def run_checks(places: Places, pytest_arguments: Sequence[str]) -> int:
     environment = {"COMFYUI_PATH": str(comfyui.tree(places)), **vulkan.software_environment(places)}
     checks: dict[str, tuple[Command, Path]] = {
         "ruff": ([python, "-m", "ruff", "check", "."], places.root),
-        "mypy of dev.py and tools": ([python, "-m", "mypy", "dev.py", "tools"], places.root),
+        "mypy of dev.py, plan.py and tools": ([python, "-m", "mypy", "dev.py", "plan.py", "tools"], places.root),
         "mypy of the pack": (pack_type_check(places), type_check_folder(places)),
         "pytest": ([python, "-m", "pytest", f"--timeout={TEST_LIMIT}", *pytest_arguments], places.root),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +22,19 @@ class Step:
     weights: WeightSet
     placement: Placement
     program: Program | None = None
+
+
+@dataclass(frozen=True)
+class Outside:
+    """A model that comes into a process of its own, such as a language model.
+
+    taken: bytes by device and by what they are for. kept: it stays when the next model is loaded, until another of its
+    kind comes.
+    """
+
+    name: str
+    taken: Mapping[str, Mapping[str, int]]
+    kept: bool
 
 
 @dataclass(frozen=True)
@@ -54,11 +67,15 @@ class Rehearsal:
     error: Exception | None
 
 
-def step_requests(steps: Sequence[Step]) -> dict[str, Any]:
+def step_requests(steps: Sequence[Step | Outside]) -> dict[str, Any]:
     """The steps as the runner takes them, and the weight sets they name, by digest."""
-    sets = {step.weights.digest: step.weights for step in steps}
-    requests = []
+    sets = {step.weights.digest: step.weights for step in steps if isinstance(step, Step)}
+    requests: list[dict[str, Any]] = []
     for step in steps:
+        if isinstance(step, Outside):
+            taken = {device: sum(shares.values()) for device, shares in step.taken.items()}
+            requests.append({"do": "outside", "name": step.name, "taken": taken, "kept": step.kept})
+            continue
         fields = {"do": step.do, "digest": step.weights.digest, **spoken(step.placement)}
         if step.program is not None:
             fields["program"] = step.program.digest

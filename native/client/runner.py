@@ -19,7 +19,7 @@ from ..weights.weight_set import WeightSet
 from .errors import RunnerError, RunnerLost, from_reply
 from .manifest import manifest, spoken
 from .process import ProcessDied, RunnerProcess
-from .rehearsal import Imagined, Rehearsal, Step, rehearsal, step_requests
+from .rehearsal import Imagined, Outside, Rehearsal, Step, rehearsal, step_requests
 from .reports import Device, LoadReport, Measurement, MemoryReport, device, memory_report
 from .sound import check_sound
 from .tensors import read_outputs, write_inputs
@@ -136,14 +136,14 @@ class Runner:
             )
 
     def rehearse(
-        self, capacity: Mapping[str, int], steps: Sequence[Step], imagined: Sequence[Imagined] = ()
+        self, capacity: Mapping[str, int], steps: Sequence[Step | Outside], imagined: Sequence[Imagined] = ()
     ) -> Rehearsal:
         """What these calls, one after the other, would take of devices with so many bytes; nothing is loaded.
 
         imagined: those of the devices that belong to another machine.
         Raises RunnerError for a device that is not there, RunnerLost.
         """
-        programs = {step.program.digest: step.program for step in steps if step.program is not None}
+        programs = {step.program.digest: step.program for step in steps if isinstance(step, Step) and step.program}
         request = {
             "do": "rehearse",
             "capacity": dict(capacity),

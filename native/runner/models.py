@@ -144,6 +144,11 @@ class Models:
             self._collect()
         return model is not None
 
+    def retire(self, device: Device) -> bool:
+        """Unload the set on a device that was used least recently; whether there was one."""
+        there = next((key for key in self._models if key[1].device == device.name), None)
+        return there is not None and self.unload(there)
+
     def build(self, key: Key, digest: str, serialised: bytes, device: Device) -> Graph:
         """Build a program for a loaded set, in place of the one that was."""
         model = self._models[key]

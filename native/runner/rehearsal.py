@@ -15,6 +15,7 @@ import numpy as np
 from ..program import Program
 from ..weights.types import LAYOUTS
 from ..weights.weight_set import Parameter
+from .buffers import require
 from .devices import Device, Devices
 from .errors import Missing, RequestError
 from .graph import Graph, Needs
@@ -149,6 +150,7 @@ def rehearse(
     """
     stand_ins = RehearsedDevices(real.devices, capacity, imagined)
     holdings = Holdings(stand_ins, RehearsedModels(limits), real.programs)
+    outside = _Outside(holdings)
     done: list[dict[str, Any]] = []
     try:
         for step in steps:
@@ -156,9 +158,12 @@ def rehearse(
                 device.begin_request()
             measured = None
             try:
-                if step["do"] == "measure":
+                if step["do"] == "outside":
+                    outside.come(step["name"], step["taken"], step["kept"])
+                elif step["do"] == "measure":
                     measured = measurement(holdings, limits, step)
                 else:
+                    outside.make_way()
                     _do(holdings, step)
             except Missing:
                 raise
@@ -170,6 +175,37 @@ def rehearse(
         for (digest, place), _ in list(holdings.models.all()):
             holdings.models.unload((digest, place))
     return {"steps": done}
+
+
+class _Outside:
+    """The one model in another process that is there, if any."""
+
+    def __init__(self, holdings: Holdings) -> None:
+        self._holdings = holdings
+        self._taken: Mapping[str, int] = {}
+        self._kept = False
+
+    def come(self, name: str, taken: Mapping[str, int], kept: bool) -> None:
+        """Take room, for which others go; raises OutOfMemory."""
+        self._go()
+        for device_name, nbytes in taken.items():
+            device = self._holdings.devices.find(device_name)
+            while device.memory()[0] < nbytes and self._holdings.models.retire(device):
+                pass
+            require(device, f"the language model {name}", nbytes)
+        for device_name, nbytes in taken.items():
+            self._holdings.devices.find(device_name).hold(nbytes)
+        self._taken, self._kept = taken, kept
+
+    def make_way(self) -> None:
+        """Go, unless it is kept."""
+        if not self._kept:
+            self._go()
+
+    def _go(self) -> None:
+        for device_name, nbytes in self._taken.items():
+            self._holdings.devices.find(device_name).gave_back(nbytes)
+        self._taken = {}
 
 
 def _do(holdings: Holdings, step: Header) -> None:

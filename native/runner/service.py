@@ -142,7 +142,7 @@ class Service:
     _do_profile = _do_run  # but for the reply
 
     def _do_rehearse(self, header: Header, _payload: bytes) -> dict[str, Any]:
-        steps = [{**header["sets"][step["digest"]], **step} for step in header["steps"]]
+        steps = [{**header["sets"].get(step.get("digest"), {}), **step} for step in header["steps"]]
         return rehearse(self._holdings, self._limits, header["capacity"], header["imagined"], steps)
 
     def _do_measure(self, header: Header, _payload: bytes) -> dict[str, Any]:

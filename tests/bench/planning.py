@@ -1,4 +1,4 @@
-"""How long the planner takes for FLUX.1, T5-XXL, CLIP-L and the VAE at 1024x1024, and whether ComfyUI answers meanwhile.
+"""How long the planner takes for FLUX.1 and all that goes with it at 1024x1024, and whether ComfyUI answers meanwhile.
 
     COMFYUI_PATH=... python -m tests.bench.planning
 

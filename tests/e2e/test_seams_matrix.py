@@ -200,7 +200,7 @@ def test_planned_is_what_is_taken(large: Any, key: tuple[str, str]) -> None:
 
 @pytest.mark.parametrize("limit", SMALL)
 def test_what_is_accepted_allocates_and_what_is_rejected_does_not(limit: int) -> None:
-    cases = [*MATRIX["sampling", "Vulkan0"][::2], *MATRIX["decoding", "Vulkan0"][::4]]
+    cases = [*MATRIX["sampling", "Vulkan0"][::3], *MATRIX["decoding", "Vulkan0"][::5]]
     outcomes = []
     with runners(limit) as real:
         for phase, case in cases:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from native.client import Runner, RunnerError
-from native.client.rehearsal import Rehearsal, Step
+from native.client.rehearsal import Outside, Rehearsal, Step
 from native.client.reports import ModelMemory
 from native.placement import WEIGHTS, Placement
 from native.program import Program
@@ -176,3 +176,26 @@ def test_a_device_that_is_not_there(rehearsing: Runner, sets: dict[str, WeightSe
     steps = [Step("load", sets["F16"], Placement("Vulkan0"))]
     with pytest.raises(RunnerError, match="Vulkan0"):
         raise rehearsing.rehearse({"CPU": MIB}, steps).error or AssertionError
+
+
+def test_a_model_in_another_process(rehearsing: Runner, sets: dict[str, WeightSet]) -> None:
+    """It makes others go, goes for them unless it is kept, and gives way to the next of its kind."""
+    here = Placement("Vulkan0", "device")
+    load = Step("load", sets["F32"], here)  # 6.3 MB
+    capacity = {"Vulkan0": 9 * MIB, "CPU": ENOUGH}
+
+    def held(*steps: Step | Outside) -> list[int]:
+        done = rehearsing.rehearse(capacity, steps)
+        assert done.error is None, done.error
+        return [step.held["Vulkan0"] for step in done.steps]
+
+    (alone,) = held(load)
+    small, large = ({"Vulkan0": {"weights": n * MIB}} for n in (1, 7))
+    assert held(load, Outside("a", small, False), load) == [alone, alone + MIB, alone]
+    assert held(load, Outside("a", large, False), load) == [alone, 7 * MIB, alone]
+    assert held(Outside("a", small, True), load) == [MIB, MIB + alone]
+    assert held(Outside("a", small, True), Outside("b", large, True)) == [MIB, 7 * MIB]
+    error = rehearsing.rehearse(capacity, [Outside("a", large, True), load]).error
+    assert "the weights of" in str(error)
+    error = rehearsing.rehearse(capacity, [load, Outside("a", {"Vulkan0": {"KV cache": 10 * MIB}}, False)]).error
+    assert "the language model a needs 10.0 MiB on Vulkan0, where 9.0 MiB are free" in str(error)
