@@ -6,10 +6,14 @@ from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
 from .api import add_routes
+from .chat import GGMLChat
 from .devices import GGMLDevices
 from .diffusion import GGMLDiffusionModel
 from .files import register_folders
+from .language_model import GGMLLanguageModel
+from .language_server import GGMLLanguageServer
 from .planner import GGMLMemoryPlanner, reject_what_does_not_fit
+from .prompt_expander import GGMLPromptExpander
 from .text_encoder import GGMLTextEncoders
 from .vae import GGMLVAE
 
@@ -26,4 +30,14 @@ class GGMLExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node class."""
-        return [GGMLDiffusionModel, GGMLTextEncoders, GGMLVAE, GGMLMemoryPlanner, GGMLDevices]
+        return [
+            GGMLDiffusionModel,
+            GGMLTextEncoders,
+            GGMLVAE,
+            GGMLLanguageModel,
+            GGMLLanguageServer,
+            GGMLPromptExpander,
+            GGMLChat,
+            GGMLMemoryPlanner,
+            GGMLDevices,
+        ]

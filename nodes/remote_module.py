@@ -91,7 +91,7 @@ class RemoteModule(torch.nn.Module):
             self.residency.load(lambda _done, _total: None, lambda: False)
             return
         bar = comfy.utils.ProgressBar(100)
-        with _as_comfy():
+        with as_comfy():
             self.residency.load(bar.update_absolute, comfy.model_management.processing_interrupted)
 
     def compute(self, key: Hashable, function: Function, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
@@ -108,7 +108,7 @@ class RemoteModule(torch.nn.Module):
         if not self.remote.rehearsed:
             release_orphans()
         inputs = _on_host(inputs)
-        with _as_comfy():
+        with as_comfy():
             return self.remote.run(key, function, inputs, cancelled=comfy.model_management.processing_interrupted)
 
     def fits(self, key: Hashable, function: Function, inputs: dict[str, Tensor]) -> bool:
@@ -130,7 +130,7 @@ def remote_modules(model: torch.nn.Module) -> Iterator[tuple[str, RemoteModule]]
 
 
 @contextmanager
-def _as_comfy() -> Iterator[None]:
+def as_comfy() -> Iterator[None]:
     """The engine's interruptions and lack of memory as the exceptions that ComfyUI handles."""
     try:
         yield

@@ -1,0 +1,173 @@
+"""Asking an OpenAI-compatible server: one answer as it is written, or why there is none.
+
+One client for llama.cpp's server in our child and for any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import json
+import threading
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import aiohttp
+
+from ..client.errors import Cancelled
+from .errors import LanguageModelError
+from .stream import Answer, Malformed, read_stream
+
+Result = TypeVar("Result")
+Show = Callable[[Answer], None]
+Cancel = Callable[[], bool]
+
+_CONNECT = 10.0  # seconds
+_POLL = 0.05  # seconds between looks at `cancelled` and between two shows of an answer
+_LONGEST_ERROR = 400  # characters of a server's own words
+_MEANINGS = {
+    401: "it does not take this key",
+    403: "this key may not do that",
+    404: "it has no such address or model",
+    429: "too many requests, or the quota is used up; wait a while and try again",
+    500: "it failed inside",
+    502: "what stands before it cannot reach it",
+    503: "it is still loading, or overloaded; wait a while and try again",
+}
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a model answers: url ends before /chat/completions; the key is in no text that is made of this.
+
+    patience: seconds without a word after which the server counts as hanging.
+    takes_grammar: whether it is a llama.cpp server that is known to take `grammar`.
+    """
+
+    url: str
+    model: str
+    key: str = field(repr=False)
+    patience: float
+    takes_grammar: bool = False
+
+
+def ask(endpoint: Endpoint, body: dict[str, Any], show: Show, cancelled: Cancel) -> Answer:
+    """The answer to a chat request, shown as it grows.
+
+    Raises LanguageModelError, also for an answer that ends in the middle, and Cancelled.
+    """
+    answer = Answer()
+
+    async def work(session: aiohttp.ClientSession) -> Answer:
+        posted = {**body, "model": endpoint.model, "stream": True}
+        async with session.post(f"{endpoint.url}/chat/completions", json=posted, allow_redirects=False) as reply:
+            await _check(endpoint, reply)
+            await read_stream(reply, answer)
+        return answer
+
+    shown = 0
+
+    def look() -> bool:
+        nonlocal shown
+        if answer.pieces > shown:
+            shown = answer.pieces
+            show(answer)
+        return cancelled()
+
+    return _run(endpoint, work, look)
+
+
+def list_models(endpoint: Endpoint, cancelled: Cancel) -> list[str]:
+    """The names of the models that a server has. Raises LanguageModelError, Cancelled."""
+
+    async def work(session: aiohttp.ClientSession) -> list[str]:
+        async with session.get(f"{endpoint.url}/models", allow_redirects=False) as reply:
+            await _check(endpoint, reply)
+            body = await reply.text(errors="replace")
+        try:
+            return [str(model["id"]) for model in json.loads(body)["data"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise Malformed(f"sent {body[:80]!r}, which is no list of models. Its address often ends in /v1") from error
+
+    return _run(endpoint, work, cancelled)
+
+
+def _run(
+    endpoint: Endpoint, work: Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Result]], look: Cancel
+) -> Result:
+    """Do `work`, in a thread of its own as ComfyUI's has an event loop running; `look` is asked whether to stop."""
+    done: list[Result] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(asyncio.run(_watched(endpoint, work, look)))
+        except BaseException as error:
+            failed.append(error)
+
+    context = contextvars.copy_context()  # ComfyUI knows by it which node reports progress
+    thread = threading.Thread(target=context.run, args=(run,), name="language model", daemon=True)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return done[0]
+
+
+async def _watched(
+    endpoint: Endpoint, work: Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Result]], look: Cancel
+) -> Result:
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=endpoint.patience)
+    headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
+    async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
+        task = asyncio.ensure_future(work(session))
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=_POLL)
+                if look():
+                    raise Cancelled("the language model was interrupted")
+            return task.result()
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError, Malformed) as error:
+            raise LanguageModelError(_spoken(endpoint, error)) from None  # its parts may hold the key
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+
+async def _check(endpoint: Endpoint, reply: aiohttp.ClientResponse) -> None:
+    if reply.status != 200:
+        said = _without(endpoint.key, _reason(await reply.text(errors="replace")))
+        meaning = _MEANINGS.get(reply.status, "it refused the request")
+        told = f"The language model server {endpoint.url} answered {reply.status}: {meaning}."
+        raise LanguageModelError(f"{told} It says: {said}" if said else told)
+
+
+def _reason(body: str) -> str:
+    """The message in a server's JSON, or the beginning of whatever it sent."""
+    try:
+        found = json.loads(body)
+        error = found.get("error", found.get("message", found.get("detail", body)))
+        body = str(error.get("message", error)) if isinstance(error, dict) else str(error)
+    except (ValueError, AttributeError):
+        pass
+    return " ".join(body.split())[:_LONGEST_ERROR]
+
+
+def _without(key: str, text: str) -> str:
+    return text.replace(key, "***") if key else text
+
+
+def _spoken(endpoint: Endpoint, error: Exception) -> str:
+    server = f"The language model server {endpoint.url}"
+    match error:
+        case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
+            return f"{server} cannot be reached. Start it, or correct the address in the node."
+        case asyncio.TimeoutError():
+            return (
+                f"{server} said nothing for {endpoint.patience:g} seconds. Raise timeout in the node, or choose a "
+                "smaller model."
+            )
+        case aiohttp.ClientError() | OSError():
+            return f"{server} broke the connection in the middle of its answer ({type(error).__name__}). Try again."
+    return f"{server} {_without(endpoint.key, ' '.join(str(error).split()))[:_LONGEST_ERROR]}."
