@@ -35,13 +35,13 @@ def main() -> None:
     outgoing.write(json.dumps(said).encode() + b"\n")
     outgoing.flush()
     if "error" in said:
-        sys.stderr.flush()
-        os._exit(1)
+        sys.exit(1)  # not at once: llama.cpp's log is written by a thread of its own
     threading.Event().wait()  # the server has threads of its own
 
 
 def _end_with(incoming: BinaryIO) -> None:
-    incoming.read()
+    while os.read(incoming.fileno(), 1 << 16):
+        pass
     os._exit(0)  # the server's own end waits for requests that are being answered
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import aiohttp
 
 from ..client.errors import Cancelled
-from .errors import LanguageModelError
+from .errors import ConnectionLost, LanguageModelError
 from .stream import Answer, Malformed, read_stream
 
 Result = TypeVar("Result")
@@ -87,7 +87,7 @@ def list_models(endpoint: Endpoint, cancelled: Cancel) -> list[str]:
             body = await reply.text(errors="replace")
         try:
             return [str(model["id"]) for model in json.loads(body)["data"]]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise Malformed(f"sent {body[:80]!r}, which is no list of models. Its address often ends in /v1") from error
 
     return _run(endpoint, work, cancelled)
@@ -129,7 +129,7 @@ async def _watched(
                     raise Cancelled("the language model was interrupted")
             return task.result()
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError, Malformed) as error:
-            raise LanguageModelError(_spoken(endpoint, error)) from None  # its parts may hold the key
+            raise _explained(endpoint, error) from None  # its parts may hold the key
         finally:
             task.cancel()
             await asyncio.wait({task})
@@ -140,7 +140,7 @@ async def _check(endpoint: Endpoint, reply: aiohttp.ClientResponse) -> None:
         said = _without(endpoint.key, _reason(await reply.text(errors="replace")))
         meaning = _MEANINGS.get(reply.status, "it refused the request")
         told = f"The language model server {endpoint.url} answered {reply.status}: {meaning}."
-        raise LanguageModelError(f"{told} It says: {said}" if said else told)
+        raise LanguageModelError(f"{told} It says: {said.rstrip('.')}." if said else told)
 
 
 def _reason(body: str) -> str:
@@ -149,7 +149,7 @@ def _reason(body: str) -> str:
         found = json.loads(body)
         error = found.get("error", found.get("message", found.get("detail", body)))
         body = str(error.get("message", error)) if isinstance(error, dict) else str(error)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         pass
     return " ".join(body.split())[:_LONGEST_ERROR]
 
@@ -158,16 +158,17 @@ def _without(key: str, text: str) -> str:
     return text.replace(key, "***") if key else text
 
 
-def _spoken(endpoint: Endpoint, error: Exception) -> str:
+def _explained(endpoint: Endpoint, error: Exception) -> LanguageModelError:
     server = f"The language model server {endpoint.url}"
     match error:
         case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
-            return f"{server} cannot be reached. Start it, or correct the address in the node."
+            return ConnectionLost(f"{server} cannot be reached. Start it, or correct the address in the node.")
         case asyncio.TimeoutError():
-            return (
+            return LanguageModelError(
                 f"{server} said nothing for {endpoint.patience:g} seconds. Raise timeout in the node, or choose a "
                 "smaller model."
             )
-        case aiohttp.ClientError() | OSError():
-            return f"{server} broke the connection in the middle of its answer ({type(error).__name__}). Try again."
-    return f"{server} {_without(endpoint.key, ' '.join(str(error).split()))[:_LONGEST_ERROR]}."
+        case Malformed():
+            said = _without(endpoint.key, " ".join(str(error).split()))[:_LONGEST_ERROR]
+            return LanguageModelError(f"{server} {said}.")
+    return ConnectionLost(f"{server} broke the connection in the middle of its answer. Try again.")

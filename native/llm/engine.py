@@ -96,7 +96,7 @@ class Engine:
             return f"llama.cpp could not load {self.model.path}: {reason}. Get it anew, or choose another."
         if answer and self.model.device != CPU:
             return (
-                f"llama.cpp cannot compute on {self.model.device}: {answer['error']}. Choose the device CPU, or install "
-                f"its build for GPUs: pip install {PACKAGE} --force-reinstall --index-url {GPU_INDEX}"
+                f"llama.cpp cannot compute on {self.model.device}: {answer['error']}. Choose the device CPU, or "
+                f"install its build for GPUs: pip install {PACKAGE} --force-reinstall --index-url {GPU_INDEX}"
             )
         return f"llama.cpp could not load {self.model.path}: {answer.get('error') or self._child.obituary()}."

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from .chat import Endpoint
 from .errors import LanguageModelError
+from .stream import encodable
 from .styles import LENGTHS, NEGATIVE_CHARACTERS, TARGETS, instructions
 
 CountTokens = Callable[[str], int]
@@ -124,7 +126,7 @@ def parsed(text: str, wanted: dict[str, Any]) -> dict[str, str]:
     start = text.find("{")
     try:
         found, _ = json.JSONDecoder(strict=False).raw_decode(text, start) if start >= 0 else (None, 0)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     fields = wanted["properties"]
     if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in fields):
@@ -134,7 +136,7 @@ def parsed(text: str, wanted: dict[str, Any]) -> dict[str, str]:
         )
     if not found["prompt"].strip():
         raise LanguageModelError("The language model answered with an empty prompt. Try another seed.")
-    return {name: found[name][: limits["maxLength"]] for name, limits in fields.items()}
+    return {name: encodable(found[name])[: limits["maxLength"]] for name, limits in fields.items()}
 
 
 def _one_line(text: str) -> str:
@@ -152,10 +154,10 @@ def _fitted(text: str, must_keep: tuple[str, ...], limit: int, count: CountToken
 
     Raises LanguageModelError where not even the phrases fit.
     """
-    for beginning in _beginnings(text):
-        whole = _with_kept(beginning, must_keep)
-        if count(whole) <= limit:
-            return whole
+    shorter = [_with_kept(beginning, must_keep) for beginning in _beginnings(text)]
+    found = bisect_left(shorter, True, key=lambda each: count(each) <= limit)
+    if found < len(shorter):
+        return shorter[found]
     raise LanguageModelError(
         f"must_keep takes {count(_with_kept('', must_keep))} tokens, but the text encoder reads {limit}. Shorten it, "
         "or choose another target."

@@ -92,16 +92,16 @@ def compute_buffers(model: LocalModel, cancelled: Callable[[], bool] = lambda: F
                 line = heard.get(timeout=0.05)
             except queue.Empty:
                 continue
-            if line is None:
+            if line is None or _END in line:
                 break
-            if _END in line:
-                return found
             for said in (_COMPUTE.search(line), _OUTPUT.search(line)):
                 if said:
                     mebibytes = float(said[2]) + _SMALLEST / 2  # it is rounded to the nearest
                     found[said[1]] = found.get(said[1], 0) + math.ceil(mebibytes * MIB)
     finally:
         child.kill()
+    if found:
+        return found
     raise LanguageModelError(f"llama.cpp could not work out what {model.path} takes: {child.obituary()}")
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from ..client.errors import Cancelled
 from .chat import Endpoint
 from .engine import Cancel, Engine
-from .errors import LanguageModelError
+from .errors import ConnectionLost, LanguageModelError
 from .model import LocalModel
 
 Result = TypeVar("Result")
@@ -31,12 +31,12 @@ def with_model(model: LocalModel, use: Callable[[Endpoint], Result], cancelled: 
     with _turn(cancelled):
         try:
             return use(_living(model, cancelled).endpoint)
-        except LanguageModelError:
+        except ConnectionLost:
             if _engine is None or not _engine.died():
                 raise
         try:
             return use(_living(model, cancelled).endpoint)
-        except LanguageModelError as error:
+        except ConnectionLost as error:
             if _engine is None or not _engine.died():
                 raise
             raise LanguageModelError(

@@ -33,11 +33,16 @@ class Answer:
     def add(self, message: dict[str, Any]) -> None:
         """The next part of it."""
         text, reasoning = message.get("content"), message.get("reasoning_content") or message.get("reasoning")
-        self.text += text if isinstance(text, str) else ""
-        self.reasoning += reasoning if isinstance(reasoning, str) else ""
+        self.text += encodable(text) if isinstance(text, str) else ""
+        self.reasoning += encodable(reasoning) if isinstance(reasoning, str) else ""
         self.pieces += 1
         if len(self.text) + len(self.reasoning) > _LONGEST_ANSWER:
             raise Malformed(f"wrote more than {_LONGEST_ANSWER:,} characters without an end. Lower max_tokens")
+
+
+def encodable(text: str) -> str:
+    """A text without halves of characters, which JSON can hold and no encoding can."""
+    return text.encode(errors="replace").decode()
 
 
 async def read_stream(reply: aiohttp.ClientResponse, answer: Answer) -> None:
@@ -74,5 +79,5 @@ def _take(answer: Answer, event: str) -> None:
         for choice in content["choices"][:1]:
             answer.add(choice.get("delta") or choice.get("message") or {})
             answer.finish = choice.get("finish_reason") or answer.finish
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Malformed(f"sent {event[:80]!r}, which is no part of an answer. {_NOT_OPENAI}") from error
