@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests import comfy_server, tiny_llm
+from tests import comfy_server, random_llm
 from tests.comfy_server import Client, Interrupted, Job, JobFailed, Workflow, changed, eventually, node_id, workflow
 from tests.e2e.test_workflows_nodes import added
 from tests.language_servers import events, real_server, server_that
@@ -41,7 +41,7 @@ def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 @pytest.fixture(scope="module")
 def remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real OpenAI-compatible server that wants the key."""
-    with real_server(tiny_llm.write(tmp_path_factory.mktemp("models") / "remote.gguf"), KEY) as url:
+    with real_server(random_llm.write(tmp_path_factory.mktemp("models") / "remote.gguf"), KEY) as url:
         yield url
 
 
@@ -139,12 +139,12 @@ def test_a_changed_file_is_asked_anew(comfyui: Client) -> None:
     asked = chat(seed=50)
     comfyui.run(asked)
     assert "2" in comfyui.run(asked).cached
-    path = comfyui.server.output.parent / "models" / "LLM" / tiny_llm.NAME
-    tiny_llm.write(path, seed=1)
+    path = comfyui.server.output.parent / "models" / "LLM" / random_llm.NAME
+    random_llm.write(path, seed=1)
     try:
         assert "2" not in comfyui.run(asked).cached
     finally:
-        tiny_llm.write(path)
+        random_llm.write(path)
 
 
 def test_text_and_progress_appear_while_it_is_written(comfyui: Client) -> None:
@@ -238,7 +238,7 @@ def test_a_picture_reaches_the_model(comfyui: Client, remote: str) -> None:
 
 def test_a_model_file_that_is_damaged_stops_at_its_node(comfyui: Client) -> None:
     folder = comfyui.server.output.parent / "models" / "LLM"
-    (folder / "damaged.gguf").write_bytes((folder / tiny_llm.NAME).read_bytes()[:100_000])
+    (folder / "damaged.gguf").write_bytes((folder / random_llm.NAME).read_bytes()[:100_000])
     comfyui.get("/object_info/GGMLLanguageModel")
     with pytest.raises(JobFailed, match="incomplete or damaged") as failed:
         comfyui.run(changed(chat(), {"GGMLLanguageModel": {"model_name": "damaged.gguf"}}))

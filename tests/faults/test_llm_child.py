@@ -18,7 +18,7 @@ from native.llm.answer import answer
 from native.llm.errors import LanguageModelError
 from native.llm.model import LocalModel, local_model
 from native.process.child import PACK
-from tests import tiny_llm
+from tests import random_llm
 from tests.comfy_server import eventually
 from tests.faults.test_server_faults import is_running
 
@@ -35,7 +35,7 @@ time.sleep(600)
 
 @pytest.fixture
 def model(tmp_path: Path) -> LocalModel:
-    path = tiny_llm.write(tmp_path / "m.gguf")
+    path = random_llm.write(tmp_path / "m.gguf")
     return local_model(str(path), "CPU", -1, 512, 1, None, False)
 
 

@@ -14,7 +14,7 @@ from native.llm.expansion import Idea, expansion, request
 from native.llm.model import local_model
 from native.llm.seed import seed_of
 from native.llm.styles import STYLES, TARGETS
-from tests import tiny_llm
+from tests import random_llm
 from tests.pack import part
 
 counter = part("nodes.token_counts").counter
@@ -23,7 +23,7 @@ counter = part("nodes.token_counts").counter
 @pytest.mark.parametrize(("length", "times"), [("short", 80), ("medium", 15), ("long", 5)])
 def test_a_hundred_expansions_hold_to_the_schema(tmp_path: Path, length: str, times: int) -> None:
     rng = random.Random(length)
-    model = local_model(str(tiny_llm.write(tmp_path / "m.gguf")), "CPU", -1, 4096, 1, None, False)
+    model = local_model(str(random_llm.write(tmp_path / "m.gguf")), "CPU", -1, 4096, 1, None, False)
     try:
         for _ in range(times):
             target, style = rng.choice(list(TARGETS)), rng.choice(list(STYLES))

@@ -20,7 +20,7 @@ from native.llm.errors import LanguageModelError
 from native.llm.expansion import Idea, expansion, request
 from native.llm.model import RemoteServer
 from native.llm.stream import Answer
-from tests import tiny_llm
+from tests import random_llm
 from tests.faults.loaders import is_paragraph
 from tests.language_servers import Respond, events, real_server, send, server_that
 
@@ -37,7 +37,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """llama.cpp's server with a key."""
-    with real_server(tiny_llm.write(tmp_path_factory.mktemp("models") / "real.gguf"), KEY) as url:
+    with real_server(random_llm.write(tmp_path_factory.mktemp("models") / "real.gguf"), KEY) as url:
         yield url
 
 

@@ -14,7 +14,8 @@ from native.llm.memory import MIB, LanguageModelMemory, compute_buffers, memory_
 from native.llm.model import ALL_LAYERS, LocalModel, local_model
 from native.process.child import PACK
 from native.weights import read_header
-from tests import tiny_llm
+from tests import random_llm
+from tests.random_llm import Sizes
 
 BLOCKS = 3
 # llama.cpp tells what it allocated: "llama_kv_cache:   CPU KV buffer size =   4.00 MiB"
@@ -43,7 +44,7 @@ def allocated(model: LocalModel) -> Counter[str]:
 
 @pytest.mark.parametrize("context", [256, 700, 4096])
 def test_what_is_known_beforehand_is_what_is_taken(tmp_path: Path, context: int) -> None:
-    path = tiny_llm.write(tmp_path / "m.gguf", layers=BLOCKS)
+    path = random_llm.write(tmp_path / "m.gguf", Sizes(layers=BLOCKS))
     model = local_model(str(path), "CPU", ALL_LAYERS, context, 1, None, False)
     known, taken = memory_of_model(model), allocated(model)
     assert known.on_device == 0
@@ -57,7 +58,7 @@ def test_what_is_known_beforehand_is_what_is_taken(tmp_path: Path, context: int)
 
 def test_layers_are_shared_out(tmp_path: Path) -> None:
     """The last layers go to the device, the output with the first of them; the embeddings of the input stay."""
-    header = read_header(tiny_llm.write(tmp_path / "m.gguf", layers=BLOCKS))
+    header = read_header(random_llm.write(tmp_path / "m.gguf", Sizes(layers=BLOCKS)))
     sizes = {name: tensor.nbytes for name, tensor in header.tensors.items()}
     block = sum(size for name, size in sizes.items() if name.startswith("blk.0."))
     output = sizes["output.weight"] + sizes["output_norm.weight"]
@@ -74,7 +75,7 @@ def test_layers_are_shared_out(tmp_path: Path) -> None:
 
 
 def test_tied_embeddings_are_on_both(tmp_path: Path) -> None:
-    header = read_header(tiny_llm.write(tmp_path / "m.gguf", tied=True))
+    header = read_header(random_llm.write(tmp_path / "m.gguf", Sizes(tied=True)))
     embeddings = header.tensors["token_embd.weight"].nbytes
     every = sum(tensor.nbytes for tensor in header.tensors.values())
     taken = memory_of(header, "Vulkan0", ALL_LAYERS, 256)
@@ -83,7 +84,7 @@ def test_tied_embeddings_are_on_both(tmp_path: Path) -> None:
 
 
 def test_reckoning_loads_nothing_and_says_what_is_wrong(tmp_path: Path) -> None:
-    path = tiny_llm.write(tmp_path / "m.gguf")
+    path = random_llm.write(tmp_path / "m.gguf")
     model = local_model(str(path), "CPU", ALL_LAYERS, 512, 1, None, False)
     path.write_bytes(path.read_bytes()[:9000])
     with pytest.raises(Exception, match="could not work out what .*m.gguf takes"):

@@ -10,16 +10,16 @@ import pytest
 from native.llm.errors import LanguageModelError
 from native.llm.model import RemoteServer, check_key_variable, check_url, local_model
 from native.weights import WeightFileError
-from tests import tiny_llm
+from tests import random_llm
 from tests.unit.conftest import Write
 
 SECRET = "sk-very-secret"
 
 
 def test_a_file_is_another_model_once_it_changes(tmp_path: Path) -> None:
-    path = tiny_llm.write(tmp_path / "m.gguf")
+    path = random_llm.write(tmp_path / "m.gguf")
     first = local_model(str(path), "CPU", 3, 9000, 1, None, False)
-    assert (first.context, first.layers) == (tiny_llm.CONTEXT, 0)
+    assert (first.context, first.layers) == (random_llm.TINY.context, 0)
     assert local_model(str(path), "CPU", 3, 9000, 1, None, False) == first
     os.utime(path, ns=(1, 1))
     assert local_model(str(path), "CPU", 3, 9000, 1, None, False) != first

@@ -20,7 +20,8 @@ from native.llm.errors import LanguageModelError
 from native.llm.expansion import Idea, expansion, request
 from native.llm.model import LocalModel, local_model
 from native.llm.stream import Answer
-from tests import tiny_llm
+from tests import random_llm
+from tests.random_llm import Sizes
 
 LONG = 1 << 15  # tokens: seconds of writing
 IDEA = Idea("a cat", "photo", "", "FLUX schnell", "short", ("red hat",))
@@ -29,7 +30,7 @@ IDEA = Idea("a cat", "photo", "", "FLUX schnell", "short", ("red hat",))
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
     """Sees so much at once that it can write for seconds."""
-    path = tiny_llm.write(tmp_path_factory.mktemp("models") / "m.gguf", context=LONG)
+    path = random_llm.write(tmp_path_factory.mktemp("models") / "m.gguf", Sizes(context=LONG))
     return local_model(str(path), "CPU", -1, LONG, 1, None, False)
 
 
