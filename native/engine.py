@@ -37,12 +37,13 @@ def model_for(
     """The module under the engine that its placement names; raises ValueError for torch on another device.
 
     tokens: that the module usually gets at once; the more there are, the less it counts that torch dequantizes anew.
-    While a workflow is rehearsed it is a model that computes nothing.
+    While a workflow is rehearsed it is a model that computes nothing, and no engine is measured.
     """
-    chosen = replace(placement, engine=engine_of(weights, placement, tokens))
     recorder = recording.get()
     if recorder is not None:
-        return RehearsedModel(module, weights, chosen, options, recorder)
+        _check_engine(placement)
+        return RehearsedModel(module, weights, placement, options, recorder)
+    chosen = replace(placement, engine=engine_of(weights, placement, tokens))
     if chosen.engine == TORCH:
         return TorchModel(module, weights, chosen)
     return RemoteModel(module, weights, chosen, options)
@@ -57,13 +58,17 @@ def refused(device: str, engine: str | None) -> str | None:
 
 def engine_of(weights: WeightSet, placement: Placement, tokens: int) -> str:
     """GGML or TORCH; raises ValueError for torch on another device."""
-    wrong = refused(placement.device, placement.engine)
-    if wrong:
-        raise ValueError(wrong)
+    _check_engine(placement)
     if placement.engine != AUTO:
         return placement.engine
     typical = typical_layer(weights) if placement.device == CPU else None
     return GGML if typical is None else _faster(weights, typical, placement, tokens)
+
+
+def _check_engine(placement: Placement) -> None:
+    wrong = refused(placement.device, placement.engine)
+    if wrong:
+        raise ValueError(wrong)
 
 
 def typical_layer(weights: WeightSet) -> Parameter | None:

@@ -38,6 +38,7 @@ class Model(ABC):
     """Runs functions of a module where `placement` says."""
 
     rehearsed = False  # whether nothing is computed
+    peaks: Mapping[str, int] = {}  # by device: the most bytes held during the last load or run, where that is known
 
     def __init__(self, module: torch.nn.Module, weights: WeightSet, placement: Placement | str) -> None:
         """module: this model's own, on the meta device; nothing else may use it."""
@@ -141,6 +142,7 @@ class RemoteModel(Model):
         for name in lowered.device_inputs:
             arrays[name] = inputs[name].detach().to("cpu", torch.float32).contiguous().numpy()
         results = self.runner.run(self.weights, self.placement, lowered.program, arrays, cancelled, progress)
+        self.peaks = self.runner.peaks
         return tuple(torch.from_numpy(result) for result in results)
 
     def fits(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> bool:
@@ -162,6 +164,7 @@ class RemoteModel(Model):
     ) -> None:
         """As Model.load; raises what Runner.load does."""
         self.runner.load(self.weights, self.placement, progress, cancelled)
+        self.peaks = self.runner.peaks
 
     def unload(self, digest: str | None = None) -> None:
         """As Model.unload, in the runner."""

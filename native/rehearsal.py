@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from .client import Runner
 from .client.rehearsal import Rehearsal, Step
 from .lower import Lowered, LowerOptions
+from .memory import Machine, Part, Plan, plan_of
 from .model import Function, RemoteModel
 from .placement import Placement
 from .weights import WeightSet
@@ -25,24 +27,51 @@ class Recorder:
     part: what is being done now; set by whoever walks the workflow.
     """
 
-    def __init__(self, runner: Runner, capacity: Mapping[str, int]) -> None:
-        """capacity: bytes of every device that may be used."""
+    def __init__(self, runner: Runner, machine: Machine) -> None:
+        """runner: to rehearse in. machine: what the workflow would run on."""
         self.runner = runner
-        self.capacity = capacity
-        self.part: Any = None
+        self.machine = machine
+        self.part = Part("", "")
         self.steps: list[Step] = []
-        self.parts: list[Any] = []
+        self.parts: list[Part] = []
+        self.loaders: dict[str, str] = {}  # nodes, by the digest of a model's weights
+        self._answers: list[bool] = []  # whether what was measured fitted, in the order of the steps that measure
 
-    def note(self, step: Step) -> None:
-        """Add a step; one that only repeats what was done is left out."""
+    def note(self, step: Step, loader: str) -> None:
+        """Add a step of a model that the node `loader` makes; one that only repeats what was done is left out."""
         if self.steps and _spoken(self.steps[-1]) == _spoken(step):
             return
-        self.steps.append(step)
-        self.parts.append(self.part)
+        self._add(step, loader)
 
-    def rehearsed(self, *further: Step) -> Rehearsal:
-        """What the steps so far, and these, lead to; raises RunnerError, RunnerLost."""
-        return self.runner.rehearse(self.capacity, [*self.steps, *further])
+    def fits(self, step: Step, loader: str) -> bool:
+        """Whether what a step measures fits after the steps so far."""
+        done = self._rehearsed([*self.steps, step])
+        measured = done.steps[-1].measured if done.error is None else None
+        if measured is None:  # nor does it where there is more room
+            return False
+        self._add(step, loader)
+        self._answers.append(measured.fits)
+        return measured.fits
+
+    def plan(self, notes: Sequence[str] = (), machine: Machine | None = None) -> Plan | None:
+        """The plan of the steps so far; notes: what is not in it. Raises RunnerError, RunnerLost.
+
+        machine: like the one that the steps were noted for, with other capacities. None where these lead to others.
+        """
+        self.machine = machine or self.machine
+        done = self._rehearsed(self.steps)
+        answers = [step.measured.fits for step in done.steps if step.measured is not None]
+        if answers != self._answers[: len(answers)]:
+            return None
+        return plan_of(self.machine, self.parts, self.loaders, done, notes)
+
+    def _add(self, step: Step, loader: str) -> None:
+        self.steps.append(step)
+        self.parts.append(replace(self.part, loader=loader, loading=step.do == "load"))
+        self.loaders[step.weights.digest] = loader
+
+    def _rehearsed(self, steps: Sequence[Step]) -> Rehearsal:
+        return self.runner.rehearse(self.machine.capacity, steps, self.machine.imagined)
 
 
 def _spoken(step: Step) -> tuple[Hashable, ...]:
@@ -66,6 +95,7 @@ class RehearsedModel(RemoteModel):
         """module: as for Model."""
         super().__init__(module, weights, placement, options, recorder.runner)
         self._recorder = recorder
+        self._loader = recorder.part.node
         self._sets = {weights.digest: weights}
 
     def lowered(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Lowered:
@@ -96,9 +126,7 @@ class RehearsedModel(RemoteModel):
     def fits(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> bool:
         """As Model.fits, after the steps noted so far."""
         program = self.lowered(key, function, inputs).program
-        done = self._recorder.rehearsed(Step("measure", self.weights, self.placement, program))
-        measured = done.steps[-1].measured if done.error is None else None
-        return measured is not None and measured.fits
+        return self._recorder.fits(Step("measure", self.weights, self.placement, program), self._loader)
 
     def load(
         self, progress: Callable[[int, int], None] | None = None, cancelled: Callable[[], bool] | None = None
@@ -108,8 +136,8 @@ class RehearsedModel(RemoteModel):
 
     def unload(self, digest: str | None = None) -> None:
         """Notes it."""
-        self._recorder.note(Step("unload", self._sets[digest or self.weights.digest], self.placement))
+        self._recorder.note(Step("unload", self._sets[digest or self.weights.digest], self.placement), self._loader)
 
     def _note(self, do: Any, **what: Any) -> None:
         self._sets[self.weights.digest] = self.weights
-        self._recorder.note(Step(do, self.weights, self.placement, **what))
+        self._recorder.note(Step(do, self.weights, self.placement, **what), self._loader)

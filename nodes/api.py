@@ -3,41 +3,62 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
+import sys
+from dataclasses import asdict, replace
 from typing import Any
 
 from aiohttp import web
 
 from ..native.client import RunnerError, shared
-from ..native.memory import spoken_plan
-from .placement import MIB, devices
-from .planner import make_plan
+from ..native.memory import ProfileError, described_machine, profile_of, spoken_plan
+from .placement import devices
+from .plan.asked import MODES, REJECT, THIS_MACHINE, asked_of, profiles
+from .plan.make import Made, make_plan
+
+_NUMBERS = ("gpu_budget", "ram_budget", "unknown_width", "unknown_height", "unknown_batch")
 
 
 def add_routes(routes: web.RouteTableDef) -> None:
-    """POST /ggml/plan, GET /ggml/devices and GET /ggml/health."""
+    """POST /ggml/plan, GET /ggml/profiles, GET /ggml/devices and GET /ggml/health."""
     routes.post("/ggml/plan")(_plan)
+    routes.get("/ggml/profiles")(_profiles)
     routes.get("/ggml/devices")(_devices)
     routes.get("/ggml/health")(_health)
 
 
 async def _plan(request: web.Request) -> web.Response:
-    """The plan of {"prompt": API-format prompt, "gpu_budget": MiB, "ram_budget": MiB}, budgets as the node has them."""
+    """The plan of {"prompt": API-format prompt, "profile": name or description}; the planner node's inputs likewise."""
     try:
         asked = await request.json()
     except ValueError as error:
         return _wrong(f"the body is not JSON: {error}")
     if not isinstance(asked, dict) or not isinstance(asked.get("prompt"), dict):
         return _wrong('the body must be {"prompt": a workflow in API format}')
-    budgets = [asked.get(name, 0) for name in ("gpu_budget", "ram_budget")]
-    if not all(type(budget) is int and budget >= 0 for budget in budgets):
-        return _wrong("gpu_budget and ram_budget are whole numbers of MiB, 0 for what is free")
-    gpu, ram = (budget * MIB for budget in budgets)
+    if not all(type(asked.get(name, 0)) is int and asked.get(name, 0) >= 0 for name in _NUMBERS):
+        return _wrong(f"{', '.join(_NUMBERS)} are whole numbers; budgets are MiB, 0 for what is free")
+    if asked.get("mode", REJECT) not in MODES:
+        return _wrong(f"mode is one of {', '.join(MODES)}")
     try:
-        plan, advised = await asyncio.to_thread(make_plan, asked["prompt"], gpu, ram)
+        made = await asyncio.to_thread(_made, asked)
     except Exception as error:  # a prompt can be anything
         return _wrong(f"the workflow cannot be planned: {type(error).__name__}: {error}")
-    return web.json_response(spoken_plan(plan, advised))
+    return web.json_response({**spoken_plan(made.plan, made.advised), "chosen": made.change})
+
+
+def _made(asked: dict[str, Any]) -> Made:
+    profile = asked.get("profile")
+    described = isinstance(profile, dict)
+    wanted = asked_of({**asked, "hardware": THIS_MACHINE if described or profile is None else profile})
+    return make_plan(asked["prompt"], replace(wanted, profile=profile_of(profile)) if described else wanted)
+
+
+async def _profiles(_request: web.Request) -> web.Response:
+    """The names of the hardware profiles, and this machine's description, which POST /ggml/plan takes elsewhere."""
+    try:
+        this = described_machine(await asyncio.to_thread(devices), sys.platform)
+        return web.json_response({"profiles": list(profiles()), "this_machine": this})
+    except (RunnerError, ProfileError) as error:
+        return web.json_response({"error": str(error)}, status=503)
 
 
 async def _devices(_request: web.Request) -> web.Response:

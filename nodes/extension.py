@@ -12,10 +12,13 @@ from .diffusion import GGMLDiffusionModel
 from .files import register_folders
 from .language_model import GGMLLanguageModel
 from .language_server import GGMLLanguageServer
-from .planner import GGMLMemoryPlanner, reject_what_does_not_fit
+from .plan.measured import WATCHER
+from .plan.submit import plan_before_it_is_queued, set_what_was_chosen
+from .planner import GGMLMemoryPlanner
 from .prompt_expander import GGMLPromptExpander
 from .text_encoder import GGMLTextEncoders
 from .vae import GGMLVAE
+from .watcher import watch
 
 
 class GGMLExtension(ComfyExtension):
@@ -25,8 +28,10 @@ class GGMLExtension(ComfyExtension):
         """Make `.gguf` files known to ComfyUI's model folders, look at every prompt before it is queued, add routes."""
         register_folders()
         if hasattr(PromptServer, "instance"):  # not where nodes are used without a server
-            PromptServer.instance.app.middlewares.append(reject_what_does_not_fit)
+            PromptServer.instance.app.middlewares.append(plan_before_it_is_queued)
+            PromptServer.instance.add_on_prompt_handler(set_what_was_chosen)
             add_routes(PromptServer.instance.routes)
+            watch(WATCHER)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node class."""

@@ -65,6 +65,10 @@ class RemotePatcher(ModelPatcher):
             callback(self, device_to, lowvram_model_memory, force_patch_weights, full_load)
         self.apply_hooks(self.forced_hooks, force_apply=True)
 
+    def get_free_memory(self, device: Any) -> int:
+        """None: core would compute several conditions at once by what is free, and what a step takes hang on that."""
+        return 0
+
     def partially_unload(self, device_to: Any, memory_to_free: int = 0, force_patch_weights: bool = False) -> int:
         """Nothing: weights leave a device all together, in `detach`."""
         return 0

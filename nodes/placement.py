@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from ..native.client import Device, RunnerError, shared
 from ..native.engine import refused
 from ..native.placement import AUTO, ENGINES, WEIGHTS
+from ..native.rehearsal import recording
 
 CPU = "CPU"
 MIB = 1 << 20
@@ -21,7 +22,10 @@ _known: list[str] = []
 
 
 def devices() -> list[Device]:
-    """The devices of this machine; starts the runner if need be."""
+    """The devices of this machine, for which the runner is started if need be, or of what is being planned for."""
+    recorder = recording.get()
+    if recorder is not None:
+        return list(recorder.machine.devices)
     found = shared().devices()
     _known[:] = [device.name for device in found]
     return found

@@ -2,75 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import threading
-from collections.abc import Mapping
 from typing import Any
 
-from aiohttp import web
 from comfy_api.latest import io, ui
 
-from ..native.client import Runner, another, shared
-from ..native.memory import Advice, Plan, plan_of, report, verdict
-from ..native.rehearsal import Recorder
+from ..native.memory import report
 from .node_text import show
-from .placement import MIB, devices
-from .plan.advice import advice
-from .plan.follow import Part, Prompt, follow
+from .plan.asked import MODES, REJECT, THIS_MACHINE, asked_of, profile_names
+from .plan.make import PLANNER, keep, kept, make_plan
+from .plan.measured import peaks_so_far
 from .plan.picture import picture
-
-log = logging.getLogger(__name__)
-
-NODE = "GGMLMemoryPlanner"
-REJECT, WARN = "reject", "warn"
-GPU_RESERVE = 512 * MIB  # for the desktop and other programs
-RAM_RESERVE = 0.2  # of all of it
-_PHASES = {"encode": "Encoding the prompt", "sample": "Sampling", "decode": "Decoding the picture",
-           "encode picture": "Encoding the picture"}  # fmt: skip
-
-# Plans are made one at a time, in a runner that only rehearses: the other one may be computing for minutes.
-_planning = threading.Lock()
-_runner: Runner | None = None
-
-
-def make_plan(prompt: Prompt, gpu_budget: int = 0, ram_budget: int = 0) -> tuple[Plan, list[Advice]]:
-    """What the prompt takes of the devices of this machine and, where it does not fit, what would.
-
-    Budgets in bytes; 0: what is free, less a reserve.
-    Raises what the loaders raise for files and devices that cannot be used, and RunnerError.
-    """
-    with _planning:
-        capacity = _capacity(gpu_budget, ram_budget)
-        plan = _planned(prompt, capacity)
-        return plan, advice(prompt, lambda changed: _planned(changed, capacity)) if plan.shortage else []
-
-
-def _planned(prompt: Prompt, capacity: Mapping[str, int]) -> Plan:
-    global _runner
-    if _runner is None:
-        _runner = another()
-    recorder = Recorder(_runner, capacity)
-    notes = follow(prompt, recorder)
-    parts = [(part.node, _title(part)) for part in recorder.parts]
-    return plan_of(capacity, parts, recorder.rehearsed(), notes)
-
-
-def _title(part: Part) -> str:
-    return _PHASES.get(part.phase, part.class_type)
-
-
-def _capacity(gpu_budget: int, ram_budget: int) -> dict[str, int]:
-    """Bytes of each device that a workflow may take: models that are there make room."""
-    found = devices()
-    held = {device.name: device.held for device in shared().memory().devices}
-    capacity = {}
-    for device in found:
-        on_cpu = device.type == "CPU"
-        reserve = int(RAM_RESERVE * device.total) if on_cpu else GPU_RESERVE
-        room = min(device.total, device.free + held.get(device.name, 0)) - reserve
-        capacity[device.name] = (ram_budget if on_cpu else gpu_budget) or max(0, room)
-    return capacity
 
 
 class GGMLMemoryPlanner(io.ComfyNode):
@@ -80,7 +21,7 @@ class GGMLMemoryPlanner(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
         return io.Schema(
-            node_id=NODE,
+            node_id=PLANNER,
             display_name="GGML Memory Planner",
             category="loaders/GGML",
             description="Works out what this workflow takes of the GPU's memory and of RAM before anything is loaded, "
@@ -88,9 +29,10 @@ class GGMLMemoryPlanner(io.ComfyNode):
             search_aliases=["GGUF", "Vulkan", "VRAM", "out of memory", "OOM", "low VRAM", "budget", "RX 580"],
             inputs=[
                 io.Combo.Input(
-                    "mode", options=[REJECT, WARN], default=REJECT,
+                    "mode", options=list(MODES), default=REJECT,
                     tooltip="reject: a workflow that does not fit is refused, and nothing of it runs. warn: it runs "
-                    "all the same, and the report says what does not fit.",
+                    "all the same, and the report says what does not fit. fit: what GGML loaders leave on auto "
+                    "(device, weights, tiles) is chosen so that it fits and is fastest; refused where nothing does.",
                 ),
                 io.Int.Input(
                     "gpu_budget", default=0, min=0, max=1 << 20,
@@ -100,8 +42,27 @@ class GGMLMemoryPlanner(io.ComfyNode):
                     "ram_budget", default=0, min=0, max=1 << 24,
                     tooltip="MiB of RAM that the workflow may take. 0: what is free, less a fifth of all RAM.",
                 ),
+                io.Combo.Input(
+                    "hardware", options=profile_names(), default=THIS_MACHINE, optional=True,
+                    tooltip="What it is planned for. With another machine's card, whether it would fit there; what "
+                    "fit chooses for that is shown, and not set.",
+                ),
+                *(
+                    io.Int.Input(
+                        f"unknown_{what}", default=default, min=0, max=most, optional=True, advanced=True,
+                        tooltip=f"The {what} to plan with where it cannot be known, such as behind nodes of other "
+                        "packs. 0: that part is left out of the plan, and the report says so.",
+                    )
+                    for what, default, most in (("width", 0, 16384), ("height", 0, 16384), ("batch", 1, 4096))
+                ),
+                io.Model.Input("model", optional=True, tooltip="Goes through: the planner may be in the line."),
+                io.Clip.Input("clip", optional=True, tooltip="Goes through."),
+                io.Vae.Input("vae", optional=True, tooltip="Goes through."),
             ],
-            outputs=[io.String.Output(display_name="report"), io.Image.Output(display_name="chart")],
+            outputs=[
+                io.String.Output(display_name="report"), io.Image.Output(display_name="chart"),
+                io.Model.Output(), io.Clip.Output(), io.Vae.Output(),
+            ],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             is_output_node=True,
         )  # fmt: skip
@@ -112,70 +73,13 @@ class GGMLMemoryPlanner(io.ComfyNode):
         return float("nan")
 
     @classmethod
-    def execute(cls, mode: str, gpu_budget: int, ram_budget: int) -> io.NodeOutput:
+    def execute(cls, model: Any = None, clip: Any = None, vae: Any = None, **_: Any) -> io.NodeOutput:
         """The report on the workflow that it is in."""
-        plan, advised = make_plan(cls.hidden.prompt, gpu_budget * MIB, ram_budget * MIB)
-        text = report(plan, advised)
+        prompt = cls.hidden.prompt
+        made = kept(prompt)
+        if made is None:  # it did not come over ComfyUI's HTTP API
+            made = make_plan(prompt, asked_of(prompt[cls.hidden.unique_id]["inputs"]))
+            keep(prompt, made)
+        text = report(made.plan, made.advised, made.chosen, peaks_so_far())
         show(cls, text)
-        return io.NodeOutput(text, picture(plan), ui=ui.PreviewText(text))
-
-
-@web.middleware
-async def reject_what_does_not_fit(request: web.Request, handler: Any) -> web.StreamResponse:
-    """Answers a posted prompt whose planner says that it does not fit; all else goes on to ComfyUI.
-
-    Its validation of nodes would let the outputs run that hang on none of ours.
-    """
-    if request.method == "POST" and request.path in ("/prompt", "/api/prompt"):
-        prompt = await _posted(request)
-        planner = _rejecting(prompt)
-        if planner is not None:
-            refused = await asyncio.to_thread(_refusal, prompt, planner)
-            if refused is not None:
-                return web.json_response(refused, status=400)
-    return await handler(request)
-
-
-async def _posted(request: web.Request) -> Prompt:
-    try:
-        posted = await request.json()
-    except ValueError:
-        return {}
-    prompt = posted.get("prompt") if isinstance(posted, dict) else None
-    return prompt if isinstance(prompt, dict) else {}
-
-
-def _rejecting(prompt: Prompt) -> Mapping[str, Any] | None:
-    """The inputs of the first planner that rejects."""
-    for node in prompt.values():
-        inputs = node.get("inputs") if isinstance(node, dict) and node.get("class_type") == NODE else None
-        if isinstance(inputs, dict) and inputs.get("mode") == REJECT:
-            return inputs
-    return None
-
-
-def _refusal(prompt: Prompt, planner: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The answer to a prompt that does not fit, which ComfyUI's front end shows on every node of this pack in it.
-
-    None where it fits, or has faults that ComfyUI tells of itself.
-    """
-    budgets = [planner.get(name, 0) for name in ("gpu_budget", "ram_budget")]
-    gpu, ram = (value * MIB if isinstance(value, int) and value > 0 else 0 for value in budgets)
-    try:
-        plan, advised = make_plan(prompt, gpu, ram)
-    except Exception as error:  # a prompt can be anything
-        log.warning("The memory planner leaves this workflow to ComfyUI: %s: %s", type(error).__name__, error)
-        return None
-    if plan.shortage is None:
-        return None
-    said = {"message": verdict(plan), "details": report(plan, advised), "extra_info": {}}
-    fault = {"type": "ggml_does_not_fit", **said}
-    types = {node: str(made["class_type"]) for node, made in prompt.items() if isinstance(made, dict)}
-    return {
-        "error": fault,
-        "node_errors": {
-            node: {"errors": [fault], "dependent_outputs": [], "class_type": class_type}
-            for node, class_type in types.items()
-            if class_type.startswith("GGML")
-        },
-    }
+        return io.NodeOutput(text, picture(made.plan), model, clip, vae, ui=ui.PreviewText(text))

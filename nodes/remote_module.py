@@ -18,6 +18,7 @@ from ..native.engine import model_for
 from ..native.lower import LowerOptions
 from ..native.placement import Placement
 from ..native.weights import WeightSet
+from . import watcher
 from .residency import Residency, release_orphans
 
 WIDE_SCALE = 64.0  # brings activations of 4 million within F16 and leaves those of 0.004 their full precision
@@ -93,6 +94,7 @@ class RemoteModule(torch.nn.Module):
         bar = comfy.utils.ProgressBar(100)
         with as_comfy():
             self.residency.load(bar.update_absolute, comfy.model_management.processing_interrupted)
+        watcher.took(self.remote.peaks)
 
     def compute(self, key: Hashable, function: Function, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Run `function(module, inputs)` in its engine, until ComfyUI is interrupted.
@@ -109,7 +111,9 @@ class RemoteModule(torch.nn.Module):
             release_orphans()
         inputs = _on_host(inputs)
         with as_comfy():
-            return self.remote.run(key, function, inputs, cancelled=comfy.model_management.processing_interrupted)
+            results = self.remote.run(key, function, inputs, cancelled=comfy.model_management.processing_interrupted)
+        watcher.took(self.remote.peaks)
+        return results
 
     def fits(self, key: Hashable, function: Function, inputs: dict[str, Tensor]) -> bool:
         """Whether the device has room for `compute` and can do each of its operations; nothing is computed."""
@@ -138,4 +142,4 @@ def as_comfy() -> Iterator[None]:
         comfy.model_management.throw_exception_if_processing_interrupted()
         raise comfy.model_management.InterruptProcessingException from None
     except OutOfMemory as error:
-        raise comfy.model_management.OOM_EXCEPTION(str(error)) from error
+        raise comfy.model_management.OOM_EXCEPTION(watcher.lacked(error)) from error

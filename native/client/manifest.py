@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import astuple
+from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
 from ..placement import Placement
-from ..weights.weight_set import ARRAY_TYPES, WeightSet
+from ..weights.weight_set import ARRAY_TYPES, Parameter, WeightSet
+
+_row = attrgetter(*(field.name for field in fields(Parameter)))
 
 
 def spoken(placement: Placement) -> dict[str, Any]:
@@ -20,17 +23,17 @@ def spoken(placement: Placement) -> dict[str, Any]:
 
 def manifest(weights: WeightSet) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The load request's fields, and the arrays it names by the digest of their content."""
-    listed = [astuple(parameter) for parameter in weights.parameters.values()]
+    listed = [_row(parameter) for parameter in weights.parameters.values()]
     arrays = {name: np.ascontiguousarray(array) for name, array in weights.arrays.items()}
     digests = {name: _digest(array) for name, array in arrays.items()}
-    fields = {
+    described = {
         "name": weights.name,
         "files": weights.files,
         "files_digest": hashlib.sha256(json.dumps([weights.files, sorted(listed)]).encode()).hexdigest(),
         "parameters": listed,
         "arrays": [[name, digests[name], ARRAY_TYPES[str(a.dtype)], a.shape] for name, a in arrays.items()],
     }
-    return fields, {digests[name]: array for name, array in arrays.items()}
+    return described, {digests[name]: array for name, array in arrays.items()}
 
 
 def _digest(array: np.ndarray) -> str:

@@ -25,6 +25,18 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Imagined:
+    """A device of another machine, by what decides how it is treated (runner/traits.py)."""
+
+    name: str  # as ggml would call it there
+    type: str  # CPU, GPU, IGPU or ACCEL
+    description: str  # its driver's name for it
+    features: tuple[str, ...]  # as ggml-vulkan lists them
+    small_window: bool  # no resizable BAR
+    system: str  # as sys.platform
+
+
+@dataclass(frozen=True)
 class Rehearsed:
     """After a step: bytes held on each device, the most held during it, what each model holds, what was measured."""
 
@@ -42,18 +54,16 @@ class Rehearsal:
     error: Exception | None
 
 
-def step_requests(steps: Sequence[Step]) -> list[dict[str, Any]]:
-    """The steps as the runner takes them."""
-    described = {step.weights.digest: manifest(step.weights)[0] for step in steps}
+def step_requests(steps: Sequence[Step]) -> dict[str, Any]:
+    """The steps as the runner takes them, and the weight sets they name, by digest."""
+    sets = {step.weights.digest: step.weights for step in steps}
     requests = []
     for step in steps:
         fields = {"do": step.do, "digest": step.weights.digest, **spoken(step.placement)}
-        if step.do != "unload":
-            fields |= described[step.weights.digest]
         if step.program is not None:
             fields["program"] = step.program.digest
         requests.append(fields)
-    return requests
+    return {"steps": requests, "sets": {digest: manifest(weights)[0] for digest, weights in sets.items()}}
 
 
 def rehearsal(reply: dict[str, Any]) -> Rehearsal:

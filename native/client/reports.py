@@ -18,6 +18,7 @@ class Device:
     largest_buffer: int
     features: tuple[str, ...]  # "software" marks a Vulkan driver that computes on the processor
     traits: tuple[str, ...] = ()  # how the runner treats it because of what it is, in words
+    small_window: bool = False  # the processor sees only a part of its memory: no resizable BAR
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..weights.weight_set import WeightSet
 from .errors import RunnerError, RunnerLost, from_reply
 from .manifest import manifest, spoken
 from .process import ProcessDied, RunnerProcess
-from .rehearsal import Rehearsal, Step, rehearsal, step_requests
+from .rehearsal import Imagined, Rehearsal, Step, rehearsal, step_requests
 from .reports import Device, LoadReport, Measurement, MemoryReport, device, memory_report
 from .sound import check_sound
 from .tensors import read_outputs, write_inputs
@@ -59,6 +60,7 @@ class Runner:
         timeout: float | None = None,
     ) -> None:
         self.trouble: str | None = None  # why devices may be missing, for the person at the node
+        self.peaks: dict[str, int] = {}  # by device: the most bytes held during the call that ended last
         self._options = options
         self._environment = dict(environment or {})
         self._timeout = timeout if timeout is not None else float(os.environ.get(_TIMEOUT_VARIABLE, _TIMEOUT))
@@ -133,13 +135,21 @@ class Runner:
                 **self._with_process(lambda process: self._measure(process, name, placed(placement), program))
             )
 
-    def rehearse(self, capacity: Mapping[str, int], steps: Sequence[Step]) -> Rehearsal:
+    def rehearse(
+        self, capacity: Mapping[str, int], steps: Sequence[Step], imagined: Sequence[Imagined] = ()
+    ) -> Rehearsal:
         """What these calls, one after the other, would take of devices with so many bytes; nothing is loaded.
 
+        imagined: those of the devices that belong to another machine.
         Raises RunnerError for a device that is not there, RunnerLost.
         """
         programs = {step.program.digest: step.program for step in steps if step.program is not None}
-        request = {"do": "rehearse", "capacity": dict(capacity), "steps": step_requests(steps)}
+        request = {
+            "do": "rehearse",
+            "capacity": dict(capacity),
+            "imagined": [asdict(each) for each in imagined],
+            **step_requests(steps),
+        }
         with self._working:
             return rehearsal(self._with_process(lambda process: self._rehearse(process, request, programs)))
 
@@ -336,6 +346,7 @@ class Runner:
                 final_reply(process, call, patience, None, None)
             raise
         if "done" in reply:
+            self.peaks = reply.get("peaks", self.peaks)
             return reply["done"]
         if reply["error"]["kind"] == "missing":
             raise _Missing(reply["error"])

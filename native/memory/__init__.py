@@ -1,6 +1,27 @@
 """From what was rehearsed to a plan: phases, their peaks on every device, and what does not fit."""
 
-from .plan import Advice, Phase, Plan, Shortage, plan_of
-from .report import report, spoken_plan, verdict
+from .machine import Machine
+from .plan import Advice, Component, Part, Phase, Plan, Shortage, plan_of
+from .profiles import Profile, ProfileError, described_machine, known_profiles, profile_of, read_profiles
+from .report import Peaks, report, spoken_plan, verdict
 
-__all__ = ["Advice", "Phase", "Plan", "Shortage", "plan_of", "report", "spoken_plan", "verdict"]
+__all__ = [
+    "Advice",
+    "Component",
+    "Machine",
+    "Part",
+    "Peaks",
+    "Phase",
+    "Plan",
+    "Profile",
+    "ProfileError",
+    "Shortage",
+    "described_machine",
+    "known_profiles",
+    "plan_of",
+    "profile_of",
+    "read_profiles",
+    "report",
+    "spoken_plan",
+    "verdict",
+]

@@ -8,24 +8,51 @@ from dataclasses import dataclass
 from ..client import OutOfMemory
 from ..client.rehearsal import Rehearsal, Rehearsed
 from ..client.reports import ModelMemory
+from .machine import Machine
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a step of a rehearsal belongs to: the node whose turn it is, its work in words, the model's loader node.
+
+    loading: it only brings weights.
+    """
+
+    node: str
+    title: str
+    loader: str = ""
+    loading: bool = False
+
+
+@dataclass(frozen=True)
+class Component:
+    """What a model holds, and the node that loads it."""
+
+    loader: str
+    memory: ModelMemory
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What one node does. peak: by device; models: what each holds at the end."""
+    """What one node does. peak: by device; components: what is held at its end."""
 
     node: str
     title: str
     peak: Mapping[str, int]
-    models: tuple[ModelMemory, ...]
+    components: tuple[Component, ...]
 
 
 @dataclass(frozen=True)
 class Shortage:
-    """The first thing that does not fit. over: bytes that are lacking; 0 where a budget or a limit says no."""
+    """The first thing that does not fit. over: bytes that are lacking; 0 where a budget or a limit says no.
+
+    loading: there is no room for the weights, whatever they compute.
+    """
 
     node: str
     title: str
+    loader: str
+    loading: bool
     device: str
     over: int
     message: str
@@ -35,7 +62,7 @@ class Shortage:
 class Plan:
     """phases: in the order in which they run, as far as they fit. notes: what is not in the plan."""
 
-    capacity: Mapping[str, int]
+    machine: Machine
     phases: tuple[Phase, ...]
     shortage: Shortage | None
     notes: tuple[str, ...]
@@ -45,36 +72,41 @@ class Plan:
         """The most that any phase takes, by device."""
         return {device: max((phase.peak[device] for phase in self.phases), default=0) for device in self.capacity}
 
+    @property
+    def capacity(self) -> Mapping[str, int]:
+        """What the workflow may take, by device."""
+        return self.machine.capacity
+
 
 @dataclass(frozen=True)
 class Advice:
-    """A change with which a workflow fits, in words, and what it takes then, by device."""
+    """A change with which a workflow fits, in words and as inputs by node, and what it takes then, by device."""
 
     words: str
+    change: Mapping[str, Mapping[str, object]]
     peaks: Mapping[str, int]
 
 
 def plan_of(
-    capacity: Mapping[str, int], parts: Sequence[tuple[str, str]], rehearsal: Rehearsal, notes: Sequence[str] = ()
+    machine: Machine, parts: Sequence[Part], loaders: Mapping[str, str], rehearsal: Rehearsal, notes: Sequence[str] = ()
 ) -> Plan:
-    """The plan of a rehearsal; parts: the node and the title of each of its steps."""
+    """The plan of a rehearsal; parts: of each of its steps. loaders: the node of a model, by its weights' digest."""
     phases: list[Phase] = []
-    for (node, title), step in zip(parts, rehearsal.steps, strict=False):
-        if phases and phases[-1].node == node:
-            phases[-1] = _joined(phases[-1], step)
-        else:
-            phases.append(Phase(node, title, step.peak, step.models))
+    for part, step in zip(parts, rehearsal.steps, strict=False):
+        joined = bool(phases) and phases[-1].node == part.node
+        before = phases.pop().peak if joined else {}
+        phases.append(_phase(part, step, before, loaders))
     shortage = None
     if rehearsal.error is not None:
-        node, title = parts[len(rehearsal.steps)]
-        device, over = "", 0
+        part, device, over = parts[len(rehearsal.steps)], "", 0
         if isinstance(rehearsal.error, OutOfMemory):
             device = rehearsal.error.device
             over = rehearsal.error.requested - rehearsal.error.free
-        shortage = Shortage(node, title, device, over, str(rehearsal.error))
-    return Plan(capacity, tuple(phases), shortage, tuple(notes))
+        shortage = Shortage(part.node, part.title, part.loader, part.loading, device, over, str(rehearsal.error))
+    return Plan(machine, tuple(phases), shortage, tuple(notes))
 
 
-def _joined(phase: Phase, step: Rehearsed) -> Phase:
-    peak = {device: max(phase.peak[device], nbytes) for device, nbytes in step.peak.items()}
-    return Phase(phase.node, phase.title, peak, step.models)
+def _phase(part: Part, step: Rehearsed, before: Mapping[str, int], loaders: Mapping[str, str]) -> Phase:
+    peak = {device: max(before.get(device, 0), nbytes) for device, nbytes in step.peak.items()}
+    components = tuple(Component(loaders.get(model.digest, ""), model) for model in step.models)
+    return Phase(part.node, part.title, peak, components)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from ..client.reports import ModelMemory
-from .plan import Advice, Phase, Plan
+from .plan import Advice, Component, Phase, Plan
 
 _MIB = 1 << 20
 
+Peaks = Mapping[str, Mapping[str, int]]  # the most that each node took, by device
 
-def report(plan: Plan, advised: Sequence[Advice] = ()) -> str:
-    """What does not fit and what would first, then every phase with its peak on every device."""
-    return "\n".join(_lines(plan, advised))
+
+def report(plan: Plan, advised: Sequence[Advice] = (), chosen: str = "", measured: Peaks | None = None) -> str:
+    """What does not fit and what would first, then every phase with its peak on every device.
+
+    chosen: what was settled so that it fits, in words. measured: by node, what phases that have run took.
+    """
+    return "\n".join(_lines(plan, advised, chosen, measured or {}))
 
 
 def verdict(plan: Plan) -> str:
@@ -28,13 +33,14 @@ def verdict(plan: Plan) -> str:
 
 def shares(phase: Phase, device: str) -> dict[str, int]:
     """The bytes of a phase's peak on a device by what they are; what it freed before its end is told as that."""
-    there = {model.files_digest: model for model in phase.models if model.device == device}  # sets may share files
+    there = [each.memory for each in phase.components if each.memory.device == device]
+    files = {model.files_digest: model for model in there}  # which sets may share
     found = {
-        "weights": sum(model.copied + model.repacked for model in there.values()),
-        "staging": sum(model.staging for model in phase.models if model.device == device),
-        "LoRA": sum(model.arrays for model in phase.models if model.device == device),
-        "constants": sum(model.constants for model in phase.models if model.device == device),
-        "compute buffer": sum(model.compute for model in phase.models if model.device == device),
+        "weights": sum(model.copied + model.repacked for model in files.values()),
+        "staging": sum(model.staging for model in there),
+        "LoRA": sum(model.arrays for model in there),
+        "constants": sum(model.constants for model in there),
+        "compute buffer": sum(model.compute for model in there),
     }
     found["freed within the phase"] = max(0, phase.peak.get(device, 0) - sum(found.values()))
     return {what: nbytes for what, nbytes in found.items() if nbytes}
@@ -46,6 +52,7 @@ def spoken_plan(plan: Plan, advised: Sequence[Advice] = ()) -> dict[str, Any]:
     return {
         "fits": lacking is None,
         "verdict": verdict(plan),
+        "profile": plan.machine.profile or None,
         "devices": {
             device: {"capacity": nbytes, "peak": plan.peaks[device]} for device, nbytes in plan.capacity.items()
         },
@@ -56,6 +63,7 @@ def spoken_plan(plan: Plan, advised: Sequence[Advice] = ()) -> dict[str, Any]:
                 "devices": {
                     device: {"peak": peak, "shares": shares(phase, device)} for device, peak in phase.peak.items()
                 },
+                "models": [_spoken_component(component) for component in phase.components],
             }
             for phase in plan.phases
         ],
@@ -65,13 +73,27 @@ def spoken_plan(plan: Plan, advised: Sequence[Advice] = ()) -> dict[str, Any]:
     }
 
 
-def _lines(plan: Plan, advised: Sequence[Advice]) -> Iterator[str]:
+def _spoken_component(component: Component) -> dict[str, Any]:
+    model = component.memory
+    return {
+        "loader": component.loader,
+        "name": model.name,
+        "device": model.device,
+        "bytes": _shares_of(model),
+    }
+
+
+def _lines(plan: Plan, advised: Sequence[Advice], chosen: str, measured: Peaks) -> Iterator[str]:
     yield verdict(plan)
+    if chosen:
+        yield chosen
     for each in advised:
         taken = ", ".join(f"{_mib(nbytes)} MiB of {device}" for device, nbytes in each.peaks.items() if nbytes)
         yield f"It fits with {each.words}; that takes {taken}."
     if plan.shortage:
         yield plan.shortage.message
+    if plan.machine.profile:
+        yield f"Planned for {plan.machine.profile}"
     for device, nbytes in plan.peaks.items():
         if nbytes:
             yield f"{device}: at most {_mib(nbytes)} of {_mib(plan.capacity[device])} MiB"
@@ -79,13 +101,16 @@ def _lines(plan: Plan, advised: Sequence[Advice]) -> Iterator[str]:
         yield f"{phase.title} (node {phase.node})"
         for device, nbytes in phase.peak.items():
             if nbytes:
-                yield f"  {device}: {_mib(nbytes)} MiB"
-        for model in phase.models:
-            yield f"  {model.name} on {model.device}: {_spoken(model)}"
+                took = measured.get(phase.node, {}).get(device)
+                yield f"  {device}: {_mib(nbytes)} MiB" + ("" if took is None else f" planned, {_mib(took)} measured")
+        for component in phase.components:
+            model = component.memory
+            shares = ", ".join(f"{what} {_mib(nbytes)} MiB" for what, nbytes in _shares_of(model).items())
+            yield f"  {model.name} on {model.device}: {shares}"
     yield from plan.notes
 
 
-def _spoken(model: ModelMemory) -> str:
+def _shares_of(model: ModelMemory) -> dict[str, int]:
     shares = {
         "weights": model.copied + model.repacked,
         "in RAM from the file": model.mapped,
@@ -95,7 +120,7 @@ def _spoken(model: ModelMemory) -> str:
         "constants": model.constants,
         "compute buffer": model.compute,
     }
-    return ", ".join(f"{what} {_mib(nbytes)} MiB" for what, nbytes in shares.items() if nbytes)
+    return {what: nbytes for what, nbytes in shares.items() if nbytes}
 
 
 def _mib(nbytes: int) -> str:

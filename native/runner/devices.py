@@ -35,12 +35,14 @@ class Device:
         self.description = ggml.ggml_backend_dev_description(handle).decode()
         self.type = _TYPES.get(ggml.ggml_backend_dev_type(handle), "ACCEL")
         self.features = vulkan_features.get(self.name) or self._cpu_features()
-        self.traits = traits_of(Facts(self.type, self.description, self.features, self.description in windows))
+        self.small_window = self.description in windows
+        self.traits = traits_of(Facts(self.type, self.description, self.features, self.small_window))
         with starting(self.traits):
             self.buffer_type = ggml.ggml_backend_dev_buffer_type(handle)
         self.repack_buffer_type = _extra_buffer_type(handle, b"CPU_REPACK")  # None where ggml was built without
         self.held = 0  # bytes this process has allocated on it
         self.peak = 0  # the most it ever had
+        self.request_peak = 0  # the most since the request began that is being worked on
         self.threads = threads
         self._limit = limit
         # ggml keeps the pointer, so this must live as long as the backend
@@ -67,7 +69,12 @@ class Device:
     def hold(self, nbytes: int) -> None:
         """Note bytes allocated on it."""
         self.held += nbytes
+        self.request_peak = max(self.request_peak, self.held)
         self.peak = max(self.peak, self.held)
+
+    def begin_request(self) -> None:
+        """From here on request_peak counts."""
+        self.request_peak = self.held
 
     def gave_back(self, nbytes: int) -> None:
         """Note bytes freed on it, and end the backend, which keeps scratch memory and names freed buffers.
@@ -119,6 +126,7 @@ class Device:
             "largest_buffer": self.largest_buffer,
             "features": (*["software"] * is_software(self.description), *self.features),
             "traits": spoken(self.traits),
+            "small_window": self.small_window,
         }
 
     def _cpu_features(self) -> tuple[str, ...]:

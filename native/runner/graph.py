@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from math import inf, prod
 from typing import Any
 
@@ -32,6 +33,19 @@ class ProgramFault(RequestError):
     """A program that contradicts itself, its weights or its device; the message names the operation."""
 
     kind = "program"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a program takes besides its constants: bytes of the compute buffer and of the CPU backend's scratch.
+
+    uses: its streamed weights, and the first and last segment that compute with each.
+    """
+
+    compute: int
+    work: int
+    segments: int
+    uses: Uses
 
 
 class Graph:
@@ -93,8 +107,13 @@ class Graph:
     def _build(
         self, program: Program, weight: Callable[[str], Any], limits: Limits, budget: Budget | None
     ) -> None:
-        rows = program.tensors
         self.constants = self._place_constants(program, limits.largest_buffer)
+        graph, needs = self._connect(program, weight, limits)
+        self._allocate(graph, needs, limits.largest_buffer, budget)
+
+    def _connect(self, program: Program, weight: Callable[[str], Any], limits: Limits) -> tuple[Any, Needs]:
+        """The operations as a ggml graph that is not allocated yet."""
+        rows = program.tensors
         nodes = 2 * len(rows) + 16  # an operation may take a helper of its own
         self._context = context(nodes, nodes)
         graph = ggml.ggml_new_graph_custom(self._context, nodes, False)
@@ -120,7 +139,11 @@ class Graph:
         self.segments = _segments(whole, parts) if known else [(whole, 1.0)]
         ends = [end for end, _ in parts]
         by_segment = {name: (bisect_right(ends, a), bisect_right(ends, b)) for name, (a, b) in uses.items()}
-        self._allocate(graph, by_segment, limits.largest_buffer, budget)
+        self._allocator = ggml.ggml_gallocr_new(self.device.buffer_type)
+        size = self._measured(graph, [self._files.placed.tensors[name] for name in uses])
+        on_cpu = self.device.type == "CPU"
+        work = ggml.ggml_graph_plan(graph, self.device.threads, None).work_size if on_cpu else 0
+        return graph, Needs(size, work, len(self.segments), by_segment)
 
     def _leaf(self, row: Tensor, weight: Callable[[str], Any]) -> Any:
         if row.kind == "input":
@@ -164,14 +187,12 @@ class Graph:
             self.device.write(placed.tensors[key], array)
         return placed
 
-    def _allocate(self, graph: Any, uses: Uses, largest: int | None, budget: Budget | None) -> None:
-        what = f"the compute buffer of {self.name}"
-        streamed = {name: self._files.placed.tensors[name] for name in uses}
-        self._allocator = ggml.ggml_gallocr_new(self.device.buffer_type)
-        size = self._measured(graph, streamed.values())
+    def _allocate(self, graph: Any, needs: Needs, largest: int | None, budget: Budget | None) -> None:
+        what, size = f"the compute buffer of {self.name}", needs.compute
+        streamed = {name: self._files.placed.tensors[name] for name in needs.uses}
         sizes = {name: device_bytes(self.device.buffer_type, tensor) for name, tensor in streamed.items()}
         computing = size + self.constant_bytes
-        planned = plan(uses, sizes, len(self.segments), None if budget is None else budget.left - computing)
+        planned = plan(needs.uses, sizes, needs.segments, None if budget is None else budget.left - computing)
         if budget and computing + planned.nbytes > budget.left:
             raise OverBudget(self.name, self.device.name, budget, computing, planned.nbytes)
         if streamed:
@@ -180,10 +201,8 @@ class Graph:
         require(self.device, what, size)
         if not self.device.place_graph(self._allocator, graph):
             raise OutOfMemory(self.device.name, f"{what} (refused by the driver)", size, self.device.memory()[0])
-        self.compute_bytes = size
+        self.compute_bytes, self.work_bytes = size, needs.work
         self.device.hold(size)
-        if self.device.type == "CPU":
-            self.work_bytes = ggml.ggml_graph_plan(graph, self.device.threads, None).work_size
 
     def _measured(self, graph: Any, streamed: Collection[Any]) -> int:
         """Bytes of the compute buffer; nothing is allocated."""

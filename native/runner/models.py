@@ -68,9 +68,10 @@ class Model:
 class Models:
     """Weight sets by key, the least recently used first."""
 
-    def __init__(self, limits: Limits, files: type[FileWeights] = FileWeights) -> None:
-        self._limits = limits
-        self._files_type = files
+    files_type = FileWeights
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
         self._models: OrderedDict[Key, Model] = OrderedDict()
         self._files: dict[Key, FileWeights] = {}
         self._arrays: dict[str, Arrays] = {}  # by device
@@ -118,14 +119,14 @@ class Models:
         self._arriving = {digest for _, digest, _, _ in announced}
         described = [(digest, type_, tuple(shape)) for _, digest, type_, shape in announced]
         store, what = self.arrays(device), f"the patches of {weights.name}"
-        missing = self._with_room(device, files_key, lambda: store.place(described, what, self._limits.largest_buffer))
+        missing = self._with_room(device, files_key, lambda: store.place(described, what, self.limits.largest_buffer))
         if missing:
             raise Missing("arrays are still to come", what="arrays", digests=missing)
         if files_key not in self._files:
             if place.weights != RAM and place.budget:
                 _check_budget(weights, place)
-            largest = self._limits.largest_buffer
-            load = partial(self._files_type, weights, device, progress, aborted, largest, place.weights)
+            largest = self.limits.largest_buffer
+            load = partial(self.files_type, weights, device, progress, aborted, largest, place.weights)
             self._files[files_key] = self._with_room(device, files_key, load)
             self.loads += 1
         arrays = {name: digest for name, digest, _, _ in announced}
@@ -148,14 +149,22 @@ class Models:
         model = self._models[key]
         for each in (key, *self._siblings(key)):  # also as `fit` may free weights that their graphs point to
             self._models[each].drop_graph()
-        program = Program.from_bytes(serialised)
+        program = self.parsed(digest, serialised)
         model.files.fit(program)
         limit = key[1].budget
         budget = Budget(limit, model.nbytes) if limit else None
-        build = partial(Graph, model.name, program, model.weight, model.files, self._limits, budget)
+        build = partial(self.graph, digest, model.name, program, model.weight, model.files, self.limits, budget)
         model.graph = self._with_room(device, model.files_key, build)
         model.program = digest
         return model.graph
+
+    def parsed(self, digest: str, serialised: bytes) -> Program:
+        """A program by its digest; raises what Program.from_bytes does."""
+        return Program.from_bytes(serialised)
+
+    def graph(self, digest: str, *arguments: Any) -> Graph:
+        """The program of that digest as a Graph, made of its arguments."""
+        return Graph(*arguments)
 
     def _siblings(self, key: Key) -> list[Key]:
         """The other weight sets at the place of the same files: one model with other patches."""

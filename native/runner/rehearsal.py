@@ -5,16 +5,19 @@ Everything that touches memory goes through a Device and a FileWeights; here bot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from ..program import Program
 from ..weights.types import LAYOUTS
 from ..weights.weight_set import Parameter
 from .devices import Device, Devices
 from .errors import Missing, RequestError
+from .graph import Graph, Needs
 from .holdings import Holdings
 from .limits import Limits
 from .measurement import measurement
@@ -22,7 +25,10 @@ from .models import Models
 from .protocol import Header
 from .repack import Repacked, Source
 from .stand_in import StandIn
+from .traits import Facts, is_software
 from .weights import FileWeights
+
+_KEPT = 16  # programs
 
 
 class RehearsedCopies(Repacked):
@@ -51,11 +57,54 @@ class RehearsedWeights(FileWeights):
         """Nothing: the client has read their headers."""
 
 
-class RehearsedDevices(Devices):
-    """Stand-ins for the devices that have a capacity."""
+class RehearsedGraph(Graph):
+    """A program whose needs may be known from before."""
 
-    def __init__(self, devices: Devices, capacity: Mapping[str, int]) -> None:
-        self._all = [StandIn(devices.find(name), nbytes) for name, nbytes in capacity.items()]
+    def __init__(self, known: dict[Hashable, Needs], *arguments: Any) -> None:
+        """arguments: as Graph."""
+        self._known = known
+        super().__init__(*arguments)
+
+    def _connect(self, program: Program, weight: Callable[[str], Any], limits: Limits) -> tuple[Any, Needs]:
+        device, files = self.device, self._files
+        key = device.name, device.description, device.traits, files.repacked.nbytes, frozenset(files.streamed)
+        if key in self._known:
+            return None, self._known[key]
+        graph, self._known[key] = super()._connect(program, weight, limits)
+        return graph, self._known[key]
+
+
+class RehearsedModels(Models):
+    """Models of which nothing is loaded; programs and their needs are remembered."""
+
+    files_type = RehearsedWeights
+    _programs: ClassVar[OrderedDict[str, tuple[Program, dict[Hashable, Needs]]]] = OrderedDict()  # by digest
+
+    def parsed(self, digest: str, serialised: bytes) -> Program:
+        """As Models."""
+        if digest not in self._programs:
+            self._programs[digest] = Program.from_bytes(serialised), {}
+            if len(self._programs) > _KEPT:
+                self._programs.popitem(last=False)
+        self._programs.move_to_end(digest)
+        return self._programs[digest][0]
+
+    def graph(self, digest: str, *arguments: Any) -> Graph:
+        """As Models."""
+        return RehearsedGraph(self._programs[digest][1], *arguments)
+
+
+class RehearsedDevices(Devices):
+    """Stand-ins for the devices that have a capacity; those that are imagined need not be there."""
+
+    def __init__(self, devices: Devices, capacity: Mapping[str, int], imagined: Sequence[Mapping[str, Any]]) -> None:
+        """imagined: devices of another machine, as the client's Imagined has them."""
+        facts = {each["name"]: _facts(each) for each in imagined}
+        made = [_stand_in(devices, name, nbytes, facts.get(name)) for name, nbytes in capacity.items()]
+        in_ram = [device for device in made if _takes_ram(device)]
+        for device in in_ram if "CPU" in capacity else ():
+            device.in_ram, device.ram = in_ram, capacity["CPU"]
+        self._all = [*made]
 
     def all(self) -> list[Device]:
         """As Devices."""
@@ -66,21 +115,45 @@ class RehearsedDevices(Devices):
         return self.all()
 
 
-def rehearse(real: Holdings, limits: Limits, capacity: Mapping[str, int], steps: Sequence[Header]) -> dict[str, Any]:
+def _facts(imagined: Mapping[str, Any]) -> Facts:
+    features = tuple(imagined["features"])
+    return Facts(imagined["type"], imagined["description"], features, imagined["small_window"], imagined["system"])
+
+
+def _stand_in(devices: Devices, name: str, nbytes: int, facts: Facts | None) -> StandIn:
+    """For an imagined device what stands in is one of the same kind of driver, if there is any, or the CPU."""
+    if facts is None:
+        return StandIn(devices.find(name), nbytes)
+    kind = name.rstrip("0123456789")
+    alike = [device for device in devices.all() if device.name.rstrip("0123456789") == kind]
+    made = StandIn((alike or [devices.find("CPU")])[0], nbytes)
+    made.imagine(facts, name)
+    return made
+
+
+def _takes_ram(device: Device) -> bool:
+    return device.type in ("CPU", "IGPU") or is_software(device.description)
+
+
+def rehearse(
+    real: Holdings, limits: Limits, capacity: Mapping[str, int], imagined: Sequence[Mapping[str, Any]],
+    steps: Sequence[Header],
+) -> dict[str, Any]:  # fmt: skip
     """What each step leads to, one after the other on empty devices, until one cannot be done.
 
-    real: whose devices and programs they are about. capacity: bytes of each device. steps: requests to load, run,
-    unload and measure, a run with what its load says too.
+    real: whose devices and programs they are about. capacity: bytes of each device; those that compute in RAM take of
+    the CPU's too. imagined: those of another machine. steps: requests to load, run, unload and measure, a run with what
+    its load says too.
     Returns for each step the bytes held on each device, the most held during it, what each model holds at its end and
     what was measured; and where a step fails, its error. Raises Missing for programs that the client has not sent.
     """
-    stand_ins = RehearsedDevices(real.devices, capacity)
-    holdings = Holdings(stand_ins, Models(limits, RehearsedWeights), real.programs)
+    stand_ins = RehearsedDevices(real.devices, capacity, imagined)
+    holdings = Holdings(stand_ins, RehearsedModels(limits), real.programs)
     done: list[dict[str, Any]] = []
     try:
         for step in steps:
             for device in stand_ins.all():
-                device.peak = device.held
+                device.begin_request()
             measured = None
             try:
                 if step["do"] == "measure":
@@ -91,7 +164,7 @@ def rehearse(real: Holdings, limits: Limits, capacity: Mapping[str, int], steps:
                 raise
             except RequestError as error:
                 return {"steps": done, "error": error.reply()}
-            held = {device.name: [device.held, device.peak] for device in stand_ins.all()}
+            held = {device.name: [device.held, device.request_peak] for device in stand_ins.all()}
             done.append({"held": held, "models": holdings.report(), "measured": measured})
     finally:
         for (digest, place), _ in list(holdings.models.all()):

@@ -48,9 +48,15 @@ class Service:
         request = header["id"]
         try:
             handler: Callable[[Header, bytes], dict[str, Any]] = getattr(self, f"_do_{header['do']}")
-            if header["do"] not in self.QUERIES:
-                self._current = request
-            self._writer.send({"id": request, "done": handler(header, payload)})
+            if header["do"] in self.QUERIES:
+                self._writer.send({"id": request, "done": handler(header, payload)})
+                return
+            self._current = request
+            for device in self._holdings.devices.known():
+                device.begin_request()
+            done = handler(header, payload)
+            peaks = {device.name: device.request_peak for device in self._holdings.devices.known()}
+            self._writer.send({"id": request, "done": done, "peaks": peaks})
         except RequestError as error:
             self._writer.send({"id": request, "error": error.reply()})
         except PeerGone:
@@ -135,7 +141,8 @@ class Service:
     _do_profile = _do_run  # but for the reply
 
     def _do_rehearse(self, header: Header, _payload: bytes) -> dict[str, Any]:
-        return rehearse(self._holdings, self._limits, header["capacity"], header["steps"])
+        steps = [{**header["sets"][step["digest"]], **step} for step in header["steps"]]
+        return rehearse(self._holdings, self._limits, header["capacity"], header["imagined"], steps)
 
     def _do_measure(self, header: Header, _payload: bytes) -> dict[str, Any]:
         return measurement(self._holdings, self._limits, header)

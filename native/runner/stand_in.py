@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from .devices import Device
 from .library import ggml
+from .traits import Facts, traits_of
 
 _SOMEWHERE = 1 << 12  # an address that nobody reads: ggml's allocator leaves alone what has one
 
@@ -17,13 +19,23 @@ class StandIn(Device):
 
     def __init__(self, device: Device, capacity: int) -> None:
         vars(self).update(vars(device))
-        self.held = self.peak = 0
+        self.held = self.peak = self.request_peak = 0
         self.capacity = capacity
+        self.in_ram: Sequence[Device] = ()  # itself and what else takes of `ram` bytes together with it
+        self.ram = 0
         self._backend = None
+
+    def imagine(self, facts: Facts, name: str) -> None:
+        """Be a device of another machine."""
+        self.name, self.type, self.description, self.features = name, facts.type, facts.description, facts.features
+        self.traits = traits_of(facts)
 
     def memory(self) -> tuple[int, int]:
         """As Device."""
-        return max(0, self.capacity - self.held), self.capacity
+        free = self.capacity - self.held
+        if self.in_ram:
+            free = min(free, self.ram - sum(device.held for device in self.in_ram))
+        return max(0, free), self.capacity
 
     def new_buffer(self, buffer_type: int, size: int) -> Any:
         """A buffer of that type without any memory."""

@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ...native.memory import Advice, Plan
+from ...native.memory import Advice, Plan, Shortage
 from ..files import model_names, model_path
+from .change import Change, changed
 from .follow import Prompt
 
 Planned = Callable[[Prompt], Plan]
@@ -16,20 +17,17 @@ _GRID = 64  # pixels
 _SMALLER = (0.75, 0.5)  # of each side
 
 
-def advice(prompt: Prompt, planned: Planned) -> list[Advice]:
-    """The changes with which the workflow fits, each planned; one of each kind."""
+def advice(prompt: Prompt, lacking: Shortage, planned: Planned) -> list[Advice]:
+    """The changes with which the workflow fits, each planned; one of each kind. lacking: what does not fit."""
     found: list[Advice] = []
-    kinds: set[str] = set()
+    kinds = {"size", "tiles"} if lacking.loading else set()  # those are no help to weights
     for kind, words, change in _changes(prompt):
         if kind not in kinds:
-            plan = planned(_changed(prompt, change))
+            plan = planned(changed(prompt, change))
             if plan.shortage is None:
                 kinds.add(kind)
-                found.append(Advice(words, plan.peaks))
+                found.append(Advice(words, change, plan.peaks))
     return found
-
-
-Change = Mapping[str, Mapping[str, Any]]  # node id -> inputs
 
 
 def _changes(prompt: Prompt) -> Iterator[tuple[str, str, Change]]:
@@ -70,8 +68,3 @@ def _smaller_files(name: str) -> list[str]:
     return sorted((other for other in sizes if sizes[other] < limit), key=lambda other: -sizes[other])
 
 
-def _changed(prompt: Prompt, change: Change) -> Prompt:
-    result = dict(prompt)
-    for node, inputs in change.items():
-        result[node] = {**prompt[node], "inputs": {**prompt[node]["inputs"], **inputs}}
-    return result

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,36 +11,32 @@ from comfy_api.latest import io
 
 import nodes as core
 
+from ...native.memory import Part
 from ...native.rehearsal import Recorder, recording
+from .frugal import Frugal
 from .rules import PURE, RULES
-from .values import Unknown, Unplanned
+from .values import Following, Size, Unknown, Unplanned
 
 log = logging.getLogger(__name__)
 
 Prompt = Mapping[str, Any]  # the API's format: node id -> {"class_type", "inputs"}
 
 
-@dataclass(frozen=True)
-class Part:
-    """A node's turn: its id and class, and what kind of work it does."""
-
-    node: str
-    class_type: str
-    phase: str
-
-
-def follow(prompt: Prompt, recorder: Recorder) -> list[str]:
+def follow(
+    prompt: Prompt, recorder: Recorder, unknown: Size | None = None, targets: Sequence[str] | None = None
+) -> list[str]:
     """Have the recorder note what the prompt's models do; a damaged prompt is followed as far as it makes sense.
 
-    Returns what could not be planned, and why, in words. Raises what the nodes of this pack raise for files that
-    cannot be used.
+    unknown: what is taken for sizes that cannot be known. targets: the output nodes that run, where not all of them.
+    Returns what could not be planned, or only with such sizes, and why, in words. Raises what the nodes of this pack
+    raise for files that cannot be used.
     """
-    walk = _Walk(prompt, recorder)
+    walk = _Walk(prompt, recorder, unknown or Size())
     token = recording.set(recorder)
     try:
         with torch.inference_mode():
             for node in prompt:
-                if _is_output(prompt[node]):
+                if _is_output(prompt[node]) and (targets is None or node in targets):
                     walk.values(node)
     finally:
         recording.reset(token)
@@ -49,9 +44,10 @@ def follow(prompt: Prompt, recorder: Recorder) -> list[str]:
 
 
 class _Walk:
-    def __init__(self, prompt: Prompt, recorder: Recorder) -> None:
+    def __init__(self, prompt: Prompt, recorder: Recorder, unknown: Size) -> None:
         self._prompt = prompt
         self._recorder = recorder
+        self._unknown = unknown
         self._done: dict[str, tuple[Any, ...]] = {}
         self._open: set[str] = set()
         self.notes: list[str] = []
@@ -76,16 +72,19 @@ class _Walk:
         class_type = str(described.get("class_type"))
         inputs = {str(name): self._input(value) for name, value in described["inputs"].items()}
         rule = RULES.get(class_type)
-        self._recorder.part = Part(node, class_type, rule.phase if rule else "")
+        self._recorder.part = Part(node, rule.title if rule and rule.title else class_type)
+        following = Following(self._recorder, self._unknown)
         try:
             if rule:
-                return rule.make(inputs, self._recorder)
+                return rule.make(inputs, following)
             if class_type in PURE:
                 return _executed(class_type, inputs)
         except Unplanned as reason:
-            if rule and rule.phase:
+            if rule and rule.title:
                 self.notes.append(f"{class_type} (node {node}) is not in the plan: {reason}.")
             return (Unknown(str(reason)),)
+        finally:
+            self.notes += [f"{class_type} (node {node}) is planned with {each}." for each in following.taken]
         return (Unknown(f"it hangs on {class_type} (node {node}), which the planner does not know"),)
 
     def _input(self, value: Any) -> Any:
@@ -93,9 +92,9 @@ class _Walk:
             return value
         node, output = value
         made = self.values(str(node))
-        if made and isinstance(made[0], Unknown):
-            return made[0]
-        return made[output] if 0 <= output < len(made) else Unknown(f"node {node} has no output {output}")
+        if 0 <= output < len(made):
+            return made[output]
+        return made[0] if made and isinstance(made[0], Unknown) else Unknown(f"node {node} has no output {output}")
 
 
 def _is_link(value: Any) -> bool:
@@ -118,10 +117,13 @@ def _executed(class_type: str, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
     if found is None:
         raise Unplanned(f"this ComfyUI has no node {class_type}")
     try:
-        if issubclass(found, io.ComfyNode):
-            made = found.PREPARE_CLASS_CLONE(None).EXECUTE_NORMALIZED(**inputs)
-            return tuple(made.result or ())
-        made = getattr(found(), found.FUNCTION)(**inputs)
-        return tuple(made["result"] if isinstance(made, dict) else made)
+        with Frugal():
+            if issubclass(found, io.ComfyNode):
+                made = found.PREPARE_CLASS_CLONE(None).EXECUTE_NORMALIZED(**inputs)
+                return tuple(made.result or ())
+            made = getattr(found(), found.FUNCTION)(**inputs)
+            return tuple(made["result"] if isinstance(made, dict) else made)
+    except Unplanned:
+        raise
     except Exception as error:  # whatever a damaged prompt makes of it, ComfyUI says when it runs
         raise Unplanned(f"{class_type} ends with {type(error).__name__}: {error}") from error

@@ -16,12 +16,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...native.rehearsal import Recorder
 from ..diffusion import GGMLDiffusionModel
 from ..model_patcher import RemotePatcher
 from ..text_encoder import encoders_of
 from ..vae import GGMLVAE, RemoteVAE
-from .values import Unknown, Unplanned
+from .values import Following, Unknown, Unplanned
 
 Inputs = Mapping[str, Any]
 Values = tuple[Any, ...]
@@ -39,13 +38,16 @@ PURE = frozenset({
     "RandomNoise", "RepeatImageBatch", "RepeatLatentBatch", "SetLatentNoiseMask", "SolidMask", "SplitSigmas",
 })  # fmt: skip
 
+# Nodes that read files which are not models of this pack: what they make may change under the same name.
+READING = frozenset({"LoadImage", "LoraLoader", "LoraLoaderModelOnly"})
+
 
 @dataclass(frozen=True)
 class Rule:
-    """make: a node's outputs from its inputs, its models' work noted; phase: the kind of that work, "" for none."""
+    """make: a node's outputs from its inputs, its models' work noted; title: that work in words, "" for none."""
 
-    phase: str
-    make: Callable[[Inputs, Recorder], Values]
+    title: str
+    make: Callable[[Inputs, Following], Values]
 
 
 def known(inputs: Inputs, name: str) -> Any:
@@ -58,15 +60,15 @@ def known(inputs: Inputs, name: str) -> Any:
     return value
 
 
-def _diffusion_model(inputs: Inputs, _recorder: Recorder) -> Values:
+def _diffusion_model(inputs: Inputs, _following: Following) -> Values:
     return tuple(GGMLDiffusionModel.execute(**_all(inputs)).result)
 
 
-def _text_encoders(inputs: Inputs, _recorder: Recorder) -> Values:
+def _text_encoders(inputs: Inputs, _following: Following) -> Values:
     return (encoders_of(**_all(inputs))[0],)
 
 
-def _vae(inputs: Inputs, _recorder: Recorder) -> Values:
+def _vae(inputs: Inputs, _following: Following) -> Values:
     return tuple(GGMLVAE.execute(**_all(inputs)).result)
 
 
@@ -74,16 +76,16 @@ def _all(inputs: Inputs) -> dict[str, Any]:
     return {name: known(inputs, name) for name in inputs}
 
 
-def _encode(inputs: Inputs, _recorder: Recorder) -> Values:
+def _encode(inputs: Inputs, following: Following) -> Values:
     """CLIPTextEncode and its like for FLUX.1."""
     clip = known(inputs, "clip")
     if not isinstance(getattr(clip, "patcher", None), RemotePatcher):
         raise Unplanned("its CLIP is not a GGML one")
     if "text" in inputs:
-        tokens = clip.tokenize(str(known(inputs, "text")))
+        tokens = clip.tokenize(_text(inputs, "text", following))
     else:
-        tokens = clip.tokenize(str(known(inputs, "clip_l")))
-        tokens["t5xxl"] = clip.tokenize(str(known(inputs, "t5xxl")))["t5xxl"]
+        tokens = clip.tokenize(_text(inputs, "clip_l", following))
+        tokens["t5xxl"] = clip.tokenize(_text(inputs, "t5xxl", following))["t5xxl"]
     model = clip.cond_stage_model
     model.reset_clip_options()
     if clip.layer_idx is not None:
@@ -95,22 +97,40 @@ def _encode(inputs: Inputs, _recorder: Recorder) -> Values:
     return ([[cond, {"pooled_output": pooled, **more}]],)
 
 
-def _k_sampler(inputs: Inputs, _recorder: Recorder) -> Values:
+def _text(inputs: Inputs, name: str, following: Following) -> str:
+    """A text that is not known is taken to be short: T5 pads what is below 256 tokens."""
+    value = inputs.get(name)
+    if isinstance(value, Unknown):
+        following.taken.append(f"a {name} of at most 256 tokens, as {value.why}")
+        return ""
+    return str(known(inputs, name))
+
+
+def _latent(inputs: Inputs, name: str, following: Following, channels: int, ratio: int) -> dict[str, Any]:
+    """A latent; one that is not known has the size that is taken for such."""
+    size, value = following.unknown, inputs.get(name)
+    if not isinstance(value, Unknown) or not (size.width and size.height):
+        return known(inputs, name)
+    following.taken.append(f"{size.batch} of {size.width} x {size.height} pixels, as {value.why}")
+    return {"samples": _zeros(size.batch, channels, size.height // ratio, size.width // ratio)}
+
+
+def _k_sampler(inputs: Inputs, following: Following) -> Values:
     guider = comfy.samplers.CFGGuider(_model(known(inputs, "model")))
     guider.set_conds(known(inputs, "positive"), known(inputs, "negative"))
     guider.set_cfg(float(known(inputs, "cfg")))
-    return (_sampled(guider, known(inputs, "latent_image")),)
+    return (_sampled(guider, inputs, following),)
 
 
-def _sampler_custom(inputs: Inputs, _recorder: Recorder) -> Values:
-    (latent,) = _k_sampler(inputs, _recorder)
+def _sampler_custom(inputs: Inputs, following: Following) -> Values:
+    (latent,) = _k_sampler(inputs, following)
     return latent, latent
 
 
-def _sampler_custom_advanced(inputs: Inputs, _recorder: Recorder) -> Values:
+def _sampler_custom_advanced(inputs: Inputs, following: Following) -> Values:
     guider = known(inputs, "guider")
     _model(guider.model_patcher)
-    latent = _sampled(guider, known(inputs, "latent_image"))
+    latent = _sampled(guider, inputs, following)
     return latent, latent
 
 
@@ -120,9 +140,11 @@ def _model(patcher: Any) -> RemotePatcher:
     return patcher
 
 
-def _sampled(guider: Any, latent: dict[str, Any]) -> dict[str, Any]:
+def _sampled(guider: Any, inputs: Inputs, following: Following) -> dict[str, Any]:
     """One step, which takes what every step does (as comfy.samplers.CFGGuider.sample prepares it)."""
     patcher = guider.model_patcher
+    space = patcher.model.latent_format
+    latent = _latent(inputs, "latent_image", following, space.latent_channels, space.spacial_downscale_ratio)
     samples = comfy.sample.fix_empty_latent_channels(
         patcher, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal")
     )
@@ -143,8 +165,10 @@ def _sampled(guider: Any, latent: dict[str, Any]) -> dict[str, Any]:
     return {**latent, "samples": samples}
 
 
-def _decode(inputs: Inputs, _recorder: Recorder) -> Values:
-    vae, samples = _own_vae(inputs), known(inputs, "samples")["samples"]
+def _decode(inputs: Inputs, following: Following) -> Values:
+    vae = _own_vae(inputs)
+    ratio = vae.first_stage_model.ratio
+    samples = _latent(inputs, "samples", following, vae.latent_channels, ratio)["samples"]
     vae.patcher.load()
     module = vae.first_stage_model
     if "tile_size" in inputs:
@@ -155,8 +179,13 @@ def _decode(inputs: Inputs, _recorder: Recorder) -> Values:
     return (pixels.movedim(1, -1),)
 
 
-def _encode_picture(inputs: Inputs, _recorder: Recorder) -> Values:
-    vae, pixels = _own_vae(inputs), known(inputs, "pixels")
+def _encode_picture(inputs: Inputs, following: Following) -> Values:
+    vae, pixels, size = _own_vae(inputs), inputs.get("pixels"), following.unknown
+    if isinstance(pixels, Unknown) and size.width and size.height:
+        following.taken.append(f"{size.batch} of {size.width} x {size.height} pixels, as {pixels.why}")
+        pixels = _zeros(size.batch, size.height, size.width, 3)
+    else:
+        pixels = known(inputs, "pixels")
     vae.patcher.load()
     module = vae.first_stage_model
     height, width = (size // module.ratio * module.ratio for size in pixels.shape[1:3])
@@ -174,7 +203,7 @@ def _own_vae(inputs: Inputs) -> RemoteVAE:
     return vae
 
 
-def _load_image(inputs: Inputs, _recorder: Recorder) -> Values:
+def _load_image(inputs: Inputs, _following: Following) -> Values:
     """A picture's size from its header."""
     path = Path(folder_paths.get_annotated_filepath(str(known(inputs, "image")))).resolve()
     if not path.is_relative_to(Path(folder_paths.get_input_directory()).resolve()):
@@ -191,7 +220,14 @@ def _zeros(*shape: int) -> Tensor:
     return torch.zeros(()).expand(shape)
 
 
-def _nothing(_inputs: Inputs, _recorder: Recorder) -> Values:
+def _planner(inputs: Inputs, _following: Following) -> Values:
+    """What is in its line goes through."""
+    shown = Unknown("it hangs on the planner's own report")
+    absent = Unknown("nothing is linked to the planner's input")
+    return (shown, shown, *(inputs.get(name, absent) for name in ("model", "clip", "vae")))
+
+
+def _nothing(_inputs: Inputs, _following: Following) -> Values:
     return ()
 
 
@@ -199,17 +235,18 @@ RULES: Mapping[str, Rule] = {
     "GGMLDiffusionModel": Rule("", _diffusion_model),
     "GGMLTextEncoders": Rule("", _text_encoders),
     "GGMLVAE": Rule("", _vae),
-    "CLIPTextEncode": Rule("encode", _encode),
-    "CLIPTextEncodeFlux": Rule("encode", _encode),
-    "KSampler": Rule("sample", _k_sampler),
-    "KSamplerAdvanced": Rule("sample", _k_sampler),
-    "SamplerCustom": Rule("sample", _sampler_custom),
-    "SamplerCustomAdvanced": Rule("sample", _sampler_custom_advanced),
-    "VAEDecode": Rule("decode", _decode),
-    "VAEDecodeTiled": Rule("decode", _decode),
-    "VAEEncode": Rule("encode picture", _encode_picture),
-    "VAEEncodeTiled": Rule("encode picture", _encode_picture),
+    "CLIPTextEncode": Rule("Encoding the prompt", _encode),
+    "CLIPTextEncodeFlux": Rule("Encoding the prompt", _encode),
+    "KSampler": Rule("Sampling", _k_sampler),
+    "KSamplerAdvanced": Rule("Sampling", _k_sampler),
+    "SamplerCustom": Rule("Sampling", _sampler_custom),
+    "SamplerCustomAdvanced": Rule("Sampling", _sampler_custom_advanced),
+    "VAEDecode": Rule("Decoding the picture", _decode),
+    "VAEDecodeTiled": Rule("Decoding the picture", _decode),
+    "VAEEncode": Rule("Encoding the picture", _encode_picture),
+    "VAEEncodeTiled": Rule("Encoding the picture", _encode_picture),
     "LoadImage": Rule("", _load_image),
+    "GGMLMemoryPlanner": Rule("", _planner),
     "SaveImage": Rule("", _nothing),
     "PreviewImage": Rule("", _nothing),
 }

@@ -36,7 +36,7 @@ def main() -> None:
     options = parser.parse_args()
     if not options.file.exists():
         start = time.perf_counter()
-        real_size_files.flux(options.file)
+        real_size_files.write(options.file, real_size_files.flux())
         print(f"wrote {options.file}: {options.file.stat().st_size / 1e9:.2f} GB, {time.perf_counter() - start:.0f} s")
     weights_module = pack.part("native.weights")
     client = pack.part("native.client")

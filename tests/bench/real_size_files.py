@@ -2,18 +2,22 @@
 
     COMFYUI_PATH=... python -m tests.bench.real_size_files NAME FOLDER
 
-writes one of FILES. They serve ComfyUI, this pack and stable-diffusion.cpp alike.
+writes one of FILES. They serve ComfyUI, this pack and stable-diffusion.cpp alike. `write` also makes them hollow: the
+same headers over zeros, which take no room on a disk that knows holes.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -50,10 +54,19 @@ VAE = {
     "double_z": True, "z_channels": 16, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128,
     "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0,
 }  # fmt: skip
+_DTYPES = {Kind.F16: np.float16, Kind.F32: np.float32}
 _POOL = 1 << 21  # blocks that are repeated through a file
 _SPREAD = {Kind.Q4_0: 4.6, Kind.Q4_K: 63.5, Kind.Q8_0: 74.0}  # deviation of the whole numbers that random bytes give
 
 Tensors = list[tuple[str, tuple[int, ...], Kind]]
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """tensors: (name, shape in torch order, type). architecture: of a GGUF file, "" for safetensors."""
+
+    architecture: str
+    tensors: Tensors
 
 
 @contextmanager
@@ -84,45 +97,60 @@ def _values(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.n
     return rng.standard_normal(shape, np.float32) * deviation + (1.0 if norm else 0.0)
 
 
-def _write(path: Path, architecture: str, tensors: Tensors) -> None:
-    """A GGUF file of (name, shape in torch order, type)."""
+def write(path: Path, file: ModelFile, hollow: bool = False) -> None:
+    """hollow: with zeros for weights."""
     with _complete(path) as partial:
-        _write_gguf(gguf.GGUFWriter(partial, architecture), tensors)
+        if file.architecture:
+            _write_gguf(gguf.GGUFWriter(partial, file.architecture), file.tensors, partial if hollow else None)
+        elif hollow:
+            _write_hollow_safetensors(partial, file.tensors)
+        else:
+            rng = np.random.default_rng(1)
+            arrays = {name: _values(name, shape, rng).astype(_DTYPES[kind]) for name, shape, kind in file.tensors}
+            save_file(arrays, partial)
 
 
-def _write_gguf(writer: gguf.GGUFWriter, tensors: Tensors) -> None:
+def _write_gguf(writer: Any, tensors: Tensors, hollow: Path | None) -> None:
     rng = np.random.default_rng(1)
+    end = 0
     for name, shape, kind in tensors:
         block, nbytes = gguf.GGML_QUANT_SIZES[kind]
         stored = (*shape[:-1], shape[-1] // block * nbytes)
         writer.add_tensor_info(name, stored, np.dtype(np.uint8), math.prod(stored), raw_dtype=kind)
+        end = writer.ggml_pad(end, writer.data_alignment) + math.prod(stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     pools: dict[tuple[Kind, int], np.ndarray] = {}
-    for name, shape, kind in tensors:
+    for name, shape, kind in tensors if hollow is None else ():
         if kind in (Kind.F32, Kind.F16):
-            data = _values(name, shape, rng).astype(np.float32 if kind == Kind.F32 else np.float16).view(np.uint8)
+            data = _values(name, shape, rng).astype(_DTYPES[kind]).view(np.uint8)
         else:
             block, nbytes = gguf.GGML_QUANT_SIZES[kind]
             pool = pools.setdefault((kind, shape[-1]), _blocks(kind, shape[-1], rng))
             data = np.resize(pool, math.prod(shape) // block * nbytes)
         writer.write_tensor_data(data)
     writer.close()
+    if hollow is not None:
+        start = writer.ggml_pad(hollow.stat().st_size, writer.data_alignment)
+        os.truncate(hollow, start + writer.ggml_pad(end, writer.data_alignment))
+
+
+def _write_hollow_safetensors(path: Path, tensors: Tensors) -> None:
+    header, end = {}, 0
+    for name, shape, kind in tensors:
+        start, end = end, end + math.prod(shape) * np.dtype(_DTYPES[kind]).itemsize
+        header[name] = {"dtype": kind.name, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(path, 8 + len(text) + end)
 
 
 def _shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
 
 
-def _save(path: Path, shapes: dict[str, tuple[int, ...]], dtype: type) -> None:
-    """A safetensors file."""
-    rng = np.random.default_rng(1)
-    with _complete(path) as partial:
-        save_file({name: _values(name, shape, rng).astype(dtype) for name, shape in shapes.items()}, partial)
-
-
-def flux(path: Path, kind: Kind = Kind.Q4_0, depth: int = 19, depth_single_blocks: int = 38) -> None:
+def flux(kind: Kind = Kind.Q4_0, depth: int = 19, depth_single_blocks: int = 38) -> ModelFile:
     """FLUX.1-schnell, 12 B parameters: blocks quantized, the first and last layers F16, vectors F32."""
     sizes = {**FLUX_SCHNELL, "depth": depth, "depth_single_blocks": depth_single_blocks}
     module = comfy.ldm.flux.model.Flux(
@@ -133,50 +161,54 @@ def flux(path: Path, kind: Kind = Kind.Q4_0, depth: int = 19, depth_single_block
         wide = kind if name.startswith(("double_blocks", "single_blocks")) else Kind.F16
         stored = name.removesuffix("weight") + "scale" if name.endswith("_norm.weight") else name
         tensors.append((stored, shape, Kind.F32 if len(shape) < 2 else wide))
-    _write(path, "flux", tensors)
+    return ModelFile("flux", tensors)
 
 
 def _t5() -> dict[str, tuple[int, ...]]:
     return _shapes(comfy.text_encoders.t5.T5(T5_XXL, torch.float32, "meta", comfy.ops.disable_weight_init))
 
 
-def t5(path: Path) -> None:
-    """The encoder of T5-XXL in llama.cpp's names, 4.8 B parameters: matrices Q8_0, vectors F32."""
+def t5(kind: Kind = Kind.Q8_0) -> ModelFile:
+    """The encoder of T5-XXL in llama.cpp's names, 4.8 B parameters: matrices quantized, vectors F32."""
     names = {f"{ours}.weight": f"{theirs}.weight" for theirs, ours in LLAMA_WHOLE.items()}
     for block in range(T5_XXL["num_layers"]):
         for theirs, ours in LLAMA_BLOCK.items():
             names[f"encoder.block.{block}.{ours}.weight"] = f"enc.blk.{block}.{theirs}.weight"
     tensors = [
-        (names[name], shape, Kind.F32 if len(shape) < 2 else Kind.F16 if "relative" in name else Kind.Q8_0)
+        (names[name], shape, Kind.F32 if len(shape) < 2 else Kind.F16 if "relative" in name else kind)
         for name, shape in _t5().items()
     ]
-    _write(path, "t5encoder", tensors)
+    return ModelFile("t5encoder", tensors)
 
 
-def t5_f16(path: Path) -> None:
+def t5_f16() -> ModelFile:
     """The encoder of T5-XXL in F16, for ComfyUI's own loader, which reads no GGUF."""
-    _save(path, _t5(), np.float16)
+    return _safetensors(_t5(), Kind.F16)
 
 
-def clip_l(path: Path) -> None:
+def clip_l() -> ModelFile:
     """CLIP-L in F16."""
     module = comfy.clip_model.CLIPTextModel(CLIP_L, torch.float32, "meta", comfy.ops.disable_weight_init)
     shapes = {name: shape for name, shape in _shapes(module).items() if not name.startswith("text_projection")}
-    _save(path, shapes, np.float16)
+    return _safetensors(shapes, Kind.F16)
 
 
-def vae(path: Path) -> None:
+def vae() -> ModelFile:
     """FLUX.1's autoencoder in F32, which has no quant_conv."""
     with torch.device("meta"):
         module = comfy.ldm.models.autoencoder.AutoencoderKL(ddconfig=VAE, embed_dim=VAE["z_channels"])
-    _save(path, {name: shape for name, shape in _shapes(module).items() if "quant_conv" not in name}, np.float32)
+    return _safetensors({name: shape for name, shape in _shapes(module).items() if "quant_conv" not in name}, Kind.F32)
 
 
-FILES: dict[str, Callable[[Path], None]] = {
+def _safetensors(shapes: dict[str, tuple[int, ...]], kind: Kind) -> ModelFile:
+    return ModelFile("", [(name, shape, kind) for name, shape in shapes.items()])
+
+
+FILES: dict[str, Callable[[], ModelFile]] = {
     "flux1-schnell-random-Q4_0.gguf": flux,
-    "flux1-schnell-random-Q4_K.gguf": lambda path: flux(path, Kind.Q4_K),
-    "flux1-schnell-random-Q8_0.gguf": lambda path: flux(path, Kind.Q8_0),
-    "flux1-two-blocks-random-Q4_0.gguf": lambda path: flux(path, Kind.Q4_0, 1, 1),
+    "flux1-schnell-random-Q4_K.gguf": lambda: flux(Kind.Q4_K),
+    "flux1-schnell-random-Q8_0.gguf": lambda: flux(Kind.Q8_0),
+    "flux1-two-blocks-random-Q4_0.gguf": lambda: flux(Kind.Q4_0, 1, 1),
     "t5-v1_1-xxl-encoder-random-Q8_0.gguf": t5,
     "t5-v1_1-xxl-encoder-random-F16.safetensors": t5_f16,
     "clip_l-random-F16.safetensors": clip_l,
@@ -185,4 +217,4 @@ FILES: dict[str, Callable[[Path], None]] = {
 
 
 if __name__ == "__main__":
-    FILES[sys.argv[1]](Path(sys.argv[2]) / sys.argv[1])
+    write(Path(sys.argv[2]) / sys.argv[1], FILES[sys.argv[1]]())

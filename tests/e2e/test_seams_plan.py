@@ -14,7 +14,7 @@ import torch
 from tests.pack import part
 from tests.runner_toys import new_runner
 
-planner = part("nodes.planner")
+make, asked = part("nodes.plan.make"), part("nodes.plan.asked")
 client = part("native.client.runner")
 files = part("nodes.files")
 diffusion, encoders, vae_nodes = part("nodes.diffusion"), part("nodes.text_encoder"), part("nodes.vae")
@@ -43,7 +43,7 @@ def at_home(limit: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     toys = [new_runner("--device-memory", str(limit), "--largest-segment", "4e7") for _ in range(2)]
     real, rehearsing = (client.Runner(toy._options, toy._environment) for toy in toys)
     monkeypatch.setattr(client, "_shared", real)
-    monkeypatch.setattr(planner, "_runner", rehearsing)
+    monkeypatch.setattr(make, "_runner", rehearsing)
     with torch.inference_mode():
         yield
     real.close()
@@ -97,6 +97,16 @@ def run(prompt: dict[str, Any]) -> Iterator[None]:
     yield
 
 
+def planned(prompt: dict[str, Any], gpu: int) -> Any:
+    """The plan for a GPU of that many bytes and any amount of RAM."""
+    return make.make_plan(prompt, asked.Asked(gpu_budget=gpu, ram_budget=ENOUGH))
+
+
+def held(phase: Any) -> list[Any]:
+    """What its models hold at its end."""
+    return [component.memory for component in phase.components]
+
+
 def taken(model: Any) -> Any:
     """All that it takes; a mapped file counts as a buffer, but only where it is mapped."""
     return replace(model, buffers=0)
@@ -105,7 +115,7 @@ def taken(model: Any) -> Any:
 @pytest.mark.parametrize("seed", range(8))
 def test_planned_is_what_is_taken(seed: int, limit: int) -> None:
     prompt = workflow(random.Random(seed))
-    plan, _ = planner.make_plan(prompt, limit, ENOUGH)
+    plan = planned(prompt, limit).plan
     assert plan.shortage is None, plan.shortage
     assert plan.notes == ()
     assert [phase.title for phase in plan.phases] == list(PHASES)
@@ -116,7 +126,7 @@ def test_planned_is_what_is_taken(seed: int, limit: int) -> None:
         most = {name: max(most[name], phase.peak[name]) for name in DEVICES}
         memory = runner.memory()
         assert most == {device.name: device.peak for device in memory.devices}
-        assert [taken(model) for model in phase.models] == [taken(model) for model in memory.models]
+        assert [taken(model) for model in held(phase)] == [taken(model) for model in memory.models]
 
 
 @pytest.mark.parametrize("limit", [2 * MIB, 5 * MIB, 9 * MIB])
@@ -124,7 +134,8 @@ def test_planned_is_what_is_taken(seed: int, limit: int) -> None:
 def test_what_is_accepted_runs_and_what_is_rejected_does_not(seed: int, limit: int) -> None:
     """On a GPU that is too small for some of it."""
     prompt = workflow(random.Random(seed))
-    plan, advised = planner.make_plan(prompt, limit, ENOUGH)
+    made = planned(prompt, limit)
+    plan = made.plan
     if plan.shortage is None:
         assert sum(1 for _ in run(prompt)) == len(PHASES)
         return
@@ -132,19 +143,19 @@ def test_what_is_accepted_runs_and_what_is_rejected_does_not(seed: int, limit: i
         for _ in run(prompt):
             pass
     assert plan.shortage.message in str(caught.value)
-    assert all(each.peaks["Vulkan0"] <= limit for each in advised)
+    assert all(each.peaks["Vulkan0"] <= limit for each in made.advised)
 
 
 def test_what_models_hold_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """They make room, or are what the next prompt needs."""
-    monkeypatch.setattr(planner, "GPU_RESERVE", 0)
+    monkeypatch.setattr(asked, "GPU_RESERVE", 0)
     prompt = workflow(random.Random(1))
     for node in ("1", "2", "3"):
         prompt[node]["inputs"] |= {"device": "Vulkan0", "weights": "device"}
-    before, _ = planner.make_plan(prompt)
+    before = make.make_plan(prompt, asked.Asked()).plan
     assert sum(1 for _ in run(prompt)) == len(PHASES)
     assert {device.name: device.held for device in client.shared().memory().devices}["Vulkan0"] > MIB
-    after, _ = planner.make_plan(prompt)
+    after = make.make_plan(prompt, asked.Asked()).plan
     assert before.capacity["Vulkan0"] == after.capacity["Vulkan0"] == 64 * MIB
     assert after.phases == before.phases
 
@@ -153,6 +164,6 @@ def test_accepted_and_rejected_are_both_met() -> None:
     """By the workflows above."""
     fits = set()
     for seed in range(100, 106):
-        plan, advised = planner.make_plan(workflow(random.Random(seed)), 5 * MIB, ENOUGH)
-        fits.add((plan.shortage is None, bool(advised)))
+        made = planned(workflow(random.Random(seed)), 5 * MIB)
+        fits.add((made.plan.shortage is None, bool(made.advised)))
     assert {(True, False), (False, True)} <= fits
