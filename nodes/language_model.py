@@ -45,7 +45,7 @@ class GGMLLanguageModel(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "threads", default=0, min=0, max=512, advanced=True,
-                    tooltip="On the CPU. 0: as many as llama.cpp finds best.",
+                    tooltip="On the CPU. 0: one on each core, or as many as GGML_CPU_THREADS says.",
                 ),
                 io.Combo.Input(
                     "after_use", options=[RELEASE, KEEP], default=RELEASE,

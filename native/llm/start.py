@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import IO
 
+from ..client.threads import wanted_threads
 from ..process.child import Child
 from .errors import LanguageModelError
 from .model import CPU, LocalModel
@@ -45,10 +46,9 @@ def start_child(
 
 
 def task_of(model: LocalModel, key: str, measured: bool = False) -> Task:
-    """What a child is asked for a model."""
-    return Task(
-        model.path, key, model.device, model.layers, model.context, model.threads, model.projector, measured=measured
-    )
+    """What a child is asked for a model; raises RunnerError when the user's number of threads is none."""
+    threads = model.threads or wanted_threads() or 0
+    return Task(model.path, key, model.device, model.layers, model.context, threads, model.projector, measured=measured)
 
 
 def _alone(device: str) -> tuple[str, dict[str, str]]:
