@@ -6,10 +6,11 @@ One client for llama.cpp's server in our child and for any other.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import json
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -22,10 +23,11 @@ from .stream import Answer, Malformed, read_stream
 Result = TypeVar("Result")
 Show = Callable[[Answer], None]
 Cancel = Callable[[], bool]
+Work = Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Result]]
 
 _CONNECT = 10.0  # seconds
 _POLL = 0.05  # seconds between looks at `cancelled` and between two shows of an answer
-_LONGEST_ERROR = 400  # characters of a server's own words
+_LONGEST_BODY, _LONGEST_ERROR = 1 << 16, 400  # bytes of a refusal; characters of the server's own words
 _MEANINGS = {
     401: "it does not take this key",
     403: "this key may not do that",
@@ -93,51 +95,54 @@ def list_models(endpoint: Endpoint, cancelled: Cancel) -> list[str]:
     return _run(endpoint, work, cancelled)
 
 
-def _run(
-    endpoint: Endpoint, work: Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Result]], look: Cancel
-) -> Result:
-    """Do `work`, in a thread of its own as ComfyUI's has an event loop running; `look` is asked whether to stop."""
-    done: list[Result] = []
-    failed: list[BaseException] = []
+def _run(endpoint: Endpoint, work: Work[Result], look: Cancel) -> Result:
+    """Do `work` in a thread of its own, as ComfyUI's has an event loop running; `look` is asked whether to stop.
+
+    One that is told to stop is not waited for: a look-up of a name cannot be interrupted.
+    """
+    found: Future[Result] = Future()
+    stops: list[Callable[[], object]] = []
+    stopped = threading.Event()
+
+    async def watched() -> Result:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        stops.append(lambda: loop.call_soon_threadsafe(task.cancel))
+        if stopped.is_set():
+            raise asyncio.CancelledError
+        return await _in_session(endpoint, work)
 
     def run() -> None:
         try:
-            done.append(asyncio.run(_watched(endpoint, work, look)))
+            found.set_result(asyncio.run(watched()))
         except BaseException as error:
-            failed.append(error)
+            found.set_exception(error)
 
-    context = contextvars.copy_context()  # ComfyUI knows by it which node reports progress
-    thread = threading.Thread(target=context.run, args=(run,), name="language model", daemon=True)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return done[0]
+    threading.Thread(target=run, name="language model", daemon=True).start()
+    while not wait({found}, _POLL).done:
+        if look():
+            stopped.set()
+            with suppress(RuntimeError):  # it has just ended
+                for stop in stops:
+                    stop()
+            raise Cancelled("the language model was interrupted")
+    look()  # the last words
+    return found.result()
 
 
-async def _watched(
-    endpoint: Endpoint, work: Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Result]], look: Cancel
-) -> Result:
+async def _in_session(endpoint: Endpoint, work: Work[Result]) -> Result:
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=endpoint.patience)
     headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
     async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
-        task = asyncio.ensure_future(work(session))
         try:
-            while not task.done():
-                await asyncio.wait({task}, timeout=_POLL)
-                if look():
-                    raise Cancelled("the language model was interrupted")
-            return task.result()
+            return await work(session)
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError, Malformed) as error:
             raise _explained(endpoint, error) from None  # its parts may hold the key
-        finally:
-            task.cancel()
-            await asyncio.wait({task})
 
 
 async def _check(endpoint: Endpoint, reply: aiohttp.ClientResponse) -> None:
     if reply.status != 200:
-        said = _without(endpoint.key, _reason(await reply.text(errors="replace")))
+        said = _without(endpoint.key, _reason((await reply.content.read(_LONGEST_BODY)).decode(errors="replace")))
         meaning = _MEANINGS.get(reply.status, "it refused the request")
         told = f"The language model server {endpoint.url} answered {reply.status}: {meaning}."
         raise LanguageModelError(f"{told} It says: {said.rstrip('.')}." if said else told)

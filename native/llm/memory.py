@@ -8,7 +8,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO
 
 from ..weights.header import read_header
@@ -106,8 +106,14 @@ def compute_buffers(model: LocalModel, cancelled: Callable[[], bool] = lambda: F
 
 
 def memory_of_model(model: LocalModel) -> LanguageModelMemory:
-    """`memory_of` for a model as it is placed; raises WeightFileError when its file is gone."""
-    return memory_of(read_header(model.path), model.device, model.layers, model.context)
+    """`memory_of` for a model as it is placed, with its projector; raises WeightFileError when a file is gone."""
+    taken = memory_of(read_header(model.path), model.device, model.layers, model.context)
+    if model.projector is None:
+        return taken
+    eyes = sum(tensor.nbytes for tensor in read_header(model.projector).tensors.values())
+    if model.device == CPU:
+        return replace(taken, weights_on_cpu=taken.weights_on_cpu + eyes)
+    return replace(taken, weights=taken.weights + eyes)
 
 
 def _place(name: str, blocks: int) -> int:

@@ -55,11 +55,6 @@ class RemoteServer:
     key_variable: str = ""
     patience: float = 120.0
 
-    @property
-    def name(self) -> str:
-        """What a person calls it."""
-        return self.url
-
     def key(self) -> str:
         """The key, or an empty text where none is asked for. Raises LanguageModelError when the variable has none."""
         wrong = check_key_variable(self.key_variable)
@@ -77,9 +72,9 @@ def local_model(
     """The model of a file, its context no longer than it was trained for. Raises WeightFileError."""
     header = read_header(path)
     longest = trained_context(header)
-    for file, needed in ((header, "general.architecture"), (header, f"{header.architecture}.block_count")):
-        if file.format != "gguf" or needed not in file.metadata:
-            raise WeightFileError(f"{path} is no language model in GGUF format: it lacks {needed}. Choose another one.")
+    needed = f"{header.architecture}.block_count"
+    if header.format != "gguf" or needed not in header.metadata:
+        raise WeightFileError(f"{path} is no language model in GGUF format: it lacks {needed}. Choose another file.")
     if projector is not None:
         read_header(projector)
     return LocalModel(

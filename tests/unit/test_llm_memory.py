@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,14 @@ def test_reckoning_loads_nothing_and_says_what_is_wrong(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:9000])
     with pytest.raises(Exception, match="could not work out what .*m.gguf takes"):
         compute_buffers(model)
+
+
+def test_a_projector_is_where_the_model_is(tmp_path: Path) -> None:
+    path, eyes = random_llm.write(tmp_path / "m.gguf"), random_llm.write(tmp_path / "mmproj.gguf", Sizes(layers=1))
+    nbytes = sum(tensor.nbytes for tensor in read_header(eyes).tensors.values())
+    for device in ("CPU", "Vulkan0"):
+        blind = local_model(str(path), device, ALL_LAYERS, 512, 1, None, False)
+        seeing = memory_of_model(replace(blind, projector=str(eyes)))
+        on_cpu, on_device = (nbytes, 0) if device == "CPU" else (0, nbytes)
+        assert seeing.on_cpu == memory_of_model(blind).on_cpu + on_cpu
+        assert seeing.on_device == memory_of_model(blind).on_device + on_device

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from native.llm.errors import LanguageModelError
 from native.llm.model import RemoteServer, check_key_variable, check_url, local_model
+from native.process.child import PACK
 from native.weights import WeightFileError
 from tests import random_llm
 from tests.unit.conftest import Write
@@ -74,3 +77,15 @@ def test_a_key_is_read_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> Non
         server.key()
     assert SECRET not in str(error.value)
     assert RemoteServer("http://h/v1").key() == ""
+
+
+def test_what_is_below_the_nodes_loads_neither_torch_nor_llama_cpp() -> None:
+    loaded = "import sys, native.llm.answer, native.llm.expansion, native.llm.memory; print(*sys.modules)"
+    said = subprocess.run([sys.executable, "-c", loaded], cwd=PACK, capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "comfy", "xllamacpp", "ggml"} & set(said.split())
+
+
+def test_the_child_loads_nothing_of_our_side() -> None:
+    loaded = "import sys, native.llm.__main__; print(*sys.modules)"
+    said = subprocess.run([sys.executable, "-c", loaded], cwd=PACK, capture_output=True, text=True, check=True).stdout
+    assert not {"numpy", "aiohttp", "native.client"} & set(said.split())
