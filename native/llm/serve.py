@@ -42,7 +42,7 @@ def parameters(task: Task) -> Any:
     wanted.mmproj_use_gpu = task.device != "CPU"
     wanted.hostnames, wanted.port, wanted.api_keys = [_HOST], 0, [task.key]
     wanted.cors_origins = ""  # no page in a browser has business here
-    wanted.ui = False
+    wanted.ui = wanted.warmup = False  # what a first run touches and compiles, the first answer does as well
     wanted.endpoint_slots = wanted.endpoint_props = wanted.endpoint_metrics = False
     wanted.verbosity = _EVERYTHING if task.measured else _WARNINGS
     wanted.split_mode = xllamacpp.llama_split_mode.LLAMA_SPLIT_MODE_NONE

@@ -1,6 +1,6 @@
 """What changing between a language model and the diffusion model costs, each given back before the other comes.
 
-    COMFYUI_PATH=... python -m tests.bench.language_switch --flux FILE --llm FILE [--size 64] [--device CPU]
+    COMFYUI_PATH=... python -m tests.bench.language_switch --flux FILE --llm FILE [--size 64] [--rounds 3]
 
 Both files are read once before, so that they are in the page cache. FILE of --llm is written where there is none: a
 Llama of 8 B random parameters in Q4_K.
@@ -12,6 +12,7 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -28,8 +29,7 @@ local_model = pack.part("native.llm.model").local_model
 import comfy.model_management  # noqa: E402
 
 MIB = 1 << 20
-_TOKENS = 16
-_ROUNDS = 2
+_TOKENS = 8
 
 
 def main() -> None:
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--device", default="CPU", help="where the diffusion model computes")
     parser.add_argument("--weights", default="ram", help="where its node keeps them")
     parser.add_argument("--engine", default="ggml")
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     if not options.llm.exists():
         random_llm.write(options.llm, random_llm.LLAMA_8B)
@@ -55,34 +56,39 @@ def main() -> None:
         seconds.setdefault(name, []).append(time.perf_counter() - started)
 
     ours._sample(flux, options.size, 1)  # traces
-    for _ in range(_ROUNDS):
+    for _ in range(options.rounds):
         timed("a step", lambda: ours._sample(flux, options.size, 1))
         timed("diffusion model given back", comfy.model_management.unload_all_models)
         before = psutil.virtual_memory().available
         timed("language model to ready", lambda: serving.with_model(model, lambda _: None, _never))
-        timed(f"{_TOKENS} tokens", lambda: serving.with_model(model, _ask, _never))
-        held = psutil.Process(serving.running().pid).memory_full_info()
+        timed("a first token", lambda: _ask(model, 1))
+        timed(f"{_TOKENS} tokens", lambda: _ask(model, _TOKENS))
+        held = psutil.Process(serving.running().pid).memory_info()
         timed("language model given back", serving.make_way)
-        left = before - psutil.virtual_memory().available
+        left = before - psutil.virtual_memory().available  # also what others took meanwhile
         timed("a step after it", lambda: ours._sample(flux, options.size, 1))
         comfy.model_management.load_models_gpu([flux])
-        print(f"language model: {held.rss / MIB:.0f} MiB, {held.uss / MIB:.0f} of them its own; left {left / MIB:.0f}")
+        own = held.rss - held.shared
+        print(f"language model: {held.rss / MIB:.0f} MiB, {own / MIB:.0f} not the file's; still taken {left / MIB:.0f}")
     best = {name: min(values) for name, values in seconds.items()}
     print(f"{options.flux.name}, {options.llm.name}, {options.size} pixels, {options.device}, {physical_cores()} cores")
     for name, values in seconds.items():
         print(f"{name:28} {'  '.join(f'{value:7.2f}' for value in values)} s")
     to_language = best["diffusion model given back"] + best["language model to ready"]
     to_diffusion = best["language model given back"] + max(0.0, best["a step after it"] - best["a step"])
-    print(f"to the language model {to_language:.2f} s, back {to_diffusion:.2f} s, the best of {_ROUNDS}")
+    print(f"to the language model {to_language:.2f} s, back {to_diffusion:.2f} s, the best of {options.rounds}")
 
 
 def _never() -> bool:
     return False
 
 
-def _ask(endpoint: object) -> None:
-    body = conversation.request("", "Describe a cat.", (), 1, 0.7, _TOKENS, endpoint) | {"ignore_eos": True}
-    chat.ask(endpoint, body, lambda _: None, _never)
+def _ask(model: Any, tokens: int) -> None:
+    def use(endpoint: Any) -> None:
+        body = conversation.request("", "Describe a cat.", (), 1, 0.7, tokens, endpoint) | {"ignore_eos": True}
+        chat.ask(endpoint, body, lambda _: None, _never)
+
+    serving.with_model(model, use, _never)
 
 
 def _read(*files: Path) -> None:

@@ -83,7 +83,7 @@ def test_an_expansion_holds_to_the_schema(model: LocalModel) -> None:
 
 def test_text_is_shown_while_it_is_written(model: LocalModel) -> None:
     seen: list[str] = []
-    whole = chat(model, tokens=3000, show=lambda so_far: seen.append(so_far.text)).text
+    whole = chat(model, tokens=1500, show=lambda so_far: seen.append(so_far.text)).text
     assert len(seen) > 2
     assert all(whole.startswith(text) for text in seen)
     assert len(set(map(len, seen))) > 2
@@ -169,9 +169,9 @@ def test_one_that_answers_does_not_make_way(model: LocalModel) -> None:
 
 def test_a_killed_child_is_replaced(model: LocalModel) -> None:
     """Between answers, and once in the middle of one."""
-    expected = chat(model, tokens=2000).text
+    expected = chat(model, tokens=1000).text
     os.kill(pid(), signal.SIGKILL)
-    assert chat(model, tokens=2000).text == expected
+    assert chat(model, tokens=1000).text == expected
     killed: list[int] = []
 
     def kill(_: Answer) -> None:
@@ -179,7 +179,7 @@ def test_a_killed_child_is_replaced(model: LocalModel) -> None:
             killed.append(pid())
             os.kill(killed[0], signal.SIGKILL)
 
-    assert chat(model, tokens=2000, show=kill).text == expected
+    assert chat(model, tokens=1000, show=kill).text == expected
     assert pid() != killed[0]
 
 
