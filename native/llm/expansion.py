@@ -132,7 +132,7 @@ def parsed(text: str, wanted: dict[str, Any]) -> dict[str, str]:
     if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in fields):
         raise LanguageModelError(
             f"The language model's answer is not the JSON that was asked for: {text[:120]!r}. Try another seed or a "
-            "lower temperature, or a model that follows instructions."
+            "lower temperature, a larger context where it was cut short, or a model that follows instructions."
         )
     if not found["prompt"].strip():
         raise LanguageModelError("The language model answered with an empty prompt. Try another seed.")
