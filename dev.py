@@ -16,7 +16,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tools import bench, bench_report, bench_rows, checks, comfyui, demo, places, server, setup, steps, vulkan, workflow
+from tools import (
+    bench,
+    bench_report,
+    bench_rows,
+    checks,
+    comfyui,
+    demo,
+    language_model,
+    places,
+    server,
+    setup,
+    steps,
+    vulkan,
+    workflow,
+)
 
 SIZE_STEP = 16  # pixels: the VAE makes 8 of them a latent, the model takes 2 x 2 latents at a time
 
@@ -131,6 +145,7 @@ def running_server(here: places.Places, name: str, port: int = 0, device: str | 
         port=port,
         environment=vulkan.software_environment(here) if software else None,
     )
+    language_model.ensure(here, options.base / "models")
     started = time.monotonic()
     steps.say("Starting ComfyUI ...")
     with server.running(options) as answering:

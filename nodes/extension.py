@@ -6,12 +6,16 @@ from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
 from .api import add_routes
+from .chat import GGMLChat
 from .devices import GGMLDevices
 from .diffusion import GGMLDiffusionModel
 from .files import register_folders
+from .language_model import GGMLLanguageModel
+from .language_server import GGMLLanguageServer
 from .plan.measured import WATCHER
 from .plan.submit import plan_before_it_is_queued, set_what_was_chosen
 from .planner import GGMLMemoryPlanner
+from .prompt_expander import GGMLPromptExpander
 from .text_encoder import GGMLTextEncoders
 from .vae import GGMLVAE
 from .watcher import watch
@@ -31,4 +35,14 @@ class GGMLExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node class."""
-        return [GGMLDiffusionModel, GGMLTextEncoders, GGMLVAE, GGMLMemoryPlanner, GGMLDevices]
+        return [
+            GGMLDiffusionModel,
+            GGMLTextEncoders,
+            GGMLVAE,
+            GGMLLanguageModel,
+            GGMLLanguageServer,
+            GGMLPromptExpander,
+            GGMLChat,
+            GGMLMemoryPlanner,
+            GGMLDevices,
+        ]

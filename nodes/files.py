@@ -10,7 +10,8 @@ from collections.abc import Iterable
 
 import folder_paths
 
-GGUF_FOLDERS = {"diffusion_models": "unet_gguf", "text_encoders": "clip_gguf", "vae": "vae_gguf"}
+GGUF_FOLDERS = {"diffusion_models": "unet_gguf", "text_encoders": "clip_gguf", "vae": "vae_gguf", "LLM": "llm_gguf"}
+LANGUAGE_MODELS, PROJECTOR = "LLM", "mmproj"  # a folder key, and what is in the names of vision projectors
 SAFETENSORS = (".safetensors", ".sft")
 NONE = "none"  # a file input that is left empty
 
@@ -18,6 +19,7 @@ NONE = "none"  # a file input that is left empty
 def register_folders() -> None:
     """Add the `.gguf` keys to ComfyUI's folder table; no list or set that is already there is changed."""
     table = folder_paths.folder_names_and_paths
+    table.setdefault(LANGUAGE_MODELS, ([os.path.join(folder_paths.models_dir, LANGUAGE_MODELS)], {".gguf"}))
     for folder, key in GGUF_FOLDERS.items():
         shared = table[folder][0]  # the same list, so that folders added to it later count here too
         paths, extensions = table.get(key, (shared, set()))
@@ -30,6 +32,20 @@ def model_names(folder: str) -> list[str]:
     """The files of a folder that a loader can offer: GGUF first, then safetensors."""
     plain = [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(SAFETENSORS)]
     return [*folder_paths.get_filename_list(GGUF_FOLDERS[folder]), *plain]
+
+
+def language_model_names() -> list[str]:
+    """The GGUF files of language models."""
+    return [name for name in folder_paths.get_filename_list(GGUF_FOLDERS[LANGUAGE_MODELS]) if not _projects(name)]
+
+
+def projector_names() -> list[str]:
+    """The GGUF files by which language models see, as llama.cpp's converter names them."""
+    return [name for name in folder_paths.get_filename_list(GGUF_FOLDERS[LANGUAGE_MODELS]) if _projects(name)]
+
+
+def _projects(name: str) -> bool:
+    return PROJECTOR in os.path.basename(name).lower()
 
 
 def model_path(folder: str, name: str) -> str:

@@ -93,7 +93,7 @@ class RemoteModule(torch.nn.Module):
             self.residency.load(lambda _done, _total: None, lambda: False)
             return
         bar = comfy.utils.ProgressBar(100)
-        with _as_comfy():
+        with as_comfy():
             self.residency.load(bar.update_absolute, comfy.model_management.processing_interrupted)
         watcher.took(self.remote.peaks)
 
@@ -111,7 +111,7 @@ class RemoteModule(torch.nn.Module):
         if not self.remote.rehearsed:
             release_orphans()
         inputs = _on_host(inputs)
-        with _as_comfy(self.retried):
+        with as_comfy(self.retried):
             results = self.remote.run(key, function, inputs, cancelled=comfy.model_management.processing_interrupted)
         watcher.took(self.remote.peaks)
         return results
@@ -135,7 +135,7 @@ def remote_modules(model: torch.nn.Module) -> Iterator[tuple[str, RemoteModule]]
 
 
 @contextmanager
-def _as_comfy(retried: bool = True) -> Iterator[None]:
+def as_comfy(retried: bool = True) -> Iterator[None]:
     """The engine's interruptions and lack of memory as the exceptions that ComfyUI handles.
 
     retried: False for a lack of memory that ends the job, whatever ComfyUI would try.

@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from weakref import WeakSet, finalize
 
 from ..native.client import RunnerError
+from ..native.llm.serving import make_way
 from ..native.model import LowRank, Model
 from ..native.placement import DISK
 
@@ -57,6 +58,8 @@ class Residency:
 
     def begin_phase(self) -> None:
         """Give back what other components keep for no longer than they compute."""
+        if not self.model.rehearsed:
+            make_way()
         for other in list(_all):
             if other.component != self.component and other.model.rehearsed == self.model.rehearsed:
                 other.end_phase()
@@ -72,6 +75,10 @@ class Residency:
         self._unload_replaced()
         self.model.unload()
 
+    def on(self, device: str) -> bool:
+        """Whether it was loaded to a device."""
+        return self._loaded and not self.model.rehearsed and self.model.placement.device == device
+
     def shares_weights(self, other: Residency) -> bool:
         """Whether the runner holds one weight set for both."""
         return self.model.weights.digest == other.model.weights.digest and self._is_placed_as(other)
@@ -86,6 +93,15 @@ class Residency:
     def _unload_replaced(self) -> None:
         while self._replaced:
             self.model.unload(self._replaced.pop())
+
+
+def make_room(device: str, nbytes: int, free: Callable[[], int]) -> None:
+    """Unload models from a device until `free()` is at least so many bytes, or none is left there."""
+    for residency in list(_all):
+        if free() >= nbytes:
+            return
+        if residency.on(device):
+            residency.unload()
 
 
 _all: WeakSet[Residency] = WeakSet()

@@ -25,16 +25,17 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from tests import random_llm
 from tools import server
 
 ROOT = Path(__file__).parents[1]
 MICRO_MODELS = ROOT / "tests" / "micro" / "models"
 WORKFLOWS = ROOT / "workflows"
+BINARY_EVENTS, TEXT_EVENT = ("preview", "progress_text"), 3
 PATIENCE = 240.0  # seconds for what must happen in the end, on a slow machine
 
 Workflow = dict[str, dict[str, Any]]
 Event = tuple[str, Any]
-_TEXT = 3  # ComfyUI's protocol.BinaryEventTypes
 
 
 class Refused(Exception):
@@ -137,8 +138,7 @@ class Client:
     def follow(self, workflow: Workflow, act: Callable[[str, Any], None] | None = None, **extra: Any) -> list[Event]:
         """Queue a workflow and return all that the WebSocket says until it ends; `act` is given each event at once.
 
-        An event is its type and its data; the type of a binary one is "preview", its data an image file, or "text",
-        its data the node's id and the text.
+        An event is its type and its data; binary ones are "preview", with an image file, and "progress_text".
         """
         return asyncio.run(self._follow(workflow, act or (lambda kind, data: None), extra))
 
@@ -151,7 +151,7 @@ class Client:
                 async with asyncio.timeout(PATIENCE):
                     async for message in socket:
                         event = parse(message)
-                        if event[0] not in ("preview", "text") and event[1].get("prompt_id") != prompt:
+                        if event[0] not in BINARY_EVENTS and event[1].get("prompt_id") != prompt:
                             continue
                         events.append(event)
                         await asyncio.to_thread(act, *event)
@@ -174,9 +174,13 @@ class Client:
 
     def runner(self) -> psutil.Process | None:
         """The runner's process, if it is there."""
+        return self.child("native.runner")
+
+    def child(self, module: str) -> psutil.Process | None:
+        """A process of the pack's, by the module it runs, if it is there."""
         for child in psutil.Process(self.server.process.pid).children(recursive=True):
             try:
-                if "native.runner" in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
+                if module in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
                     return child
             except psutil.NoSuchProcess:
                 continue
@@ -190,16 +194,16 @@ class Client:
 
 
 def parse(message: aiohttp.WSMessage) -> Event:
-    """A message of the WebSocket as an event; binary ones begin with two 32-bit numbers, the first says of what kind.
+    """A message of the WebSocket as an event.
 
-    The other is an image's format, or of a text on a node how long the node's id is that comes before it.
+    Binary ones begin with two 32-bit numbers: the event, and the image's format or the length of the node's id.
     """
     if message.type == aiohttp.WSMsgType.BINARY:
-        kind, number = struct.unpack(">II", message.data[:8])
-        content = message.data[8:]
-        if kind == _TEXT:
-            return "text", f"{content[:number].decode()} {content[number:].decode()}"
-        return "preview", content
+        number, second = struct.unpack(">II", message.data[:8])
+        if number != TEXT_EVENT:
+            return "preview", message.data[8:]
+        node, text = message.data[8 : 8 + second], message.data[8 + second :]
+        return "progress_text", {"node": node.decode(), "text": text.decode()}
     content = json.loads(message.data)
     return content["type"], content["data"]
 
@@ -245,7 +249,8 @@ def node_id(base: Workflow, class_type: str) -> str:
 
 @contextmanager
 def running(base: Path, models: Path = MICRO_MODELS, *arguments: str) -> Iterator[Client]:
-    """A server with these models, whose own folders are under `base`."""
+    """A server with these models and a tiny language model, whose own folders are under `base`."""
+    random_llm.write(base / "models" / "LLM" / random_llm.NAME)
     options = server.ServerOptions(
         python=Path(sys.executable),
         comfyui=Path(os.environ["COMFYUI_PATH"]),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
-import os
-from typing import BinaryIO
 
-from .lifetime import die_with_parent
+from ..process.lifetime import die_with_parent
+from ..process.pipes import take_pipes
 from .limits import Limits
 from .processor import physical_cores
 
@@ -17,7 +16,7 @@ def main() -> None:
     arguments = _arguments()
     die_with_parent(arguments.parent)
     faulthandler.enable()
-    incoming, outgoing = _take_pipes()
+    incoming, outgoing = take_pipes()
 
     from .serve import serve  # loads ggml, whose own printing now goes to stderr
 
@@ -35,16 +34,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device-memory", type=int, help="bytes to use of each device but the CPU")
     parser.add_argument("--largest-segment", type=float, help="operations that a device is given at once")
     return parser.parse_args()
-
-
-def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """stdin and stdout as binary streams; after it file descriptor 0 is empty and 1 is stderr."""
-    incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
-    return incoming, outgoing
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def as_api(graph: Json, known: Json) -> Workflow:
 
 
 def test_both_formats_of_each_are_there() -> None:
-    assert NAMES == ["image_to_image", "lora", "text_to_image"]
+    assert NAMES == ["expand_and_draw", "expand_with_server", "image_to_image", "lora", "text_to_image"]
     assert sorted(file.stem for file in (WORKFLOWS / "api").glob("*.json")) == NAMES
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from native.client import Runner, RunnerError, RunnerLost
-from native.client.process import PACK
+from native.process.child import PACK
 from native.program import Program
 from tests.runner_toys import NO_WEIGHTS, Table, f32_file, linear, long_program, new_runner
 
@@ -140,7 +140,7 @@ def test_at_the_end_of_its_stdin_it_leaves_a_computation(runner: Runner) -> None
 def started_process(runner: Runner) -> subprocess.Popen[bytes]:
     runner.memory()
     assert runner._process is not None
-    return runner._process._process
+    return runner._process._child._process
 
 
 def close_once(process: subprocess.Popen[bytes]) -> None:
@@ -174,7 +174,7 @@ tell(0)
 threading.Event().wait()
 """
 HOLDER = """
-os.set_inheritable(runner._process._process.stdin.fileno(), True)
+os.set_inheritable(runner._process._child._process.stdin.fileno(), True)
 holder = subprocess.Popen(["sleep", "600"], close_fds=False)
 print(holder.pid, flush=True)
 """
@@ -225,7 +225,7 @@ def test_restarts_leave_nothing_open(runner: Runner) -> None:
 
 def test_what_others_print_does_not_reach_the_protocol() -> None:
     code = (
-        "import os\nfrom native.runner.__main__ import _take_pipes\nincoming, outgoing = _take_pipes()\n"
+        "import os\nfrom native.process.pipes import take_pipes\nincoming, outgoing = take_pipes()\n"
         "os.write(1, b'noise')\nprint('more', flush=True)\noutgoing.write(incoming.read())\noutgoing.flush()\n"
         "assert os.read(0, 1) == b''"
     )

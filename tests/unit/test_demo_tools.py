@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import dev
-from tools import demo, processes, server
+from tools import demo, language_model, places, processes, server
 from tools.steps import Failure
 from tools.websocket import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, WebSocket
 from tools.workflow import with_choices
@@ -225,3 +225,12 @@ def test_websocket_gives_whole_texts_and_answers_pings():
     pong = b"".join(answers[1:])
     assert pong[:2] == bytes([0x80 | PONG, 0x80 | 6])
     assert bytes(byte ^ pong[2 + index % 4] for index, byte in enumerate(pong[6:12])) == b"alive?"
+
+
+def test_a_demo_has_the_language_model_that_the_workflows_name(tmp_path):
+    for _ in range(2):
+        language_model.ensure(places.here(), tmp_path)
+    (file,) = (tmp_path / "LLM").iterdir()
+    assert file.read_bytes().startswith(b"GGUF")
+    wanted = json.loads((places.here().root / "workflows" / "api" / "expand_and_draw.json").read_text())
+    assert file.name in {node["inputs"].get("model_name") for node in wanted.values()}

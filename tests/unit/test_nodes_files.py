@@ -93,3 +93,27 @@ def test_fingerprint_changes_with_the_file_only(table: Table) -> None:
     assert files.fingerprint("vae", ["m.gguf", files.NONE]) == first
     path.write_bytes(b"longer")
     assert files.fingerprint("vae", ["m.gguf"]) != first
+
+
+def test_language_models_have_a_folder(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path))
+    files.register_folders()
+    assert table["LLM"] == ([str(tmp_path / "LLM")], {".gguf"})
+    assert files.language_model_names() == []
+    (tmp_path / "LLM").mkdir()
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    for name in ("b.gguf", "B-mmproj-F16.gguf", "config.json"):
+        touch(str(tmp_path / "LLM"), name)
+    assert files.language_model_names() == ["b.gguf"]
+    assert files.projector_names() == ["B-mmproj-F16.gguf"]
+
+
+def test_a_folder_of_language_models_that_others_registered_counts(table: Table, tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    theirs = table["LLM"] = ([str(tmp_path / "theirs")], {".bin", ""})
+    for name in ("m.gguf", "m.bin"):
+        touch(str(tmp_path / "theirs"), name)
+    files.register_folders()
+    assert files.language_model_names() == ["m.gguf"]
+    assert table["LLM"] is theirs
+    assert theirs == ([str(tmp_path / "theirs")], {".bin", ""})

@@ -28,7 +28,7 @@ def registered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any
     import folder_paths
 
     folders = {}
-    for folder in ("diffusion_models", "text_encoders", "vae"):
+    for folder in ("diffusion_models", "text_encoders", "vae", "LLM"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "model.gguf").write_bytes(b"GGUF")
         folders[folder] = ([str(tmp_path / folder)], {".safetensors"})
@@ -61,6 +61,10 @@ def errors(class_type: str, **inputs: Any) -> list[str]:
 
 
 RESIDENCY = {"weights": "auto", "budget": 0, "engine": "auto"}
+LANGUAGE_MODEL = {
+    "model_name": "model.gguf", "device": "CPU", "layers": -1, "context": 512, "threads": 0, "after_use": "keep",
+}  # fmt: skip
+SERVER = {"url": "http://127.0.0.1:8080/v1", "model": "", "key_variable": "", "timeout": 10}
 VAE = {"vae_name": "model.gguf", "device": "CPU", "tiling": "auto", "tile_size": 512, "overlap": 64}
 
 
@@ -69,6 +73,10 @@ def test_ids_and_outputs_stay(registered: dict[str, Any]) -> None:
         "GGMLDiffusionModel": ["MODEL"],
         "GGMLTextEncoders": ["CLIP"],
         "GGMLVAE": ["VAE"],
+        "GGMLLanguageModel": ["GGML_LLM"],
+        "GGMLLanguageServer": ["GGML_LLM"],
+        "GGMLPromptExpander": ["STRING", "STRING", "STRING"],
+        "GGMLChat": ["STRING"],
         "GGMLMemoryPlanner": ["STRING", "IMAGE"],
         "GGMLDevices": ["STRING"],
     }
@@ -88,6 +96,31 @@ def test_defaults_of_loaders(registered: dict[str, Any], name: str, defaults: di
 
 def test_defaults_of_the_planner(registered: dict[str, Any]) -> None:
     assert defaults_of(registered["GGMLMemoryPlanner"]) == {"mode": "reject", "gpu_budget": 0, "ram_budget": 0}
+
+
+@pytest.mark.parametrize(
+    ("name", "defaults"),
+    [
+        (
+            "GGMLLanguageModel",
+            {"device": "CPU", "layers": -1, "context": 4096, "threads": 0, "after_use": "release", "projector": "none"},
+        ),
+        (
+            "GGMLLanguageServer",
+            {"url": "http://127.0.0.1:8080/v1", "model": "", "key_variable": "", "timeout": 120},
+        ),
+        (
+            "GGMLPromptExpander",
+            {
+                "idea": "", "style": "none", "target": "FLUX schnell", "length": "medium", "must_keep": "", "seed": 0,
+                "temperature": 0.7, "on_failure": "stop", "own_style": "",
+            },
+        ),
+        ("GGMLChat", {"system": "", "text": "", "seed": 0, "temperature": 0.7, "max_tokens": 512}),
+    ],
+)  # fmt: skip
+def test_defaults_of_language_nodes(registered: dict[str, Any], name: str, defaults: dict[str, Any]) -> None:
+    assert defaults_of(registered[name]) == defaults
 
 
 def defaults_of(node: Any) -> dict[str, Any]:
@@ -113,6 +146,8 @@ def test_valid_inputs_pass(no_runner: None) -> None:
     assert errors("GGMLVAE", **VAE) == []
     assert errors("GGMLMemoryPlanner", mode="reject", gpu_budget=0, ram_budget=0) == []
     assert errors("GGMLDevices") == []
+    assert errors("GGMLLanguageModel", **LANGUAGE_MODEL) == []
+    assert errors("GGMLLanguageServer", **SERVER) == []
 
 
 @pytest.mark.parametrize(
@@ -121,6 +156,7 @@ def test_valid_inputs_pass(no_runner: None) -> None:
         ("GGMLDiffusionModel", {"model_name": "model.gguf"}),
         ("GGMLTextEncoders", {"clip_name1": "model.gguf"}),
         ("GGMLVAE", VAE),
+        ("GGMLLanguageModel", LANGUAGE_MODEL),
     ],
 )
 def test_device_of_another_machine_is_named(no_runner: None, name: str, inputs: dict[str, Any]) -> None:
@@ -149,6 +185,21 @@ def test_tiles_that_cannot_be_cut(no_runner: None, tile: int, overlap: int, mess
     assert any(message in error for error in errors("GGMLVAE", **{**VAE, "tile_size": tile, "overlap": overlap}))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"url": "127.0.0.1:8080"}, "is no address of a server"),
+        ({"url": "http://me:sk-secret@h/v1"}, "has a name or password in it"),
+        ({"key_variable": "sk-secret"}, "takes the name of an environment variable, not the key itself"),
+        ({"key_variable": "GGML_LLM_NOT_SET"}, "GGML_LLM_NOT_SET is not set"),
+    ],
+)
+def test_servers_that_cannot_be_asked(changes: dict[str, Any], message: str) -> None:
+    found = errors("GGMLLanguageServer", **{**SERVER, **changes})
+    assert message in found[0]
+    assert "sk-secret" not in "".join(found)
+
+
 def test_linked_inputs_are_left_to_execution(no_runner: None) -> None:
     node = core_nodes.NODE_CLASS_MAPPINGS["GGMLVAE"]
     assert asyncio.run(node.validate_inputs(device=None, tile_size=None, overlap=64)) is True
@@ -158,4 +209,5 @@ def test_importing_the_pack_starts_no_runner_and_loads_no_ggml() -> None:
     before = set(sys.modules)
     load("another_pack")
     assert sys.modules["another_pack.native.client.runner"]._shared is None
-    assert "ggml" not in set(sys.modules) - before
+    assert not {"ggml", "xllamacpp"} & (set(sys.modules) - before)
+    assert sys.modules["another_pack.native.llm.serving"].running() is None

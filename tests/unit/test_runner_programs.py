@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from native.client import Runner, RunnerError
-from native.client.process import PACK
+from native.process.child import PACK
 from native.program import Program
 from tests.runner_toys import DEVICES, NO_WEIGHTS, Parameters, Table, f32_file, linear, new_runner
 

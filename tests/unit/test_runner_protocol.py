@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from native.client.process import PACK
+from native.process.child import PACK
 from native.runner.protocol import FrameWriter, PeerGone, ProtocolError, receive
 from native.runner.shared_memory import ALIGNMENT, Arena, ArenaView, layout
 

@@ -1,4 +1,4 @@
-"""Windows: a job object ends the runner with the process that holds the job, however that process ends."""
+"""Windows: a job object ends a child with the process that holds the job, however that process ends."""
 
 from __future__ import annotations
 

@@ -1,0 +1,45 @@
+"""An answer of a language model, wherever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .chat import Cancel, Endpoint, Show, ask, list_models
+from .errors import LanguageModelError
+from .model import LanguageModel, LocalModel, RemoteServer
+from .serving import with_model
+from .stream import Answer
+
+
+def answer(
+    model: LanguageModel, request: Callable[[Endpoint], dict[str, Any]], show: Show, cancelled: Cancel
+) -> Answer:
+    """The answer to the request that is made for the model's endpoint, shown as it grows.
+
+    Raises LanguageModelError, Cancelled.
+    """
+
+    def use(endpoint: Endpoint) -> Answer:
+        return ask(endpoint, request(endpoint), show, cancelled)
+
+    return with_model(model, use, cancelled) if isinstance(model, LocalModel) else use(endpoint_of(model, cancelled))
+
+
+def models_of(server: RemoteServer, cancelled: Cancel) -> list[str]:
+    """The names of the models that a server lists. Raises LanguageModelError, Cancelled."""
+    return list_models(_endpoint(server, ""), cancelled)
+
+
+def endpoint_of(server: RemoteServer, cancelled: Cancel) -> Endpoint:
+    """A server's endpoint with one of its models; raises LanguageModelError where it has none, Cancelled."""
+    if server.model:
+        return _endpoint(server, server.model)
+    models = models_of(server, cancelled)
+    if not models:
+        raise LanguageModelError(f"The language model server {server.url} has no model. Load one there.")
+    return _endpoint(server, models[0])
+
+
+def _endpoint(server: RemoteServer, model: str) -> Endpoint:
+    return Endpoint(server.url.rstrip("/"), model, server.key(), server.patience)

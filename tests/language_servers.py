@@ -1,0 +1,73 @@
+"""OpenAI-compatible servers on loopback: a real one, and one that misbehaves as it is told."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from native.llm.start import start_child
+from native.llm.task import Task
+
+PATIENCE = 60.0  # seconds
+
+
+@contextmanager
+def real_server(model: Path, key: str = "the-key-of-a-test") -> Iterator[str]:
+    """llama.cpp's server with a model; gives the URL that a user would enter."""
+    answers: queue.SimpleQueue[dict[str, int]] = queue.SimpleQueue()
+    # llama.cpp forces JSON schemas only without the model's own template (llama.cpp pull request 29066).
+    task = Task(str(model), key, "CPU", layers=0, context=4096, threads=1, template=False)
+    child = start_child(task, lambda output: answers.put(json.loads(output.readline())), lambda: None)
+    try:
+        yield f"http://127.0.0.1:{answers.get(timeout=PATIENCE)['port']}/v1"
+    finally:
+        child.kill()
+
+
+Respond = Callable[[BaseHTTPRequestHandler], None]
+
+
+@contextmanager
+def server_that(responds: Respond) -> Iterator[str]:
+    """A server that answers every POST by a function, and lists the model "m"; gives its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            send(self, 200, json.dumps({"data": [{"id": "m"}]}))
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            responds(self)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def send(handler: BaseHTTPRequestHandler, status: int, body: str, kind: str = "application/json") -> None:
+    """A whole reply."""
+    handler.send_response(status)
+    handler.send_header("Content-Type", kind)
+    handler.send_header("Content-Length", str(len(body.encode())))
+    handler.end_headers()
+    handler.wfile.write(body.encode())
+
+
+def events(*texts: str, end: bool = True) -> str:
+    """Server-sent events of an answer in parts."""
+    parts = [{"choices": [{"delta": {"content": text}, "finish_reason": None}]} for text in texts]
+    last = [{"choices": [{"delta": {}, "finish_reason": "stop"}]}] if end else []
+    lines = [f"data: {json.dumps(part)}\n\n" for part in [*parts, *last]]
+    return "".join([*lines, *(["data: [DONE]\n\n"] if end else [])])

@@ -1,0 +1,91 @@
+"""Which language model a node means, and what must not be in a workflow."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from native.llm.errors import LanguageModelError
+from native.llm.model import RemoteServer, check_key_variable, check_url, local_model
+from native.process.child import PACK
+from native.weights import WeightFileError
+from tests import random_llm
+from tests.unit.conftest import Write
+
+SECRET = "sk-very-secret"
+
+
+def test_a_file_is_another_model_once_it_changes(tmp_path: Path) -> None:
+    path = random_llm.write(tmp_path / "m.gguf")
+    first = local_model(str(path), "CPU", 3, 9000, 1, None, False)
+    assert (first.context, first.layers) == (random_llm.TINY.context, 0)
+    assert local_model(str(path), "CPU", 3, 9000, 1, None, False) == first
+    os.utime(path, ns=(1, 1))
+    assert local_model(str(path), "CPU", 3, 9000, 1, None, False) != first
+    assert local_model(str(path), "Vulkan0", 3, 512, 1, None, False).layers == 3
+
+
+def test_what_is_no_language_model_is_refused(tmp_path: Path, write_gguf: Write, write_safetensors: Write) -> None:
+    flux, other = write_gguf("flux.gguf", {"a": ((32, 32), "F32")}, "flux"), write_safetensors("m.sft", {"a": (2,)})
+    for path in (flux, other):
+        with pytest.raises(WeightFileError, match="no language model in GGUF format"):
+            local_model(str(path), "CPU", -1, 512, 1, None, False)
+    with pytest.raises(WeightFileError, match="does not exist"):
+        local_model(str(tmp_path / "gone.gguf"), "CPU", -1, 512, 1, None, False)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8080/v1", "https://host.example/v1", "http://[::1]:1/v1"])
+def test_addresses(url: str) -> None:
+    assert check_url(url) is None
+
+
+@pytest.mark.parametrize("url", ["", "host", "ftp://host/v1", "http://", "http://host:port/v1", "http://[::1/v1"])
+def test_what_is_no_address(url: str) -> None:
+    assert "is no address of a server" in (check_url(url) or "")
+
+
+def test_a_login_in_an_address_is_refused_and_not_repeated() -> None:
+    for url in (f"http://me:{SECRET}@host/v1", f"http://me:{SECRET}@host:port/v1"):
+        said = check_url(url)
+        assert said is not None
+        assert SECRET not in said
+
+
+@pytest.mark.parametrize("name", [SECRET, "OPENAI_API_KEY", "GGML_LLM_", "ggml_llm_key", "GGML_LLM_KEY "])
+def test_only_variables_meant_for_this_are_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "other")
+    said = check_key_variable(name)
+    assert said is not None
+    assert "takes the name of an environment variable" in said
+    assert SECRET not in said
+
+
+def test_a_key_is_read_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = RemoteServer("http://h/v1", key_variable="GGML_LLM_KEY")
+    monkeypatch.delenv("GGML_LLM_KEY", raising=False)
+    with pytest.raises(LanguageModelError, match="GGML_LLM_KEY is not set"):
+        server.key()
+    monkeypatch.setenv("GGML_LLM_KEY", f" {SECRET}\n")
+    assert server.key() == SECRET
+    assert SECRET not in repr(server)
+    monkeypatch.setenv("GGML_LLM_KEY", f"{SECRET}\nX-Other: 1")
+    with pytest.raises(LanguageModelError, match="characters that no key has") as error:
+        server.key()
+    assert SECRET not in str(error.value)
+    assert RemoteServer("http://h/v1").key() == ""
+
+
+def test_what_is_below_the_nodes_loads_neither_torch_nor_llama_cpp() -> None:
+    loaded = "import sys, native.llm.answer, native.llm.expansion, native.llm.memory; print(*sys.modules)"
+    said = subprocess.run([sys.executable, "-c", loaded], cwd=PACK, capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "comfy", "xllamacpp", "ggml"} & set(said.split())
+
+
+def test_the_child_loads_nothing_of_our_side() -> None:
+    loaded = "import sys, native.llm.__main__; print(*sys.modules)"
+    said = subprocess.run([sys.executable, "-c", loaded], cwd=PACK, capture_output=True, text=True, check=True).stdout
+    assert not {"numpy", "aiohttp", "native.client"} & set(said.split())
