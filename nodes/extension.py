@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
@@ -32,6 +34,9 @@ class GGMLExtension(ComfyExtension):
             PromptServer.instance.add_on_prompt_handler(set_what_was_chosen)
             add_routes(PromptServer.instance.routes)
             watch(WATCHER)
+            # Planning makes so many objects that Python would look through all of ComfyUI's and torch's for garbage,
+            # a third of a second in which the server does not answer. What is there at the start stays anyway.
+            gc.freeze()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node class."""

@@ -77,7 +77,7 @@ def test_ids_and_outputs_stay(registered: dict[str, Any]) -> None:
         "GGMLLanguageServer": ["GGML_LLM"],
         "GGMLPromptExpander": ["STRING", "STRING", "STRING"],
         "GGMLChat": ["STRING"],
-        "GGMLMemoryPlanner": ["STRING", "IMAGE"],
+        "GGMLMemoryPlanner": ["STRING", "IMAGE", "MODEL", "CLIP", "VAE"],
         "GGMLDevices": ["STRING"],
     }
 
@@ -95,7 +95,10 @@ def test_defaults_of_loaders(registered: dict[str, Any], name: str, defaults: di
 
 
 def test_defaults_of_the_planner(registered: dict[str, Any]) -> None:
-    assert defaults_of(registered["GGMLMemoryPlanner"]) == {"mode": "reject", "gpu_budget": 0, "ram_budget": 0}
+    assert defaults_of(registered["GGMLMemoryPlanner"]) == {
+        "mode": "reject", "gpu_budget": 0, "ram_budget": 0, "hardware": "this machine", "unknown_width": 0,
+        "unknown_height": 0, "unknown_batch": 1,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
