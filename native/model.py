@@ -111,18 +111,23 @@ class RemoteModel(Model):
         ranks = {name: branch.down.shape[0] for name, branch in self._branches.items()}
         shapes = tuple((name, tuple(x.shape), x.dtype) for name, x in inputs.items())
         with self._lock:
-            known = _recall(self._programs, (key, shapes, tuple(ranks.items())))
+            known = recall(self._programs, (key, shapes, tuple(ranks.items())))
             if known is not None:
                 return known
             with _uncollected():
-                traced = _recall(self._traces, (key, shapes))
-                if traced is None:
-                    traced = trace(self.weights.name, self.module, function, dict(inputs))
-                    _keep(self._traces, (key, shapes), traced)
+                traced = self.traced((key, shapes), function, inputs)
                 types = {name: WeightType(type_, shape) for name, (shape, type_) in self.weights.shapes().items()}
                 lowered = lower(traced, types, self.options, ranks)
-            _keep(self._programs, (key, shapes, tuple(ranks.items())), lowered)
+            keep(self._programs, (key, shapes, tuple(ranks.items())), lowered, _KEPT)
             return lowered
+
+    def traced(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Trace:
+        """What the function does; key: all that steers it. Raises TraceError."""
+        known = recall(self._traces, key)
+        if known is None:
+            known = trace(self.weights.name, self.module, function, dict(inputs))
+            keep(self._traces, key, known, _KEPT)
+        return known
 
     def run(
         self,
@@ -183,13 +188,15 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _recall(kept: OrderedDict[Hashable, Kept], key: Hashable) -> Kept | None:
+def recall(kept: OrderedDict[Hashable, Kept], key: Hashable) -> Kept | None:
+    """What was kept, now the last to go."""
     if key in kept:
         kept.move_to_end(key)
     return kept.get(key)
 
 
-def _keep(kept: OrderedDict[Hashable, Kept], key: Hashable, value: Kept) -> None:
+def keep(kept: OrderedDict[Hashable, Kept], key: Hashable, value: Kept, most: int) -> None:
+    """Keep it, and of the others as many as make up `most` with it."""
     kept[key] = value
-    if len(kept) > _KEPT:
+    if len(kept) > most:
         kept.popitem(last=False)

@@ -14,11 +14,12 @@ from .client import Runner
 from .client.rehearsal import Rehearsal, Step
 from .lower import Lowered, LowerOptions
 from .memory import Machine, Part, Plan, plan_of
-from .model import Function, RemoteModel
+from .model import Function, RemoteModel, keep, recall
 from .placement import Placement
+from .trace import Trace
 from .weights import WeightSet
 
-_KEPT = 32  # programs, so that a workflow that was planned before is planned at once
+_KEPT = 32  # programs and traces, so that a workflow that was planned before is planned at once
 
 
 class Recorder:
@@ -81,6 +82,7 @@ def _spoken(step: Step) -> tuple[Hashable, ...]:
 recording: ContextVar[Recorder | None] = ContextVar("recording", default=None)
 
 _programs: OrderedDict[Hashable, Lowered] = OrderedDict()
+_traces: OrderedDict[Hashable, Trace] = OrderedDict()
 
 
 class RehearsedModel(RemoteModel):
@@ -103,12 +105,21 @@ class RehearsedModel(RemoteModel):
         shapes = tuple((name, tuple(x.shape), x.dtype) for name, x in inputs.items())
         ranks = tuple((name, branch.down.shape[0]) for name, branch in self._branches.items())
         whole = (self.file_weights.digest, self.options, key, shapes, ranks)
-        if whole not in _programs:
-            _programs[whole] = super().lowered(key, function, inputs)
-            if len(_programs) > _KEPT:
-                _programs.popitem(last=False)
-        _programs.move_to_end(whole)
-        return _programs[whole]
+        known = recall(_programs, whole)
+        if known is None:
+            known = super().lowered(key, function, inputs)
+            keep(_programs, whole, known, _KEPT)
+        return known
+
+    def traced(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Trace:
+        """As RemoteModel, from any model of the same parameters, which its module was made from."""
+        parameters = frozenset((name, shape) for name, (shape, _) in self.file_weights.shapes().items())
+        whole = self.file_weights.name, parameters, key
+        known = recall(_traces, whole)
+        if known is None:
+            known = super().traced(key, function, inputs)
+            keep(_traces, whole, known, _KEPT)
+        return known
 
     def run(
         self,
