@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .client import Runner
-from .client.rehearsal import Rehearsal, Step
+from .client.rehearsal import Outside, Rehearsal, Step
 from .lower import Lowered, LowerOptions
 from .memory import Machine, Part, Plan, plan_of
 from .model import Function, RemoteModel, keep, recall
@@ -33,20 +33,24 @@ class Recorder:
         self.runner = runner
         self.machine = machine
         self.part = Part("", "")
-        self.steps: list[Step] = []
-        self.parts: list[Part] = []
+        self.steps: list[tuple[Step | Outside, Part]] = []
         self.loaders: dict[str, str] = {}  # nodes, by the digest of a model's weights
         self._answers: list[bool] = []  # whether what was measured fitted, in the order of the steps that measure
 
     def note(self, step: Step, loader: str) -> None:
         """Add a step of a model that the node `loader` makes; one that only repeats what was done is left out."""
-        if self.steps and _spoken(self.steps[-1]) == _spoken(step):
+        before = self.steps[-1][0] if self.steps else None
+        if isinstance(before, Step) and _spoken(before) == _spoken(step):
             return
         self._add(step, loader)
 
+    def note_outside(self, outside: Outside, loader: str) -> None:
+        """Add the coming of a model in another process, which the node `loader` names."""
+        self.steps.append((outside, replace(self.part, loader=loader, loading=True)))
+
     def fits(self, step: Step, loader: str) -> bool:
         """Whether what a step measures fits after the steps so far."""
-        done = self._rehearsed([*self.steps, step])
+        done = self._rehearsed([*(each for each, _ in self.steps), step])
         measured = done.steps[-1].measured if done.error is None else None
         if measured is None:  # nor does it where there is more room
             return False
@@ -60,18 +64,17 @@ class Recorder:
         machine: like the one that the steps were noted for, with other capacities. None where these lead to others.
         """
         self.machine = machine or self.machine
-        done = self._rehearsed(self.steps)
+        done = self._rehearsed([each for each, _ in self.steps])
         answers = [step.measured.fits for step in done.steps if step.measured is not None]
         if answers != self._answers[: len(answers)]:
             return None
-        return plan_of(self.machine, self.parts, self.loaders, done, notes)
+        return plan_of(self.machine, self.steps, self.loaders, done, notes)
 
     def _add(self, step: Step, loader: str) -> None:
-        self.steps.append(step)
-        self.parts.append(replace(self.part, loader=loader, loading=step.do == "load"))
+        self.steps.append((step, replace(self.part, loader=loader, loading=step.do == "load")))
         self.loaders[step.weights.digest] = loader
 
-    def _rehearsed(self, steps: Sequence[Step]) -> Rehearsal:
+    def _rehearsed(self, steps: Sequence[Step | Outside]) -> Rehearsal:
         return self.runner.rehearse(self.machine.capacity, steps, self.machine.imagined)
 
 

@@ -51,11 +51,15 @@ class Imagined:
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """After a step: bytes held on each device, the most held during it, what each model holds, what was measured."""
+    """After a step: bytes held on each device, the most held during it, what each model holds, what was measured.
+
+    outside: whether the last model in another process is still there.
+    """
 
     held: dict[str, int]
     peak: dict[str, int]
     models: tuple[ModelMemory, ...]
+    outside: bool
     measured: Measurement | None
 
 
@@ -90,5 +94,6 @@ def rehearsal(reply: dict[str, Any]) -> Rehearsal:
         held = {name: now for name, (now, _) in step["held"].items()}
         peak = {name: most for name, (_, most) in step["held"].items()}
         measured = Measurement(**step["measured"]) if step["measured"] else None
-        steps.append(Rehearsed(held, peak, tuple(ModelMemory(**model) for model in step["models"]), measured))
+        models = tuple(ModelMemory(**model) for model in step["models"])
+        steps.append(Rehearsed(held, peak, models, step["outside"], measured))
     return Rehearsal(tuple(steps), from_reply(reply["error"]) if "error" in reply else None)

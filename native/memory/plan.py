@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..client import OutOfMemory
-from ..client.rehearsal import Rehearsal, Rehearsed
+from ..client.rehearsal import Outside, Rehearsal, Step
 from ..client.reports import ModelMemory
 from .machine import Machine
 
@@ -34,12 +34,13 @@ class Component:
 
 @dataclass(frozen=True)
 class Phase:
-    """What one node does. peak: by device; components: what is held at its end."""
+    """What one node does. peak: by device; components and outside: what is held at its end."""
 
     node: str
     title: str
     peak: Mapping[str, int]
     components: tuple[Component, ...]
+    outside: Outside | None = None
 
 
 @dataclass(frozen=True)
@@ -88,25 +89,27 @@ class Advice:
 
 
 def plan_of(
-    machine: Machine, parts: Sequence[Part], loaders: Mapping[str, str], rehearsal: Rehearsal, notes: Sequence[str] = ()
+    machine: Machine,
+    steps: Sequence[tuple[Step | Outside, Part]],
+    loaders: Mapping[str, str],
+    rehearsal: Rehearsal,
+    notes: Sequence[str] = (),
 ) -> Plan:
-    """The plan of a rehearsal; parts: of each of its steps. loaders: the node of a model, by its weights' digest."""
+    """The plan of a rehearsal of these steps. loaders: the node of a model, by its weights' digest."""
     phases: list[Phase] = []
-    for part, step in zip(parts, rehearsal.steps, strict=False):
+    outside: Outside | None = None
+    for (step, part), done in zip(steps, rehearsal.steps, strict=False):
+        outside = step if isinstance(step, Outside) else outside if done.outside else None
         joined = bool(phases) and phases[-1].node == part.node
         before = phases.pop().peak if joined else {}
-        phases.append(_phase(part, step, before, loaders))
+        peak = {device: max(before.get(device, 0), nbytes) for device, nbytes in done.peak.items()}
+        components = tuple(Component(loaders.get(model.digest, ""), model) for model in done.models)
+        phases.append(Phase(part.node, part.title, peak, components, outside))
     shortage = None
     if rehearsal.error is not None:
-        part, device, over = parts[len(rehearsal.steps)], "", 0
+        part, device, over = steps[len(rehearsal.steps)][1], "", 0
         if isinstance(rehearsal.error, OutOfMemory):
             device = rehearsal.error.device
             over = rehearsal.error.requested - rehearsal.error.free
         shortage = Shortage(part.node, part.title, part.loader, part.loading, device, over, str(rehearsal.error))
     return Plan(machine, tuple(phases), shortage, tuple(notes))
-
-
-def _phase(part: Part, step: Rehearsed, before: Mapping[str, int], loaders: Mapping[str, str]) -> Phase:
-    peak = {device: max(before.get(device, 0), nbytes) for device, nbytes in step.peak.items()}
-    components = tuple(Component(loaders.get(model.digest, ""), model) for model in step.models)
-    return Phase(part.node, part.title, peak, components)

@@ -41,6 +41,7 @@ def shares(phase: Phase, device: str) -> dict[str, int]:
         "LoRA": sum(model.arrays for model in there),
         "constants": sum(model.constants for model in there),
         "compute buffer": sum(model.compute for model in there),
+        "language model": sum(phase.outside.taken.get(device, {}).values()) if phase.outside else 0,
     }
     found["freed within the phase"] = max(0, phase.peak.get(device, 0) - sum(found.values()))
     return {what: nbytes for what, nbytes in found.items() if nbytes}
@@ -105,8 +106,10 @@ def _lines(plan: Plan, advised: Sequence[Advice], chosen: str, measured: Peaks) 
                 yield f"  {device}: {_mib(nbytes)} MiB" + ("" if took is None else f" planned, {_mib(took)} measured")
         for component in phase.components:
             model = component.memory
-            shares = ", ".join(f"{what} {_mib(nbytes)} MiB" for what, nbytes in _shares_of(model).items())
-            yield f"  {model.name} on {model.device}: {shares}"
+            yield f"  {model.name} on {model.device}: {_listed(_shares_of(model))}"
+        if phase.outside:
+            for device, held in phase.outside.taken.items():
+                yield f"  {phase.outside.name} on {device}: {_listed(held)}"
     yield from plan.notes
 
 
@@ -121,6 +124,10 @@ def _shares_of(model: ModelMemory) -> dict[str, int]:
         "compute buffer": model.compute,
     }
     return {what: nbytes for what, nbytes in shares.items() if nbytes}
+
+
+def _listed(shares: Mapping[str, int]) -> str:
+    return ", ".join(f"{what} {_mib(nbytes)} MiB" for what, nbytes in shares.items() if nbytes)
 
 
 def _mib(nbytes: int) -> str:

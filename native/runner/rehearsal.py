@@ -170,7 +170,9 @@ def rehearse(
             except RequestError as error:
                 return {"steps": done, "error": error.reply()}
             held = {device.name: [device.held, device.request_peak] for device in stand_ins.all()}
-            done.append({"held": held, "models": holdings.report(), "measured": measured})
+            done.append(
+                {"held": held, "models": holdings.report(), "outside": outside.there, "measured": measured}
+            )
     finally:
         for (digest, place), _ in list(holdings.models.all()):
             holdings.models.unload((digest, place))
@@ -184,6 +186,11 @@ class _Outside:
         self._holdings = holdings
         self._taken: Mapping[str, int] = {}
         self._kept = False
+
+    @property
+    def there(self) -> bool:
+        """Whether it takes anything."""
+        return bool(self._taken)
 
     def come(self, name: str, taken: Mapping[str, int], kept: bool) -> None:
         """Take room, for which others go; raises OutOfMemory."""

@@ -13,6 +13,11 @@ from .follow import Prompt
 
 Planned = Callable[[Prompt], Plan]
 
+_MOVABLE = {
+    "GGMLLanguageModel": "GGML Language Model",
+    "GGMLVAE": "GGML VAE",
+    "GGMLTextEncoders": "GGML Text Encoders",
+}
 _GRID = 64  # pixels
 _SMALLER = (0.75, 0.5)  # of each side
 
@@ -41,7 +46,10 @@ def _changes(prompt: Prompt) -> Iterator[tuple[str, str, Change]]:
         if inputs.get("tiling") == "off" or inputs.get("tile_size"):
             words = f"GGML VAE (node {node}): tiling auto, tile_size 0"
             yield "tiles", words, {node: {"tiling": "auto", "tile_size": 0}}
-    for class_type, name in (("GGMLVAE", "GGML VAE"), ("GGMLTextEncoders", "GGML Text Encoders")):
+    for node, inputs in of("GGMLLanguageModel"):
+        if inputs.get("after_use") == "keep":
+            yield "release", f"GGML Language Model (node {node}): after_use release", {node: {"after_use": "release"}}
+    for class_type, name in _MOVABLE.items():
         for node, inputs in of(class_type):
             if inputs.get("device") not in (None, "auto", "CPU"):
                 yield class_type, f"{name} (node {node}): device CPU", {node: {"device": "CPU"}}

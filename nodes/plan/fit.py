@@ -16,9 +16,10 @@ _LOADERS = {
     "GGMLDiffusionModel": "GGML Diffusion Model",
     "GGMLTextEncoders": "GGML Text Encoders",
     "GGMLVAE": "GGML VAE",
+    "GGMLLanguageModel": "GGML Language Model",
 }
 # Before the one in need another component moves only where that helps: encoders first, they compute once.
-_YIELDING = ("GGMLTextEncoders", "GGMLVAE", "GGMLDiffusionModel")
+_YIELDING = ("GGMLLanguageModel", "GGMLTextEncoders", "GGMLVAE", "GGMLDiffusionModel")
 _TILES = (1024, 768, 512, 384, 256, 192, 128)  # pixels
 _OVERLAP = 64  # pixels, of the VAE's node; a tile holds it twice
 
@@ -78,6 +79,9 @@ def _ways(made: Mapping[str, Any], machine: Machine) -> Iterator[dict[str, Any]]
     devices = [inputs.get("device")]
     if devices == [AUTO]:
         devices = [CPU] if gpu == CPU or inputs.get("engine") == "torch" else [gpu, CPU]
+    if made["class_type"] == "GGMLLanguageModel":
+        yield from ({"device": device} if device != inputs.get("device") else {} for device in devices)
+        return
     residencies = [DEVICE, RAM] if inputs.get("weights", AUTO) == AUTO else [inputs["weights"]]
     if made["class_type"] == "GGMLVAE":  # its weights are small beside what it computes
         residencies = [inputs.get("weights", AUTO)]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...native.client import Runner, another
+from ...native.client.rehearsal import Step
 from ...native.memory import Advice, Machine, Plan
 from ...native.rehearsal import Recorder
 from .advice import advice
@@ -104,7 +105,8 @@ def _planned(prompt: Prompt, machine: Machine, unknown: Size, targets: Sequence[
 
 def _files(recorder: Recorder) -> list[tuple[str, int, int]]:
     """The files behind a plan, as they are now."""
-    paths = sorted({path for step in recorder.steps for path, *_ in step.weights.files})
+    sets = [step.weights for step, _ in recorder.steps if isinstance(step, Step)]
+    paths = sorted({path for weights in sets for path, *_ in weights.files})
     return [(path, os.path.getsize(path), os.stat(path).st_mtime_ns) for path in paths]
 
 

@@ -14,7 +14,7 @@ _WIDTH, _ROW, _MARGIN, _BAR = 900, 26, 16, 440  # pixels
 _NAMES = 230  # pixels for the phases' names
 _COLOURS = {
     "weights": "#4878a8", "staging": "#78a8d0", "LoRA": "#9868b0", "constants": "#b0b0b0", "compute buffer": "#e08848",
-    "freed within the phase": "#d8d8d8",
+    "language model": "#58a868", "freed within the phase": "#d8d8d8",
 }  # fmt: skip
 _MIB = 1 << 20
 

@@ -16,10 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...native.llm.styles import TARGETS
 from ..diffusion import GGMLDiffusionModel
+from ..language_model import GGMLLanguageModel
 from ..model_patcher import RemotePatcher
 from ..text_encoder import encoders_of
 from ..vae import GGMLVAE, RemoteVAE
+from .language import PlacedLanguageModel, taken_by
 from .values import Following, Unknown, Unplanned
 
 Inputs = Mapping[str, Any]
@@ -98,11 +101,11 @@ def _encode(inputs: Inputs, following: Following) -> Values:
 
 
 def _text(inputs: Inputs, name: str, following: Following) -> str:
-    """A text that is not known is taken to be short: T5 pads what is below 256 tokens."""
+    """A text that is not known is taken to be as long as it may be; T5 pads what is below 256 tokens."""
     value = inputs.get(name)
     if isinstance(value, Unknown):
-        following.taken.append(f"a {name} of at most 256 tokens, as {value.why}")
-        return ""
+        following.taken.append(f"a {name} of {value.tokens} tokens, as {value.why}")
+        return "a " * (value.tokens - 2)
     return str(known(inputs, name))
 
 
@@ -227,6 +230,35 @@ def _planner(inputs: Inputs, _following: Following) -> Values:
     return (shown, shown, *(inputs.get(name, absent) for name in ("model", "clip", "vae")))
 
 
+def _language_model(inputs: Inputs, following: Following) -> Values:
+    (model,) = GGMLLanguageModel.execute(**_all(inputs)).result
+    return (PlacedLanguageModel(model, following.recorder.part.node),)
+
+
+def _language_server(_inputs: Inputs, _following: Following) -> Values:
+    return (None,)  # it takes nothing of this machine
+
+
+def _expander(inputs: Inputs, following: Following) -> Values:
+    target = TARGETS.get(str(known(inputs, "target")))
+    if target is None:
+        raise Unplanned(f"it knows no target {inputs['target']!r}")
+    written = _written(inputs, following, target.tokens)
+    return written, written, written
+
+
+def _chat(inputs: Inputs, following: Following) -> Values:
+    return (_written(inputs, following, 256),)
+
+
+def _written(inputs: Inputs, following: Following, tokens: int) -> Unknown:
+    """What a language model writes, its coming noted."""
+    model = known(inputs, "llm")
+    if isinstance(model, PlacedLanguageModel):
+        following.recorder.note_outside(taken_by(model.model, following), model.loader)
+    return Unknown("a language model writes it", tokens)
+
+
 def _nothing(_inputs: Inputs, _following: Following) -> Values:
     return ()
 
@@ -247,6 +279,10 @@ RULES: Mapping[str, Rule] = {
     "VAEEncodeTiled": Rule("Encoding the picture", _encode_picture),
     "LoadImage": Rule("", _load_image),
     "GGMLMemoryPlanner": Rule("", _planner),
+    "GGMLLanguageModel": Rule("", _language_model),
+    "GGMLLanguageServer": Rule("", _language_server),
+    "GGMLPromptExpander": Rule("Writing the prompt", _expander),
+    "GGMLChat": Rule("Asking the language model", _chat),
     "SaveImage": Rule("", _nothing),
     "PreviewImage": Rule("", _nothing),
 }

@@ -9,9 +9,10 @@ from ...native.rehearsal import Recorder
 
 @dataclass(frozen=True)
 class Unknown:
-    """why: in words, as the end of a sentence."""
+    """why: in words, as the end of a sentence. tokens: of a text, at most."""
 
     why: str
+    tokens: int = 256
 
 
 class Unplanned(Exception):

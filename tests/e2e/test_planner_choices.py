@@ -180,3 +180,27 @@ def test_the_command_line_names_what_is_wrong(tmp_path: Any) -> None:
     assert done.returncode == 2
     assert "none.json" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_language_model_is_planned(planning: Client) -> None:
+    """In a phase of its own, or all the time where it is kept; what it writes is as long as it may be."""
+    graph = workflow("expand_and_draw")
+    told = planning.send("/ggml/plan", {"prompt": graph})
+    assert told["fits"]
+    assert [phase["title"] for phase in told["phases"]] == [
+        "Writing the prompt", "Encoding the prompt", "Sampling", "Decoding the picture",
+    ]  # fmt: skip
+    taken = [phase["devices"]["CPU"]["shares"].get("language model", 0) for phase in told["phases"]]
+    assert taken[0] > 1 << 20
+    assert taken[1:] == [0, 0, 0]
+    assert any("tokens, as a language model writes it" in note for note in told["notes"])
+    kept = changed(graph, {"GGMLLanguageModel": {"after_use": "keep"}})
+    told = planning.send("/ggml/plan", {"prompt": kept})
+    assert [phase["devices"]["CPU"]["shares"].get("language model", 0) for phase in told["phases"]] == [taken[0]] * 4
+    little = taken[0] // (1 << 20)
+    told = planning.send("/ggml/plan", {"prompt": graph, "ram_budget": little})
+    assert told["verdict"].startswith("Writing the prompt")
+    assert told["shortage"]["loader"] == node_id(graph, "GGMLLanguageModel")
+    elsewhere = changed(graph, {"GGMLLanguageModel": {"device": "Vulkan0"}})
+    told = planning.send("/ggml/plan", {"prompt": elsewhere, "profile": RX_580})
+    assert told["phases"][0]["devices"]["Vulkan0"]["shares"]["language model"] > 1 << 20

@@ -160,6 +160,7 @@ def test_random_steps_meet_all_that_can_happen(rehearsing: Runner, sets: dict[st
 def test_nothing_is_opened_and_nothing_stays(rehearsing: Runner, sets: dict[str, WeightSet], tmp_path: Path) -> None:
     weights = layers(tmp_path / "gone", "Q4_0")
     (tmp_path / "gone").unlink()
+    rehearsing.devices()  # of which nothing is known before
     before = rehearsing.memory()
     steps = [Step("run", weights, Placement(device, "device"), chain("Q4_0", 3)) for device in DEVICES]
     rehearsed = rehearsing.rehearse({"CPU": ENOUGH, "Vulkan0": 64 * MIB}, steps)
