@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from typing import Any
 
 import pytest
 
-from tests.pack import ROOT, part
+from tests.pack import ROOT, schemas
 
 Json = dict[str, Any]
 
 LOCALES = {path.parent.name: json.loads(path.read_text("utf-8")) for path in ROOT.glob("locales/*/nodeDefs.json")}
-NODES = {node.GET_SCHEMA().node_id: node for node in asyncio.run(part("nodes.extension").GGMLExtension().get_node_list())}
 VERBATIM = re.compile(r"https?://[\w.:/]*\w|[A-Z]+(?:_[A-Z]+)+|models/\w+|-?\d+")
 MARKUP = re.compile(r"[{}@|]")  # placeholders, links and plurals to the front end
 
 
-def schema_texts(node: Any) -> Json:
+def texts_of(schema: Any) -> Json:
     """What a locale says of a node, as its schema says it; the front end names bare outputs by their type."""
-    schema = node.GET_SCHEMA()
     texts: Json = {"display_name": schema.display_name, "description": schema.description}
     for each in schema.inputs:
         said = {"name": each.display_name or each.id, "tooltip": each.tooltip}
@@ -41,7 +38,7 @@ def flat(texts: Json, path: str = "") -> dict[str, str]:
     return found
 
 
-ENGLISH = flat({name: schema_texts(node) for name, node in NODES.items()})
+ENGLISH = flat({name: texts_of(schema) for name, schema in schemas().items()})
 
 
 def test_the_front_end_has_these_languages() -> None:
@@ -76,14 +73,14 @@ def test_what_programs_read_is_not_translated(language: str) -> None:
 def test_nodes_are_called_by_their_names(language: str) -> None:
     texts = flat(LOCALES[language])
     for key, text in texts.items():
-        for node in NODES:
+        for node in schemas():
             name = f"{node}.display_name"
             assert ENGLISH[name] not in ENGLISH[key] or texts[name] in text, (key, node)
 
 
 def choices(key: str) -> list[str]:
     """The values that the English tooltip of this key explains."""
-    node, _, rest = key.partition(".inputs.")
-    found = [each for each in NODES[node].GET_SCHEMA().inputs if rest == f"{each.id}.tooltip"]
+    node, _, rest = key.partition(".")
+    found = [each for each in schemas()[node].inputs if rest == f"inputs.{each.id}.tooltip"]
     options = [str(option) for each in found for option in getattr(each, "options", None) or []]
     return [option for option in options if f"{option}:" in ENGLISH[key]]
