@@ -1,9 +1,6 @@
 """Diffusion models from GGUF files on Vulkan GPUs and CPUs, as nodes that fit ComfyUI's own."""
 
-from pathlib import Path
-
-if (Path(__file__).parent / "js").is_dir():
-    WEB_DIRECTORY = "./js"
+WEB_DIRECTORY = "./js"
 
 
 async def comfy_entrypoint():  # type: ignore[no-untyped-def]  # a ComfyExtension, which only ComfyUI knows

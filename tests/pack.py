@@ -9,6 +9,7 @@ import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from unittest.mock import patch
 
 ROOT = Path(__file__).parents[1]
@@ -50,3 +51,10 @@ def pack() -> ModuleType:
 def part(name: str) -> ModuleType:
     """A module of the pack, such as "nodes.lora"."""
     return importlib.import_module(f"{pack().__name__}.{name}")
+
+
+@cache
+def schemas() -> dict[str, Any]:
+    """What every node says of itself, by its id."""
+    nodes = asyncio.run(part("nodes.extension").GGMLExtension().get_node_list())
+    return {schema.node_id: schema for schema in (node.GET_SCHEMA() for node in nodes)}
