@@ -49,11 +49,15 @@ class GGMLMemoryPlanner(io.ComfyNode):
                 ),
                 *(
                     io.Int.Input(
-                        f"unknown_{what}", default=default, min=0, max=most, optional=True, advanced=True,
-                        tooltip=f"The {what} to plan with where it cannot be known, such as behind nodes of other "
+                        f"unknown_{side}", default=0, min=0, max=16384, optional=True, advanced=True,
+                        tooltip=f"The {side} to plan with where it cannot be known, such as behind nodes of other "
                         "packs. 0: that part is left out of the plan, and the report says so.",
                     )
-                    for what, default, most in (("width", 0, 16384), ("height", 0, 16384), ("batch", 1, 4096))
+                    for side in ("width", "height")
+                ),
+                io.Int.Input(
+                    "unknown_batch", default=1, min=1, max=4096, optional=True, advanced=True,
+                    tooltip="The batch to plan with where the size cannot be known.",
                 ),
                 io.Model.Input("model", optional=True, tooltip="Goes through: the planner may be in the line."),
                 io.Clip.Input("clip", optional=True, tooltip="Goes through."),
