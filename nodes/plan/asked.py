@@ -62,7 +62,7 @@ def profile_named(name: Any) -> Profile | None:
     if name == THIS_MACHINE:
         return None
     known = profiles()
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ProfileError(
             f"There is no hardware profile {name!r}. There are: {', '.join(known)}. "
             f"Profiles of your own go into {own_profiles()}."

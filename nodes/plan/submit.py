@@ -30,11 +30,11 @@ async def plan_before_it_is_queued(request: web.Request, handler: Any) -> web.St
     """
     if request.method == "POST" and request.path in ("/prompt", "/api/prompt"):
         posted = await _posted(request)
-        refused = await asyncio.to_thread(_looked_at, posted) if _planners(posted["prompt"]) else None
-        if isinstance(refused, Made):
-            _chosen.set(refused.change)
-        elif refused is not None:
-            return web.json_response(refused, status=400)
+        found = await asyncio.to_thread(_looked_at, posted) if _planners(posted["prompt"]) else None
+        if isinstance(found, Made):
+            _chosen.set(found.change)
+        elif found is not None:
+            return web.json_response(found, status=400)
     return await handler(request)
 
 
