@@ -12,6 +12,7 @@ import comfy.sample
 import comfy.sampler_helpers
 import comfy.samplers
 import folder_paths
+import node_helpers
 import torch
 from PIL import Image
 from torch import Tensor
@@ -33,16 +34,17 @@ PURE = frozenset({
     "BasicGuider", "BasicScheduler", "CFGGuider", "CLIPSetLastLayer", "ConditioningAverage", "ConditioningCombine",
     "ConditioningConcat", "ConditioningSetArea", "ConditioningSetAreaPercentage", "ConditioningSetMask",
     "ConditioningSetTimestepRange", "ConditioningZeroOut", "DisableNoise", "EmptyImage", "EmptyLatentImage",
-    "EmptySD3LatentImage", "FluxDisableGuidance", "FluxGuidance", "GetImageSize", "ImageBatch", "ImageCrop",
-    "ImageFlip", "ImageInvert", "ImagePadForOutpaint", "ImageScale", "ImageScaleBy", "ImageScaleToTotalPixels",
-    "KSamplerSelect", "LatentBatch", "LatentComposite", "LatentCrop", "LatentFlip", "LatentFromBatch",
-    "LatentRotate", "LatentUpscale", "LatentUpscaleBy", "LoraLoader", "LoraLoaderModelOnly", "ModelSamplingFlux",
-    "PrimitiveBoolean", "PrimitiveFloat", "PrimitiveInt", "PrimitiveString", "PrimitiveStringMultiline",
-    "RandomNoise", "RepeatImageBatch", "RepeatLatentBatch", "SetLatentNoiseMask", "SolidMask", "SplitSigmas",
+    "EmptySD3LatentImage", "FluxDisableGuidance", "FluxGuidance", "FluxKontextImageScale", "GetImageSize", "GrowMask",
+    "ImageBatch", "ImageCrop", "ImageFlip", "ImageInvert", "ImagePadForOutpaint", "ImageScale", "ImageScaleBy",
+    "ImageScaleToTotalPixels", "ImageToMask", "InvertMask", "KSamplerSelect", "LatentBatch", "LatentComposite",
+    "LatentCrop", "LatentFlip", "LatentFromBatch", "LatentRotate", "LatentUpscale", "LatentUpscaleBy", "LoraLoader",
+    "LoraLoaderModelOnly", "MaskToImage", "ModelSamplingFlux", "PrimitiveBoolean", "PrimitiveFloat", "PrimitiveInt",
+    "PrimitiveString", "PrimitiveStringMultiline", "RandomNoise", "ReferenceLatent", "RepeatImageBatch",
+    "RepeatLatentBatch", "SetLatentNoiseMask", "SolidMask", "SplitSigmas",
 })  # fmt: skip
 
 # Nodes that read files which are not models of this pack: what they make may change under the same name.
-READING = frozenset({"LoadImage", "LoraLoader", "LoraLoaderModelOnly"})
+READING = frozenset({"LoadImage", "LoadImageMask", "LoraLoader", "LoraLoaderModelOnly"})
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,20 @@ def _encode_picture(inputs: Inputs, following: Following) -> Values:
     return ({"samples": module.encode(cut)},)
 
 
+def _encode_for_inpaint(inputs: Inputs, following: Following) -> Values:
+    """The mask only says where noise goes, and has the picture's size."""
+    (latent,) = _encode_picture(inputs, following)
+    return ({**latent, "noise_mask": known(inputs, "mask")},)
+
+
+def _inpaint_conditioning(inputs: Inputs, following: Following) -> Values:
+    (latent,) = _encode_picture(inputs, following)
+    masked = {"concat_latent_image": latent["samples"], "concat_mask": known(inputs, "mask")}
+    set_values = node_helpers.conditioning_set_values
+    positive, negative = (set_values(known(inputs, name), masked) for name in ("positive", "negative"))
+    return positive, negative, latent
+
+
 def _own_vae(inputs: Inputs) -> RemoteVAE:
     vae = known(inputs, "vae")
     if not isinstance(vae, RemoteVAE):
@@ -217,6 +233,10 @@ def _load_image(inputs: Inputs, _following: Following) -> Values:
     except OSError as error:
         raise Unplanned(f"{path.name} cannot be read ({error})") from error
     return _zeros(1, height, width, 3), _zeros(1, height, width)
+
+
+def _load_image_mask(inputs: Inputs, following: Following) -> Values:
+    return (_load_image(inputs, following)[1],)
 
 
 def _zeros(*shape: int) -> Tensor:
@@ -277,7 +297,10 @@ RULES: Mapping[str, Rule] = {
     "VAEDecodeTiled": Rule("Decoding the picture", _decode),
     "VAEEncode": Rule("Encoding the picture", _encode_picture),
     "VAEEncodeTiled": Rule("Encoding the picture", _encode_picture),
+    "VAEEncodeForInpaint": Rule("Encoding the picture", _encode_for_inpaint),
+    "InpaintModelConditioning": Rule("Encoding the picture", _inpaint_conditioning),
     "LoadImage": Rule("", _load_image),
+    "LoadImageMask": Rule("", _load_image_mask),
     "GGMLMemoryPlanner": Rule("", _planner),
     "GGMLLanguageModel": Rule("", _language_model),
     "GGMLLanguageServer": Rule("", _language_server),

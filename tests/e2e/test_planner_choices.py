@@ -133,6 +133,26 @@ def test_sizes_that_cannot_be_known(planning: Client) -> None:
     assert "is not in the plan" not in report
 
 
+@pytest.mark.parametrize("node", ["VAEEncodeForInpaint", "InpaintModelConditioning"])
+def test_inpainting_is_planned(planning: Client, node: str) -> None:
+    graph = planned("image_to_image")
+    encoder, sampler = node_id(graph, "VAEEncode"), node_id(graph, "KSampler")
+    graph["70"] = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 64, "height": 64}}
+    graph[encoder]["class_type"] = node
+    graph[encoder]["inputs"]["mask"] = ["70", 0]
+    if node == "VAEEncodeForInpaint":
+        graph[encoder]["inputs"]["grow_mask_by"] = 6
+    else:
+        conds = {name: graph[sampler]["inputs"][name] for name in ("positive", "negative")}
+        graph[encoder]["inputs"] |= {**conds, "noise_mask": True}
+        graph[sampler]["inputs"] |= {"positive": [encoder, 0], "negative": [encoder, 1], "latent_image": [encoder, 2]}
+    report = text(planning, graph)
+    assert report.startswith("The workflow fits.")
+    assert "is not in the plan" not in report
+    assert f"Encoding the picture (node {encoder})" in report
+    assert f"Sampling (node {sampler})" in report
+
+
 def test_only_what_is_to_run_is_planned(planning: Client) -> None:
     graph = planned()
     graph["91"] = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}}
