@@ -25,7 +25,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from tests import random_llm
+from tests import random_llm, random_projector
 from tools import server
 
 ROOT = Path(__file__).parents[1]
@@ -250,7 +250,7 @@ def node_id(base: Workflow, class_type: str) -> str:
 @contextmanager
 def running(base: Path, models: Path = MICRO_MODELS, *arguments: str) -> Iterator[Client]:
     """A server with these models and a tiny language model, whose own folders are under `base`."""
-    random_llm.write(base / "models" / "LLM" / random_llm.NAME)
+    random_projector.write(random_llm.write(base / "models" / "LLM" / random_llm.NAME).with_name(random_projector.NAME))
     options = server.ServerOptions(
         python=Path(sys.executable),
         comfyui=Path(os.environ["COMFYUI_PATH"]),

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests import comfy_server, random_llm
+from tests import comfy_server, random_llm, random_projector
 from tests.comfy_server import Client, Interrupted, Job, JobFailed, Workflow, changed, eventually, node_id, workflow
 from tests.e2e.test_workflows_nodes import added
 from tests.language_servers import events, real_server, server_that
@@ -251,3 +251,17 @@ def test_nothing_but_loopback_listens(comfyui: Client) -> None:
     assert model is not None
     listening = [each for each in model.net_connections() if each.status == psutil.CONN_LISTEN]
     assert [each.laddr.ip for each in listening] == ["127.0.0.1"]
+
+
+def test_a_chat_about_a_picture(comfyui: Client) -> None:
+    """Other pictures, other answers; a model without eyes says so."""
+
+    def asked(colour: int, projector: str = random_projector.NAME) -> Workflow:
+        graph = changed(chat(temperature=0.0, image=["3", 0]), {"GGMLLanguageModel": {"projector": projector}})
+        size = {"width": 64, "height": 64, "batch_size": 1}
+        return {**graph, "3": {"class_type": "EmptyImage", "inputs": {**size, "color": colour}}}
+
+    red, blue = (comfyui.run(asked(colour)).outputs["2"]["text"][0] for colour in (0xFF0000, 0x0000FF))
+    assert red != blue
+    with pytest.raises(JobFailed):
+        comfyui.run(asked(0xFF0000, "none"))
