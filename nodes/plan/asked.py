@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from ...native.client import Device, shared
 from ...native.memory import Machine, Profile, ProfileError, known_profiles, read_profiles
 from ..placement import MIB, devices
 from .values import Size
+
+log = logging.getLogger(__name__)
 
 REJECT, WARN, FIT = "reject", "warn", "fit"
 MODES = (REJECT, WARN, FIT)
@@ -54,7 +57,11 @@ def asked_of(inputs: Mapping[str, Any]) -> Asked:
 
 def profile_names() -> list[str]:
     """What the `hardware` input offers."""
-    return [THIS_MACHINE, *profiles()]
+    try:
+        return [THIS_MACHINE, *profiles()]
+    except ProfileError as error:  # said again by what names one of these profiles
+        log.warning("No hardware profiles of your own: %s", error)
+        return [THIS_MACHINE, *known_profiles()]
 
 
 def profile_named(name: Any) -> Profile | None:

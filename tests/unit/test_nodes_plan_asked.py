@@ -1,0 +1,63 @@
+"""What the planner is asked for, by the inputs of its node or of whoever calls the API."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pack import part
+
+asked, memory = part("nodes.plan.asked"), part("native.memory")
+
+MIB = 1 << 20
+MINE = {"name": "mine", "system": "linux", "ram": 8192, "gpus": [{"description": "a card", "memory": 4096}]}
+
+
+@pytest.fixture(autouse=True)
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's own profiles."""
+    monkeypatch.setattr(asked, "own_profiles", lambda: tmp_path / "ggml_profiles.json")
+    return tmp_path / "ggml_profiles.json"
+
+
+def test_profiles_of_ones_own_are_offered(own: Path) -> None:
+    own.write_text(json.dumps([MINE]), encoding="utf-8")
+    assert asked.profile_names() == ["this machine", *memory.known_profiles(), "mine"]
+    assert asked.profile_named("mine").devices[0].total == 4096 * MIB
+
+
+def test_a_broken_file_leaves_the_others(own: Path) -> None:
+    own.write_text("[{", encoding="utf-8")
+    assert asked.profile_names() == ["this machine", *memory.known_profiles()]
+    assert asked.profile_named("this machine") is None
+    with pytest.raises(memory.ProfileError, match=r"ggml_profiles\.json cannot be read"):
+        asked.profile_named("mine")
+
+
+@pytest.mark.parametrize("name", ["mine", None, 7, ["1", 0], {}])
+def test_what_is_not_there_is_named(name: Any, own: Path) -> None:
+    with pytest.raises(memory.ProfileError, match="There is no hardware profile .* go into .*ggml_profiles"):
+        asked.profile_named(name)
+
+
+@pytest.mark.parametrize("junk", [None, "x", -1, 0.5, True, ["1", 0], {}])
+def test_what_makes_no_sense_is_as_usual(junk: Any) -> None:
+    names = ("mode", "gpu_budget", "ram_budget", "unknown_width", "unknown_height", "unknown_batch")
+    assert asked.asked_of(dict.fromkeys(names, junk)) == asked.Asked()
+
+
+def test_amounts_are_mebibytes() -> None:
+    found = asked.asked_of({"mode": "fit", "gpu_budget": 3, "ram_budget": 5, "unknown_width": 64})
+    assert (found.mode, found.gpu_budget, found.ram_budget) == ("fit", 3 * MIB, 5 * MIB)
+    assert (found.unknown.width, found.unknown.height, found.unknown.batch) == (64, 0, 1)
+
+
+def test_room_is_what_is_free_less_a_reserve() -> None:
+    profile = memory.profile_of({**MINE, "ram_free": 7000, "gpus": [{**MINE["gpus"][0], "free": 3000}]})
+    machine = asked.machine_of(asked.Asked(profile=profile))
+    assert machine.capacity == {"Vulkan0": (3000 - 512) * MIB, "CPU": 7000 * MIB - 8192 * MIB // 5}
+    machine = asked.machine_of(asked.Asked(profile=profile, gpu_budget=7 * MIB, ram_budget=9 * MIB))
+    assert machine.capacity == {"Vulkan0": 7 * MIB, "CPU": 9 * MIB}
