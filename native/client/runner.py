@@ -60,7 +60,7 @@ class Runner:
         timeout: float | None = None,
     ) -> None:
         self.trouble: str | None = None  # why devices may be missing, for the person at the node
-        self.peaks: dict[str, int] = {}  # by device: the most bytes held during the call that ended last
+        self.peaks: dict[str, int] = {}  # by device: the most bytes held during the last load or run
         self._options = options
         self._environment = dict(environment or {})
         self._timeout = timeout if timeout is not None else float(os.environ.get(_TIMEOUT_VARIABLE, _TIMEOUT))
@@ -90,6 +90,7 @@ class Runner:
         Raises RunnerError, OutOfMemory, RunnerLost, Cancelled.
         """
         with self._working:
+            self.peaks = {}
             reply = self._with_process(
                 lambda process: self._load(process, weights, placed(placement), cancelled, progress)
             )
@@ -119,6 +120,7 @@ class Runner:
         Raises RunnerError, OutOfMemory, RunnerLost, Cancelled.
         """
         with self._working:
+            self.peaks = {}
             return self._with_process(
                 lambda process: self._run(
                     process, weights, placed(placement), program, inputs, cancelled, progress, checked
@@ -345,7 +347,8 @@ class Runner:
             with suppress(ProcessDied):
                 final_reply(process, call, patience, None, None)
             raise
-        self.peaks = reply.get("peaks", self.peaks)
+        for device, nbytes in reply.get("peaks", {}).items():
+            self.peaks[device] = max(nbytes, self.peaks.get(device, 0))
         if "done" in reply:
             return reply["done"]
         if reply["error"]["kind"] == "missing":
