@@ -19,7 +19,7 @@ from .placement import Placement
 from .trace import Trace
 from .weights import WeightSet
 
-_KEPT = 32  # programs and traces, so that a workflow that was planned before is planned at once
+_KEPT = 16  # programs and traces, so that a workflow that was planned before is planned at once
 
 
 class Recorder:
