@@ -133,9 +133,9 @@ def test_core_asks_for_tiles(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.equal(encoded, tiles.encode(pixels))
 
 
-def test_whole_picture_that_does_not_fit_is_decoded_in_tiles(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def without_room(vae: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """A VAE that finds no memory for more than 32 latents along a side; returns the shapes that it is given."""
     client = part("native.client")
-    vae = load(path, "off")
     run, shapes = vae.first_stage_model.remote.run, []
 
     def small(key: Any, function: Any, inputs: dict[str, Tensor], **options: Any) -> Any:
@@ -146,9 +146,27 @@ def test_whole_picture_that_does_not_fit_is_decoded_in_tiles(path: Path, monkeyp
         return run(key, function, inputs, **options)
 
     monkeypatch.setattr(vae.first_stage_model.remote, "run", small)
+    return shapes
+
+
+def test_auto_that_finds_no_memory_is_tried_in_core_s_tiles(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vae = load(path, "auto")
+    shapes = without_room(vae, monkeypatch)
     assert vae.decode(smooth(1, 16, 40, 33)).shape == (1, 320, 264, 3)
     assert shapes[0] == (1, 16, 40, 33)
     assert set(shapes[1:]) == {(1, 16, 32, 32)}
+
+
+@pytest.mark.parametrize(("mode", "tile"), [("off", 0), ("on", 512)])
+def test_what_is_to_be_whole_or_in_given_tiles_is_not_cut_otherwise(
+    path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, tile: int
+) -> None:
+    """The planner has said so."""
+    vae = load(path, mode, tile)
+    shapes = without_room(vae, monkeypatch)
+    with pytest.raises(RuntimeError, match="too large"):
+        vae.decode(smooth(1, 16, 40, 33))
+    assert set(shapes) == {(1, 16, 40, 33)}
 
 
 @pytest.fixture
