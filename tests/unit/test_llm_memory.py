@@ -28,18 +28,24 @@ from native.llm.task import Task
 wanted = parameters(Task(sys.argv[1], "k", "CPU", 0, int(sys.argv[2]), 1))
 wanted.verbosity = 5
 server = xllamacpp.Server(wanted)
-sys.stderr.flush()
+sys.stdin.read()
 os._exit(0)  # its end waits for threads of its own
 """
+KINDS = {"model", "KV", "compute"}  # in this order
 
 
 def allocated(model: LocalModel) -> Counter[str]:
-    """MiB of each kind of buffer that llama.cpp said it took."""
+    """MiB of each kind of buffer that llama.cpp said it took; its log comes from a thread that may be behind."""
     command = [sys.executable, "-c", LOADING, model.path, str(model.context)]
-    said = subprocess.run(command, cwd=PACK, capture_output=True, text=True, check=True).stderr
     found: Counter[str] = Counter()
-    for _, kind, size in ALLOCATED.findall(said):
-        found[kind] += float(size)
+    with subprocess.Popen(command, cwd=PACK, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdin
+        assert child.stderr
+        for line in child.stderr:
+            for _, kind, size in ALLOCATED.findall(line):
+                found[kind] += float(size)
+            if set(found) >= KINDS:
+                child.stdin.close()
     return found
 
 
