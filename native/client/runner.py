@@ -347,8 +347,8 @@ class Runner:
             with suppress(ProcessDied):
                 final_reply(process, call, patience, None, None)
             raise
-        for device, nbytes in reply.get("peaks", {}).items():
-            self.peaks[device] = max(nbytes, self.peaks.get(device, 0))
+        for name, nbytes in reply.get("peaks", {}).items():
+            self.peaks[name] = max(nbytes, self.peaks.get(name, 0))
         if "done" in reply:
             return reply["done"]
         if reply["error"]["kind"] == "missing":
