@@ -9,15 +9,12 @@ from typing import Any
 from ...native.memory import Advice, Plan, Shortage
 from ..files import model_names, model_path
 from .change import Change, changed
+from .fit import LOADERS
 from .follow import Prompt
 
 Planned = Callable[[Prompt], Plan]
 
-_MOVABLE = {
-    "GGMLLanguageModel": "GGML Language Model",
-    "GGMLVAE": "GGML VAE",
-    "GGMLTextEncoders": "GGML Text Encoders",
-}
+_MOVABLE = ("GGMLLanguageModel", "GGMLVAE", "GGMLTextEncoders")  # to the CPU
 _GRID = 64  # pixels
 _SMALLER = (0.75, 0.5)  # of each side
 
@@ -49,10 +46,10 @@ def _changes(prompt: Prompt) -> Iterator[tuple[str, str, Change]]:
     for node, inputs in of("GGMLLanguageModel"):
         if inputs.get("after_use") == "keep":
             yield "release", f"GGML Language Model (node {node}): after_use release", {node: {"after_use": "release"}}
-    for class_type, name in _MOVABLE.items():
+    for class_type in _MOVABLE:
         for node, inputs in of(class_type):
             if inputs.get("device") not in (None, "auto", "CPU"):
-                yield class_type, f"{name} (node {node}): device CPU", {node: {"device": "CPU"}}
+                yield class_type, f"{LOADERS[class_type]} (node {node}): device CPU", {node: {"device": "CPU"}}
     for node, inputs in of("GGMLDiffusionModel"):
         if inputs.get("weights") in ("device", "disk"):
             yield "stream", f"GGML Diffusion Model (node {node}): weights ram", {node: {"weights": "ram"}}

@@ -12,7 +12,7 @@ from ..placement import CPU, MIB, first_gpu
 from .change import Change, changed
 from .follow import Prompt
 
-_LOADERS = {
+LOADERS = {
     "GGMLDiffusionModel": "GGML Diffusion Model",
     "GGMLTextEncoders": "GGML Text Encoders",
     "GGMLVAE": "GGML VAE",
@@ -49,7 +49,7 @@ def spoken_choice(prompt: Prompt, change: Change) -> str:
     """What was chosen, in words."""
     parts = []
     for node, inputs in change.items():
-        name = _LOADERS[prompt[node]["class_type"]]
+        name = LOADERS[prompt[node]["class_type"]]
         said = ", ".join(f"{key} {value}" for key, value in inputs.items())
         parts.append(f"{name} (node {node}): {said}")
     return "; ".join(parts)
@@ -59,7 +59,7 @@ def _loaders(prompt: Prompt) -> list[str]:
     return [
         node
         for node, made in prompt.items()
-        if isinstance(made, Mapping) and made.get("class_type") in _LOADERS and isinstance(made.get("inputs"), Mapping)
+        if isinstance(made, Mapping) and made.get("class_type") in LOADERS and isinstance(made.get("inputs"), Mapping)
     ]
 
 

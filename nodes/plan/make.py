@@ -62,7 +62,8 @@ def make_plan(
         plan = planned(prompt)
         if plan.shortage is None:
             return Made(plan, (), {})
-        return Made(plan, (*_fitting(prompt, there, planned), *advice(prompt, plan.shortage, planned)), {})
+        fitting = [] if asked.mode == FIT else _fitting(prompt, there, planned)  # it was just tried
+        return Made(plan, (*fitting, *advice(prompt, plan.shortage, planned)), {})
 
 
 def keep(prompt: Prompt, made: Made) -> None:

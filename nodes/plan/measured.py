@@ -17,7 +17,7 @@ from ..node_text import show_on
 from ..watcher import Watcher
 from .asked import WARN, Asked, machine_of
 from .follow import Prompt
-from .make import PLANNER, Made, kept, make_plan
+from .make import PLANNER, kept, make_plan
 
 log = logging.getLogger(__name__)
 
@@ -89,11 +89,7 @@ def _tell(node: str, nodes: Peaks) -> None:
     _log(made.plan, node, nodes[node])
     for planner, described in prompt.items():
         if described.get("class_type") == PLANNER:
-            show_on(planner, _text(made, nodes))
-
-
-def _text(made: Made, nodes: Peaks) -> str:
-    return report(made.plan, made.advised, made.chosen, nodes)
+            show_on(planner, report(made.plan, made.advised, made.chosen, nodes))
 
 
 def _log(plan: Plan, node: str, measured: Mapping[str, Any]) -> None:
