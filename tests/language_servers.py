@@ -71,3 +71,19 @@ def events(*texts: str, end: bool = True) -> str:
     last = [{"choices": [{"delta": {}, "finish_reason": "stop"}]}] if end else []
     lines = [f"data: {json.dumps(part)}\n\n" for part in [*parts, *last]]
     return "".join([*lines, *(["data: [DONE]\n\n"] if end else [])])
+
+
+def endless(word: str, gone: threading.Event) -> Respond:
+    """An answer of this word over and over, until nobody listens: then `gone` is set."""
+
+    def respond(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream")
+        handler.end_headers()
+        try:
+            while not gone.wait(0.01):
+                handler.wfile.write(events(word, end=False).encode())
+        except OSError:
+            gone.set()
+
+    return respond

@@ -7,7 +7,6 @@ import threading
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import pytest
 from tests import comfy_server, random_llm, random_projector
 from tests.comfy_server import Client, Interrupted, Job, JobFailed, Workflow, changed, eventually, node_id, workflow
 from tests.e2e.test_workflows_nodes import added
-from tests.language_servers import events, real_server, server_that
+from tests.language_servers import endless, real_server, server_that
 from tests.micro.checker import find_shapes
 
 EXPAND = changed(workflow("expand_and_draw"), {"GGMLLanguageModel": {"threads": 1}})
@@ -176,21 +175,11 @@ def test_unloading_models_ends_one_that_is_kept(comfyui: Client) -> None:
 def test_an_interrupt_ends_the_writing(comfyui: Client) -> None:
     gone = threading.Event()
 
-    def endless(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(200)
-        handler.send_header("Content-Type", "text/event-stream")
-        handler.end_headers()
-        try:
-            while not gone.wait(0.02):
-                handler.wfile.write(events("word ", end=False).encode())
-        except OSError:
-            gone.set()
-
     def interrupt(kind: str, data: Any) -> None:
         if kind == "progress_text" and data["text"].startswith("word"):
             comfyui.send("/interrupt", {})
 
-    with server_that(endless) as url:
+    with server_that(endless("word ", gone)) as url:
         seen = comfyui.follow(asked_of(url), interrupt)
         (prompt,) = {data["prompt_id"] for kind, data in seen if kind == "execution_interrupted"}
         with pytest.raises(Interrupted):

@@ -22,7 +22,7 @@ from native.llm.model import RemoteServer
 from native.llm.stream import Answer
 from tests import random_llm
 from tests.faults.loaders import is_paragraph
-from tests.language_servers import Respond, events, real_server, send, server_that
+from tests.language_servers import Respond, endless, events, real_server, send, server_that
 
 KEY = "sk-the-secret-key"
 VARIABLE = "GGML_LLM_TEST_KEY"
@@ -186,18 +186,8 @@ def test_an_interrupt_between_two_words_ends_the_connection() -> None:
     """The server's next word finds nobody."""
     gone = threading.Event()
 
-    def endless(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(200)
-        handler.send_header("Content-Type", "text/event-stream")
-        handler.end_headers()
-        try:
-            while not gone.wait(0.01):
-                handler.wfile.write(events("cat ", end=False).encode())
-        except OSError:
-            gone.set()
-
     shown: list[str] = []
-    with server_that(endless) as url:
+    with server_that(endless("cat ", gone)) as url:
         with pytest.raises(Cancelled):
             ask(RemoteServer(url, "m"), lambda: len(shown) > 1, shown)
         assert gone.wait(30)
