@@ -13,6 +13,7 @@ from ..native.client import RunnerError, shared
 from ..native.memory import ProfileError, described_machine, profile_of, spoken_plan
 from .placement import devices
 from .plan.asked import MODES, REJECT, THIS_MACHINE, asked_of, profiles
+from .plan.interruption import beside_what_runs
 from .plan.make import Made, make_plan
 
 _NUMBERS = ("gpu_budget", "ram_budget", "unknown_width", "unknown_height", "unknown_batch")
@@ -39,7 +40,7 @@ async def _plan(request: web.Request) -> web.Response:
     if asked.get("mode", REJECT) not in MODES:
         return _wrong(f"mode is one of {', '.join(MODES)}")
     try:
-        made = await asyncio.to_thread(_made, asked)
+        made = await asyncio.to_thread(beside_what_runs, lambda: _made(asked))
     except Exception as error:  # a prompt can be anything
         return _wrong(f"the workflow cannot be planned: {type(error).__name__}: {error}")
     return web.json_response({**spoken_plan(made.plan, made.advised), "chosen": made.change})

@@ -25,7 +25,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from tests import random_llm, random_projector
+from tests import random_llm, random_projector, stacks
 from tools import server
 
 ROOT = Path(__file__).parents[1]
@@ -105,7 +105,11 @@ class Client:
 
     def wait(self, prompt: str) -> Job:
         """The end of a prompt; raises JobFailed, Interrupted, and TimeoutError when it never ends."""
-        entry = eventually(lambda: self.get(f"/history/{prompt}").get(prompt), f"the end of {prompt}")
+        try:
+            entry = eventually(lambda: self.get(f"/history/{prompt}").get(prompt), f"the end of {prompt}")
+        except TimeoutError as error:
+            error.add_note(stacks.of(self.server.process.pid))
+            raise
         messages = dict(entry["status"]["messages"])
         if entry["status"]["status_str"] == "success":
             return Job(entry["outputs"], frozenset(messages["execution_cached"]["nodes"]))
@@ -257,6 +261,7 @@ def running(base: Path, models: Path = MICRO_MODELS, *arguments: str) -> Iterato
         pack=ROOT,
         models=models,
         base=base,
+        environment=stacks.environment(),
         arguments=arguments,
     )
     with server.running(options) as answering:

@@ -60,7 +60,7 @@ class Runner:
         timeout: float | None = None,
     ) -> None:
         self.trouble: str | None = None  # why devices may be missing, for the person at the node
-        self.peaks: dict[str, int] = {}  # by device: the most bytes held during the last load or run
+        self.peaks: dict[str, int] = {}  # by device: the most bytes held since the last load or run began
         self._options = options
         self._environment = dict(environment or {})
         self._timeout = timeout if timeout is not None else float(os.environ.get(_TIMEOUT_VARIABLE, _TIMEOUT))

@@ -14,6 +14,7 @@ from ...native.memory import report, verdict
 from .asked import FIT, REJECT, Asked, asked_of
 from .change import Change, changed
 from .follow import Prompt
+from .interruption import beside_what_runs
 from .make import PLANNER, Made, keep, make_plan
 
 log = logging.getLogger(__name__)
@@ -30,11 +31,12 @@ async def plan_before_it_is_queued(request: web.Request, handler: Any) -> web.St
     """
     if request.method == "POST" and request.path in ("/prompt", "/api/prompt"):
         posted = await _posted(request)
-        found = await asyncio.to_thread(_looked_at, posted) if _planners(posted["prompt"]) else None
-        if isinstance(found, Made):
-            _chosen.set(found.change)
-        elif found is not None:
-            return web.json_response(found, status=400)
+        if _planners(posted["prompt"]):
+            found = await asyncio.to_thread(beside_what_runs, lambda: _looked_at(posted))
+            if isinstance(found, Made):
+                _chosen.set(found.change)
+            elif found is not None:
+                return web.json_response(found, status=400)
     return await handler(request)
 
 

@@ -7,12 +7,13 @@ import json
 import random
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jsonschema
 import pytest
 
-from tests.comfy_server import Client, Refused, Workflow, changed, eventually, node_id, workflow
+from tests.comfy_server import Client, Interrupted, Refused, Workflow, changed, eventually, node_id, workflow
 from tests.pack import ROOT
 
 OURS = {"GGMLDiffusionModel", "GGMLTextEncoders", "GGMLVAE", "GGMLMemoryPlanner"}
@@ -140,6 +141,28 @@ def test_devices_and_health(planning: Client) -> None:
     health = planning.get("/ggml/health")
     assert health["runner"] == "running"
     assert {device["name"] for device in health["memory"]["devices"]} == set(names)
+
+
+def test_an_interruption_is_for_what_runs_not_for_a_plan(planning: Client) -> None:
+    """Of pictures not planned before, which takes layers of ComfyUI that look for interruptions."""
+    sides = iter(range(192, 1024, 16))
+
+    def unseen() -> Workflow:
+        return changed(planned(), {"EmptySD3LatentImage": {"width": next(sides), "height": 64}})
+
+    eventually(lambda: idle(planning), "an empty queue")
+    planning.send("/interrupt", {})  # of nothing: the next prompt takes it back when it starts
+    assert planning.send("/ggml/plan", {"prompt": unseen()})["fits"]
+    planning.send("/interrupt", {})
+    assert planning.run(unseen()).outputs[PLANNER]
+    endless = planning.queue(changed(planned(), {"KSampler": {"steps": 10000, "seed": 3}}))
+    eventually(lambda: planning.get("/queue")["queue_running"], "its start")
+    with ThreadPoolExecutor() as others:
+        plans = [others.submit(planning.send, "/ggml/plan", {"prompt": unseen()}) for _ in range(4)]
+        planning.send("/interrupt", {})
+        with pytest.raises(Interrupted):
+            planning.wait(endless)
+        assert all(plan.result()["fits"] for plan in plans)
 
 
 def damaged(draw: random.Random) -> Any:

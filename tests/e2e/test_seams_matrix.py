@@ -131,6 +131,19 @@ def stopping(run: Callable[..., Any]) -> Callable[..., Any]:
     return until_it_computes
 
 
+def measuring(call: Callable[..., Any], real: Any, most: dict[str, int]) -> Callable[..., Any]:
+    """Runner.load or Runner.run that notes the most that `real` held meanwhile."""
+
+    def measured(runner: Any, *arguments: Any, **named: Any) -> Any:
+        try:
+            return call(runner, *arguments, **named)
+        finally:
+            if runner is real:
+                most.update({name: max(most.get(name, 0), nbytes) for name, nbytes in runner.peaks.items()})
+
+    return measured
+
+
 def runner_finishes(weights: Any) -> bool:
     """Text encoders do: the other one is to come."""
     return "encoder" in weights.name
@@ -182,17 +195,10 @@ def test_planned_is_what_is_taken(large: Any, key: tuple[str, str]) -> None:
         plan = planned(graph, LARGE)
         assert plan.shortage is None, (case, plan.shortage)
         assert plan.phases[-1].title == phase
-        before, most = client.Runner._exchange, dict.fromkeys(DEVICES, 0)
-
-        def watching(runner: Any, *arguments: Any, before: Any = before, most: Any = most, **named: Any) -> Any:
-            try:
-                return before(runner, *arguments, **named)
-            finally:
-                if runner is large:
-                    most.update({name: max(most.get(name, 0), nbytes) for name, nbytes in runner.peaks.items()})
-
+        most = dict.fromkeys(DEVICES, 0)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(client.Runner, "_exchange", watching)
+            for name in ("load", "run"):
+                patch.setattr(client.Runner, name, measuring(getattr(client.Runner, name), large, most))
             run(phase, graph)
         assert most == {device: max(each.peak[device] for each in plan.phases) for device in DEVICES}, case
         empty(large)
