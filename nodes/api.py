@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..native.memory import ProfileError, described_machine, profile_of, spoken_
 from .placement import devices
 from .plan.asked import MODES, REJECT, THIS_MACHINE, asked_of, profiles
 from .plan.interruption import beside_what_runs
-from .plan.make import Made, make_plan
+from .plan.make import Made, NobodyAsks, make_plan
 
 _NUMBERS = ("gpu_budget", "ram_budget", "unknown_width", "unknown_height", "unknown_batch")
 
@@ -39,18 +40,26 @@ async def _plan(request: web.Request) -> web.Response:
         return _wrong(f"{', '.join(_NUMBERS)} are whole numbers; budgets are MiB, 0 for what is free")
     if asked.get("mode", REJECT) not in MODES:
         return _wrong(f"mode is one of {', '.join(MODES)}")
+
+    def gone() -> bool:  # as an editor is whose graph has changed meanwhile
+        return request.transport is None or request.transport.is_closing()
+
     try:
-        made = await asyncio.to_thread(beside_what_runs, lambda: _made(asked))
+        made = await asyncio.to_thread(beside_what_runs, lambda: _made(asked, gone))
+    except NobodyAsks:
+        return _wrong("nobody waits for this plan any more")
     except Exception as error:  # a prompt can be anything
         return _wrong(f"the workflow cannot be planned: {type(error).__name__}: {error}")
     return web.json_response({**spoken_plan(made.plan, made.advised), "chosen": made.change})
 
 
-def _made(asked: dict[str, Any]) -> Made:
+def _made(asked: dict[str, Any], gone: Callable[[], bool]) -> Made:
     profile = asked.get("profile")
     described = isinstance(profile, dict)
     wanted = asked_of({**asked, "hardware": THIS_MACHINE if described or profile is None else profile})
-    return make_plan(asked["prompt"], replace(wanted, profile=profile_of(profile)) if described else wanted)
+    if described:
+        wanted = replace(wanted, profile=profile_of(profile))
+    return make_plan(asked["prompt"], wanted, gone=gone)
 
 
 async def _profiles(_request: web.Request) -> web.Response:

@@ -18,6 +18,7 @@ from .plan.measured import WATCHER
 from .plan.submit import plan_before_it_is_queued, set_what_was_chosen
 from .planner import GGMLMemoryPlanner
 from .prompt_expander import GGMLPromptExpander
+from .settings import set_threads
 from .text_encoder import GGMLTextEncoders
 from .vae import GGMLVAE
 from .watcher import watch
@@ -27,8 +28,9 @@ class GGMLExtension(ComfyExtension):
     """This pack's nodes."""
 
     async def on_load(self) -> None:
-        """Make `.gguf` files known to ComfyUI's model folders, look at every prompt before it is queued, add routes."""
+        """Make `.gguf` files known to ComfyUI's model folders, take the user's settings, plan prompts, add routes."""
         register_folders()
+        set_threads()
         if hasattr(PromptServer, "instance"):  # not where nodes are used without a server
             PromptServer.instance.app.middlewares.append(plan_before_it_is_queued)
             PromptServer.instance.add_on_prompt_handler(set_what_was_chosen)

@@ -34,13 +34,17 @@ class Component:
 
 @dataclass(frozen=True)
 class Phase:
-    """What one node does. peak: by device; components and outside: what is held at its end."""
+    """What one node does. peak: by device; components and outside: what is held at its end.
+
+    outside_loader: the node that names the outside.
+    """
 
     node: str
     title: str
     peak: Mapping[str, int]
     components: tuple[Component, ...]
     outside: Outside | None = None
+    outside_loader: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,13 +102,17 @@ def plan_of(
     """The plan of a rehearsal of these steps. loaders: the node of a model, by its weights' digest."""
     phases: list[Phase] = []
     outside: Outside | None = None
+    outside_loader = ""
     for (step, part), done in zip(steps, rehearsal.steps, strict=False):
-        outside = step if isinstance(step, Outside) else outside if done.outside else None
+        if isinstance(step, Outside):
+            outside, outside_loader = step, part.loader
+        elif not done.outside:
+            outside, outside_loader = None, ""
         joined = bool(phases) and phases[-1].node == part.node
         before = phases.pop().peak if joined else {}
         peak = {device: max(before.get(device, 0), nbytes) for device, nbytes in done.peak.items()}
         components = tuple(Component(loaders.get(model.digest, ""), model) for model in done.models)
-        phases.append(Phase(part.node, part.title, peak, components, outside))
+        phases.append(Phase(part.node, part.title, peak, components, outside, outside_loader))
     shortage = None
     if rehearsal.error is not None:
         part, device, over = steps[len(rehearsal.steps)][1], "", 0

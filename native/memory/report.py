@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..client.reports import ModelMemory
-from .plan import Advice, Component, Phase, Plan
+from .plan import Advice, Phase, Plan
 
 _MIB = 1 << 20
 
@@ -64,7 +64,7 @@ def spoken_plan(plan: Plan, advised: Sequence[Advice] = ()) -> dict[str, Any]:
                 "devices": {
                     device: {"peak": peak, "shares": shares(phase, device)} for device, peak in phase.peak.items()
                 },
-                "models": [_spoken_component(component) for component in phase.components],
+                "models": list(_spoken_models(phase)),
             }
             for phase in plan.phases
         ],
@@ -74,14 +74,19 @@ def spoken_plan(plan: Plan, advised: Sequence[Advice] = ()) -> dict[str, Any]:
     }
 
 
-def _spoken_component(component: Component) -> dict[str, Any]:
-    model = component.memory
-    return {
-        "loader": component.loader,
-        "name": model.name,
-        "device": model.device,
-        "bytes": _shares_of(model),
-    }
+def _spoken_models(phase: Phase) -> Iterator[dict[str, Any]]:
+    for component in phase.components:
+        model = component.memory
+        yield {
+            "loader": component.loader,
+            "name": model.name,
+            "device": model.device,
+            "bytes": _shares_of(model),
+        }
+    if phase.outside:
+        for device, held in phase.outside.taken.items():
+            taken = {what: nbytes for what, nbytes in held.items() if nbytes}
+            yield {"loader": phase.outside_loader, "name": phase.outside.name, "device": device, "bytes": taken}
 
 
 def _lines(plan: Plan, advised: Sequence[Advice], chosen: str, measured: Peaks) -> Iterator[str]:

@@ -13,6 +13,7 @@ import folder_paths
 from ...native.client import Device, shared
 from ...native.memory import Machine, Profile, ProfileError, known_profiles, read_profiles
 from ..placement import MIB, devices
+from ..settings import gpu_reserve
 from .values import Size
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,6 @@ log = logging.getLogger(__name__)
 REJECT, WARN, FIT = "reject", "warn", "fit"
 MODES = (REJECT, WARN, FIT)
 THIS_MACHINE = "this machine"
-GPU_RESERVE = 512 * MIB  # for the desktop and other programs
 RAM_RESERVE = 0.2  # of all of it
 
 
@@ -101,5 +101,5 @@ def machine_of(asked: Asked) -> Machine:
 
 def _room(device: Device, free: int, asked: Asked) -> int:
     on_cpu = device.type == "CPU"
-    reserve = int(RAM_RESERVE * device.total) if on_cpu else GPU_RESERVE
+    reserve = int(RAM_RESERVE * device.total) if on_cpu else gpu_reserve()
     return (asked.ram_budget if on_cpu else asked.gpu_budget) or max(0, min(device.total, free) - reserve)

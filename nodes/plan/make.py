@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,11 @@ from .values import Size
 
 PLANNER = "GGMLMemoryPlanner"  # the node's id
 _KEPT = 16
+
+
+class NobodyAsks(Exception):
+    """Who asked for a plan went away before it was made."""
+
 
 # Plans are made one at a time, in a runner that only rehearses: the other one may be computing for minutes.
 _planning = threading.Lock()
@@ -42,17 +47,24 @@ class Made:
 
 
 def make_plan(
-    prompt: Prompt, asked: Asked, targets: Sequence[str] | None = None, machine: Machine | None = None
+    prompt: Prompt,
+    asked: Asked,
+    targets: Sequence[str] | None = None,
+    machine: Machine | None = None,
+    gone: Callable[[], bool] = lambda: False,
 ) -> Made:
     """What the prompt takes of the devices it is asked about and, where it does not fit, what would.
 
     targets: the output nodes that are to run, where not all of them. machine: instead of the one that is asked about.
-    Raises what the loaders raise for files and devices that cannot be used, and RunnerError.
+    gone: whether nobody waits for it any more.
+    Raises what the loaders raise for files and devices that cannot be used, RunnerError and NobodyAsks.
     """
     with _planning:
         there = machine or machine_of(asked)
 
         def planned(each: Prompt) -> Plan:
+            if gone():
+                raise NobodyAsks
             return _planned(each, there, asked.unknown, targets)
 
         if asked.mode == FIT:

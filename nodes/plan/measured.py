@@ -82,6 +82,9 @@ def _running() -> Prompt | None:
 
 
 def _tell(node: str, nodes: Peaks) -> None:
+    server = getattr(PromptServer, "instance", None)
+    if server is not None and server.client_id is not None:  # for the memory panel of the editor that it came from
+        server.send_sync("ggml.measured", {"nodes": nodes}, server.client_id)
     prompt = _running()
     made = kept(prompt) if prompt else None
     if prompt is None or made is None:

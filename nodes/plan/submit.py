@@ -9,8 +9,9 @@ from contextvars import ContextVar
 from typing import Any
 
 from aiohttp import web
+from server import PromptServer
 
-from ...native.memory import report, verdict
+from ...native.memory import report, spoken_plan, verdict
 from .asked import FIT, REJECT, Asked, asked_of
 from .change import Change, changed
 from .follow import Prompt
@@ -78,12 +79,20 @@ def _looked_at(posted: Mapping[str, Any]) -> Made | dict[str, Any] | None:
             asked = asked_of(inputs)
             made = make_plan(prompt, asked, _targets(posted))
             if made.plan.shortage is not None and asked.mode in (REJECT, FIT):
+                _show_refused(posted, made)
                 return _refusal(prompt, made)
             last = _settled(prompt, asked, made)
     except Exception as error:  # a prompt can be anything
         log.warning("The memory planner leaves this workflow to ComfyUI: %s: %s", type(error).__name__, error)
         return None
     return last
+
+
+def _show_refused(posted: Mapping[str, Any], made: Made) -> None:
+    """To the editor that posted it, whose memory panel offers what would fit."""
+    editor = posted.get("client_id")
+    if isinstance(editor, str):
+        PromptServer.instance.send_sync("ggml.rejected", spoken_plan(made.plan, made.advised), editor)
 
 
 def _settled(prompt: Prompt, asked: Asked, made: Made) -> Made:

@@ -149,7 +149,7 @@ def test_what_is_accepted_runs_and_what_is_rejected_does_not(seed: int, limit: i
 
 def test_what_models_hold_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """They make room, or are what the next prompt needs."""
-    monkeypatch.setattr(asked, "GPU_RESERVE", 0)
+    monkeypatch.setattr(asked, "gpu_reserve", lambda: 0)
     prompt = workflow(random.Random(1))
     for node in ("1", "2", "3"):
         prompt[node]["inputs"] |= {"device": "Vulkan0", "weights": "device"}

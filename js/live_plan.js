@@ -1,0 +1,96 @@
+// The plan of the graph in the editor, asked for again when that has changed.
+
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+import { isOurs, root } from "./graph.js";
+
+const QUIET = 400; // milliseconds without a change before it is asked for
+const PLANNER = "GGMLMemoryPlanner";
+const NUMBERS = ["gpu_budget", "ram_budget", "unknown_width", "unknown_height", "unknown_batch"];
+
+/** Says "change" when anything of it has, and "error" with the words of a graph that cannot be planned. */
+class LivePlan extends EventTarget {
+  plan = null; // as POST /ggml/plan answers
+  error = "";
+  waiting = false;
+  measured = {}; // bytes by node and device, of the run that is going on or was last
+  #timer = 0;
+  #asking = new AbortController();
+  #asked = ""; // what the plan is the answer to
+
+  /** Ask for the plan once the graph has come to rest; an older question is taken back. */
+  renew() {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#renew(), QUIET);
+  }
+
+  /** Show this plan, as the server has just made it. */
+  set(plan) {
+    this.#asking.abort();
+    this.#settle(plan, "");
+  }
+
+  /** What was answered holds no longer, such as when a setting has changed. */
+  forget() {
+    this.#asked = "";
+  }
+
+  noteMeasured(nodes) {
+    this.measured = nodes;
+    this.#tell();
+  }
+
+  forgetMeasured() {
+    this.noteMeasured({});
+  }
+
+  async #renew() {
+    if (![...root()].some(([, node]) => isOurs(node))) {
+      this.#asking.abort();
+      this.#asked = "";
+      this.#settle(null, "");
+      return;
+    }
+    const body = JSON.stringify(question((await app.graphToPrompt()).output));
+    if (body === this.#asked) return; // a node was moved
+    this.#asking.abort();
+    this.#asking = new AbortController();
+    this.#asked = body;
+    this.waiting = true;
+    this.#tell();
+    const { signal } = this.#asking;
+    try {
+      const headers = { "Content-Type": "application/json" };
+      const answer = await api.fetchApi("/ggml/plan", { method: "POST", body, headers, signal });
+      const told = await answer.json();
+      if (!signal.aborted) this.#settle(answer.ok ? told : null, answer.ok ? "" : told.error);
+    } catch (error) {
+      if (signal.aborted) return;
+      this.#asked = "";
+      this.#settle(null, String(error));
+    }
+  }
+
+  #settle(plan, error) {
+    const news = error && error !== this.error;
+    Object.assign(this, { plan, error, waiting: false });
+    this.#tell();
+    if (news) this.dispatchEvent(new CustomEvent("error", { detail: error }));
+  }
+
+  #tell() {
+    this.dispatchEvent(new Event("change"));
+  }
+}
+
+/** What to ask the server: as the graph's own planner would, where it has one. */
+function question(prompt) {
+  const inputs = Object.values(prompt).find((node) => node.class_type === PLANNER)?.inputs ?? {};
+  const numbers = NUMBERS.filter((name) => Number.isInteger(inputs[name])).map((name) => [name, inputs[name]]);
+  const asked = { prompt, ...Object.fromEntries(numbers) };
+  if (typeof inputs.mode === "string") asked.mode = inputs.mode;
+  if (typeof inputs.hardware === "string" && inputs.hardware !== "this machine") asked.profile = inputs.hardware;
+  return asked;
+}
+
+export const livePlan = new LivePlan();

@@ -1,0 +1,63 @@
+// This pack's settings. nodes/settings.py reads those that Python needs, by the same ids.
+
+import { app } from "../../scripts/app.js";
+
+export const LIVE = "GGML.Memory.Live";
+export const BADGES = "GGML.Memory.Badges";
+const RESERVE = "GGML.Memory.Reserve";
+const DEVICES = ["auto", "CPU", "Vulkan0", "Vulkan1", "Vulkan2", "Vulkan3"];
+
+/** Settings whose value a new node begins with: by the node's class and input. */
+export const USUAL = {
+  "GGML.Device.DiffusionModel": ["GGMLDiffusionModel", "device"],
+  "GGML.Device.TextEncoders": ["GGMLTextEncoders", "device"],
+  "GGML.Device.VAE": ["GGMLVAE", "device"],
+  "GGML.Device.LanguageModel": ["GGMLLanguageModel", "device"],
+  "GGML.Language.AfterUse": ["GGMLLanguageModel", "after_use"],
+  "GGML.Language.ServerURL": ["GGMLLanguageServer", "url"],
+};
+
+/** Whether a setting that is yes or no is yes. */
+export function on(id) {
+  return app.extensionManager.setting.get(id) ?? true;
+}
+
+/** Their declarations. `onPlan` is called when one has changed that plans depend on. */
+export function settings(onPlan) {
+  return [
+    {
+      id: LIVE, name: "Plan the memory while the workflow is edited", type: "boolean", defaultValue: true,
+      tooltip: "Off: the memory panel is filled only when a planner refuses a workflow.",
+      onChange: (_value, before) => before !== undefined && onPlan(),
+    },
+    {
+      id: BADGES, name: "Show device and memory on the nodes", type: "boolean", defaultValue: true,
+      tooltip: "From the next plan on.",
+    },
+    {
+      id: RESERVE, name: "MiB of each GPU that plans leave to other programs", type: "number", defaultValue: 512,
+      attrs: { min: 0, max: 65536, step: 64 },
+      tooltip: "For the desktop, the browser and the driver.",
+      onChange: (_value, before) => before !== undefined && onPlan(),
+    },
+    {
+      id: "GGML.CPU.Threads", name: "Threads that compute on the CPU", type: "number", defaultValue: 0,
+      attrs: { min: 0, max: 1024, step: 1 },
+      tooltip: "0: one for each physical core. Takes effect when ComfyUI starts. The environment variable "
+        + "GGML_CPU_THREADS counts for more.",
+    },
+    {
+      id: "GGML.Language.ServerURL", name: "URL of a new GGML Language Server", type: "text", defaultValue: "",
+      tooltip: "Empty: the node's own. Nodes that are there keep theirs.",
+    },
+    {
+      id: "GGML.Language.AfterUse", name: "A new GGML Language Model after use", type: "combo",
+      options: ["release", "keep"], defaultValue: "release",
+      tooltip: "keep: it stays in memory until ComfyUI unloads models.",
+    },
+    ...["DiffusionModel", "TextEncoders", "VAE", "LanguageModel"].map((kind) => ({
+      id: `GGML.Device.${kind}`, name: `Device of a new ${kind}`, type: "combo", options: DEVICES, defaultValue: "auto",
+      tooltip: "Nodes that are there keep theirs.",
+    })),
+  ].map((setting) => ({ ...setting, category: ["GGML Vulkan", ...setting.id.split(".").slice(1)] }));
+}
