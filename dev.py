@@ -90,8 +90,8 @@ def picture_size(text: str) -> tuple[int, int]:
     return size
 
 
-def set_up() -> int:
-    setup.set_up(places.here())
+def set_up(tests: bool = False) -> int:
+    setup.set_up(places.here(), tests)
     return 0
 
 
@@ -154,7 +154,7 @@ def running_server(here: places.Places, name: str, port: int = 0, device: str | 
 
 
 def test(pytest_arguments: list[str]) -> int:
-    set_up()
+    set_up(tests=True)
     return checks.run_checks(places.here(), pytest_arguments)
 
 

@@ -1,5 +1,6 @@
 // On each node of this pack: where its model is and what it takes, or what the planner says.
 
+import { app } from "../../scripts/app.js";
 import { heldBytes } from "./bars.js";
 import { mib } from "./element.js";
 import { isOurs, root } from "./graph.js";
@@ -9,22 +10,40 @@ const GOOD = "#1b5e20";
 const BAD = "#b00020";
 const PLAIN = "#37474f";
 
-const worn = new WeakMap(); // node -> our badge and what it says
+const said = new WeakMap(); // node -> what its badge says
+let redrawn = { badges: 0 };
 
-/** Put badges on the nodes of the graph, or none where there is no plan. */
+/** To be given the sidebar's tab: the front end makes it reactive, so badges that read it are drawn when it changes. */
+export function redrawWith(tab) {
+  redrawn = tab;
+}
+
+/** Give a new node of this pack its badge, which says nothing yet. */
+export function addBadge(node) {
+  if (!isOurs(node)) return;
+  node.badges.push(() => {
+    void redrawn.badges;
+    const { text, color } = said.get(node) ?? { text: "", color: PLAIN };
+    return new LGraphBadge({ text, fgColor: "#ffffff", bgColor: color });
+  });
+}
+
+/** Have the badges say what the plan is, or nothing where there is none. */
 export function showBadges(plan) {
   for (const [id, node] of root()) {
-    if (isOurs(node)) wear(node, plan ? badge(plan, id, node) : null);
+    if (isOurs(node)) said.set(node, plan ? badge(plan, id, node) : null);
   }
+  redrawn.badges = (redrawn.badges ?? 0) + 1;
+  app.canvas.setDirty(true, true);
 }
 
 function badge(plan, id, node) {
   if (node.comfyClass === "GGMLMemoryPlanner") {
-    return plan.fits ? { said: text("fits"), color: GOOD } : { said: text("fits_not"), color: BAD };
+    return plan.fits ? { text: text("fits"), color: GOOD } : { text: text("fits_not"), color: BAD };
   }
   const color = plan.shortage?.loader === id || plan.shortage?.node === id ? BAD : PLAIN;
-  const said = asLoader(plan, id, node) ?? asWorker(plan, id);
-  return said === null ? null : { said, color };
+  const words = asLoader(plan, id, node) ?? asWorker(plan, id);
+  return words === null ? null : { text: words, color };
 }
 
 /** Of a loader: device, where the weights are, and the most that its models take there together. */
@@ -53,17 +72,4 @@ function asWorker(plan, id) {
   const phase = plan.phases.find(({ node }) => node === id);
   const taken = Object.entries(phase?.devices ?? {}).filter(([, { peak }]) => peak > 0);
   return taken.length ? taken.map(([device, { peak }]) => `${device} ${mib(peak)}`).join(" · ") : null;
-}
-
-function wear(node, wanted) {
-  const before = worn.get(node);
-  if (before?.said === wanted?.said && before?.color === wanted?.color) return;
-  const others = node.badges.filter((each) => each !== before?.made);
-  const made = wanted && (() => new LGraphBadge({ text: wanted.said, fgColor: "#ffffff", bgColor: wanted.color }));
-  const oldValue = node.badges;
-  node.badges = made ? [...others, made] : others;
-  worn.set(node, wanted && { ...wanted, made });
-  const changed = { nodeId: node.id, property: "badges", oldValue, newValue: node.badges };
-  node.graph?.trigger("node:property:changed", { type: "node:property:changed", ...changed });
-  node.setDirtyCanvas(true, true);
 }

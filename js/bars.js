@@ -9,40 +9,56 @@ const COLORS = 6; // in panel.css
 /** The part of the panel that is about one device. */
 export function deviceBars(plan, device, measured, colors) {
   const { capacity, peak } = plan.devices[device];
-  const most = Math.max(peak, ...plan.phases.map(({ node }) => measured[node]?.[device] ?? 0));
+  const bars = plan.phases.map((phase) => ({
+    phase,
+    peak: phase.devices[device]?.peak ?? 0,
+    wanted: wanted(plan, phase, device),
+    measured: measured[phase.node]?.[device],
+  }));
+  const most = Math.max(1, ...bars.map((bar) => Math.max(bar.peak, bar.wanted, bar.measured ?? 0)));
   // Where the budget is far away, nothing would be seen of the bars.
   const width = capacity > 4 * most ? 2 * most : Math.max(capacity, most) * 1.05;
-  const bars = plan.phases.map((phase) => bar(phase, device, capacity, width, measured[phase.node]?.[device], colors));
   return element(
     "section",
     { class: "ggml-device", "data-device": device },
     element("h3", {}, device),
     element("p", {}, text("peak", { peak: mib(peak), capacity: mib(capacity) })),
-    bars,
+    bars.map((bar) => drawn(bar, device, capacity, width, colors)),
   );
 }
 
-function bar(phase, device, capacity, width, measured, colors) {
-  const { peak } = phase.devices[device] ?? { peak: 0 };
+/** Bytes that a phase would need where they are not there; else 0. */
+function wanted({ shortage, devices }, phase, device) {
+  const lacks = shortage && shortage.over > 0 && shortage.device === device && shortage.node === phase.node;
+  return lacks ? devices[device].capacity + shortage.over : 0;
+}
+
+function drawn({ phase, peak, wanted, measured }, device, capacity, width, colors) {
   const share = (bytes) => `${Math.min(100, (100 * bytes) / width)}%`;
   const held = phase.models.filter((model) => model.device === device).map((model) => [model, heldBytes(model)]);
   const rest = peak - held.reduce((sum, [, bytes]) => sum + bytes, 0);
   const segments = held.map(([model, bytes]) => segment(model.name, bytes, share, colors.of(model.name)));
   if (rest > 0) segments.push(segment(text("meanwhile"), rest, share, "rest"));
-  const spoken = measured === undefined ? mib(peak) : text("measured", { planned: mib(peak), measured: mib(measured) });
+  if (wanted > peak) segments.push(segment(text("lacking"), wanted - peak, share, "lacking"));
+  const spoken = [mib(wanted || peak), measured === undefined ? "" : text("measured", { measured: mib(measured) })];
+  const said = spoken.filter(Boolean).join(", ");
   return element(
     "div",
-    { class: peak > capacity ? "ggml-phase ggml-over" : "ggml-phase", "data-node": phase.node, "data-peak": peak },
+    { class: wanted ? "ggml-phase ggml-over" : "ggml-phase", "data-node": phase.node },
     element("span", { class: "ggml-title" }, phase.title),
-    element("span", { class: "ggml-bytes" }, spoken),
+    element("span", { class: "ggml-bytes" }, said),
     element(
       "div",
-      { class: "ggml-bar", role: "img", "aria-label": `${phase.title}: ${spoken}` },
+      { class: "ggml-bar", role: "img", "aria-label": `${phase.title}: ${said}` },
       segments,
-      capacity <= width && element("i", { class: "ggml-budget", style: `left: ${share(capacity)}`, title: text("budget") }),
-      measured !== undefined && element("i", { class: "ggml-measured", style: `left: ${share(measured)}` }),
+      capacity <= width && mark("ggml-budget", share(capacity), text("budget")),
+      measured !== undefined && mark("ggml-measured", share(measured), text("measured", { measured: mib(measured) })),
     ),
   );
+}
+
+function mark(kind, left, title) {
+  return element("i", { class: kind, style: `left: ${left}`, title });
 }
 
 function segment(name, bytes, share, color) {

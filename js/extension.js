@@ -2,7 +2,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { showBadges } from "./badges.js";
+import { addBadge, redrawWith, showBadges } from "./badges.js";
 import { setUsualValues } from "./defaults.js";
 import { livePlan } from "./live_plan.js";
 import { isOpen, mount, unmount } from "./panel.js";
@@ -26,6 +26,8 @@ app.registerExtension({
       render: mount,
       destroy: unmount,
     });
+    const tab = app.extensionManager.getSidebarTabs().find(({ id }) => id === TAB);
+    redrawWith(tab);
     api.addEventListener("graphChanged", planIfLive);
     api.addEventListener("execution_start", () => livePlan.forgetMeasured());
     api.addEventListener("ggml.measured", ({ detail }) => livePlan.noteMeasured(detail.nodes));
@@ -33,13 +35,19 @@ app.registerExtension({
       livePlan.set(detail);
       open();
     });
-    livePlan.addEventListener("change", () => showBadges(on(BADGES) ? livePlan.plan : null));
+    livePlan.addEventListener("change", () => {
+      tab.iconBadge = livePlan.plan && !livePlan.plan.fits ? "!" : "";
+      showBadges(on(BADGES) ? livePlan.plan : null);
+    });
     livePlan.addEventListener("error", ({ detail }) => {
       app.extensionManager.toast.add({ severity: "warn", summary: text("title"), detail, life: 10000 });
     });
   },
 
-  nodeCreated: setUsualValues,
+  nodeCreated(node) {
+    addBadge(node);
+    setUsualValues(node);
+  },
   afterConfigureGraph: planIfLive,
 });
 

@@ -41,7 +41,7 @@ function described() {
   if (error) return [element("p", { class: "ggml-verdict ggml-bad", role: "status" }, error), state].filter(Boolean);
   if (!plan) return [state || element("p", { class: "ggml-verdict" }, text("nothing"))];
   const colors = new Colors();
-  const devices = Object.keys(plan.devices).filter((device) => plan.devices[device].peak > 0 || !plan.fits);
+  const devices = Object.keys(plan.devices).filter((device) => plan.devices[device].peak > 0 || plan.shortage?.device === device);
   const bars = devices.map((device) => deviceBars(plan, device, measured, colors));
   return [
     element("p", { class: `ggml-verdict ${plan.fits ? "ggml-good" : "ggml-bad"}`, role: "status" }, plan.verdict),

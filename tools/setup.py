@@ -47,8 +47,18 @@ def steps(places: Places) -> list[Step]:
     ]
 
 
-def set_up(places: Places) -> None:
-    """Does what is missing; raises SystemExit with the reason when that cannot be done."""
+def browser() -> Step:
+    """What the tests of the editor need besides."""
+    return Step(
+        name="Browser",
+        done=lambda: not system_packages.missing(system_packages.BROWSER),
+        action=lambda log: system_packages.ensure(system_packages.BROWSER, log),
+        advice="read the last lines above; the package sources of this machine may be out of reach",
+    )
+
+
+def set_up(places: Places, tests: bool = False) -> None:
+    """Does what is missing, for the tests too; raises SystemExit with the reason when that cannot be done."""
     started = time.monotonic()
-    run_steps(steps(places), places.logs)
+    run_steps([*steps(places), *([browser()] if tests else [])], places.logs)
     say(f"Set-up is complete ({elapsed(started)}).")

@@ -28,11 +28,20 @@ def installed_file(*patterns: str) -> Callable[[], bool]:
     return lambda: any(next(Path("/").glob(pattern), None) for pattern in patterns)
 
 
+def browser() -> str | None:
+    """Chromium, or what is as good."""
+    return shutil.which("chromium") or shutil.which("google-chrome")
+
+
 RUNTIME: Packages = {
     "python3-venv": lambda: importlib.util.find_spec("ensurepip") is not None,
     "libgomp1": installed_library("gomp"),
     "libvulkan1": installed_library("vulkan"),
     "mesa-vulkan-drivers": installed_file("usr/share/vulkan/icd.d/lvp_icd*", "etc/vulkan/icd.d/lvp_icd*"),
+}
+BROWSER: Packages = {  # for the tests of the editor
+    "chromium": lambda: browser() is not None,
+    "chromium-driver": installed_program("chromedriver"),
 }
 BUILD: Packages = {
     "build-essential": installed_program("cc", "c++", "make"),

@@ -1,0 +1,47 @@
+"""One ComfyUI server and one browser for all tests of the editor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import comfy_server
+from tests.browser.editor import Editor, opened
+from tests.e2e.example import upload_example
+from tests.pack import ROOT
+
+SCREENSHOTS = ROOT / ".dev" / "screenshots"
+# What the browser itself notes: of an answer that is a refusal, and of an unsaved graph that is left.
+NOTED = ("/api/prompt - Failed to load resource", "/api/ggml/plan - Failed to load resource", "Blocked attempt to show")
+
+
+@pytest.fixture(scope="session")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Editor]:
+    """The browser, which shows nothing yet."""
+    with comfy_server.running(tmp_path_factory.mktemp("editor")) as client:
+        upload_example(client)
+        with opened(client, tmp_path_factory.mktemp("profile")) as editor:
+            yield editor
+
+
+@pytest.fixture(scope="session")
+def of_others(page: Editor) -> set[str]:
+    """What the console calls errors without what this pack adds to the editor."""
+    page.open(**{"Comfy.Extension.Disabled": ["GGML.Memory"]})
+    page.load(ROOT / "workflows" / "text_to_image.json")
+    page.command("Comfy.BrowseTemplates")
+    page.find("[role=dialog] span", "ggml-vulkan")
+    found = page.errors()
+    page.client.send("/settings", {"Comfy.Extension.Disabled": []})
+    return found
+
+
+@pytest.fixture
+def editor(page: Editor, of_others: set[str], request: pytest.FixtureRequest) -> Iterator[Editor]:
+    """The browser; the console must stay without errors, and the last of each test is kept as a picture."""
+    page.errors()
+    yield page
+    page.picture(SCREENSHOTS / f"{request.node.name}.png")
+    ours = {said for said in page.errors() - of_others if not any(noted in said for noted in NOTED)}
+    assert not ours

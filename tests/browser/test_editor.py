@@ -1,0 +1,207 @@
+"""The pack as a person meets it who opens ComfyUI: nodes, templates, the memory panel, badges and settings."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from selenium.webdriver.common.by import By
+
+from tests.browser.editor import Editor
+from tests.comfy_server import changed, eventually
+from tests.pack import ROOT
+
+WORKFLOWS = ROOT / "workflows"
+DARK, LIGHT = "dark", "light"
+
+# By hand: where each node is dropped in a window of 1600 x 1000, and what is linked to what.
+PLACES = {
+    "GGML Diffusion Model": (420, 90), "GGML Text Encoders": (420, 260), "GGML VAE": (420, 480),
+    "CLIP Text Encode (Prompt)": (700, 90), "EmptySD3LatentImage": (700, 330), "KSampler": (960, 90),
+    "VAE Decode": (1230, 150), "Save Image": (1230, 300),
+}  # fmt: skip
+LINKS = (
+    ("GGMLDiffusionModel", "MODEL", "KSampler", "model"),
+    ("GGMLTextEncoders", "CLIP", "CLIPTextEncode", "clip"),
+    ("CLIPTextEncode", "CONDITIONING", "KSampler", "positive"),
+    ("CLIPTextEncode", "CONDITIONING", "KSampler", "negative"),
+    ("EmptySD3LatentImage", "LATENT", "KSampler", "latent_image"),
+    ("KSampler", "LATENT", "VAEDecode", "samples"),
+    ("GGMLVAE", "VAE", "VAEDecode", "vae"),
+    ("VAEDecode", "IMAGE", "SaveImage", "images"),
+)
+CHOSEN: dict[str, dict[str, Any]] = {
+    "GGMLDiffusionModel": {"model_name": "flux1-schnell-micro-Q8_0.gguf"},
+    "GGMLTextEncoders": {
+        "clip_name1": "t5-micro-encoder-Q8_0.gguf", "clip_name2": "clip_l-micro_fp8_e4m3fn.safetensors",
+    },
+    "GGMLVAE": {"vae_name": "ae-micro.safetensors"},
+    "CLIPTextEncode": {"text": "a green triangle on a white background"},
+    "EmptySD3LatentImage": {"width": 128, "height": 128},
+    "KSampler": {"steps": 4, "cfg": 1.0, "scheduler": "simple", "seed": 7},
+}  # fmt: skip
+
+
+def open_as(editor: Editor, theme: str = DARK, nodes_2: bool = False, **settings: Any) -> None:
+    editor.open(**{"Comfy.ColorPalette": theme, "Comfy.VueNodes.Enabled": nodes_2, **settings})
+
+
+def plan_of(editor: Editor) -> dict[str, Any]:
+    """What the server says of the graph."""
+    plan: dict[str, Any] = editor.client.send("/ggml/plan", {"prompt": editor.prompt()})
+    return plan
+
+
+def run(editor: Editor) -> np.ndarray:
+    """Press Run, and the one picture that is made of it."""
+    before = set(editor.client.get("/history"))
+    editor.find("button", "Run").click()
+    (prompt,) = eventually(lambda: set(editor.client.get("/history")) - before, "the picture")
+    (image,) = editor.client.pictures(editor.client.wait(prompt))
+    return image
+
+
+def test_a_graph_made_with_the_mouse_draws(editor: Editor) -> None:
+    open_as(editor)
+    editor.command("Workspace.ToggleSidebarTab.node-library")
+    editor.view(0.5)
+    search = editor.find("input[placeholder='Search...']")
+    for title, place in PLACES.items():
+        search.clear()
+        search.send_keys(title)
+        editor.drag(editor.middle(editor.find("[role=treeitem]", title)), place)
+    nodes = editor.nodes()
+    assert len(nodes) == len(PLACES)
+    for source, output, target, name in LINKS:
+        editor.drag(editor.slot(nodes[source], output, output=True), editor.slot(nodes[target], name))
+    editor.choose({nodes[kind]: inputs for kind, inputs in CHOSEN.items()})
+    graph = editor.prompt()
+    for source, _, target, name in LINKS:
+        assert graph[nodes[target]]["inputs"][name][0] == nodes[source]
+    drawn = run(editor)
+    assert np.array_equal(drawn, editor.client.draw(changed(graph, {"SaveImage": {"filename_prefix": "again"}})))
+    shown = "return window.app.graph.getNodeById(arguments[0]).imgs?.[0]?.naturalWidth"
+    assert eventually(lambda: editor.run(shown, nodes["SaveImage"]), "the picture on the node") == 128
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(WORKFLOWS.glob("*.json"))])
+def test_a_template_opens_and_is_planned(editor: Editor, name: str) -> None:
+    open_as(editor)
+    editor.command("Comfy.BrowseTemplates")
+    editor.find("[role=dialog] span", "ggml-vulkan").click()
+    card = editor.find(f"[data-testid=template-workflow-{name}]")
+    thumbnail = card.find_element(By.TAG_NAME, "img")
+    assert eventually(lambda: editor.run("return arguments[0].naturalWidth", thumbnail), "its thumbnail") > 100
+    card.click()
+    eventually(lambda: "GGMLDiffusionModel" in editor.nodes(), "its nodes")
+    editor.open_panel()
+    assert editor.planned() == "The workflow fits."
+    told = plan_of(editor)
+    titles = [each.text for each in editor.driver.find_elements(By.CSS_SELECTOR, ".ggml-device .ggml-title")]
+    devices = [device for device, memory in told["devices"].items() if memory["peak"]]
+    assert titles == [phase["title"] for phase in told["phases"]] * len(devices)
+
+
+def test_refused_advised_and_drawn(editor: Editor) -> None:
+    open_as(editor)
+    editor.load(WORKFLOWS / "text_to_image.json")
+    editor.add("GGMLMemoryPlanner", ram_budget=10)
+    editor.find("button", "Run").click()
+    apply = editor.find(".ggml-apply")  # the panel opens by itself
+    assert "does not fit by" in editor.find(".ggml-verdict").text
+    assert editor.badge("GGMLMemoryPlanner") == "does not fit"
+    assert "64 x 64 pixels" in editor.find(".ggml-advice").text
+    apply.click()
+    assert editor.planned() == "The workflow fits."
+    assert editor.badge("GGMLMemoryPlanner") == "fits"
+    assert run(editor).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("nodes_2", [False, True], ids=["canvas", "nodes_2"])
+@pytest.mark.parametrize("theme", [DARK, LIGHT])
+def test_panel_and_badges_say_what_is_planned_and_measured(editor: Editor, theme: str, nodes_2: bool) -> None:
+    open_as(editor, theme, nodes_2)
+    editor.load(WORKFLOWS / "text_to_image.json")
+    editor.open_panel()
+    editor.view(0.7)
+    for width in (128, 256):
+        editor.choose({editor.nodes()["EmptySD3LatentImage"]: {"width": width}})
+        editor.planned()
+        told = plan_of(editor)
+        for bar in editor.driver.find_elements(By.CSS_SELECTOR, "[data-device=CPU] .ggml-phase"):
+            (phase,) = (each for each in told["phases"] if each["node"] == bar.get_attribute("data-node"))
+            assert bar.find_element(By.CSS_SELECTOR, ".ggml-bytes").text == mib(phase["devices"]["CPU"]["peak"])
+        for kind in ("GGMLDiffusionModel", "GGMLTextEncoders", "GGMLVAE"):
+            assert editor.badge(kind) == f"CPU · ram · {mib(taken(told, editor.nodes()[kind]))}"
+            if nodes_2:
+                assert editor.badge(kind) in editor.find(f"[data-node-id='{editor.nodes()[kind]}']").text
+    editor.choose({editor.nodes()["KSampler"]: {"seed": 100 + 2 * nodes_2 + (theme == DARK)}})
+    run(editor)
+    measured = [each.text for each in editor.driver.find_elements(By.CSS_SELECTOR, "[data-device=CPU] .ggml-bytes")]
+    for text in measured:
+        planned, took = re.findall(r"([\d,]+) MiB", text)
+        assert took == planned
+    assert len(measured) >= 2  # the encoders' results were still known
+
+
+def mib(nbytes: int) -> str:
+    return f"{int(nbytes / 2**20 + 0.5):,} MiB"  # as JavaScript rounds
+
+
+def taken(plan: dict[str, Any], loader: str) -> int:
+    """The most that a loader's models take together in one phase."""
+    sums = [
+        sum(sum(model["bytes"].values()) for model in phase["models"] if model["loader"] == loader)
+        for phase in plan["phases"]
+    ]
+    return max(sums)
+
+
+def test_a_device_that_is_not_here_opens_and_is_named(editor: Editor) -> None:
+    open_as(editor)
+    editor.load(WORKFLOWS / "text_to_image.json")
+    editor.choose({editor.nodes()["GGMLDiffusionModel"]: {"device": "Vulkan7"}})
+    editor.open_panel()
+    assert "Vulkan7" in editor.planned()
+    assert "Vulkan7" in editor.find(".p-toast-detail").text
+
+
+def test_new_nodes_begin_with_what_the_settings_say(editor: Editor) -> None:
+    open_as(editor, **{"GGML.Device.DiffusionModel": "Vulkan1", "GGML.Language.ServerURL": "http://127.0.0.1:9/v1"})
+    editor.add("GGMLDiffusionModel")
+    editor.add("GGMLLanguageServer")
+    editor.add("GGMLVAE")
+    assert editor.widget(editor.nodes()["GGMLDiffusionModel"], "device") == "Vulkan1"
+    assert editor.widget(editor.nodes()["GGMLLanguageServer"], "url") == "http://127.0.0.1:9/v1"
+    assert editor.widget(editor.nodes()["GGMLVAE"], "device") == "CPU"
+    editor.load(WORKFLOWS / "text_to_image.json")
+    assert editor.widget(editor.nodes()["GGMLDiffusionModel"], "device") == "auto"
+
+
+def test_plans_leave_what_the_settings_say(editor: Editor) -> None:
+    open_as(editor, **{"GGML.Memory.Reserve": 512})
+    editor.load(WORKFLOWS / "text_to_image.json")
+    before = plan_of(editor)["devices"]["Vulkan0"]["capacity"]
+    open_as(editor, **{"GGML.Memory.Reserve": 1024})
+    editor.load(WORKFLOWS / "text_to_image.json")
+    assert plan_of(editor)["devices"]["Vulkan0"]["capacity"] == before - (512 << 20)
+    open_as(editor, **{"GGML.Memory.Reserve": 512})
+
+
+@pytest.mark.parametrize(("language", "title"), [("pt-BR", "Dispositivos"), ("zh", "设备")])
+def test_in_the_languages_of_the_pack(editor: Editor, language: str, title: str) -> None:
+    open_as(editor, **{"Comfy.Locale": language})
+    editor.load(WORKFLOWS / "text_to_image.json")
+    assert title in editor.open_panel().text
+
+
+def test_the_monitor_shows_every_device(editor: Editor) -> None:
+    open_as(editor)
+    editor.load(WORKFLOWS / "text_to_image.json")
+    editor.open_panel()
+    for device in editor.client.get("/ggml/devices")["devices"]:
+        row = editor.find(f"[data-monitored={device['name']}]")
+        assert device["description"] in row.text
+        assert re.search(r"[\d,]+ MiB free of [\d,]+ MiB", row.text)
