@@ -47,6 +47,7 @@ function described() {
     element("p", { class: `ggml-verdict ${plan.fits ? "ggml-good" : "ggml-bad"}`, role: "status" }, plan.verdict),
     plan.profile && element("p", {}, text("profile", { profile: plan.profile })),
     state,
+    plan.shortage && element("p", {}, plan.shortage.message),
     ...plan.advice.map(suggestion),
     ...bars,
     colors.legend(),

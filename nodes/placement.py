@@ -82,8 +82,7 @@ async def check_device(name: str | None, engine: str | None = AUTO) -> bool | st
         return str(error)
     if name in _known:
         return True
-    there = "; ".join(f"{device.name} ({device.description})" for device in found)
-    return f"This machine has no device {name}. It has: {there}. Choose one of them, or {AUTO}."
+    return _no_such_device("This machine", name, found)
 
 
 def first_gpu(found: list[Device]) -> str:
@@ -96,13 +95,30 @@ def first_gpu(found: list[Device]) -> str:
 
 
 def diffusion_device(name: str) -> str:
-    """The ggml device a diffusion model is placed on."""
-    return first_gpu(devices()) if name == AUTO else name
+    """The ggml device a diffusion model is placed on; raises RunnerError where it is planned for a machine without."""
+    return first_gpu(devices()) if name == AUTO else _planned_with(name)
 
 
 def companion_device(name: str) -> str:
-    """The ggml device a text encoder or VAE is placed on; `auto` leaves the GPU to the diffusion model."""
-    return CPU if name == AUTO else name
+    """The ggml device a text encoder or VAE is placed on; `auto` leaves the GPU to the diffusion model.
+
+    Raises RunnerError where it is planned for a machine without the device.
+    """
+    return CPU if name == AUTO else _planned_with(name)
+
+
+def _planned_with(name: str) -> str:
+    recorder = recording.get()
+    if recorder is not None and name not in [device.name for device in recorder.machine.devices]:
+        raise RunnerError(
+            _no_such_device(recorder.machine.profile or "This machine", name, list(recorder.machine.devices))
+        )
+    return name
+
+
+def _no_such_device(machine: str, name: str | None, found: list[Device]) -> str:
+    there = "; ".join(f"{device.name} ({device.description})" for device in found)
+    return f"{machine} has no device {name}. It has: {there}. Choose one of them, or {AUTO}."
 
 
 def load_device(device: str) -> torch.device:

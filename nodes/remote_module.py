@@ -95,7 +95,7 @@ class RemoteModule(torch.nn.Module):
         bar = comfy.utils.ProgressBar(100)
         with as_comfy():
             self.residency.load(bar.update_absolute, comfy.model_management.processing_interrupted)
-        watcher.took(self.remote.peaks)
+        watcher.took(self.remote.peaks, self.remote.weights.digest)
 
     def compute(self, key: Hashable, function: Function, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Run `function(module, inputs)` in its engine, until ComfyUI is interrupted.
@@ -113,7 +113,7 @@ class RemoteModule(torch.nn.Module):
         inputs = _on_host(inputs)
         with as_comfy(self.retried):
             results = self.remote.run(key, function, inputs, cancelled=comfy.model_management.processing_interrupted)
-        watcher.took(self.remote.peaks)
+        watcher.took(self.remote.peaks, self.remote.weights.digest)
         return results
 
     def fits(self, key: Hashable, function: Function, inputs: dict[str, Tensor]) -> bool:

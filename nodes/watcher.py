@@ -10,9 +10,11 @@ from ..native.client import OutOfMemory
 
 @dataclass(frozen=True)
 class Watcher:
-    """took: called with the most bytes held on each device during a load or run; lacked: for the text of an error."""
+    """took: called with the most bytes held on each device during a load or run, and the digest of the weights that it
+    was of; lacked: for the text of an error.
+    """
 
-    took: Callable[[Mapping[str, int]], None]
+    took: Callable[[Mapping[str, int], str], None]
     lacked: Callable[[OutOfMemory], str]
 
 
@@ -25,10 +27,10 @@ def watch(watcher: Watcher) -> None:
     _watcher = watcher
 
 
-def took(peaks: Mapping[str, int]) -> None:
+def took(peaks: Mapping[str, int], weights: str) -> None:
     """A model has been loaded or run."""
     if _watcher and peaks:
-        _watcher.took(peaks)
+        _watcher.took(peaks, weights)
 
 
 def lacked(error: OutOfMemory) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from comfy_execution.utils import get_executing_context
@@ -24,27 +24,55 @@ log = logging.getLogger(__name__)
 _MIB = 1 << 20
 _KEPT = 4  # runs
 
-_runs: OrderedDict[str, dict[str, dict[str, int]]] = OrderedDict()  # prompt id -> node -> device -> bytes
+
+@dataclass
+class _Run:
+    """raw: the most that the runner held while a node ran; nodes: of that what this run's own models took."""
+
+    weights: set[str] = field(default_factory=set)  # digests of those that have been used
+    raw: dict[str, dict[str, int]] = field(default_factory=dict)  # node -> device -> bytes
+    nodes: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-def took(peaks: Mapping[str, int]) -> None:
+_runs: OrderedDict[str, _Run] = OrderedDict()  # by prompt's id
+
+
+def took(peaks: Mapping[str, int], weights: str) -> None:
     """Note what the node that is being executed made the runner hold, and show it where there is a plan."""
     context = get_executing_context()
     if context is None:
         return
-    nodes = _runs.setdefault(context.prompt_id, {})
+    run = _runs.setdefault(context.prompt_id, _Run())
     if len(_runs) > _KEPT:
         _runs.popitem(last=False)
-    before = nodes.get(context.node_id, {})
-    nodes[context.node_id] = {device: max(nbytes, before.get(device, 0)) for device, nbytes in peaks.items()}
-    if nodes[context.node_id] != before:
-        _tell(context.node_id, nodes)
+    run.weights.add(weights)
+    node, before = context.node_id, run.raw.get(context.node_id, {})
+    run.raw[node] = {device: max(nbytes, before.get(device, 0)) for device, nbytes in peaks.items()}
+    if run.raw[node] != before:
+        others = _held_by_others(run.weights)
+        run.nodes[node] = {device: nbytes - others.get(device, 0) for device, nbytes in run.raw[node].items()}
+        _tell(node, run.nodes)
+
+
+def _held_by_others(used: set[str]) -> Counter[str]:
+    """Bytes by device of models from before this run, which give way where there is no room."""
+    models = shared().memory().models
+    files = {(model.device, model.files_digest) for model in models if model.digest in used}
+    held: Counter[str] = Counter()
+    for model in models:
+        if model.digest not in used:
+            held[model.device] += model.staging + model.arrays + model.constants + model.compute
+            if (model.device, model.files_digest) not in files:
+                files.add((model.device, model.files_digest))
+                held[model.device] += model.copied + model.repacked
+    return held
 
 
 def peaks_so_far() -> Peaks:
     """By node, of the run that the calling node belongs to."""
     context = get_executing_context()
-    return _runs.get(context.prompt_id, {}) if context else {}
+    run = _runs.get(context.prompt_id) if context else None
+    return run.nodes if run else {}
 
 
 def lacked(error: OutOfMemory) -> str:

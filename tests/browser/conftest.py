@@ -12,8 +12,11 @@ from tests.e2e.example import upload_example
 from tests.pack import ROOT
 
 SCREENSHOTS = ROOT / ".dev" / "screenshots"
-# What the browser itself notes: of an answer that is a refusal, and of an unsaved graph that is left.
-NOTED = ("/api/prompt - Failed to load resource", "/api/ggml/plan - Failed to load resource", "Blocked attempt to show")
+# What ComfyUI and the browser note of an answer that is a refusal, and of an unsaved graph that is left.
+NOTED = (
+    "/api/prompt - Failed to load resource", "/api/ggml/plan - Failed to load resource", "PromptExecutionError",
+    "Blocked attempt to show",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -84,9 +84,9 @@ class Editor:
 
     def prompt(self) -> dict[str, Any]:
         """The graph in API format."""
-        done = "window.app.graphToPrompt().then((made) => arguments[0](made.output))"
-        made: dict[str, Any] = self.driver.execute_async_script(done)
-        return made
+        made = "window.app.graphToPrompt().then(({ output }) => arguments[0](JSON.stringify(output)))"  # in its order
+        prompt: dict[str, Any] = json.loads(self.driver.execute_async_script(made))
+        return prompt
 
     def nodes(self) -> dict[str, str]:
         """Class and id of each node of the graph."""
