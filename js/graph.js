@@ -34,7 +34,9 @@ export function setInputs(change) {
     widget.callback?.(value, app.canvas, node);
   }
   app.canvas.setDirty(true, true);
-  app.extensionManager.workflow?.activeWorkflow?.changeTracker?.checkState();
+  const tracker = app.extensionManager.workflow?.activeWorkflow?.changeTracker;
+  if (tracker?.captureCanvasState) tracker.captureCanvasState();
+  else tracker?.checkState(); // before front end 1.45
   return null;
 }
 

@@ -143,7 +143,7 @@ class Editor:
                 widget.callback?.(value);
               }
             }
-            window.app.extensionManager.workflow.activeWorkflow.changeTracker.checkState();
+            window.app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState();
             """,
             inputs,
         )

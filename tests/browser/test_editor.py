@@ -177,7 +177,7 @@ def test_new_nodes_begin_with_what_the_settings_say(editor: Editor) -> None:
     assert editor.widget(editor.nodes()["GGMLLanguageServer"], "url") == "http://127.0.0.1:9/v1"
     assert editor.widget(editor.nodes()["GGMLVAE"], "device") == "Vulkan0"
     editor.add("GGMLTextEncoders")
-    assert editor.widget(editor.nodes()["GGMLTextEncoders"], "device") == "CPU"  # the node's own
+    assert editor.widget(editor.nodes()["GGMLTextEncoders"], "device") == "auto"  # the node's own
     editor.load(WORKFLOWS / "text_to_image.json")
     assert editor.widget(editor.nodes()["GGMLDiffusionModel"], "device") == "auto"
 
