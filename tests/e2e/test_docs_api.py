@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ def blocks(language: str) -> list[str]:
 @pytest.fixture
 def pack_folder(tmp_path: Path) -> Path:
     """A folder like the pack's, to write into."""
-    (tmp_path / "workflows").symlink_to(ROOT / "workflows", target_is_directory=True)
+    shutil.copytree(ROOT / "workflows" / "api", tmp_path / "workflows" / "api")
     return tmp_path
 
 
@@ -46,6 +47,7 @@ def test_the_script_draws_its_prompt(planning: Client, pack_folder: Path) -> Non
     assert np.array_equal(picture((pack_folder / "picture.png").read_bytes()), wanted)
 
 
+@pytest.mark.skipif(not (shutil.which("sh") and shutil.which("curl")), reason="the commands need a shell and curl")
 def test_the_commands_do_what_they_are_shown_for(planning: Client, pack_folder: Path) -> None:
     queued, fetched, *told = [run(planning, pack_folder, "sh", "-ec", block) for block in blocks("sh")]
     assert "prompt_id" in json.loads(queued)
