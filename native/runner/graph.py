@@ -20,7 +20,7 @@ from .errors import OutOfMemory, RequestError
 from .library import context, ggml, torch_shape_to_ne
 from .limits import Limits
 from .operations import BUILDERS, Call, OperationFault
-from .streaming import Stream, Uses, plan
+from .streaming import Stream, Uses, plan, stops
 from .weights import FileWeights
 from .work import cuts, flops
 
@@ -135,7 +135,8 @@ class Graph:
                 self.row_of_node += [-1 if row.name in VIEWS else index] * new
         self.outputs = [_output(program, number, tensors) for number in range(len(program.outputs))]
         self.row_limits = _row_limits(rows)
-        parts = cuts(amounts, min(self.device.traits.largest_segment, limits.largest_segment or inf)) if known else []
+        largest = min(self.device.traits.largest_segment, limits.largest_segment or inf)
+        parts = cuts(amounts, largest, stops(uses, self._sizes(uses), len(amounts))) if known else []
         self.segments = _segments(whole, parts) if known else [(whole, 1.0)]
         ends = [end for end, _ in parts]
         by_segment = {name: (bisect_right(ends, a), bisect_right(ends, b)) for name, (a, b) in uses.items()}
@@ -190,7 +191,7 @@ class Graph:
     def _allocate(self, graph: Any, needs: Needs, largest: int | None, budget: Budget | None) -> None:
         what, size = f"the compute buffer of {self.name}", needs.compute
         streamed = {name: self._files.placed.tensors[name] for name in needs.uses}
-        sizes = {name: device_bytes(self.device.buffer_type, tensor) for name, tensor in streamed.items()}
+        sizes = self._sizes(needs.uses)
         computing = size + self.constant_bytes
         planned = plan(needs.uses, sizes, needs.segments, None if budget is None else budget.left - computing)
         if budget and computing + planned.nbytes > budget.left:
@@ -203,6 +204,11 @@ class Graph:
             raise OutOfMemory(self.device.name, f"{what} (refused by the driver)", size, self.device.memory()[0])
         self.compute_bytes, self.work_bytes = size, needs.work
         self.device.hold(size)
+
+    def _sizes(self, names: Collection[str]) -> dict[str, int]:
+        """Bytes of streamed weights on the device."""
+        tensors = self._files.placed.tensors
+        return {name: device_bytes(self.device.buffer_type, tensors[name]) for name in names}
 
     def _measured(self, graph: Any, streamed: Collection[Any]) -> int:
         """Bytes of the compute buffer; nothing is allocated."""

@@ -11,6 +11,7 @@ from .buffers import Placed, allocate, device_bytes, new_buffer, require
 from .devices import Device
 
 SMALL = 64 << 10  # bytes; smaller weights stay on the device: a copy of each at every run costs too much
+_TOGETHER = 64 << 20  # bytes of weights that are brought in one piece, where they are used one after the other
 _LONGEST = 8  # a weight whose uses lie further apart than this part of a run stays on the device, too
 
 Uses = Mapping[str, tuple[int, int]]  # weight -> the first and the last segment of a graph that use it
@@ -50,13 +51,31 @@ def plan(uses: Uses, sizes: Mapping[str, int], segments: int, room: int | None) 
 
     sizes: bytes on the device by weight. Where not even the smallest plan fits, that one is returned.
     """
-    wide = {name for name, (first, last) in uses.items() if last - first > max(_LONGEST, segments // _LONGEST)}
+    wide = {name for name, use in uses.items() if _is_wide(use, segments)}
     blocks = _blocks({name: use for name, use in uses.items() if name not in wide}, sizes)
     plans = [_keeping(wide, blocks, count, sizes) for count in range(len(blocks) + 1)]
     if room is None:
         return plans[0]
     fitting = [each for each in plans if each.nbytes <= room]
     return fitting[-1] if fitting else min(plans, key=lambda each: each.nbytes)
+
+
+def stops(uses: Uses, sizes: Mapping[str, int], nodes: int) -> frozenset[int]:
+    """Nodes before which a segment is to end: else one that computes with many layers needs all their weights at once.
+
+    uses: by node instead of segment.
+    """
+    found, held = set(), 0
+    for block in _blocks({name: use for name, use in uses.items() if not _is_wide(use, nodes)}, sizes):
+        if held and held + block.nbytes > _TOGETHER:
+            found.add(block.first)
+            held = 0
+        held += block.nbytes
+    return frozenset(found)
+
+
+def _is_wide(use: tuple[int, int], parts: int) -> bool:
+    return use[1] - use[0] > max(_LONGEST, parts // _LONGEST)
 
 
 def _blocks(uses: Uses, sizes: Mapping[str, int]) -> list[Block]:

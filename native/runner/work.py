@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from math import prod
 
 from ..program import Tensor
@@ -25,16 +26,17 @@ def flops(tensor: Tensor, sources: list[Tensor]) -> float:
     return elements
 
 
-def cuts(amounts: list[float], largest: float) -> list[tuple[int, float]]:
+def cuts(amounts: list[float], largest: float, stops: Collection[int] = ()) -> list[tuple[int, float]]:
     """Where to end each segment (index after its last node) and which fraction of the run is then done.
 
+    stops: nodes before which a segment ends in any case.
     Never depends on measured time: what a backend fuses ends at a cut, and the same seed must give the same picture.
     """
     total = sum(amounts)
     budget = min(max(total / _PARTS, _SMALLEST), largest)
     ends, held, done = [], 0.0, 0.0
     for index, amount in enumerate(amounts):
-        if amount and held and held + amount > budget:
+        if held and (index in stops or (amount and held + amount > budget)):
             ends.append((index, done / total))
             held = 0.0
         held += amount

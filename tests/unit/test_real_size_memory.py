@@ -12,6 +12,7 @@ import torch
 from native.client import Runner, RunnerError
 from native.client.rehearsal import Rehearsal, Step
 from native.lower import Lowered, LowerOptions, WeightType, lower
+from native.memory import known_profiles
 from native.placement import AUTO, DEVICE, RAM, Placement
 from native.trace import Trace, trace
 from native.weights.weight_set import WeightSet
@@ -55,15 +56,17 @@ def weights(folder: Path, name: str, matrices: str) -> WeightSet:
     return hollow.weight_set(folder / f"{name}-{matrices}", name, hollow.MODELS[name].build(None), matrices)
 
 
-def drawn(runner: Runner, folder: Path, capacity: int, pixels: int, placement: Placement, *models: str) -> Rehearsal:
-    """The models' phases on one GPU, one after the other, each named NAME-TYPE."""
+def drawn(
+    runner: Runner, folder: Path, capacity: int, pixels: int, placement: Placement, *models: str, there: str = ""
+) -> Rehearsal:
+    """The models' phases on one GPU, one after the other, each named NAME-TYPE. there: a profile whose GPU it is."""
     steps = []
     for model in models:
         name, _, matrices = model.partition("-")
         held = weights(folder, name, matrices)
         program = lowered(name, pixels, matrices).program
         steps += [Step("load", held, placement), Step("run", held, placement, program)]
-    return runner.rehearse({GPU: capacity}, steps)
+    return runner.rehearse({GPU: capacity}, steps, known_profiles()[there].imagined if there else ())
 
 
 def most(rehearsal: Rehearsal) -> int:
@@ -96,6 +99,14 @@ def test_files_larger_than_the_card_run(runner: Runner, folder: Path, matrices: 
     assert model.streamed > CARD
     with pytest.raises(RunnerError, match="choose a smaller picture"):
         raise drawn(runner, folder, CARD, 1024, Placement(GPU, DEVICE), f"flux-{matrices}").error or AssertionError
+
+
+@pytest.mark.parametrize("card", ["RX 580 8 GB, Linux", "GTX 1060 6 GB, Windows", "RTX 3060 12 GB, Windows"])
+def test_small_pictures_stream_in_little_memory(runner: Runner, folder: Path, card: str) -> None:
+    """Also where the card may be given so much at once that it is the work of many layers."""
+    for pixels in (256, 512, 1024):
+        error = drawn(runner, folder, CARD, pixels, Placement(GPU, RAM, 1 << 20), "flux-F16", there=card).error
+        assert int(str(error).split("it needs ")[1].split(" MiB")[0].replace(",", "")) < 1000
 
 
 def test_the_smallest_budget_is_named(runner: Runner, folder: Path) -> None:

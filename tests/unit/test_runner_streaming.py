@@ -13,7 +13,8 @@ from native.client import Cancelled, OutOfMemory, Runner, RunnerError
 from native.client.reports import ModelMemory
 from native.placement import DEVICE, RAM, Placement
 from native.program import Program
-from native.runner.streaming import plan
+from native.runner.streaming import plan, stops
+from native.runner.work import cuts
 from native.weights.weight_set import WeightSet
 from tests.runner_toys import Table, new_runner, weight_file
 
@@ -72,6 +73,15 @@ def vulkan(runner: Runner) -> tuple[int, int]:
     """Bytes held on it now and at most."""
     (device,) = [device for device in runner.memory().devices if device.name == "Vulkan0"]
     return device.held, device.peak
+
+
+def test_segments_end_where_other_weights_begin() -> None:
+    """Where the device could be given everything at once; weights whose uses interleave stay together."""
+    uses = {"a": (0, 0), "b": (2, 4), "c": (3, 5), "d": (6, 6), "e": (7, 7), "everywhere": (0, 99)}
+    sizes = dict.fromkeys(uses, 30 * MIB) | {"d": 60 * MIB}
+    found = stops(uses, sizes, 100)
+    assert found == {2, 6, 7}
+    assert [end for end, _ in cuts([1.0] * 10, 1e12, found)] == [2, 6, 7, 10]
 
 
 def test_plan_blocks_share_no_weight() -> None:
