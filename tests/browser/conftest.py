@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +12,6 @@ from tests.browser.editor import Editor, opened
 from tests.e2e.example import upload_example
 from tests.pack import ROOT
 
-SCREENSHOTS = ROOT / ".dev" / "screenshots"
 # What ComfyUI and the browser note of an answer that is a refusal, and of an unsaved graph that is left.
 NOTED = (
     "/api/prompt - Failed to load resource", "/api/ggml/plan - Failed to load resource", "PromptExecutionError",
@@ -45,6 +45,6 @@ def editor(page: Editor, of_others: set[str], request: pytest.FixtureRequest) ->
     """The browser; the console must stay without errors, and the last of each test is kept as a picture."""
     page.errors()
     yield page
-    page.picture(SCREENSHOTS / f"{request.node.name}.png")
+    page.keep(re.sub(r"\W+", "-", request.node.name).strip("-"))
     ours = {said for said in page.errors() - of_others if not any(noted in said for noted in NOTED)}
     assert not ours

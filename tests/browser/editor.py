@@ -18,8 +18,10 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
 from tests.comfy_server import Client, eventually
+from tests.pack import ROOT
 from tools.system_packages import browser
 
+SCREENSHOTS = ROOT / ".dev" / "screenshots"
 SIZE = (1600, 1000)  # pixels of the window
 _FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
@@ -27,7 +29,7 @@ _FLAGS = (
     f"--window-size={SIZE[0]},{SIZE[1]}", "--force-device-scale-factor=1",
 )  # fmt: skip
 _READY = "return !!(window.app?.isGraphReady && document.querySelector('.side-tool-bar-container'))"
-PANEL = "ggml-memory"
+PANEL = "ggml-memory"  # class of its element, and of its button
 
 
 class Editor:
@@ -39,7 +41,8 @@ class Editor:
 
     def open(self, **settings: Any) -> None:
         """Load the page anew with these settings of ComfyUI's, and an empty graph."""
-        usual = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False, "Comfy.Locale": "en"}
+        usual = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False, "Comfy.Minimap.Visible": False}
+        usual |= {"Comfy.Locale": "en"}
         self.client.send("/settings", {**usual, **{name.replace("__", "."): value for name, value in settings.items()}})
         self.driver.get(self.client.server.url)
         eventually(lambda: self.run(_READY), "the editor", 60)
@@ -128,8 +131,8 @@ class Editor:
 
     def view(self, scale: float) -> None:
         """Look at the graph's upper left corner, right of an open sidebar."""
-        script = "const { ds } = window.app.canvas; ds.scale = arguments[0]; ds.offset = [400 / arguments[0], 60]"
-        self.run(f"{script}; window.app.canvas.setDirty(true, true)", scale)
+        script = "const { canvas } = window.app; Object.assign(canvas.ds, arguments[0]); canvas.setDirty(true, true)"
+        self.run(script, {"scale": scale, "offset": [385 / scale, 100 / scale]})
 
     def choose(self, inputs: Mapping[str, Mapping[str, Any]]) -> None:
         """Set inputs of nodes by id, as their widgets do."""
@@ -166,10 +169,10 @@ class Editor:
         said = (entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE")
         return {re.sub(r"https?://[^/ ]+|\d+", "", message) for message in said}
 
-    def picture(self, file: Path) -> None:
-        """Keep what is on the screen."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self.driver.save_screenshot(str(file))
+    def keep(self, name: str) -> None:
+        """What is on the screen, as a picture of this name."""
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.driver.save_screenshot(str(SCREENSHOTS / f"{name}.png"))
 
 
 @contextmanager

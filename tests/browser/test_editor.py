@@ -94,6 +94,7 @@ def test_a_template_opens_and_is_planned(editor: Editor, name: str) -> None:
     card = editor.find(f"[data-testid=template-workflow-{name}]")
     thumbnail = card.find_element(By.TAG_NAME, "img")
     assert eventually(lambda: editor.run("return arguments[0].naturalWidth", thumbnail), "its thumbnail") > 100
+    editor.keep("templates")
     card.click()
     eventually(lambda: "GGMLDiffusionModel" in editor.nodes(), "its nodes")
     editor.open_panel()
@@ -113,6 +114,8 @@ def test_refused_advised_and_drawn(editor: Editor) -> None:
     assert "does not fit by" in editor.find(".ggml-verdict").text
     assert editor.badge("GGMLMemoryPlanner") == "does not fit"
     assert "64 x 64 pixels" in editor.find(".ggml-advice").text
+    editor.view(0.62)
+    editor.keep("refused")
     apply.click()
     assert editor.planned() == "The workflow fits."
     assert editor.badge("GGMLMemoryPlanner") == "fits"
@@ -125,7 +128,7 @@ def test_panel_and_badges_say_what_is_planned_and_measured(editor: Editor, theme
     open_as(editor, theme, nodes_2)
     editor.load(WORKFLOWS / "text_to_image.json")
     editor.open_panel()
-    editor.view(0.7)
+    editor.view(0.62)
     for width in (128, 256):
         editor.choose({editor.nodes()["EmptySD3LatentImage"]: {"width": width}})
         editor.planned()
