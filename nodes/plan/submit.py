@@ -116,8 +116,14 @@ def _refusal(prompt: Prompt, made: Made) -> dict[str, Any]:
     return {
         "error": fault,
         "node_errors": {
-            node: {"errors": [fault], "dependent_outputs": [], "class_type": class_type}
+            node: {"errors": [_on_node(fault, class_type)], "dependent_outputs": [], "class_type": class_type}
             for node, class_type in types.items()
             if class_type.startswith("GGML")
         },
     }
+
+
+def _on_node(fault: dict[str, Any], class_type: str) -> dict[str, Any]:
+    """Of a type whose details the front end shows; it has words of its own for each it knows, and none for ours."""
+    named = {"input_name": "mode" if class_type == PLANNER else "device"}
+    return {**fault, "type": "custom_validation_failed", "extra_info": named}

@@ -23,7 +23,7 @@ def main() -> None:
         with Image.open(SCREENSHOTS / f"{kept}.png") as picture:
             size = (1200, round(1200 * picture.height / picture.width))
             few = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-            few.quantize(128).save(target / f"{name}.png", optimize=True)
+            few.save(target / f"{name}.jpg", quality=85, optimize=True)
 
 
 if __name__ == "__main__":
