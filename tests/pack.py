@@ -24,6 +24,7 @@ def comfy() -> None:
 
         comfy.options.enable_args_parsing()
         import comfy.cli_args
+        import utils.extra_config  # first, as in main.py: ComfyUI before 0.27 has another `utils` on the path later
 
 
 def load(name: str) -> ModuleType:
