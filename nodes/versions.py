@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import re
 
+import comfyui_version
+import torch
+
 # `requires-comfyui` in pyproject.toml says the same; `dev.py matrix` tests both.
 OLDEST_COMFYUI, OLDEST_TORCH = "0.18.0", "2.7.0"
 
 
 def refuse_what_is_too_old() -> None:
     """Raises ImportError, which ComfyUI puts into its log before it goes on without this pack."""
-    import torch
-
-    try:
-        from comfyui_version import __version__ as comfyui
-    except ImportError:  # older than any that has a number
-        comfyui = "0"
-    found = (("ComfyUI", comfyui, OLDEST_COMFYUI), ("torch", torch.__version__, OLDEST_TORCH))
+    found = (("ComfyUI", comfyui_version.__version__, OLDEST_COMFYUI), ("torch", torch.__version__, OLDEST_TORCH))
     for name, version, oldest in found:
         if _numbers(version) < _numbers(oldest):
             raise ImportError(
