@@ -72,7 +72,7 @@ class RemoteVAE(comfy.sd.VAE):
         self.size = self.first_stage_model.nbytes
 
     def decode_tiled_(self, samples: Tensor, tile_x: int = 64, tile_y: int = 64, overlap: int = 16) -> Tensor:
-        """Core's tiled decoding before ComfyUI 0.27 (since then `handles_tiling` asks for it), in tiles of one shape."""
+        """Core's tiled decoding, in tiles of one shape; since ComfyUI 0.27 `handles_tiling` asks for them."""
         pixels = self.first_stage_model.decode_tiled(samples.to(self.device), tile_x, tile_y, overlap)
         return self.process_output(pixels.to(self.output_device))
 

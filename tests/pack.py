@@ -24,7 +24,9 @@ def comfy() -> None:
 
         comfy.options.enable_args_parsing()
         import comfy.cli_args
-        import utils.extra_config  # first, as in main.py: ComfyUI before 0.27 has another `utils` on the path later
+
+        # As main.py does, before anything else: ComfyUI older than 0.27 puts another `utils` on the path later.
+        import utils.extra_config  # noqa: F401
 
 
 def load(name: str) -> ModuleType:

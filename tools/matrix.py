@@ -11,6 +11,7 @@ from pathlib import Path
 
 from . import comfyui, ggml_wheel, packages, vulkan
 from .places import Places
+from .processes import Command
 from .setup import NETWORK
 from .steps import Failure, elapsed, os_failure, run, say, story
 
@@ -19,13 +20,13 @@ TEST_LIMIT = 400  # seconds for one test
 PLANNER = "tests/e2e/test_planner.py::test_"
 CHECKS = (
     "tests/e2e/test_host.py",
-    "tests/e2e/test_workflows_run.py",
+    "tests/e2e/test_workflows_run.py::test_the_lora_counts",
+    "tests/e2e/test_workflows_run.py::test_the_loaded_picture_counts",
     "tests/e2e/test_front_end_files.py",
     f"{PLANNER}what_fits_runs_and_is_reported",
     f"{PLANNER}what_does_not_fit_is_refused_on_every_node_of_ours",
     f"{PLANNER}the_api_tells_the_plan_and_runs_nothing",
     f"{PLANNER}an_interruption_is_for_what_runs_not_for_a_plan",
-    "tests/e2e/test_workflows_nodes.py::test_decoding_in_tiles",
     "tests/e2e/test_seams_vae.py::test_core_asks_for_tiles",
     "tests/unit/test_nodes_plan_interruption.py",
 )
@@ -109,7 +110,8 @@ def prepare(own: Places, row: Row, python: Path) -> None:
             run([own.python, "-m", "pip", "uninstall", "--yes", "--quiet", "triton"], log)
         ggml_wheel.install(own, log)
     except Failure as failure:
-        raise Failure(f"its packages are not installed: {failure.why}", failure.advice or NETWORK, failure.log) from None
+        why = f"its packages are not installed: {failure.why}"
+        raise Failure(why, failure.advice or NETWORK, failure.log) from failure
     say(f"    its environment is ready after {elapsed(started)}")
 
 
@@ -117,7 +119,7 @@ def check(own: Places) -> None:
     """Runs the end-to-end tests of a row with its Python in its ComfyUI; raises Failure where one fails."""
     log = own.logs / "tests.log"
     environment = {"COMFYUI_PATH": str(own.state / "ComfyUI"), **vulkan.software_environment(own)}
-    command = [own.python, "-m", "pytest", "--verbose", f"--timeout={TEST_LIMIT}", *CHECKS]
+    command: Command = [own.python, "-m", "pytest", "--verbose", f"--timeout={TEST_LIMIT}", *CHECKS]
     try:
         run(command, log, environment, cwd=own.root)
     except Failure as failure:

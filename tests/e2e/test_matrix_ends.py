@@ -1,4 +1,4 @@
-"""The oldest ComfyUI, torch and Python that the pack supports; all other tests run with the newest ComfyUI and torch."""
+"""The oldest ComfyUI, torch and Python that the pack supports; all other tests run with the newest ComfyUI."""
 
 from __future__ import annotations
 
