@@ -13,7 +13,7 @@ from tools.matrix import ROWS
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the matrix is not tried on Windows yet")
 def test_the_oldest_end_of_the_matrix() -> None:
-    """MINUTES
+    """Takes 3 minutes on two busy processors with what it downloads in uv's cache.
 
     Where the package index is out of reach, or there is no such Python, it fails and says so.
     """
