@@ -24,6 +24,7 @@ from tools import (
     comfyui,
     demo,
     language_model,
+    matrix,
     places,
     server,
     setup,
@@ -74,6 +75,13 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument("--plot", metavar="FILE.svg", type=Path, help="where the picture goes; else beside the JSON")
     command.add_argument("--markdown", action="store_true", help="show the table as a README has it")
     command.set_defaults(run=measure)
+
+    command = commands.add_parser("matrix", help="test in old and new ComfyUI, torch and Python")
+    command.add_argument("--row", metavar="NAME", action="append", default=[], help="only this one; may be repeated")
+    command.add_argument("--list", action="store_true", help="show the names of the rows")
+    command.add_argument("--python", metavar="FILE", type=Path, action="append", default=[], help="one to use besides")
+    command.add_argument("--keep", action="store_true", help="keep the environments, of 6 GiB each, in .dev/matrix")
+    command.set_defaults(run=run_matrix)
 
     commands.add_parser("test", help="ruff, mypy and pytest; what follows goes to pytest")
     return parser
@@ -130,6 +138,17 @@ def measure(options: argparse.Namespace) -> int:
     plot = options.plot or (options.json.with_suffix(".svg") if options.json else None)
     show = bench_report.markdown if options.markdown else bench_report.table
     return bench.run(bench.Bench(places.here(), options.device), rows, options.json, plot, show)
+
+
+def run_matrix(options: argparse.Namespace) -> int:
+    """Runs the chosen rows of the matrix."""
+    rows = matrix.chosen(options.row)
+    if options.list:
+        for row in rows:
+            steps.say(row.name)
+        return 0
+    set_up()
+    return matrix.run_rows(places.here(), rows, options.python, options.keep)
 
 
 @contextlib.contextmanager

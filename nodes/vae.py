@@ -71,9 +71,15 @@ class RemoteVAE(comfy.sd.VAE):
         self.handles_tiling = True
         self.size = self.first_stage_model.nbytes
 
+    def decode_tiled_(self, samples: Tensor, tile_x: int = 64, tile_y: int = 64, overlap: int = 16) -> Tensor:
+        """Core's tiled decoding before ComfyUI 0.27, in tiles of one shape; later ones go by `handles_tiling`."""
+        pixels = self.first_stage_model.decode_tiled(samples.to(self.device, self.vae_dtype), tile_x, tile_y, overlap)
+        return self.process_output(pixels.to(self.output_device))
+
     def encode_tiled_(self, pixel_samples: Tensor, tile_x: int = 512, tile_y: int = 512, overlap: int = 64) -> Tensor:
         """Core's tiled encoding, in tiles of one shape instead of three."""
-        return self._encode_tiled_owned(pixel_samples, tile_x=tile_x, tile_y=tile_y, overlap=overlap)
+        pixels = self.process_input(pixel_samples).to(self.device, self.vae_dtype)
+        return self.first_stage_model.encode_tiled(pixels, tile_x, tile_y, overlap).to(self.output_device)
 
     def get_sd(self) -> Any:
         """Raises: what could be saved is the file it came from."""

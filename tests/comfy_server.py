@@ -108,8 +108,7 @@ class Client:
         try:
             entry = eventually(lambda: self.get(f"/history/{prompt}").get(prompt), f"the end of {prompt}")
         except TimeoutError as error:
-            error.add_note(stacks.of(self.server.process.pid))
-            raise
+            raise TimeoutError(f"{error}\n{stacks.of(self.server.process.pid)}") from error
         messages = dict(entry["status"]["messages"])
         if entry["status"]["status_str"] == "success":
             return Job(entry["outputs"], frozenset(messages["execution_cached"]["nodes"]))
@@ -152,7 +151,8 @@ class Client:
             address = f"{self.server.url}/ws?clientId={self.name}"
             async with session.ws_connect(address, max_msg_size=0, timeout=aiohttp.ClientWSTimeout(PATIENCE)) as socket:
                 prompt = await asyncio.to_thread(self.queue, workflow, **extra)
-                async with asyncio.timeout(PATIENCE):
+
+                async def until_the_end() -> None:
                     async for message in socket:
                         event = parse(message)
                         if event[0] not in BINARY_EVENTS and event[1].get("prompt_id") != prompt:
@@ -161,6 +161,8 @@ class Client:
                         await asyncio.to_thread(act, *event)
                         if event[0] == "executing" and event[1]["node"] is None:
                             break
+
+                await asyncio.wait_for(until_the_end(), PATIENCE)
         return events
 
     def upload(self, name: str, image: Image.Image, mode: str = "RGB") -> None:

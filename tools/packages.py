@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import comfyui
@@ -27,33 +28,33 @@ def has_venv(places: Places) -> bool:
     return places.python.exists() and venv_stamp(places).matches(venv_recipe())
 
 
-def make_venv(places: Places, log: Path) -> None:
+def make_venv(places: Places, log: Path, python: Path | None = None) -> None:
     """Makes the virtual environment anew, with pip and uv; an unfinished one is thrown away."""
     if places.venv.exists():
         shutil.rmtree(places.venv)
-    # The Python below any environment that dev.py itself may run in.
-    python = getattr(sys, "_base_executable", None) or sys.executable
+    if python is None:  # the one below any environment that dev.py itself may run in
+        python = Path(getattr(sys, "_base_executable", None) or sys.executable)
     run([python, "-m", "venv", places.venv], log)
     run([places.python, "-m", "pip", "install", "--quiet", UV], log)
     venv_stamp(places).write(venv_recipe())
 
 
-def requirement_files(places: Places) -> list[Path]:
-    """ComfyUI's requirements, the pack's, and the tests'."""
-    folders = (comfyui.tree(places), places.root, places.root / "tools")
-    return [folder / "requirements.txt" for folder in folders]
+def requirement_files(places: Places, host: Path) -> list[Path]:
+    """The requirements of the ComfyUI at `host`, the pack's, and the tests'."""
+    return [folder / "requirements.txt" for folder in (host, places.root, places.root / "tools")]
 
 
-def requirements(places: Places) -> list[str]:
+def requirements(places: Places, host: Path, torch: Sequence[str] = TORCH) -> list[str]:
     """All that is installed, as arguments of an installer, but for ggml: its wheel is a step of its own."""
-    host, pack, tests = requirement_files(places)
+    comfy, pack, tests = requirement_files(places, host)
     lines = pack.read_text(encoding="utf-8").splitlines()
     plain = [line for line in lines if line and not line.startswith(("#", "ggml-python"))]
-    return [*TORCH, *plain, "-r", str(host), "-r", str(tests)]
+    return [*torch, *plain, "-r", str(comfy), "-r", str(tests)]
 
 
 def packages_recipe(places: Places) -> str:
-    return recipe_key({"torch": TORCH, "files": [file.read_text("utf-8") for file in requirement_files(places)]})
+    files = requirement_files(places, comfyui.tree(places))
+    return recipe_key({"torch": TORCH, "files": [file.read_text("utf-8") for file in files]})
 
 
 def packages_stamp(places: Places) -> Stamp:
@@ -65,11 +66,15 @@ def has_packages(places: Places) -> bool:
 
 
 def install_packages(places: Places, log: Path) -> None:
-    """Installs all packages with uv, or with pip where uv fails (it does not read pip's configuration)."""
-    wanted = requirements(places)
+    """Installs all packages of the checkout's own environment."""
+    install(places, requirements(places, comfyui.tree(places)), log)
+    packages_stamp(places).write(packages_recipe(places))
+
+
+def install(places: Places, wanted: Sequence[str], log: Path) -> None:
+    """Installs packages with uv, or with pip where uv fails (it does not read pip's configuration)."""
     try:
         run([places.program("uv"), "pip", "install", "--python", places.python, *wanted], log)
     except Failure:
         say("    uv could not install them (its reasons are in the log): trying pip, which takes longer")
         run([places.python, "-m", "pip", "install", *wanted], log)
-    packages_stamp(places).write(packages_recipe(places))

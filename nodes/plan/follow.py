@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from comfy.model_management import InterruptProcessingException
 from comfy_api.latest import io
 
 import nodes as core
@@ -126,7 +127,7 @@ def _executed(class_type: str, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
                 return tuple(made.result or ())
             made = getattr(found(), found.FUNCTION)(**inputs)
             return tuple(made["result"] if isinstance(made, dict) else made)
-    except Unplanned:
+    except (Unplanned, InterruptProcessingException):  # the latter an Exception before ComfyUI 0.27
         raise
     except Exception as error:  # whatever a damaged prompt makes of it, ComfyUI says when it runs
         raise Unplanned(f"{class_type} ends with {type(error).__name__}: {error}") from error

@@ -150,9 +150,8 @@ def _sampled(guider: Any, inputs: Inputs, following: Following) -> dict[str, Any
     patcher = guider.model_patcher
     space = patcher.model.latent_format
     latent = _latent(inputs, "latent_image", following, space.latent_channels, space.spacial_downscale_ratio)
-    samples = comfy.sample.fix_empty_latent_channels(
-        patcher, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal")
-    )
+    ratios = {name: ratio for name, ratio in latent.items() if name.startswith("downscale_ratio_")}
+    samples = comfy.sample.fix_empty_latent_channels(patcher, latent["samples"], **ratios)
     guider.conds = {name: [dict(cond) for cond in conds] for name, conds in guider.original_conds.items()}
     comfy.samplers.preprocess_conds_hooks(guider.conds)
     options = comfy.model_patcher.create_model_options_clone(patcher.model_options)

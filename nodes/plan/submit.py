@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from aiohttp import web
+from comfy.model_management import InterruptProcessingException
 from server import PromptServer
 
 from ...native.memory import report, spoken_plan, verdict
@@ -82,6 +83,8 @@ def _looked_at(posted: Mapping[str, Any]) -> Made | dict[str, Any] | None:
                 _show_refused(posted, made)
                 return _refusal(prompt, made)
             last = _settled(prompt, asked, made)
+    except InterruptProcessingException:  # an Exception before ComfyUI 0.27
+        raise
     except Exception as error:  # a prompt can be anything
         log.warning("The memory planner leaves this workflow to ComfyUI: %s: %s", type(error).__name__, error)
         return None

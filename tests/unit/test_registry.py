@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from tests.pack import ROOT, comfy
+from tests.pack import ROOT, comfy, part
 
 comfy()
 
@@ -24,7 +24,7 @@ def test_comfyui_understands_the_description() -> None:
     assert DESCRIBED.project.name == "ggml-vulkan"
     assert re.fullmatch(r"\d+\.\d+\.\d+", DESCRIBED.project.version)
     assert DESCRIBED.project.supported_os == ["Microsoft :: Windows", "POSIX :: Linux"]
-    assert DESCRIBED.project.supported_comfyui_version == ">=0.30.0"
+    assert DESCRIBED.project.supported_comfyui_version == f">={part('nodes.versions').OLDEST_COMFYUI}"
     assert DESCRIBED.project.urls.repository
     assert DESCRIBED.tool_comfy.publisher_id
     assert DESCRIBED.tool_comfy.display_name

@@ -46,13 +46,14 @@ def test_wheel_key_changes_with_each_part_of_its_recipe(monkeypatch, owner, name
 
 def test_packages_recipe_changes_with_every_requirement_file(places, monkeypatch):
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
-    for file in packages.requirement_files(places):
+    host = comfyui.tree(places)
+    for file in packages.requirement_files(places, host):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("# a note\n\nggml-python==1\nnumpy\n")
-    names = [name for name in packages.requirements(places) if not name.endswith(".txt")]
+    names = [name for name in packages.requirements(places, host) if not name.endswith(".txt")]
     assert names == [*packages.TORCH, "numpy", "-r", "-r"]
     seen = {packages.packages_recipe(places)}
-    for file in packages.requirement_files(places):
+    for file in packages.requirement_files(places, host):
         file.write_text("numpy>=2\n")
         seen.add(packages.packages_recipe(places))
     assert len(seen) == 4
@@ -209,7 +210,7 @@ def test_only_comfyui_is_unpacked_and_only_into_its_folder(tmp_path):
 
 def test_a_damaged_download_is_removed_so_that_the_next_run_gets_it_anew(places, tmp_path, monkeypatch):
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
-    folder = places.cache / "comfyui" / comfyui.SDIST.replace("==", "-")
+    folder = places.cache / "comfyui" / comfyui.SDISTS[comfyui.NEWEST].replace("==", "-")
     folder.mkdir(parents=True)
     whole = archive_of(folder / "p.tar.gz", ["p-1/vendor/ComfyUI/main.py"]).read_bytes()
     (folder / "p.tar.gz").write_bytes(whole[: len(whole) // 2])
