@@ -7,7 +7,6 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from .errors import Cancelled
 from .process import Call, ProcessDied, RunnerProcess
 
 _POLL = 0.05  # seconds between looks at `cancelled`
@@ -20,7 +19,10 @@ def final_reply(
     cancelled: Callable[[], bool] | None,
     progress: Callable[..., None] | None,
 ) -> dict[str, Any]:
-    """The last reply to a call; raises Cancelled, and ProcessDied also after `patience` seconds without progress."""
+    """The last reply to a call, that it was aborted also where it was done all the same.
+
+    Raises ProcessDied also after `patience` seconds without progress, and what `cancelled` and `progress` do.
+    """
     aborting = False
     looked = heard = monotonic()
     while True:
@@ -36,8 +38,9 @@ def final_reply(
             if progress:
                 progress(*reply["progress"])
         elif reply:
-            if aborting and "done" in reply:
-                raise Cancelled("the run was interrupted")
+            if aborting and "done" in reply:  # before it saw the abort
+                aborted = {"kind": "aborted", "message": "the run was interrupted"}
+                return {"error": aborted, "peaks": reply.get("peaks", {})}
             return reply
         if now - heard > patience:
             process.kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from time import monotonic, sleep
 
 import numpy as np
 import pytest
@@ -60,6 +61,24 @@ def test_on_the_cpu_an_interrupt_is_honoured_inside_a_segment(runner: Runner) ->
     with pytest.raises(Cancelled):
         runner.run(NO_WEIGHTS, "CPU", program, INPUTS, cancelled=lambda: True, progress=fractions.append)
     assert fractions == []
+
+
+def test_an_interrupt_that_comes_when_all_is_done_is_one(runner: Runner) -> None:
+    """And is not waited for: the runner has nothing more to say of it."""
+    program = long_program(300, SIZE)
+    runner.run(NO_WEIGHTS, "CPU", program, INPUTS)
+    started = monotonic()
+    runner.run(NO_WEIGHTS, "CPU", program, INPUTS)
+    seconds, pid = monotonic() - started, runner.pid
+
+    def too_late() -> bool:
+        sleep(seconds + 2)
+        return True
+
+    with pytest.raises(Cancelled):
+        runner.run(NO_WEIGHTS, "CPU", program, INPUTS, cancelled=too_late)
+    runner.run(NO_WEIGHTS, "CPU", doubled((4,)), {"x": np.ones(4, "f4")})
+    assert runner.pid == pid
 
 
 def test_progress_rises_to_one(runner: Runner) -> None:
