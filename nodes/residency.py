@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from queue import SimpleQueue
@@ -133,11 +133,22 @@ def _release_when_idle() -> None:
     """A model may go when no other comes: when ComfyUI is told to free memory, for one."""
     while True:
         _noted.get()
-        time.sleep(_GRACE)
+        if _ending.wait(_GRACE):
+            return
         try:
             release_orphans()
         except RunnerError as error:
             log.warning("The memory of a model that is gone could not be freed: %s", error)
 
 
-threading.Thread(target=_release_when_idle, name="release models", daemon=True).start()
+def _end() -> None:
+    """Python ends: a thread that is then among torch's destructors would end the process with an abort."""
+    _ending.set()
+    _noted.put(None)
+    _releaser.join(5)
+
+
+_ending = threading.Event()
+_releaser = threading.Thread(target=_release_when_idle, name="release models", daemon=True)
+_releaser.start()
+atexit.register(_end)
