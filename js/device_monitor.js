@@ -59,7 +59,7 @@ function row(device, { free, total, held }) {
     { class: "ggml-phase", "data-monitored": device.name, title: features },
     element("span", { class: "ggml-title" }, device.name),
     element("span", { class: "ggml-bytes" }, text("free", { free: mib(free), total: mib(total) })),
-    element("p", {}, device.description, held ? ` — ${text("held", { held: mib(held) })}` : ""),
+    element("p", {}, [device.description, device.driver].filter(Boolean).join(", "), held ? ` — ${text("held", { held: mib(held) })}` : ""),
     element("div", { class: "ggml-bar" }, element("b", { class: "ggml-color-rest", style: `width: ${taken}%` })),
   );
 }

@@ -22,6 +22,8 @@ def describe(found: list[Device]) -> str:
             f"  memory: {device.free / GIB:.1f} of {device.total / GIB:.1f} GiB free",
             f"  largest buffer: {device.largest_buffer / GIB:.1f} GiB",
         ]
+        if device.driver:
+            lines.append(f"  driver: {device.driver}")
         if device.features:
             lines.append(f"  features: {', '.join(device.features)}")
         lines += [f"  {trait}" for trait in device.traits]

@@ -19,6 +19,7 @@ class Device:
     features: tuple[str, ...]  # "software" marks a Vulkan driver that computes on the processor
     traits: tuple[str, ...] = ()  # how the runner treats it because of what it is, in words
     small_window: bool = False  # the processor sees only a part of its memory: no resizable BAR
+    driver: str = ""  # of a GPU: name and version, where it tells them
 
 
 @dataclass(frozen=True)

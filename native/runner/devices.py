@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Lock
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from .errors import RequestError
 from .library import ggml, pointer, vulkan_features
 from .traits import Facts, is_software, spoken, starting, traits_of
-from .vulkan_memory import small_windows
+from .vulkan_facts import VulkanFacts, vulkan_facts
 
 _TYPES = {0: "CPU", 1: "GPU", 2: "IGPU", 3: "ACCEL", 4: "META"}  # enum ggml_backend_dev_type
 
@@ -27,15 +28,17 @@ class Device:
         threads: int,
         limit: int | None,
         aborted: Callable[[], bool],
-        windows: frozenset[str] = frozenset(),
+        vulkan: Mapping[str, VulkanFacts] = MappingProxyType({}),
     ) -> None:
-        """windows: descriptions of the devices of whose memory the processor sees only a part."""
+        """vulkan: what Vulkan says of its devices, by their description."""
         self.handle = handle
         self.name = ggml.ggml_backend_dev_name(handle).decode()
         self.description = ggml.ggml_backend_dev_description(handle).decode()
         self.type = _TYPES.get(ggml.ggml_backend_dev_type(handle), "ACCEL")
         self.features = vulkan_features.get(self.name) or self._cpu_features()
-        self.small_window = self.description in windows
+        facts = vulkan.get(self.description)
+        self.driver = facts.driver if facts else ""
+        self.small_window = bool(facts and facts.small_window)
         self.traits = traits_of(Facts(self.type, self.description, self.features, self.small_window))
         with starting(self.traits):
             self.buffer_type = ggml.ggml_backend_dev_buffer_type(handle)
@@ -127,6 +130,7 @@ class Device:
             "features": (*["software"] * is_software(self.description), *self.features),
             "traits": spoken(self.traits),
             "small_window": self.small_window,
+            "driver": self.driver,
         }
 
     def _cpu_features(self) -> tuple[str, ...]:
@@ -175,7 +179,7 @@ class Devices:
     def __init__(
         self, threads: int, limit: int | None, aborted: Callable[[], bool], loading: Callable[[bool], None]
     ) -> None:
-        self._new = lambda handle, windows=frozenset(): Device(handle, threads, limit, aborted, windows)
+        self._new = lambda handle, *vulkan: Device(handle, threads, limit, aborted, *vulkan)
         self._loading = loading
         self._cpu = self._new(ggml.ggml_backend_reg_dev_get(ggml.ggml_backend_cpu_reg(), 0))
         self._all: list[Device] | None = None
@@ -187,8 +191,8 @@ class Devices:
             if self._all is None:
                 self._loading(True)
                 handles = [ggml.ggml_backend_dev_get(index) for index in range(ggml.ggml_backend_dev_count())]
-                windows = small_windows() if vulkan_features else frozenset()
-                found = [self._new(handle, windows) for handle in handles if handle != self._cpu.handle]
+                vulkan = vulkan_facts() if vulkan_features else {}
+                found = [self._new(handle, vulkan) for handle in handles if handle != self._cpu.handle]
                 self._loading(False)
                 self._all = [*found, self._cpu]
             return self._all

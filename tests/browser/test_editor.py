@@ -210,4 +210,5 @@ def test_the_monitor_shows_every_device(editor: Editor) -> None:
     for device in editor.client.get("/ggml/devices")["devices"]:
         row = editor.find(f"[data-monitored={device['name']}]")
         assert device["description"] in row.text
+        assert device["driver"] in row.text
         assert re.search(r"[\d,]+ MiB free of [\d,]+ MiB", row.text)

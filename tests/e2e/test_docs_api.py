@@ -57,7 +57,7 @@ def test_the_commands_do_what_they_are_shown_for(planning: Client, pack_folder: 
     plan, devices, health, profiles = map(json.loads, told)
     assert plan["fits"]
     assert plan["chosen"]
-    assert {"name", "free", "total", "largest_buffer", "features", "traits"} <= set(devices["devices"][0])
+    assert {"name", "free", "total", "driver", "largest_buffer", "features", "traits"} <= set(devices["devices"][0])
     assert health["runner"] in ("running", "idle")
     assert plan["profile"] in profiles["profiles"]
     assert profiles["this_machine"]["ram"]

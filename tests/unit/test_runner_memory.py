@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def test_devices_say_what_they_are(runner: Runner) -> None:
     assert 0 < vulkan.largest_buffer <= vulkan.total
     assert ("software" in vulkan.features) == ("llvmpipe" in vulkan.description)
     assert any(feature.startswith("shared memory") for feature in vulkan.features)
+    assert re.search(r"\d+\.\d+", vulkan.driver), vulkan.driver
+    assert devices["CPU"].driver == ""
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -13,7 +13,7 @@ import pytest
 from native.client import Runner
 from native.runner import traits
 from native.runner.traits import Facts, traits_of
-from native.runner.vulkan_memory import is_small_window
+from native.runner.vulkan_facts import is_small_window
 from tests.runner_toys import NO_WEIGHTS, Table, new_runner
 
 OLD = ("warp size 64", "shared memory 65536")
