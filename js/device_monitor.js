@@ -1,6 +1,6 @@
 // The devices of this machine and what is left of their memory, while somebody looks.
 
-import { api } from "../../scripts/api.js";
+import { ask } from "./ask.js";
 import { element, mib } from "./element.js";
 import { text } from "./texts.js";
 
@@ -22,7 +22,7 @@ export class DeviceMonitor {
 
   async #look() {
     try {
-      const { memory } = await answered("/ggml/health");
+      const { memory } = await ask("/ggml/health");
       if (!memory) {
         this.#draw(element("button", { type: "button", onclick: () => this.#find() }, text("find")));
         return;
@@ -36,19 +36,12 @@ export class DeviceMonitor {
   }
 
   async #find() {
-    this.#devices = (await answered("/ggml/devices")).devices;
+    this.#devices = (await ask("/ggml/devices")).devices;
   }
 
   #draw(...content) {
     this.element.replaceChildren(element("h3", {}, text("devices")), ...content);
   }
-}
-
-async function answered(path) {
-  const answer = await api.fetchApi(path);
-  const told = await answer.json();
-  if (!answer.ok) throw new Error(told.error);
-  return told;
 }
 
 function row(device, { free, total, held }) {

@@ -11,6 +11,11 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+/** The sheet that this pack's elements are styled by, to be put beside them. */
+export function styleSheet() {
+  return element("link", { rel: "stylesheet", href: new URL("./panel.css", import.meta.url) });
+}
+
 /** Bytes as a person reads them. */
 export function mib(bytes) {
   return `${Math.round(bytes / 2 ** 20).toLocaleString()} MiB`;

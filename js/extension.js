@@ -6,6 +6,7 @@ import { addBadge, redrawWith, showBadges } from "./badges.js";
 import { setUsualValues } from "./defaults.js";
 import { livePlan } from "./live_plan.js";
 import { isOpen, mount, unmount } from "./panel.js";
+import { addModelChoice } from "./server_models.js";
 import { BADGES, LIVE, on, settings } from "./settings.js";
 import { loadTexts, text } from "./texts.js";
 
@@ -47,6 +48,7 @@ app.registerExtension({
   nodeCreated(node) {
     addBadge(node);
     setUsualValues(node);
+    addModelChoice(node);
   },
   afterConfigureGraph: planIfLive,
 });

@@ -1,7 +1,7 @@
 // The plan of the graph in the editor, asked for again when that has changed.
 
-import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { ask, Refused } from "./ask.js";
 import { isOurs, root } from "./graph.js";
 
 const QUIET = 400; // milliseconds without a change before it is asked for
@@ -51,23 +51,22 @@ class LivePlan extends EventTarget {
       this.#settle(null, "");
       return;
     }
-    const body = JSON.stringify(question((await app.graphToPrompt()).output));
-    if (body === this.#asked) return; // a node was moved
+    const body = question((await app.graphToPrompt()).output);
+    const asked = JSON.stringify(body);
+    if (asked === this.#asked) return; // a node was moved
     this.#asking.abort();
     this.#asking = new AbortController();
-    this.#asked = body;
+    this.#asked = asked;
     this.waiting = true;
     this.#tell();
     const { signal } = this.#asking;
     try {
-      const headers = { "Content-Type": "application/json" };
-      const answer = await api.fetchApi("/ggml/plan", { method: "POST", body, headers, signal });
-      const told = await answer.json();
-      if (!signal.aborted) this.#settle(answer.ok ? told : null, answer.ok ? "" : told.error);
+      const plan = await ask("/ggml/plan", body, signal);
+      if (!signal.aborted) this.#settle(plan, "");
     } catch (error) {
       if (signal.aborted) return;
-      this.#asked = "";
-      this.#settle(null, String(error));
+      if (!(error instanceof Refused)) this.#asked = "";
+      this.#settle(null, error.message);
     }
   }
 

@@ -3,7 +3,7 @@
 import { app } from "../../scripts/app.js";
 import { Colors, deviceBars } from "./bars.js";
 import { DeviceMonitor } from "./device_monitor.js";
-import { element } from "./element.js";
+import { element, styleSheet } from "./element.js";
 import { setInputs } from "./graph.js";
 import { livePlan } from "./live_plan.js";
 import { text } from "./texts.js";
@@ -15,8 +15,7 @@ export function mount(container) {
   unmount();
   const plan = element("div");
   const monitor = new DeviceMonitor();
-  const style = element("link", { rel: "stylesheet", href: new URL("./panel.css", import.meta.url) });
-  container.replaceChildren(style, element("div", { class: "ggml-memory" }, plan, monitor.element));
+  container.replaceChildren(styleSheet(), element("div", { class: "ggml-memory" }, plan, monitor.element));
   shown = { monitor, draw: () => plan.replaceChildren(...described()) };
   livePlan.addEventListener("change", shown.draw);
   shown.draw();

@@ -11,7 +11,9 @@ from typing import Any
 from aiohttp import web
 
 from ..native.client import RunnerError, shared
+from ..native.llm.errors import LanguageModelError
 from ..native.memory import ProfileError, described_machine, profile_of, spoken_plan
+from .language_server import LISTING, listed_models, server_at
 from .placement import devices
 from .plan.asked import MODES, REJECT, THIS_MACHINE, asked_of, profiles
 from .plan.interruption import beside_what_runs
@@ -21,8 +23,9 @@ _NUMBERS = ("gpu_budget", "ram_budget", "unknown_width", "unknown_height", "unkn
 
 
 def add_routes(routes: web.RouteTableDef) -> None:
-    """POST /ggml/plan, GET /ggml/profiles, GET /ggml/devices and GET /ggml/health."""
+    """POST /ggml/plan and /ggml/language_models, GET /ggml/profiles, /ggml/devices and /ggml/health."""
     routes.post("/ggml/plan")(_plan)
+    routes.post("/ggml/language_models")(_language_models)
     routes.get("/ggml/profiles")(_profiles)
     routes.get("/ggml/devices")(_devices)
     routes.get("/ggml/health")(_health)
@@ -90,6 +93,22 @@ async def _health(_request: web.Request) -> web.Response:
         except RunnerError as error:
             return web.json_response({"runner": "lost", "error": str(error)}, status=503)
     return web.json_response({"runner": "idle" if held is None else "running", "memory": held})
+
+
+async def _language_models(request: web.Request) -> web.Response:
+    """The models that a server lists: {"url": its address, "key_variable": as the node GGML Language Server has it}."""
+    try:
+        asked = await request.json()
+    except ValueError as error:
+        return _wrong(f"the body is not JSON: {error}")
+    url, variable = (asked.get("url"), asked.get("key_variable", "")) if isinstance(asked, dict) else (None, None)
+    if not isinstance(url, str) or not isinstance(variable, str):
+        return _wrong('the body must be {"url": the address of a server}')
+    try:
+        server = server_at(url, "", variable, LISTING)
+        return web.json_response({"models": await asyncio.to_thread(listed_models, server)})
+    except LanguageModelError as error:
+        return _wrong(f"{error}")
 
 
 def _wrong(message: str) -> web.Response:

@@ -8,13 +8,27 @@ import comfy.model_management
 from comfy_api.latest import io
 
 from ..native.llm.answer import models_of
+from ..native.llm.chat import Cancel
 from ..native.llm.errors import LanguageModelError
 from ..native.llm.model import KEY_PREFIX, RemoteServer, check_key_variable, check_url
 from .language import LLM
 from .node_text import show
 from .remote_module import as_comfy
 
-_LISTING = 5.0  # seconds
+LISTING = 5.0  # seconds
+
+
+def server_at(url: str, model: str, key_variable: str, patience: float) -> RemoteServer:
+    """The server of these inputs; raises LanguageModelError where one of them is none."""
+    wrong = check_url(url) or check_key_variable(key_variable)
+    if wrong:
+        raise LanguageModelError(wrong)
+    return RemoteServer(url.strip(), model.strip(), key_variable, patience)
+
+
+def listed_models(server: RemoteServer, cancelled: Cancel = lambda: False) -> list[str]:
+    """The models that a server lists within 5 seconds. Raises LanguageModelError, Cancelled."""
+    return models_of(replace(server, patience=min(LISTING, server.patience)), cancelled)
 
 
 class GGMLLanguageServer(io.ComfyNode):
@@ -38,7 +52,7 @@ class GGMLLanguageServer(io.ComfyNode):
                 ),
                 io.String.Input(
                     "model", default="",
-                    tooltip="As the server names it; empty: the first that it lists. The node shows the list when run.",
+                    tooltip="As the server names it; empty: the first that it lists. The button below lists them.",
                 ),
                 io.String.Input(
                     "key_variable", default="", advanced=True,
@@ -62,14 +76,10 @@ class GGMLLanguageServer(io.ComfyNode):
     @classmethod
     def execute(cls, url: str, model: str, key_variable: str, timeout: int) -> io.NodeOutput:
         """Shows the models that the server lists, or why it lists none; whether that matters is for who asks it."""
-        wrong = check_url(url) or check_key_variable(key_variable)
-        if wrong:
-            raise LanguageModelError(wrong)
-        server = RemoteServer(url.strip(), model.strip(), key_variable, float(timeout))
+        server = server_at(url, model, key_variable, float(timeout))
         try:
             with as_comfy():
-                impatient = replace(server, patience=min(_LISTING, server.patience))
-                names = models_of(impatient, comfy.model_management.processing_interrupted)
+                names = listed_models(server, comfy.model_management.processing_interrupted)
             show(cls, "models: " + ", ".join(names))
         except LanguageModelError as error:
             show(cls, str(error))

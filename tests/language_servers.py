@@ -14,6 +14,7 @@ from native.llm.start import start_child
 from native.llm.task import Task
 
 PATIENCE = 60.0  # seconds
+MODELS = ["m", "another:8b"]
 
 
 @contextmanager
@@ -34,11 +35,11 @@ Respond = Callable[[BaseHTTPRequestHandler], None]
 
 @contextmanager
 def server_that(responds: Respond) -> Iterator[str]:
-    """A server that answers every POST by a function, and lists the model "m"; gives its URL."""
+    """A server that answers every POST by a function, and lists MODELS; gives its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            send(self, 200, json.dumps({"data": [{"id": "m"}]}))
+            send(self, 200, json.dumps({"data": [{"id": model} for model in MODELS]}))
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))

@@ -14,7 +14,8 @@ from tests.pack import ROOT
 
 # What ComfyUI and the browser note of an answer that is a refusal, and of an unsaved graph that is left.
 NOTED = (
-    "/api/prompt - Failed to load resource", "/api/ggml/plan - Failed to load resource", "PromptExecutionError",
+    "/api/prompt - Failed to load resource", "/api/ggml/plan - Failed to load resource",
+    "/api/ggml/language_models - Failed to load resource", "PromptExecutionError",
     "Blocked attempt to show",
 )  # fmt: skip
 

@@ -124,6 +124,22 @@ class Editor:
         )  # fmt: skip
         return x, y
 
+    def press(self, node: str, name: str) -> None:
+        """Click on a node's widget that the canvas draws."""
+        script = """
+            const [id, name] = arguments, node = window.app.graph.getNodeById(id);
+            const widget = node.widgets.find((each) => each.name === name);
+            const box = window.app.canvas.canvas.getBoundingClientRect(), view = window.app.canvas.ds;
+            const x = node.pos[0] + node.size[0] / 2, y = node.pos[1] + widget.last_y + 10;
+            return [(x + view.offset[0]) * view.scale + box.left, (y + view.offset[1]) * view.scale + box.top];
+            """
+        place = None
+        while place != (place := self.run(script, node, name)):  # until the view has come to rest
+            time.sleep(0.3)
+        click = ActionChains(self.driver)
+        click.w3c_actions.pointer_action.move_to_location(*map(int, place)).pointer_down().pause(0.05).pointer_up()
+        click.perform()
+
     def middle(self, element: WebElement) -> tuple[float, float]:
         """Of an element, in pixels of the page."""
         box = element.rect

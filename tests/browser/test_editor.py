@@ -11,6 +11,7 @@ from selenium.webdriver.common.by import By
 
 from tests.browser.editor import Editor
 from tests.comfy_server import changed, eventually
+from tests.language_servers import MODELS, server_that
 from tests.pack import ROOT
 
 WORKFLOWS = ROOT / "workflows"
@@ -183,6 +184,33 @@ def test_new_nodes_begin_with_what_the_settings_say(editor: Editor) -> None:
     assert editor.widget(editor.nodes()["GGMLTextEncoders"], "device") == "auto"  # the node's own
     editor.load(WORKFLOWS / "text_to_image.json")
     assert editor.widget(editor.nodes()["GGMLDiffusionModel"], "device") == "auto"
+
+
+@pytest.mark.parametrize("nodes_2", [False, True], ids=["canvas", "nodes_2"])
+def test_a_model_of_a_server_is_chosen_from_its_list(editor: Editor, nodes_2: bool) -> None:
+    open_as(editor, nodes_2=nodes_2)
+    editor.load(WORKFLOWS / "expand_with_server.json")
+    node = editor.nodes()["GGMLLanguageServer"]
+    before = editor.prompt()
+    assert set(before[node]["inputs"]) == {"url", "model", "key_variable", "timeout"}  # the button is not saved
+
+    def ask() -> None:
+        if nodes_2:
+            editor.find("button", "Models of the server").click()
+        else:
+            editor.press(node, "Models of the server")
+
+    with server_that(lambda _: None) as url:
+        editor.choose({node: {"url": url}})
+        ask()
+        editor.keep(f"models-of-a-server-{nodes_2}")
+        editor.find(".ggml-models button", MODELS[1]).click()
+    assert editor.prompt()[node]["inputs"]["model"] == MODELS[1]
+    ask()
+    editor.find(".ggml-models .ggml-bad", "cannot be reached")
+    editor.find(".ggml-models button", "Close").click()
+    editor.load(WORKFLOWS / "expand_with_server.json")
+    assert editor.prompt() == before
 
 
 def test_plans_leave_what_the_settings_say(editor: Editor) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.comfy_server import ROOT, Client, changed, picture, workflow
+from tests.language_servers import MODELS, server_that
 
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 ADDRESS = "http://127.0.0.1:8188"
@@ -49,14 +50,17 @@ def test_the_script_draws_its_prompt(planning: Client, pack_folder: Path) -> Non
 
 @pytest.mark.skipif(not (shutil.which("sh") and shutil.which("curl")), reason="the commands need a shell and curl")
 def test_the_commands_do_what_they_are_shown_for(planning: Client, pack_folder: Path) -> None:
-    queued, fetched, *told = [run(planning, pack_folder, "sh", "-ec", block) for block in blocks("sh")]
+    with server_that(lambda _: None) as url:
+        commands = [block.replace("http://127.0.0.1:11434/v1", url) for block in blocks("sh")]
+        queued, fetched, *told = [run(planning, pack_folder, "sh", "-ec", command) for command in commands]
     assert "prompt_id" in json.loads(queued)
     assert "success" in fetched
     wanted = planning.draw(changed(workflow("text_to_image"), PROMPT))
     assert np.array_equal(picture((pack_folder / "picture.png").read_bytes()), wanted)
-    plan, devices, health, profiles = map(json.loads, told)
+    plan, language_models, devices, health, profiles = map(json.loads, told)
     assert plan["fits"]
     assert plan["chosen"]
+    assert language_models == {"models": MODELS}
     assert {"name", "free", "total", "driver", "largest_buffer", "features", "traits"} <= set(devices["devices"][0])
     assert health["runner"] in ("running", "idle")
     assert plan["profile"] in profiles["profiles"]

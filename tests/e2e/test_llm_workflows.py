@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests import comfy_server, random_llm, random_projector
-from tests.comfy_server import Client, Interrupted, Job, JobFailed, Workflow, changed, eventually, node_id, workflow
+from tests.comfy_server import Client, Interrupted, Job, JobFailed, Refused, Workflow, changed, eventually, node_id, workflow
 from tests.e2e.test_workflows_nodes import added
 from tests.language_servers import endless, real_server, server_that
 from tests.micro.checker import find_shapes
@@ -206,6 +206,19 @@ def test_a_server_expands_and_its_key_is_nowhere(comfyui: Client, remote: str) -
     everything = [file, comfyui.server.log.read_bytes(), str((seen, failed.value)).encode()]
     everything.append(comfyui.server.get("/history"))
     assert all(KEY.encode() not in each for each in everything)
+
+
+def test_the_models_of_a_server_are_listed_before_anything_runs(comfyui: Client, remote: str) -> None:
+    asked = {"url": remote, "key_variable": VARIABLE}
+    (model,) = comfyui.send("/ggml/language_models", asked)["models"]
+    assert model.endswith("remote.gguf")
+    for wrong, said in (
+        ({"key_variable": ""}, "answered 401"), ({"key_variable": "HOME"}, "begin with GGML_LLM_"),
+        ({"url": "http://127.0.0.1:9/v1"}, "cannot be reached"), ({"url": "file:///etc/passwd"}, "no address"),
+        ({"url": 7}, "the body must be"),
+    ):  # fmt: skip
+        with pytest.raises(Refused, match=said):
+            comfyui.send("/ggml/language_models", asked | wrong)
 
 
 def test_without_the_server_the_idea_is_drawn_or_the_workflow_stops(comfyui: Client) -> None:
