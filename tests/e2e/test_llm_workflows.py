@@ -14,7 +14,18 @@ import psutil
 import pytest
 
 from tests import comfy_server, random_llm, random_projector
-from tests.comfy_server import Client, Interrupted, Job, JobFailed, Refused, Workflow, changed, eventually, node_id, workflow
+from tests.comfy_server import (
+    Client,
+    Interrupted,
+    Job,
+    JobFailed,
+    Refused,
+    Workflow,
+    changed,
+    eventually,
+    node_id,
+    workflow,
+)
 from tests.e2e.test_workflows_nodes import added
 from tests.language_servers import endless, real_server, server_that
 from tests.micro.checker import find_shapes
