@@ -25,6 +25,7 @@ from tools import (
     demo,
     language_model,
     matrix,
+    micro_models,
     places,
     server,
     setup,
@@ -109,7 +110,8 @@ def draw(options: argparse.Namespace) -> int:
     file = here.root / "workflows" / "api" / "text_to_image.json"
     choices = {name: getattr(options, name) for name in ("device", "prompt", "seed")}
     choices["width"], choices["height"] = options.size
-    wanted = workflow.with_choices(json.loads(file.read_text(encoding="utf-8")), choices)
+    template = json.loads(file.read_text(encoding="utf-8"))
+    wanted = workflow.with_choices(micro_models.with_micro_models(template), choices)
     set_up()
     with running_server(here, "demo", device=options.device) as answering:
         demo.draw(answering, wanted, options.out.absolute())
@@ -120,7 +122,7 @@ def serve(options: argparse.Namespace) -> int:
     """Serves until the process is asked to end."""
     set_up()
     with running_server(places.here(), "serve", port=options.port) as answering:
-        steps.say(f"ready: {answering.url}")
+        steps.say(f"ready: {answering.url}, with workflows for the micro models under Workflows in its sidebar")
         with contextlib.suppress(KeyboardInterrupt):
             if code := answering.process.wait():
                 raise steps.Failure(f"ComfyUI ended by itself, with code {code}", "see its log", answering.log)
@@ -165,6 +167,7 @@ def running_server(here: places.Places, name: str, port: int = 0, device: str | 
         environment=vulkan.software_environment(here) if software else None,
     )
     language_model.ensure(here, options.base / "models")
+    micro_models.write_workflows(here.root / "workflows", options.base / "user" / "default" / "workflows")
     started = time.monotonic()
     steps.say("Starting ComfyUI ...")
     with server.running(options) as answering:

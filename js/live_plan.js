@@ -5,6 +5,7 @@ import { ask, Refused } from "./ask.js";
 import { isOurs, root } from "./graph.js";
 
 const QUIET = 400; // milliseconds without a change before it is asked for
+const FILE_MISSING = 404; // the front end says so itself, and offers to download it
 const PLANNER = "GGMLMemoryPlanner";
 const NUMBERS = ["gpu_budget", "ram_budget", "unknown_width", "unknown_height", "unknown_batch"];
 
@@ -66,12 +67,12 @@ class LivePlan extends EventTarget {
     } catch (error) {
       if (signal.aborted) return;
       if (!(error instanceof Refused)) this.#asked = "";
-      this.#settle(null, error.message);
+      this.#settle(null, error.message, error.status === FILE_MISSING);
     }
   }
 
-  #settle(plan, error) {
-    const news = error && error !== this.error;
+  #settle(plan, error, isToldElsewhere = false) {
+    const news = error && error !== this.error && !isToldElsewhere;
     Object.assign(this, { plan, error, waiting: false });
     this.#tell();
     if (news) this.dispatchEvent(new CustomEvent("error", { detail: error }));

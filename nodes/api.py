@@ -51,6 +51,8 @@ async def _plan(request: web.Request) -> web.Response:
         made = await asyncio.to_thread(beside_what_runs, lambda: _made(asked, gone))
     except NobodyAsks:
         return _wrong("nobody waits for this plan any more")
+    except FileNotFoundError as error:
+        return web.json_response({"error": str(error)}, status=404)
     except Exception as error:  # a prompt can be anything
         return _wrong(f"the workflow cannot be planned: {type(error).__name__}: {error}")
     return web.json_response({**spoken_plan(made.plan, made.advised), "chosen": made.change})

@@ -27,6 +27,7 @@ from PIL import Image
 
 from tests import random_llm, random_projector, stacks
 from tools import server
+from tools.micro_models import with_micro_models
 
 ROOT = Path(__file__).parents[1]
 MICRO_MODELS = ROOT / "tests" / "micro" / "models"
@@ -230,10 +231,15 @@ def eventually(look: Callable[[], Any], what: str = "it", patience: float = PATI
     return found
 
 
-def workflow(name: str) -> Workflow:
-    """A workflow of this repository in API format."""
+def shipped(name: str) -> Workflow:
+    """A template of this repository in API format, as it is."""
     loaded: Workflow = json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
     return loaded
+
+
+def workflow(name: str) -> Workflow:
+    """A template with the micro models."""
+    return with_micro_models(shipped(name))
 
 
 def changed(base: Workflow, changes: Mapping[str, Mapping[str, Any]]) -> Workflow:

@@ -7,7 +7,7 @@ from pathlib import Path
 from .places import Places
 from .steps import run
 
-NAME = "tiny-random-llm.gguf"  # as the workflows name it
+NAME = "tiny-random-llm.gguf"
 
 
 def ensure(places: Places, models: Path) -> None:

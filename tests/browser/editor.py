@@ -17,8 +17,9 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
-from tests.comfy_server import Client, eventually
+from tests.comfy_server import WORKFLOWS, Client, eventually
 from tests.pack import ROOT
+from tools.micro_models import graph_with_micro_models
 from tools.system_packages import browser
 
 SCREENSHOTS = ROOT / ".dev" / "screenshots"
@@ -64,9 +65,9 @@ class Editor:
         element: WebElement = eventually(look, f"{css} with {text!r}", 30)
         return element
 
-    def load(self, workflow: Path) -> None:
-        """Open a workflow as a file that is dropped is opened."""
-        graph = json.loads(workflow.read_text(encoding="utf-8"))
+    def load(self, name: str) -> None:
+        """Open a template with the micro models as a file that is dropped is opened."""
+        graph = graph_with_micro_models(json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")))
         self.driver.execute_async_script("window.app.loadGraphData(arguments[0]).then(arguments[1])", graph)
 
     def command(self, name: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,11 +12,10 @@ import pytest
 from selenium.webdriver.common.by import By
 
 from tests.browser.editor import Editor
-from tests.comfy_server import changed, eventually
+from tests.comfy_server import MICRO_MODELS, WORKFLOWS, changed, eventually
 from tests.language_servers import MODELS, server_that
-from tests.pack import ROOT
+from tools.micro_models import INSTEAD
 
-WORKFLOWS = ROOT / "workflows"
 DARK, LIGHT = "dark", "light"
 
 # By hand: where each node is dropped in a window of 1600 x 1000, and what is linked to what.
@@ -55,6 +56,11 @@ def plan_of(editor: Editor) -> dict[str, Any]:
     return plan
 
 
+def named(prompt: dict[str, Any]) -> set[str]:
+    """The model files that a prompt names."""
+    return {value for node in prompt.values() for value in node["inputs"].values() if str(value) in INSTEAD}
+
+
 def run(editor: Editor) -> np.ndarray:
     """Press Run, and the one picture that is made of it."""
     before = set(editor.client.get("/history"))
@@ -87,9 +93,7 @@ def test_a_graph_made_with_the_mouse_draws(editor: Editor) -> None:
     assert eventually(lambda: editor.run(shown, nodes["SaveImage"]), "the picture on the node") == 128
 
 
-@pytest.mark.parametrize("name", [path.stem for path in sorted(WORKFLOWS.glob("*.json"))])
-def test_a_template_opens_and_is_planned(editor: Editor, name: str) -> None:
-    open_as(editor)
+def open_template(editor: Editor, name: str) -> None:
     editor.command("Comfy.BrowseTemplates")
     editor.find("[role=dialog] span", "ggml-vulkan").click()
     card = editor.find(f"[data-testid=template-workflow-{name}]")
@@ -98,7 +102,20 @@ def test_a_template_opens_and_is_planned(editor: Editor, name: str) -> None:
     editor.keep("templates")
     card.click()
     eventually(lambda: "GGMLDiffusionModel" in editor.nodes(), "its nodes")
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(WORKFLOWS.glob("*.json"))])
+def test_a_template_opens_and_is_planned(editor: Editor, name: str) -> None:
+    """ComfyUI says which of its files are missing."""
+    open_as(editor)
+    open_template(editor, name)
+    editor.find("button", "View details").click()
+    for file in named(editor.prompt()):
+        editor.find("[data-testid*=missing-model]", file)
+    editor.keep("missing")
     editor.open_panel()
+    assert re.match("The model file .* is not in any of the folders", editor.planned())
+    editor.load(name)
     assert editor.planned() == "The workflow fits."
     told = plan_of(editor)
     titles = [each.text for each in editor.driver.find_elements(By.CSS_SELECTOR, ".ggml-device .ggml-title")]
@@ -106,9 +123,31 @@ def test_a_template_opens_and_is_planned(editor: Editor, name: str) -> None:
     assert titles == [phase["title"] for phase in told["phases"]] * len(devices)
 
 
+@pytest.fixture
+def files_in_place(editor: Editor) -> Iterator[None]:
+    """The micro models, called as the files that the templates name."""
+    models = editor.client.server.output.parent / "models"
+    placed = []
+    for name, micro in INSTEAD.items():
+        for file in MICRO_MODELS.glob(f"*/{micro}"):
+            placed.append(models / file.parent.name / name)
+            placed[-1].parent.mkdir(exist_ok=True)
+            shutil.copy(file, placed[-1])
+    yield
+    for file in placed:
+        file.unlink()
+
+
+@pytest.mark.usefixtures("files_in_place")
+def test_a_template_draws_as_it_is_once_its_files_are_there(editor: Editor) -> None:
+    open_as(editor)
+    open_template(editor, "text_to_image")
+    assert run(editor).shape == (512, 512, 3)
+
+
 def test_refused_advised_and_drawn(editor: Editor) -> None:
     open_as(editor)
-    editor.load(WORKFLOWS / "text_to_image.json")
+    editor.load("text_to_image")
     editor.add("GGMLMemoryPlanner", ram_budget=10)
     editor.find("button", "Run").click()
     apply = editor.find(".ggml-apply")  # the panel opens by itself
@@ -127,7 +166,7 @@ def test_refused_advised_and_drawn(editor: Editor) -> None:
 @pytest.mark.parametrize("theme", [DARK, LIGHT])
 def test_panel_and_badges_say_what_is_planned_and_measured(editor: Editor, theme: str, nodes_2: bool) -> None:
     open_as(editor, theme, nodes_2)
-    editor.load(WORKFLOWS / "text_to_image.json")
+    editor.load("text_to_image")
     editor.open_panel()
     editor.view(0.62)
     for width in (128, 256):
@@ -165,7 +204,7 @@ def taken(plan: dict[str, Any], loader: str) -> int:
 
 def test_a_device_that_is_not_here_opens_and_is_named(editor: Editor) -> None:
     open_as(editor)
-    editor.load(WORKFLOWS / "text_to_image.json")
+    editor.load("text_to_image")
     editor.choose({editor.nodes()["GGMLDiffusionModel"]: {"device": "Vulkan7"}})
     editor.open_panel()
     assert "no device Vulkan7" in editor.planned()
@@ -182,14 +221,14 @@ def test_new_nodes_begin_with_what_the_settings_say(editor: Editor) -> None:
     assert editor.widget(editor.nodes()["GGMLVAE"], "device") == "Vulkan0"
     editor.add("GGMLTextEncoders")
     assert editor.widget(editor.nodes()["GGMLTextEncoders"], "device") == "auto"  # the node's own
-    editor.load(WORKFLOWS / "text_to_image.json")
+    editor.load("text_to_image")
     assert editor.widget(editor.nodes()["GGMLDiffusionModel"], "device") == "auto"
 
 
 @pytest.mark.parametrize("nodes_2", [False, True], ids=["canvas", "nodes_2"])
 def test_a_model_of_a_server_is_chosen_from_its_list(editor: Editor, nodes_2: bool) -> None:
     open_as(editor, nodes_2=nodes_2)
-    editor.load(WORKFLOWS / "expand_with_server.json")
+    editor.load("expand_with_server")
     node = editor.nodes()["GGMLLanguageServer"]
     before = editor.prompt()
     assert set(before[node]["inputs"]) == {"url", "model", "key_variable", "timeout"}  # the button is not saved
@@ -209,16 +248,16 @@ def test_a_model_of_a_server_is_chosen_from_its_list(editor: Editor, nodes_2: bo
     ask()
     editor.find(".ggml-models .ggml-bad", "cannot be reached")
     editor.find(".ggml-models button", "Close").click()
-    editor.load(WORKFLOWS / "expand_with_server.json")
+    editor.load("expand_with_server")
     assert editor.prompt() == before
 
 
 def test_plans_leave_what_the_settings_say(editor: Editor) -> None:
     open_as(editor, **{"GGML.Memory.Reserve": 512})
-    editor.load(WORKFLOWS / "text_to_image.json")
+    editor.load("text_to_image")
     before = plan_of(editor)["devices"]["Vulkan0"]["capacity"]
     open_as(editor, **{"GGML.Memory.Reserve": 1024})
-    editor.load(WORKFLOWS / "text_to_image.json")
+    editor.load("text_to_image")
     assert plan_of(editor)["devices"]["Vulkan0"]["capacity"] == before - (512 << 20)
     open_as(editor, **{"GGML.Memory.Reserve": 512})
 
@@ -226,14 +265,14 @@ def test_plans_leave_what_the_settings_say(editor: Editor) -> None:
 @pytest.mark.parametrize(("language", "title"), [("pt-BR", "Dispositivos"), ("zh", "设备")])
 def test_in_the_languages_of_the_pack(editor: Editor, language: str, title: str) -> None:
     open_as(editor, **{"Comfy.Locale": language})
-    editor.load(WORKFLOWS / "text_to_image.json")
+    editor.load("text_to_image")
     editor.open_panel()
     editor.find(".ggml-monitor h3", title)
 
 
 def test_the_monitor_shows_every_device(editor: Editor) -> None:
     open_as(editor)
-    editor.load(WORKFLOWS / "text_to_image.json")
+    editor.load("text_to_image")
     editor.open_panel()
     for device in editor.client.get("/ggml/devices")["devices"]:
         row = editor.find(f"[data-monitored={device['name']}]")

@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.comfy_server import Client, Interrupted, Refused, Workflow, changed, eventually, node_id, workflow
+from tests.comfy_server import Client, Interrupted, Refused, Workflow, changed, eventually, node_id, shipped, workflow
 from tests.pack import ROOT
 
 OURS = {"GGMLDiffusionModel", "GGMLTextEncoders", "GGMLVAE", "GGMLMemoryPlanner"}
@@ -127,6 +127,13 @@ def test_the_api_says_what_is_wrong(planning: Client, body: Any) -> None:
         post(planning, "/ggml/plan", body)
     assert caught.value.code == 400
     assert json.load(caught.value)["error"]
+
+
+def test_the_api_names_a_file_that_is_not_there(planning: Client) -> None:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        post(planning, "/ggml/plan", {"prompt": shipped("text_to_image")})
+    assert caught.value.code == 404
+    assert json.load(caught.value)["error"].startswith("The model file ")
 
 
 def post(client: Client, path: str, body: Any) -> None:

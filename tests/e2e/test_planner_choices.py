@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from tests.comfy_server import Client, Refused, Workflow, changed, eventually, node_id, workflow
 from tests.e2e.test_planner import PLANNER, idle, planned
 from tests.pack import ROOT
+from tools.micro_models import write_workflows
 
 LOADERS = ("GGMLDiffusionModel", "GGMLTextEncoders", "GGMLVAE")
 RX_580 = "RX 580 8 GB, Linux"
@@ -177,12 +179,14 @@ def test_absurd_sizes_cost_nothing(planning: Client) -> None:
 
 
 @pytest.mark.parametrize("name", ["text_to_image", "image_to_image", "lora"])
-def test_the_command_line_says_what_the_server_says(planning: Client, name: str) -> None:
+def test_the_command_line_says_what_the_server_says(planning: Client, name: str, tmp_path: Path) -> None:
     """For the editor's file what the server says of the one in API format."""
+    write_workflows(ROOT / "workflows", tmp_path)
+    file = tmp_path / f"{name} with micro models.json"
     base = planning.server.output.parent
     folders = ["--", "--base-directory", base, "--extra-model-paths-config", base / "models.yaml"]
     told = planning.send("/ggml/plan", {"prompt": workflow(name), "profile": RX_580})
-    line = [sys.executable, ROOT / "plan.py", ROOT / "workflows" / f"{name}.json", "--hardware", RX_580, "--json"]
+    line = [sys.executable, ROOT / "plan.py", file, "--hardware", RX_580, "--json"]
     done = subprocess.run([*line, *folders], capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.comfy_server import WORKFLOWS, Client, Workflow, workflow
+from tests.comfy_server import WORKFLOWS, Client, Workflow, shipped, workflow
+from tools.micro_models import INSTEAD, graph_with_micro_models
+from tools.server import MODEL_FOLDERS
 
 NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
 TITLE_BAR = 30  # pixels above a node's position
@@ -93,7 +95,26 @@ def test_each_has_a_thumbnail(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_both_formats_say_the_same(known: Json, name: str) -> None:
-    assert as_api(drawn(name), known) == workflow(name)
+    assert as_api(drawn(name), known) == shipped(name)
+    assert as_api(graph_with_micro_models(drawn(name)), known) == workflow(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_file_is_named_with_where_it_is_to_be_had(name: str) -> None:
+    """For the front end, which offers what is missing, and in the notes."""
+    graph = drawn(name)
+    notes = " ".join(node["widgets_values"][0] for node in graph["nodes"] if node["type"] == NOTE)
+    for node in graph["nodes"]:
+        files = [value for value in node["widgets_values"] if value in INSTEAD and node["type"] != "LoraLoader"]
+        models = node["properties"].get("models", [])
+        assert [model["name"] for model in models] == files
+        for model in models:
+            owner, repository, rest = model["url"].removeprefix("https://huggingface.co/").split("/", 2)
+            assert rest.startswith("resolve/main/")
+            assert rest.endswith(f"/{model['name']}")
+            assert f"**{owner}/{repository}**" in notes
+            assert model["name"] in notes
+            assert model["directory"] in (*MODEL_FOLDERS, "LLM")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -140,7 +161,7 @@ def test_the_link_table_agrees_with_the_nodes(known: Json, name: str) -> None:
         if node["type"] == NOTE:
             continue
         info = known[node["type"]]
-        assert node["properties"] == {"Node name for S&R": node["type"]}
+        assert {**node["properties"], "models": []} == {"Node name for S&R": node["type"], "models": []}
         outputs = list(zip(info["output_name"], info["output"], strict=True))
         assert [(output["name"], output["type"]) for output in node["outputs"]] == outputs
         sockets = [(slot["name"], slot["type"]) for slot in node["inputs"] if "widget" not in slot]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import dev
-from tools import demo, language_model, places, processes, server
+from tools import demo, language_model, micro_models, places, processes, server
 from tools.steps import Failure
 from tools.websocket import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, WebSocket
 from tools.workflow import with_choices
@@ -232,5 +232,15 @@ def test_a_demo_has_the_language_model_that_the_workflows_name(tmp_path):
         language_model.ensure(places.here(), tmp_path)
     (file,) = (tmp_path / "LLM").iterdir()
     assert file.read_bytes().startswith(b"GGUF")
-    wanted = json.loads((places.here().root / "workflows" / "api" / "expand_and_draw.json").read_text())
-    assert file.name in {node["inputs"].get("model_name") for node in wanted.values()}
+    assert file.name in micro_models.INSTEAD.values()
+
+
+def test_workflows_for_the_micro_models_name_files_that_are_there(tmp_path):
+    here = places.here()
+    micro_models.write_workflows(here.root / "workflows", tmp_path)
+    there = {file.name for file in here.micro_models.rglob("*") if file.is_file()} | {language_model.NAME}
+    for file in tmp_path.iterdir():
+        values = [str(value) for node in json.loads(file.read_text())["nodes"] for value in node["widgets_values"]]
+        named = {value for value in values if value.endswith((".gguf", ".safetensors"))}
+        assert len(named) >= 4
+        assert named <= there
