@@ -24,9 +24,11 @@ from tools import (
     comfyui,
     demo,
     language_model,
+    llama_wheel,
     matrix,
     micro_models,
     places,
+    processes,
     server,
     setup,
     steps,
@@ -39,8 +41,8 @@ SIZE_STEP = 16  # pixels: the VAE makes 8 of them a latent, the model takes 2 x 
 
 def main(arguments: list[str]) -> int:
     """Runs one command and returns its exit code."""
-    if arguments[:1] == ["test"] and "--help" not in arguments:
-        return test(arguments[1:])  # pytest's arguments stay as they are
+    if arguments[:1] in (["test"], ["llama"]) and "--help" not in arguments:
+        return {"test": test, "llama": llama}[arguments[0]](arguments[1:])  # pytest's arguments stay as they are
     options = command_line().parse_args(arguments)
     try:
         return int(options.run(options))
@@ -85,6 +87,7 @@ def command_line() -> argparse.ArgumentParser:
     command.set_defaults(run=run_matrix)
 
     commands.add_parser("test", help="ruff, mypy and pytest; what follows goes to pytest")
+    commands.add_parser("llama", help="test language models on a GPU; what follows goes to pytest")
     return parser
 
 
@@ -178,6 +181,21 @@ def running_server(here: places.Places, name: str, port: int = 0, device: str | 
 def test(pytest_arguments: list[str]) -> int:
     set_up(tests=True)
     return checks.run_checks(places.here(), pytest_arguments)
+
+
+def llama(pytest_arguments: list[str]) -> int:
+    """Apart from the other tests, as they take llama.cpp with Vulkan, which is built where no wheel is to be had."""
+    set_up()
+    here = places.here()
+    software = vulkan.software_environment(here)
+    try:
+        site = llama_wheel.install(here, here.logs / "llama.log", software)
+    except steps.Failure as failure:
+        print(f"\n{steps.story(failure, failure.advice)}", file=sys.stderr)
+        return 1
+    environment = {"COMFYUI_PATH": str(comfyui.tree(here)), **software, "PYTHONPATH": str(site)}
+    command: processes.Command = [here.python, "-m", "pytest", *pytest_arguments, "tests/llama_vulkan"]
+    return checks.check("pytest", command, here.root, environment)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from native.llm.start import GPU_INDEX
 from tests.pack import ROOT, schemas
 from tests.unit.test_help import BETWEEN_LITERALS
-from tools import ggml_wheel
+from tools import ggml_wheel, llama_wheel
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SOURCES = [ROOT / "plan.py", *(file for name in ("nodes", "native", "tools") for file in (ROOT / name).rglob("*.py"))]
@@ -96,6 +97,8 @@ def test_the_commands_install_what_the_pack_asks_for() -> None:
     assert re.findall(r"ggml-python==[\d.]+", page) == [ggml_wheel.REQUIREMENT]
     assert ggml_wheel.REQUIREMENT in required
     assert set(re.findall(r"index-url (\S+)", page)) == {ggml_wheel.PREBUILT_INDEX}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"index-url (\S+)", readme)) == {llama_wheel.PREBUILT_INDEX} == {GPU_INDEX}
 
 
 def test_the_picture_shows_folders_that_are_there() -> None:

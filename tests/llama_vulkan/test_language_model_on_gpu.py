@@ -1,0 +1,133 @@
+"""Language models on a GPU: what they write there, what they take of it, and how they share it with pictures.
+
+`python3 dev.py llama` runs these, with llama.cpp's build for Vulkan.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from native.llm import conversation, serving
+from native.llm.answer import answer
+from native.llm.chat import Endpoint
+from native.llm.memory import MIB, compute_buffers, memory_of_model
+from native.llm.model import CPU, LocalModel, local_model
+from native.llm.start import task_of
+from native.process.child import PACK
+from tests import comfy_server, random_llm, random_projector
+from tests.comfy_server import Client, Refused, changed, workflow
+from tests.random_llm import Sizes
+from tests.unit.test_llm_vision import picture
+
+GPU = "Vulkan0"
+PLACES = [(GPU, -1), (GPU, 2), (GPU, 1), (GPU, 0)]  # device, layers
+# llama.cpp tells what it allocated: "llama_kv_cache:    Vulkan0 KV buffer size =     4.00 MiB"
+ALLOCATED = re.compile(r"(\w+) (model|KV|output|compute) buffer size = +([\d.]+) MiB")
+LOADING = """
+import json, os, sys
+from native.llm.serve import parameters, xllamacpp
+from native.llm.task import Task
+wanted = parameters(Task(**json.loads(sys.argv[1])))
+wanted.verbosity = 5
+server = xllamacpp.Server(wanted)
+print("ready", flush=True)
+sys.stdin.read()
+os._exit(0)  # its end waits for threads of its own
+"""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    """A model of three layers, and its eyes."""
+    folder = tmp_path_factory.mktemp("models")
+    yield random_llm.write(folder / "m.gguf", Sizes(layers=3)), random_projector.write(folder / "mmproj-m.gguf")
+    serving.release()
+
+
+def placed(files: tuple[Path, Path], device: str, layers: int = -1, sees: bool = False) -> LocalModel:
+    return local_model(str(files[0]), device, layers, 1024, 1, str(files[1]) if sees else None, False)
+
+
+def said(model: LocalModel, *pictures: str) -> str:
+    """The likeliest answer to one question."""
+
+    def request(endpoint: Endpoint) -> dict[str, Any]:
+        asked = conversation.request("", "What is this?", pictures, 1, 0.0, 16, endpoint)
+        return asked | {"ignore_eos": True}  # as likely as any other token of random weights
+
+    return answer(model, request, lambda _: None, lambda: False).text
+
+
+@pytest.mark.parametrize(("device", "layers"), PLACES)
+def test_it_writes_what_it_writes_on_the_cpu(files: tuple[Path, Path], device: str, layers: int) -> None:
+    assert said(placed(files, device, layers)) == said(placed(files, CPU))
+
+
+def test_it_sees_what_it_sees_on_the_cpu(files: tuple[Path, Path]) -> None:
+    red, blue = (said(placed(files, GPU, sees=True), picture(colour)) for colour in ("red", "blue"))
+    assert red != blue
+    assert red == said(placed(files, CPU, sees=True), picture("red"))
+
+
+def allocated(model: LocalModel) -> Counter[tuple[bool, str]]:
+    """MiB of each kind of buffer that llama.cpp said it took, by whether it is on the GPU."""
+    command = [sys.executable, "-c", LOADING, json.dumps(asdict(task_of(model, "k")))]
+    done = subprocess.run(command, cwd=PACK, input="", capture_output=True, text=True, timeout=120, check=True)
+    found: Counter[tuple[bool, str]] = Counter()
+    for where, kind, size in ALLOCATED.findall(done.stderr):
+        found[where == GPU, "compute" if kind == "output" else kind] += float(size)
+    return found
+
+
+@pytest.mark.parametrize(("device", "layers"), PLACES)
+def test_what_is_known_beforehand_is_what_is_taken(files: tuple[Path, Path], device: str, layers: int) -> None:
+    model = placed(files, device, layers)
+    known, buffers, taken = memory_of_model(model), compute_buffers(model), allocated(model)
+    on_gpu = buffers.get(GPU, 0)
+    for what, nbytes in {
+        (True, "model"): known.weights, (True, "KV"): known.kv, (False, "KV"): known.kv_on_cpu,
+        (True, "compute"): on_gpu, (False, "compute"): sum(buffers.values()) - on_gpu,
+    }.items():  # fmt: skip
+        assert nbytes / MIB == pytest.approx(taken[what], abs=0.021), what
+    # The pages of the file from the first such weight to the last, of which it uses those of the weights.
+    assert known.weights_on_cpu / MIB <= taken[False, "model"] + 0.006
+
+
+@pytest.fixture(scope="module")
+def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    with comfy_server.running(tmp_path_factory.mktemp("comfyui")) as client:
+        yield client
+
+
+def on_the_gpu(**planner: int) -> comfy_server.Workflow:
+    """A prompt that is expanded, and drawn with the model that computes on the same GPU."""
+    there = {"device": GPU}
+    graph = changed(workflow("expand_and_draw"), {"GGMLLanguageModel": there, "GGMLDiffusionModel": there})
+    inputs = {"mode": "reject", "gpu_budget": 0, "ram_budget": 0} | planner
+    return {**graph, "90": {"class_type": "GGMLMemoryPlanner", "inputs": inputs}}
+
+
+def test_one_after_the_other_on_one_gpu(comfyui: Client) -> None:
+    """The language model is gone before the picture is computed, and both phases are planned on the GPU."""
+    plan = comfyui.send("/ggml/plan", {"prompt": on_the_gpu()})
+    shares = [phase["devices"].get(GPU, {}).get("shares", {}).get("language model", 0) for phase in plan["phases"]]
+    assert shares[0] > 0
+    assert not any(shares[1:])
+    drawn = comfyui.draw(on_the_gpu())
+    assert drawn.shape == (128, 128, 3)
+    assert comfyui.child("native.llm") is None
+
+
+def test_one_that_does_not_fit_is_refused(comfyui: Client) -> None:
+    with pytest.raises(Refused, match="does not fit"):
+        comfyui.run(on_the_gpu(gpu_budget=1))

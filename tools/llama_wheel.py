@@ -1,0 +1,71 @@
+"""llama.cpp with Vulkan: the package of requirements.txt that runs language models, in the build for GPUs.
+
+It goes into a folder of its own, as the virtual environment has the build without.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from . import system_packages, vulkan_headers
+from .ggml_wheel import cached, cmake_arguments, processor_features, processors
+from .places import Places, complete_folder
+from .processes import Command
+from .steps import Failure, recipe_key, run, say
+
+NAME = "xllamacpp"
+PREBUILT_INDEX = "https://xorbitsai.github.io/xllamacpp/whl/vulkan"
+# Neither is needed here, and their sources are not in the package's: a grammar engine, and HTTPS.
+FLAGS = ("-DLLAMA_LLGUIDANCE=OFF", "-DLLAMA_BUILD_BORINGSSL=OFF")
+CHECK = 'import xllamacpp; assert any(info["name"].startswith("Vulkan") for info in xllamacpp.get_device_info())'
+
+
+def requirement(places: Places) -> str:
+    """The package and its version, as requirements.txt pins it."""
+    lines = (places.root / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return next(line for line in lines if line.startswith(f"{NAME}=="))
+
+
+def install(places: Places, log: Path, environment: dict[str, str]) -> Path:
+    """The folder with the package, to be put before others in PYTHONPATH; raises Failure.
+
+    environment: in which there is a Vulkan device.
+    """
+    key = recipe_key({"requirement": requirement(places), "flags": FLAGS, "processor": processor_features()})
+    folder = places.cache / "llama" / key
+    site = places.state / "llama" / key
+    if cached(folder) is None and not _download(folder, places, log):
+        _build(folder, places, log)
+    if not site.exists():
+        with complete_folder(site) as partial:
+            wheel = next(folder.glob("*.whl"))
+            run([places.python, "-m", "pip", "install", "--quiet", "--no-deps", "--target", partial, wheel], log)
+            try:
+                run([places.python, "-c", CHECK], log, {**environment, "PYTHONPATH": str(partial)})
+            except Failure:
+                shutil.rmtree(folder)  # the next time it is built
+                raise
+    return site
+
+
+def _download(folder: Path, places: Places, log: Path) -> bool:
+    source = ["--retries", "1", "--timeout", "10", "--index-url", PREBUILT_INDEX]
+    command: Command = [places.python, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", *source]
+    try:
+        with complete_folder(folder) as partial:
+            run([*command, "--dest", partial, requirement(places)], log)
+    except Failure:
+        say("    no prebuilt wheel to be had: building one (a quarter of an hour with two processors)")
+        return False
+    return True
+
+
+def _build(folder: Path, places: Places, log: Path) -> None:
+    system_packages.ensure(system_packages.BUILD, log)
+    environment = {"XLLAMACPP_BUILD_VULKAN": "1", "NPROC": str(processors()), "CMAKE_ARGS": " ".join(FLAGS)}
+    if vulkan_headers.wanted():
+        environment["CMAKE_ARGS"] = cmake_arguments(FLAGS, vulkan_headers.fetch(places.cache, log))
+    command: Command = [places.python, "-m", "pip", "wheel", "--verbose", "--no-deps", "--no-cache-dir"]
+    with complete_folder(folder) as partial:
+        run([*command, "--no-binary", NAME, "--wheel-dir", partial, requirement(places)], log, environment)
