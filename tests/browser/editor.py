@@ -43,7 +43,7 @@ class Editor:
     def open(self, **settings: Any) -> None:
         """Load the page anew with these settings of ComfyUI's, and an empty graph."""
         usual = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False, "Comfy.Minimap.Visible": False}
-        usual |= {"Comfy.Locale": "en"}
+        usual |= {"Comfy.Locale": "en", "Comfy.RightSidePanel.IsOpen": False}
         self.client.send("/settings", {**usual, **{name.replace("__", "."): value for name, value in settings.items()}})
         self.driver.get(self.client.server.url)
         eventually(lambda: self.run(_READY), "the editor", 60)
