@@ -20,7 +20,7 @@ NOTED = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Editor]:
     """The browser, which shows nothing yet."""
     with comfy_server.running(tmp_path_factory.mktemp("editor")) as client:
@@ -29,7 +29,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Editor]:
             yield editor
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def of_others(page: Editor) -> set[str]:
     """What the console calls errors without what this pack adds to the editor."""
     page.open(**{"Comfy.Extension.Disabled": ["GGML.Memory"]})
