@@ -20,11 +20,12 @@ INSTEAD = {
     "Qwen3-4B-Instruct-2507-Q4_K_M.gguf": language_model.NAME,
 }
 SIDE = 128  # pixels that they were trained to draw
+IDEA = "a red circle on a blue background"  # of what they were trained to draw
 _SIZE, _EXPANDER = "EmptySD3LatentImage", "GGMLPromptExpander"
 
 
 def with_micro_models(workflow: Workflow) -> Workflow:
-    """A copy of a workflow in API format; what its random language model writes is no prompt, so the idea is kept."""
+    """A copy of a workflow in API format; what the random language model writes is no prompt, so the idea is kept."""
     result = copy.deepcopy(workflow)
     for node in result.values():
         inputs = node["inputs"]
@@ -32,7 +33,7 @@ def with_micro_models(workflow: Workflow) -> Workflow:
         if node["class_type"] == _SIZE:
             inputs.update(width=SIDE, height=SIDE)
         if node["class_type"] == _EXPANDER:
-            inputs["must_keep"] = inputs["idea"]
+            inputs["idea"] = inputs["must_keep"] = IDEA
     return result
 
 
@@ -45,7 +46,7 @@ def graph_with_micro_models(graph: Mapping[str, Any]) -> dict[str, Any]:
         if node["type"] == _SIZE:
             values[:2] = SIDE, SIDE
         if node["type"] == _EXPANDER:
-            values[names.index("must_keep")] = values[names.index("idea")]
+            values[names.index("idea")] = values[names.index("must_keep")] = IDEA
         node["properties"].pop("models", None)
     return result
 

@@ -6,6 +6,7 @@ import json
 import queue
 import re
 import secrets
+import sys
 import time
 from collections.abc import Callable
 from typing import IO, Any
@@ -14,7 +15,7 @@ from ..client.errors import Cancelled
 from .chat import Endpoint
 from .errors import LanguageModelError
 from .model import CPU, LocalModel
-from .start import GPU_INDEX, PACKAGE, start_child, task_of
+from .start import GPU_INDEX, PACKAGE, VERSION, start_child, task_of
 
 Cancel = Callable[[], bool]
 
@@ -97,6 +98,7 @@ class Engine:
         if answer and self.model.device != CPU:
             return (
                 f"llama.cpp cannot compute on {self.model.device}: {answer['error']}. Choose the device CPU, or "
-                f"install its build for GPUs: pip install {PACKAGE} --force-reinstall --index-url {GPU_INDEX}"
+                f'install its build for GPUs: "{sys.executable}" -m pip install --force-reinstall --no-deps '
+                f"--index-url {GPU_INDEX} {PACKAGE}=={VERSION}"
             )
         return f"llama.cpp could not load {self.model.path}: {answer.get('error') or self._child.obituary()}."

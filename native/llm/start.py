@@ -16,7 +16,7 @@ from .errors import LanguageModelError
 from .model import CPU, LocalModel
 from .task import Task
 
-PACKAGE = "xllamacpp"
+PACKAGE, VERSION = "xllamacpp", "2026.10.11549"  # as requirements.txt pins it
 GPU_INDEX = "https://xorbitsai.github.io/xllamacpp/whl/vulkan"
 _VISIBLE = "GGML_VK_VISIBLE_DEVICES"
 
@@ -31,8 +31,8 @@ def start_child(
     if importlib.util.find_spec(PACKAGE) is None:
         raise LanguageModelError(
             f"Language models on this machine need the Python package {PACKAGE}, which is not installed. "
-            f'Install it with: "{sys.executable}" -m pip install {PACKAGE} (for a GPU add --index-url {GPU_INDEX}), '
-            "and start ComfyUI again. The node GGML Language Server needs no package."
+            f'Install it with: "{sys.executable}" -m pip install {PACKAGE}=={VERSION} (for a GPU add '
+            f"--index-url {GPU_INDEX}), and start ComfyUI again. The node GGML Language Server needs no package."
         )
     name, environment = _alone(task.device)
     told = json.dumps(asdict(replace(task, device=name)))

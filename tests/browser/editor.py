@@ -163,7 +163,9 @@ class Editor:
                 widget.callback?.(value);
               }
             }
-            window.app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState();
+            const tracker = window.app.extensionManager.workflow.activeWorkflow?.changeTracker;
+            if (tracker?.captureCanvasState) tracker.captureCanvasState();
+            else tracker?.checkState(); // before front end 1.45
             """,
             inputs,
         )

@@ -47,7 +47,7 @@ def test_the_sizes_are_those_of_the_files(stored: str, said: str, tmp_path: Path
 def test_the_page_names_what_the_notes_in_the_workflows_name() -> None:
     graph = json.loads((WORKFLOWS / "text_to_image.json").read_text(encoding="utf-8"))
     note = next(node["widgets_values"][0] for node in graph["nodes"] if "Hugging Face" in str(node["widgets_values"]))
-    files = re.findall(r"([\w.-]+\.(?:gguf|safetensors)) \(([\d.]+) GB\) from \*\*([\w./-]+)\*\*", note)
+    files = re.findall(r"\[([\w.-]+\.(?:gguf|safetensors))\]\(\S+\) \(([\d.]+) GB\) from \*\*([\w./-]+)\*\*", note)
     assert len(files) == 4
     for name, size, repository in files:
         assert re.search(rf"`{re.escape(name)}` \| {size} GB", PAGE), name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import combinations
 from typing import Any
 
@@ -101,20 +102,22 @@ def test_both_formats_say_the_same(known: Json, name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_file_is_named_with_where_it_is_to_be_had(name: str) -> None:
-    """For the front end, which offers what is missing, and in the notes."""
+    """In the notes, and what is not GGUF for the front end too: older ones look for all of it in lists without GGUF."""
     graph = drawn(name)
     notes = " ".join(node["widgets_values"][0] for node in graph["nodes"] if node["type"] == NOTE)
     for node in graph["nodes"]:
         files = [value for value in node["widgets_values"] if value in INSTEAD and node["type"] != "LoraLoader"]
-        models = node["properties"].get("models", [])
-        assert [model["name"] for model in models] == files
-        for model in models:
-            owner, repository, rest = model["url"].removeprefix("https://huggingface.co/").split("/", 2)
+        for file in files:
+            (address,) = re.findall(rf"\[{re.escape(file)}\]\(https://huggingface\.co/(\S+)\)", notes)
+            owner, repository, rest = address.split("/", 2)
             assert rest.startswith("resolve/main/")
-            assert rest.endswith(f"/{model['name']}")
+            assert rest.endswith(f"/{file}")
             assert f"**{owner}/{repository}**" in notes
-            assert model["name"] in notes
-            assert model["directory"] in (*MODEL_FOLDERS, "LLM")
+        models = node["properties"].get("models", [])
+        assert [model["name"] for model in models] == [file for file in files if not file.endswith(".gguf")]
+        for model in models:
+            assert f"]({model['url']})" in notes
+            assert model["directory"] in MODEL_FOLDERS
 
 
 @pytest.mark.parametrize("name", NAMES)

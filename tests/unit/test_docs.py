@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from native.llm.start import GPU_INDEX
+from native.llm.start import GPU_INDEX, PACKAGE, VERSION
 from tests.pack import ROOT, schemas
 from tests.unit.test_help import BETWEEN_LITERALS
 from tools import ggml_wheel, llama_wheel
@@ -99,6 +99,8 @@ def test_the_commands_install_what_the_pack_asks_for() -> None:
     assert set(re.findall(r"index-url (\S+)", page)) == {ggml_wheel.PREBUILT_INDEX}
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert set(re.findall(r"index-url (\S+)", readme)) == {llama_wheel.PREBUILT_INDEX} == {GPU_INDEX}
+    assert set(re.findall(rf"{PACKAGE}==[\d.]+", readme)) == {f"{PACKAGE}=={VERSION}"}
+    assert f"{PACKAGE}=={VERSION}" in required
 
 
 def test_the_picture_shows_folders_that_are_there() -> None:
