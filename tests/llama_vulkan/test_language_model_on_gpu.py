@@ -5,46 +5,23 @@
 
 from __future__ import annotations
 
-import json
-import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from native.llm import conversation, serving
-from native.llm.answer import answer
-from native.llm.chat import Endpoint
+from native.llm import serving
 from native.llm.memory import MIB, compute_buffers, memory_of_model
 from native.llm.model import CPU, LocalModel, local_model
-from native.llm.start import task_of
-from native.process.child import PACK
 from tests import comfy_server, random_llm, random_projector
 from tests.comfy_server import Client, Refused, changed, workflow
+from tests.llama_allocations import allocated
 from tests.random_llm import Sizes
-from tests.unit.test_llm_vision import picture
+from tests.unit.test_llm_vision import picture, said
 
 GPU = "Vulkan0"
 PLACES = [(GPU, -1), (GPU, 2), (GPU, 1), (GPU, 0)]  # device, layers
-# llama.cpp tells what it allocated: "llama_kv_cache:    Vulkan0 KV buffer size =     4.00 MiB"
-ALLOCATED = re.compile(r"(\w+) (model|KV|output|compute) buffer size = +([\d.]+) MiB")
-LOADING = """
-import json, os, sys
-from native.llm.serve import parameters, xllamacpp
-from native.llm.task import Task
-wanted = parameters(Task(**json.loads(sys.argv[1])))
-wanted.verbosity = 5
-server = xllamacpp.Server(wanted)
-print("ready", flush=True)
-sys.stdin.read()
-os._exit(0)  # its end waits for threads of its own
-"""
-
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
@@ -58,16 +35,6 @@ def placed(files: tuple[Path, Path], device: str, layers: int = -1, sees: bool =
     return local_model(str(files[0]), device, layers, 1024, 1, str(files[1]) if sees else None, False)
 
 
-def said(model: LocalModel, *pictures: str) -> str:
-    """The likeliest answer to one question."""
-
-    def request(endpoint: Endpoint) -> dict[str, Any]:
-        asked = conversation.request("", "What is this?", pictures, 1, 0.0, 16, endpoint)
-        return asked | {"ignore_eos": True}  # as likely as any other token of random weights
-
-    return answer(model, request, lambda _: None, lambda: False).text
-
-
 @pytest.mark.parametrize(("device", "layers"), PLACES)
 def test_it_writes_what_it_writes_on_the_cpu(files: tuple[Path, Path], device: str, layers: int) -> None:
     assert said(placed(files, device, layers)) == said(placed(files, CPU))
@@ -79,20 +46,13 @@ def test_it_sees_what_it_sees_on_the_cpu(files: tuple[Path, Path]) -> None:
     assert red == said(placed(files, CPU, sees=True), picture("red"))
 
 
-def allocated(model: LocalModel) -> Counter[tuple[bool, str]]:
-    """MiB of each kind of buffer that llama.cpp said it took, by whether it is on the GPU."""
-    command = [sys.executable, "-c", LOADING, json.dumps(asdict(task_of(model, "k")))]
-    done = subprocess.run(command, cwd=PACK, input="", capture_output=True, text=True, timeout=120, check=True)
-    found: Counter[tuple[bool, str]] = Counter()
-    for where, kind, size in ALLOCATED.findall(done.stderr):
-        found[where == GPU, "compute" if kind == "output" else kind] += float(size)
-    return found
-
-
 @pytest.mark.parametrize(("device", "layers"), PLACES)
 def test_what_is_known_beforehand_is_what_is_taken(files: tuple[Path, Path], device: str, layers: int) -> None:
     model = placed(files, device, layers)
-    known, buffers, taken = memory_of_model(model), compute_buffers(model), allocated(model)
+    known, buffers = memory_of_model(model), compute_buffers(model)
+    taken: Counter[tuple[bool, str]] = Counter()
+    for (where, kind), size in allocated(model).items():
+        taken[where == GPU, kind] += size
     on_gpu = buffers.get(GPU, 0)
     for what, nbytes in {
         (True, "model"): known.weights, (True, "KV"): known.kv, (False, "KV"): known.kv_on_cpu,

@@ -2,62 +2,30 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from native.llm.memory import MIB, LanguageModelMemory, compute_buffers, memory_of, memory_of_model
-from native.llm.model import ALL_LAYERS, LocalModel, local_model
-from native.process.child import PACK
+from native.llm.model import ALL_LAYERS, local_model
 from native.weights import read_header
 from tests import random_llm
+from tests.llama_allocations import allocated
 from tests.random_llm import Sizes
 
 BLOCKS = 3
-# llama.cpp tells what it allocated: "llama_kv_cache:   CPU KV buffer size =   4.00 MiB"
-ALLOCATED = re.compile(r"(\w+) (model|KV|output|compute) buffer size = +([\d.]+) MiB")
-LOADING = """
-import os, sys
-from native.llm.serve import parameters, xllamacpp
-from native.llm.task import Task
-wanted = parameters(Task(sys.argv[1], "k", "CPU", 0, int(sys.argv[2]), 1))
-wanted.verbosity = 5
-server = xllamacpp.Server(wanted)
-sys.stdin.read()
-os._exit(0)  # its end waits for threads of its own
-"""
-KINDS = {"model", "KV", "compute"}  # in this order
-
-
-def allocated(model: LocalModel) -> Counter[str]:
-    """MiB of each kind of buffer that llama.cpp said it took; its log comes from a thread that may be behind."""
-    command = [sys.executable, "-c", LOADING, model.path, str(model.context)]
-    found: Counter[str] = Counter()
-    with subprocess.Popen(command, cwd=PACK, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
-        assert child.stdin
-        assert child.stderr
-        for line in child.stderr:
-            for _, kind, size in ALLOCATED.findall(line):
-                found[kind] += float(size)
-            if set(found) >= KINDS:
-                child.stdin.close()
-    return found
-
 
 @pytest.mark.parametrize("context", [256, 700, 4096])
 def test_what_is_known_beforehand_is_what_is_taken(tmp_path: Path, context: int) -> None:
     path = random_llm.write(tmp_path / "m.gguf", Sizes(layers=BLOCKS))
     model = local_model(str(path), "CPU", ALL_LAYERS, context, 1, None, False)
-    known, taken = memory_of_model(model), allocated(model)
+    known, said = memory_of_model(model), allocated(model)
+    taken = {kind: sum(size for (_, each), size in said.items() if each == kind) for _, kind in said}
     assert known.on_device == 0
     assert taken["model"] == pytest.approx(known.weights_on_cpu / MIB, abs=0.006)
     assert taken["KV"] == pytest.approx(known.kv_on_cpu / MIB, abs=0.006)
-    buffers = taken["compute"] + taken["output"]
+    buffers = taken["compute"]
     (where, reckoned), *others = compute_buffers(model).items()
     assert (where, others) == ("CPU", [])
     assert buffers - 0.011 <= reckoned / MIB <= buffers + 0.021
