@@ -65,7 +65,7 @@ def install(places: Places, log: Path) -> None:
     """Puts ggml into the virtual environment; builds it when there is no wheel for this machine that works."""
     folder = places.cache / "ggml" / key()
     wheel = cached(folder)
-    if wheel is None and prebuilt(folder, places, log):
+    if wheel is None and prebuilt(folder, REQUIREMENT, PREBUILT_INDEX, places, log, "5 to 10 minutes"):
         wheel = cached(folder)
     if wheel is not None:
         say("    trying the wheel that is there")
@@ -90,16 +90,16 @@ def install_wheel(wheel: Path, places: Places, log: Path) -> None:
     run([places.python, "-c", CHECK], log)
 
 
-def prebuilt(folder: Path, places: Places, log: Path) -> bool:
-    """Downloads the project's own wheel; False where its index does not answer or has none for this machine."""
+def prebuilt(folder: Path, requirement: str, index: str, places: Places, log: Path, else_takes: str) -> bool:
+    """Downloads a project's own wheel; False where its index does not answer or has none for this machine."""
     # --index-url, not --extra-index-url: a wheel without Vulkan from the usual index would be taken for it.
-    source = ["--retries", "1", "--timeout", "10", "--index-url", PREBUILT_INDEX]
+    source = ["--retries", "1", "--timeout", "10", "--index-url", index]
     command: Command = [places.python, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", *source]
     try:
         with complete_folder(folder) as partial:
-            run([*command, "--dest", partial, REQUIREMENT], log)
+            run([*command, "--dest", partial, requirement], log)
     except Failure:
-        say("    no prebuilt wheel to be had: building one (5 to 10 minutes with two processors)")
+        say(f"    no prebuilt wheel to be had: building one ({else_takes} with two processors)")
         return False
     return True
 

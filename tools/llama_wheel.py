@@ -5,11 +5,10 @@ It goes into a folder of its own, as the virtual environment has the build witho
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from . import system_packages, vulkan_headers
-from .ggml_wheel import cached, cmake_arguments, processor_features, processors
+from .ggml_wheel import cached, cmake_arguments, prebuilt, processor_features, processors
 from .places import Places, complete_folder
 from .processes import Command
 from .steps import Failure, recipe_key, run, say
@@ -32,40 +31,36 @@ def install(places: Places, log: Path, environment: dict[str, str]) -> Path:
 
     environment: in which there is a Vulkan device.
     """
-    key = recipe_key({"requirement": requirement(places), "flags": FLAGS, "processor": processor_features()})
+    wanted = requirement(places)
+    key = recipe_key({"requirement": wanted, "flags": FLAGS, "processor": processor_features()})
     folder = places.cache / "llama" / key
     site = places.state / "llama" / key
-    if cached(folder) is None and not _download(folder, places, log):
-        _build(folder, places, log)
-    if not site.exists():
-        with complete_folder(site) as partial:
-            wheel = next(folder.glob("*.whl"))
-            run([places.python, "-m", "pip", "install", "--quiet", "--no-deps", "--target", partial, wheel], log)
-            try:
-                run([places.python, "-c", CHECK], log, {**environment, "PYTHONPATH": str(partial)})
-            except Failure:
-                shutil.rmtree(folder)  # the next time it is built
-                raise
+    if site.exists():
+        return site
+    if cached(folder) or prebuilt(folder, wanted, PREBUILT_INDEX, places, log, "a quarter of an hour"):
+        try:
+            _unpack(folder, site, places, log, environment)
+            return site
+        except Failure:
+            say("    the wheel that is there does not work on this machine")
+    _build(folder, wanted, places, log)
+    _unpack(folder, site, places, log, environment)
     return site
 
 
-def _download(folder: Path, places: Places, log: Path) -> bool:
-    source = ["--retries", "1", "--timeout", "10", "--index-url", PREBUILT_INDEX]
-    command: Command = [places.python, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", *source]
-    try:
-        with complete_folder(folder) as partial:
-            run([*command, "--dest", partial, requirement(places)], log)
-    except Failure:
-        say("    no prebuilt wheel to be had: building one (a quarter of an hour with two processors)")
-        return False
-    return True
+def _unpack(folder: Path, site: Path, places: Places, log: Path, environment: dict[str, str]) -> None:
+    """Puts the wheel of a folder into `site` and sees that it finds a Vulkan device; raises Failure."""
+    with complete_folder(site) as partial:
+        wheel = next(folder.glob("*.whl"))
+        run([places.python, "-m", "pip", "install", "--quiet", "--no-deps", "--target", partial, wheel], log)
+        run([places.python, "-c", CHECK], log, {**environment, "PYTHONPATH": str(partial)})
 
 
-def _build(folder: Path, places: Places, log: Path) -> None:
+def _build(folder: Path, wanted: str, places: Places, log: Path) -> None:
     system_packages.ensure(system_packages.BUILD, log)
     environment = {"XLLAMACPP_BUILD_VULKAN": "1", "NPROC": str(processors()), "CMAKE_ARGS": " ".join(FLAGS)}
     if vulkan_headers.wanted():
         environment["CMAKE_ARGS"] = cmake_arguments(FLAGS, vulkan_headers.fetch(places.cache, log))
     command: Command = [places.python, "-m", "pip", "wheel", "--verbose", "--no-deps", "--no-cache-dir"]
     with complete_folder(folder) as partial:
-        run([*command, "--no-binary", NAME, "--wheel-dir", partial, requirement(places)], log, environment)
+        run([*command, "--no-binary", NAME, "--wheel-dir", partial, wanted], log, environment)

@@ -78,7 +78,7 @@ def test_an_architecture_that_llama_cpp_does_not_know(model: LocalModel) -> None
 def test_a_device_that_llama_cpp_does_not_have(model: LocalModel) -> None:
     said = refusal(replace(model, device="Vulkan7"))
     assert "cannot compute on Vulkan7: no device Vulkan7 for language models" in said
-    assert "--index-url" in said
+    assert f"-m pip install --force-reinstall --no-deps --index-url {start.GPU_INDEX} xllamacpp==" in said
 
 
 def test_without_the_package(model: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:

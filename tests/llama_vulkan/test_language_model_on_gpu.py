@@ -23,6 +23,7 @@ from tests.unit.test_llm_vision import picture, said
 GPU = "Vulkan0"
 PLACES = [(GPU, -1), (GPU, 2), (GPU, 1), (GPU, 0)]  # device, layers
 
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
     """A model of three layers, and its eyes."""

@@ -16,6 +16,7 @@ from tests.random_llm import Sizes
 
 BLOCKS = 3
 
+
 @pytest.mark.parametrize("context", [256, 700, 4096])
 def test_what_is_known_beforehand_is_what_is_taken(tmp_path: Path, context: int) -> None:
     path = random_llm.write(tmp_path / "m.gguf", Sizes(layers=BLOCKS))
