@@ -52,7 +52,13 @@ class GGMLChat(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, llm: LanguageModel, system: str, text: str, seed: int, temperature: float, max_tokens: int,
+        cls,
+        llm: LanguageModel,
+        system: str,
+        text: str,
+        seed: int,
+        temperature: float,
+        max_tokens: int,
         image: Tensor | None = None,
     ) -> io.NodeOutput:
         """Asks the model; the text appears on the node while it is written."""

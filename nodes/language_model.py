@@ -72,7 +72,13 @@ class GGMLLanguageModel(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model_name: str, device: str, layers: int, context: int, threads: int, after_use: str,
+        cls,
+        model_name: str,
+        device: str,
+        layers: int,
+        context: int,
+        threads: int,
+        after_use: str,
         projector: str = NONE,
     ) -> io.NodeOutput:
         """Reads the header; the model is loaded when it is asked."""

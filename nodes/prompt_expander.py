@@ -72,8 +72,17 @@ class GGMLPromptExpander(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, llm: LanguageModel, idea: str, style: str, target: str, length: str, must_keep: str, seed: int,
-        temperature: float, on_failure: str, own_style: str = "",
+        cls,
+        llm: LanguageModel,
+        idea: str,
+        style: str,
+        target: str,
+        length: str,
+        must_keep: str,
+        seed: int,
+        temperature: float,
+        on_failure: str,
+        own_style: str = "",
     ) -> io.NodeOutput:
         """Asks the model; the text appears on the node while it is written."""
         wanted = Idea(idea.strip(), style, own_style, target, length, words_to_keep(must_keep))

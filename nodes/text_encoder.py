@@ -144,7 +144,12 @@ def load_encoders(clip: WeightSet, t5xxl: WeightSet, placement: Placement | str)
 
 
 def encoders_of(
-    clip_name1: str, device: str, clip_name2: str = NONE, clip_name3: str = NONE, weights: str = AUTO, budget: int = 0,
+    clip_name1: str,
+    device: str,
+    clip_name2: str = NONE,
+    clip_name3: str = NONE,
+    weights: str = AUTO,
+    budget: int = 0,
     engine: str = AUTO,
 ) -> tuple[comfy.sd.CLIP, list[str]]:
     """The CLIP of the node's inputs, and what its user should know."""
@@ -205,8 +210,14 @@ class GGMLTextEncoders(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, clip_name1: str, device: str, clip_name2: str = NONE, clip_name3: str = NONE, weights: str = AUTO,
-        budget: int = 0, engine: str = AUTO,
+        cls,
+        clip_name1: str,
+        device: str,
+        clip_name2: str = NONE,
+        clip_name3: str = NONE,
+        weights: str = AUTO,
+        budget: int = 0,
+        engine: str = AUTO,
     ) -> io.NodeOutput:
         """Reads the headers; weights are read when the first prompt is encoded."""
         clip, warnings = encoders_of(clip_name1, device, clip_name2, clip_name3, weights, budget, engine)

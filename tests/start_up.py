@@ -1,6 +1,6 @@
 """What this pack adds to the start of ComfyUI: one process, in which ComfyUI's own imports are done before.
 
-    COMFYUI_PATH=... python -m tests.start_up        prints JSON
+COMFYUI_PATH=... python -m tests.start_up        prints JSON
 """
 
 from __future__ import annotations

@@ -49,9 +49,7 @@ class Bench:
         return peer.Peer(self.places, self.device.startswith("Vulkan"))
 
 
-def run(
-    bench: Bench, rows: Sequence[Row], json_file: Path | None, plot_file: Path | None, show: Show = table
-) -> int:
+def run(bench: Bench, rows: Sequence[Row], json_file: Path | None, plot_file: Path | None, show: Show = table) -> int:
     """Measures the rows one after the other and says what came out; a row that fails does not end the others."""
     if any(row.peer == PEER for row in rows):
         steps.run_steps([peer.step(bench.peer)], bench.places.logs)

@@ -1,4 +1,4 @@
-"""The checks of `dev.py test`: ruff, mypy and pytest, all of them run whatever the first says."""
+"""The checks of `dev.py test`: ruff, its format, mypy and pytest, all of them run whatever the first says."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def run_checks(places: Places, pytest_arguments: Sequence[str]) -> int:
     environment = {"COMFYUI_PATH": str(comfyui.tree(places)), **vulkan.software_environment(places)}
     checks: dict[str, tuple[Command, Path]] = {
         "ruff": ([python, "-m", "ruff", "check", "."], places.root),
+        "ruff format": ([python, "-m", "ruff", "format", "--check", "."], places.root),
         "mypy of dev.py, plan.py and tools": ([python, "-m", "mypy", "dev.py", "plan.py", "tools"], places.root),
         "mypy of the pack": (pack_type_check(places), type_check_folder(places)),
         "pytest": ([python, "-m", "pytest", f"--timeout={TEST_LIMIT}", *pytest_arguments], places.root),

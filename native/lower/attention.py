@@ -67,15 +67,11 @@ def _plain(
     return low.natural(low.restored(result), out)
 
 
-def _flash(
-    low: Lowering, query: Window, key: Window, value: Window, mask: Window | None, factor: float
-) -> Operand:
+def _flash(low: Lowering, query: Window, key: Window, value: Window, mask: Window | None, factor: float) -> Operand:
     b = low.b
     batch, heads, tokens, _ = query.shape
     kind = low.options.kv_type
-    key_value = [
-        _heads(low, x) if kind == "F32" else b.cast(_heads(low, x), kind) for x in (key, value)
-    ]
+    key_value = [_heads(low, x) if kind == "F32" else b.cast(_heads(low, x), kind) for x in (key, value)]
     masks = [b.cast(m, "F16") for m in (_mask(low, mask, tokens),) if m is not None]
     ne = (value.shape[3], heads, tokens, batch)
     result = b.op("flash_attn", _heads(low, query), *key_value, *masks, ne=ne, parameters=(factor,))

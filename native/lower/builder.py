@@ -116,9 +116,7 @@ class Builder:
         for axis in range(4):
             strides.append(dims[axis][1] if axis < len(dims) and ne[axis] != 1 else step)
             step = strides[axis] * ne[axis]
-        packed = all(
-            stride == math.prod(ne[:axis]) for axis, stride in enumerate(strides) if ne[axis] != 1
-        )
+        packed = all(stride == math.prod(ne[:axis]) for axis, stride in enumerate(strides) if ne[axis] != 1)
         if packed and offset == 0 and math.prod(ne) == self.numel(index):
             return self.reshape(index, ne)
         layout = LAYOUTS[tensor.type]

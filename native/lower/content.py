@@ -60,5 +60,3 @@ class Content:
                 return None
             strides.append(step // self.home[along] * self.stride[along])
         return Operand(self.tensor, window.shape, tuple(strides), offset)
-
-

@@ -29,18 +29,14 @@ class Operand:
 
     def permuted(self, order: Sequence[int]) -> Operand:
         """The same window with its dimensions in another order."""
-        return replace(
-            self, shape=tuple(self.shape[i] for i in order), stride=tuple(self.stride[i] for i in order)
-        )
+        return replace(self, shape=tuple(self.shape[i] for i in order), stride=tuple(self.stride[i] for i in order))
 
     def broadcast(self, shape: Shape) -> Operand:
         """The window repeated to `shape`: a repeated dimension has stride 0."""
         missing = len(shape) - len(self.shape)
         own = (1,) * missing + self.shape
         stride = (0,) * missing + self.stride
-        return replace(
-            self, shape=shape, stride=tuple(0 if n == 1 else s for n, s in zip(own, stride, strict=True))
-        )
+        return replace(self, shape=shape, stride=tuple(0 if n == 1 else s for n, s in zip(own, stride, strict=True)))
 
 
 def contiguous_stride(shape: Sequence[int]) -> Shape:
@@ -163,9 +159,7 @@ def rows(b: Builder, x: Operand, inner: int = 1) -> int:
     head, tail = x.shape[: len(x.shape) - inner], x.shape[len(x.shape) - inner :]
     length = math.prod(tail)
     contiguous = contiguous_stride(tail)
-    fits = all(
-        n == 1 or s == c for n, s, c in zip(tail, x.stride[len(head) :], contiguous, strict=True)
-    )
+    fits = all(n == 1 or s == c for n, s, c in zip(tail, x.stride[len(head) :], contiguous, strict=True))
     if fits:
         lead = [(n, s[0]) for n, s in collapse(head, [x.stride[: len(head)]])] if math.prod(head) != 1 else []
         descending = all(a[1] >= c[1] for a, c in itertools.pairwise(lead))

@@ -87,9 +87,7 @@ def stack(low: Lowering, out: Window, parts: Sequence[Window], dim: int = 0) -> 
     joined: Operand | None = None
     for part in parts:
         x = low.operand(part)
-        x = Operand(
-            x.tensor, (*x.shape[:dim], 1, *x.shape[dim:]), (*x.stride[:dim], 1, *x.stride[dim:]), x.offset
-        )
+        x = Operand(x.tensor, (*x.shape[:dim], 1, *x.shape[dim:]), (*x.stride[:dim], 1, *x.stride[dim:]), x.offset)
         joined = x if joined is None else _concat(low, joined, x, dim)
     assert joined is not None
     return low.natural(dense(low.b, joined), out)
@@ -157,5 +155,3 @@ def upsample_nearest(low: Lowering, out: Window, x: Window, *_: Any) -> int:
         raise LowerError(f"enlarging {x.shape[2:]} to {out.shape[2:]}, which is no whole factor")
     source = low.b.reshape(dense(low.b, low.operand(x)), tuple(reversed(x.shape)))
     return low.natural(low.b.op("upscale", source, ne=tuple(reversed(out.shape)), parameters=("nearest",)), out)
-
-

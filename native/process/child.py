@@ -21,8 +21,7 @@ PACK = Path(__file__).resolve().parents[2]
 # Not `-m`: the Python that ComfyUI's portable build brings ignores PYTHONPATH.
 # And without the current folder, where ComfyUI has modules of its own.
 _START = (
-    "import sys; sys.path[:] = [sys.argv.pop(1), *filter(None, sys.path)]; "
-    "from native.{}.__main__ import main; main()"
+    "import sys; sys.path[:] = [sys.argv.pop(1), *filter(None, sys.path)]; from native.{}.__main__ import main; main()"
 )
 _STDERR_LINES = 60
 _ENVIRONMENT = {

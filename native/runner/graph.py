@@ -104,9 +104,7 @@ class Graph:
         """Device memory of streamed weights."""
         return self.stream.nbytes if self.stream else 0
 
-    def _build(
-        self, program: Program, weight: Callable[[str], Any], limits: Limits, budget: Budget | None
-    ) -> None:
+    def _build(self, program: Program, weight: Callable[[str], Any], limits: Limits, budget: Budget | None) -> None:
         self.constants = self._place_constants(program, limits.largest_buffer)
         graph, needs = self._connect(program, weight, limits)
         self._allocate(graph, needs, limits.largest_buffer, budget)

@@ -106,9 +106,7 @@ class Holdings:
         )
         key = self._key(request, device)
         try:
-            return self.models.load(
-                key, device, weights, request["files_digest"], request["arrays"], progress, aborted
-            )
+            return self.models.load(key, device, weights, request["files_digest"], request["arrays"], progress, aborted)
         except (OutOfMemory, OverBudget):
             if not self._streams_instead(request, key, device):
                 raise

@@ -170,9 +170,7 @@ def rehearse(
             except RequestError as error:
                 return {"steps": done, "error": error.reply()}
             held = {device.name: [device.held, device.request_peak] for device in stand_ins.all()}
-            done.append(
-                {"held": held, "models": holdings.report(), "outside": outside.there, "measured": measured}
-            )
+            done.append({"held": held, "models": holdings.report(), "outside": outside.there, "measured": measured})
     finally:
         for (digest, place), _ in list(holdings.models.all()):
             holdings.models.unload((digest, place))

@@ -173,7 +173,6 @@ class FileWeights:
         return Source(parameter.name, parameter.type, ne, mapping, parameter.offset, parameter.nbytes)
 
 
-
 def _advance(total: int, progress: Progress) -> Callable[[int], None]:
     """Adds up bytes that are done."""
     done = 0

@@ -71,5 +71,3 @@ def _smaller_files(name: str) -> list[str]:
     sizes = {other: os.path.getsize(model_path("diffusion_models", other)) for other in model_names("diffusion_models")}
     limit = sizes.get(name, 0)
     return sorted((other for other in sizes if sizes[other] < limit), key=lambda other: -sizes[other])
-
-

@@ -1,6 +1,6 @@
 """Measures ComfyUI's own loaders and torch on the CPU.
 
-    COMFYUI_PATH=... python -m tests.bench.core encode|decode [options of tests.bench.task]
+COMFYUI_PATH=... python -m tests.bench.core encode|decode [options of tests.bench.task]
 """
 
 from __future__ import annotations

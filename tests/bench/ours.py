@@ -1,6 +1,6 @@
 """Measures this project as ComfyUI's nodes run it.
 
-    COMFYUI_PATH=... python -m tests.bench.ours load|steps|encode|decode [options of tests.bench.task]
+COMFYUI_PATH=... python -m tests.bench.ours load|steps|encode|decode [options of tests.bench.task]
 """
 
 from __future__ import annotations

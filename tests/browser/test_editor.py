@@ -212,7 +212,14 @@ def test_a_device_that_is_not_here_opens_and_is_named(editor: Editor) -> None:
 
 
 def test_new_nodes_begin_with_what_the_settings_say(editor: Editor) -> None:
-    open_as(editor, **{"GGML.Device.DiffusionModel": "CPU", "GGML.Device.VAE": "Vulkan0", "GGML.Language.ServerURL": "http://127.0.0.1:9/v1"})
+    open_as(
+        editor,
+        **{
+            "GGML.Device.DiffusionModel": "CPU",
+            "GGML.Device.VAE": "Vulkan0",
+            "GGML.Language.ServerURL": "http://127.0.0.1:9/v1",
+        },
+    )
     editor.add("GGMLDiffusionModel")
     editor.add("GGMLLanguageServer")
     editor.add("GGMLVAE")

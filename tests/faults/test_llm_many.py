@@ -30,7 +30,10 @@ def test_a_hundred_expansions_hold_to_the_schema(tmp_path: Path, length: str, ti
             idea = Idea("a cat", style, "as on a stamp", target, length, ("red hat", "two dogs"))
             seed, temperature = seed_of(rng.getrandbits(64)), rng.uniform(0, 2)
             found = answer(
-                model, lambda endpoint: request(idea, seed, temperature, endpoint), lambda _: None, lambda: False  # noqa: B023
+                model,
+                lambda endpoint: request(idea, seed, temperature, endpoint),  # noqa: B023
+                lambda _: None,
+                lambda: False,
             )
             assert set(json.loads(found.text)) == {"prompt", "negative"}
             count = counter(TARGETS[target].tokenizer)
