@@ -28,3 +28,6 @@ class Placement:
 def placed(placement: Placement | str) -> Placement:
     """A placement; a device's name alone means all else as usual."""
     return Placement(placement) if isinstance(placement, str) else placement
+
+
+CPU = "CPU"

@@ -7,8 +7,9 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..native.client import Device
+from ..native.placement import CPU
+from .loaders.device_inputs import devices, first_gpu
 from .node_text import show
-from .placement import CPU, devices, first_gpu
 
 GIB = 2**30
 

@@ -7,21 +7,21 @@ import gc
 from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
-from .api import add_routes
-from .chat import GGMLChat
+from .components.observer import watch
 from .devices import GGMLDevices
-from .diffusion import GGMLDiffusionModel
-from .files import register_folders
-from .language_model import GGMLLanguageModel
-from .language_server import GGMLLanguageServer
-from .plan.measured import WATCHER
-from .plan.submit import plan_before_it_is_queued, set_what_was_chosen
-from .planner import GGMLMemoryPlanner
-from .prompt_expander import GGMLPromptExpander
+from .language.chat import GGMLChat
+from .language.model import GGMLLanguageModel
+from .language.prompt_expander import GGMLPromptExpander
+from .language.server import GGMLLanguageServer
+from .loaders.diffusion import GGMLDiffusionModel
+from .loaders.files import register_folders
+from .loaders.text_encoders import GGMLTextEncoders
+from .loaders.vae import GGMLVAE
+from .planner.actual import WATCHER
+from .planner.middleware import plan_before_it_is_queued, set_what_was_chosen
+from .planner.node import GGMLMemoryPlanner
 from .settings import set_threads
-from .text_encoder import GGMLTextEncoders
-from .vae import GGMLVAE
-from .watcher import watch
+from .web.api import add_routes
 
 
 class GGMLExtension(ComfyExtension):

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import folder_paths
 
-from ..native.client.threads import VARIABLE
+from ..native.threads import VARIABLE
 
 log = logging.getLogger(__name__)
-
 RESERVE, THREADS = "GGML.Memory.Reserve", "GGML.CPU.Threads"
 _USUAL_RESERVE = 512  # MiB, for the desktop and other programs
 _MIB = 1 << 20

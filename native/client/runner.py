@@ -13,26 +13,33 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..output_check import check_sound
 from ..placement import Placement, placed
 from ..program import Program
+from ..threads import wanted_threads
 from ..weights.weight_set import WeightSet
+from ..wire.messages import (
+    Device,
+    Imagined,
+    LoadReport,
+    Measurement,
+    MemoryReport,
+    Outside,
+    Rehearsal,
+    Step,
+    device,
+    memory_report,
+)
+from .connection import ProcessDied, RunnerProcess, final_reply
 from .errors import RunnerError, RunnerLost, from_reply
-from .manifest import manifest, spoken
-from .process import ProcessDied, RunnerProcess
-from .rehearsal import Imagined, Outside, Rehearsal, Step, rehearsal, step_requests
-from .reports import Device, LoadReport, Measurement, MemoryReport, device, memory_report
-from .sound import check_sound
+from .load_request import manifest, rehearsal, spoken, step_requests
 from .tensors import read_outputs, write_inputs
-from .threads import wanted_threads
-from .waiting import final_reply
 
 log = logging.getLogger(__name__)
-
 _TIMEOUT = 600.0  # seconds without any sign of progress: a first use may compile shaders for minutes
 _QUERY_TIMEOUT = 60.0
 _WITHOUT_VULKAN = {"GGML_DISABLE_VULKAN": "1"}
 _TIMEOUT_VARIABLE = "GGML_RUNNER_TIMEOUT"
-
 Result = TypeVar("Result")
 Cancel = Callable[[], bool] | None
 

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from ..program import Program, Tensor
-from ..runner.shared_memory import Arena, layout
+from ..wire.shared_memory import Arena, layout
 from .errors import RunnerError
 
 _TYPES = {"F32": np.dtype(np.float32), "I32": np.dtype(np.int32)}

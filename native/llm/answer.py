@@ -8,7 +8,7 @@ from typing import Any
 from .chat import Cancel, Endpoint, Show, ask, list_models
 from .errors import LanguageModelError
 from .model import LanguageModel, LocalModel, RemoteServer
-from .serving import with_model
+from .server_lifetime import with_model
 from .stream import Answer
 
 

@@ -24,7 +24,6 @@ Result = TypeVar("Result")
 Show = Callable[[Answer], None]
 Cancel = Callable[[], bool]
 Work = Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Result]]
-
 _CONNECT = 10.0  # seconds
 _POLL = 0.05  # seconds between looks at `cancelled` and between two shows of an answer
 _LONGEST_BODY, _LONGEST_ERROR = 1 << 16, 400  # bytes of a refusal; characters of the server's own words

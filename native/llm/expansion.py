@@ -15,7 +15,6 @@ from .stream import encodable
 from .styles import LENGTHS, NEGATIVE_CHARACTERS, TARGETS, instructions
 
 CountTokens = Callable[[str], int]
-
 _THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?(</\1>|\Z)", re.DOTALL)
 _FOR_REASONING = 1024  # tokens
 _UNOPENED = re.compile(r"\A.*?</(?:think|thinking|reasoning)>", re.DOTALL)  # where the template opened it

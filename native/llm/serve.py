@@ -12,7 +12,6 @@ from .task import Task
 _HOST = "127.0.0.1"
 _WARNINGS, _EVERYTHING = 2, 5  # llama.cpp's verbosity; from 4 on it also shows the end of the key
 _ALL = 1 << 16  # layers; llama.cpp takes as many as there are
-
 _server: Any = None  # its destructor would end it
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import IO
 
-from ..client.threads import wanted_threads
 from ..process.child import Child
+from ..threads import wanted_threads
 from .errors import LanguageModelError
 from .model import CPU, LocalModel
 from .task import Task

@@ -44,7 +44,6 @@ class Length:
 
 LENGTHS = {"short": Length(30, 300), "medium": Length(80, 800), "long": Length(180, 1800)}
 NEGATIVE_CHARACTERS = 300
-
 _TASK = (
     "You turn a short idea into one prompt for an image generator. Keep everything that the idea says; add only what "
     "makes the picture more definite."

@@ -10,15 +10,14 @@ import numpy as np
 import torch
 
 from ..program import Output, Program
+from ..program.builder import Builder
 from ..trace.graph import Step, Trace, Window, windows_in
-from .builder import Builder
-from .chunks import in_chunks
-from .columns import split_columns
-from .content import Content
-from .elementwise import Layout
-from .geometry import Operand, Shape, collapse, contiguous_stride, dense, is_dense, packed
 from .host import HostPart, HostStorages, as_array, with_windows
-from .patterns import fuse
+from .passes.chunk_tokens import in_chunks
+from .passes.fuse import fuse
+from .passes.split_columns import split_columns
+from .storage_content import Content
+from .strides import Layout, Operand, Shape, collapse, contiguous_stride, dense, is_dense, packed
 
 
 class LowerError(NotImplementedError):
@@ -67,7 +66,6 @@ Made = int | Operand  # a tensor that lies as `layout(out)` says, or one that is
 Handler = Callable[..., Made | tuple[Made, ...]]  # one result, or one for each output
 HandlerType = TypeVar("HandlerType", bound=Handler)
 HANDLERS: dict[str, Handler] = {}
-
 _FILLS = {"zeros_like": 0.0, "ones_like": 1.0, "empty_like": 0.0, "new_zeros": 0.0, "new_ones": 1.0, "new_empty": 0.0}
 _CONSTANT, _CALL, _DEVICE = range(3)  # what a storage hangs on: the shape alone, host inputs, device inputs or weights
 

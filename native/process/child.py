@@ -16,7 +16,6 @@ from typing import IO
 from .job_object import end_with_us
 
 log = logging.getLogger(__name__)
-
 PACK = Path(__file__).resolve().parents[2]
 # Not `-m`: the Python that ComfyUI's portable build brings ignores PYTHONPATH.
 # And without the current folder, where ComfyUI has modules of its own.

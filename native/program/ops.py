@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
+
+from . import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,6 @@ UNARY = (
     "silu", "gelu", "gelu_erf", "gelu_quick", "relu", "tanh", "sigmoid", "neg", "abs", "exp", "sqr", "sqrt", "log",
     "sin", "cos", "sum_rows", "mean",
 )  # fmt: skip
-
 OPERATIONS: dict[str, Operation] = {
     # geometry: no arithmetic; offsets and strides (nb) in bytes, dimensions in ggml's order
     "view": _unary("ne0", "ne1", "ne2", "ne3", "nb1", "nb2", "nb3", "offset"),
@@ -62,3 +64,18 @@ OPERATIONS: dict[str, Operation] = {
     "conv_2d": _binary("stride0", "stride1", "pad0", "pad1", "dilation0", "dilation1"),
     "upscale": _unary("mode"),
 }
+
+
+def flops(tensor: Tensor, sources: list[Tensor]) -> float:
+    """Floating-point operations of one row of the table; 0 for what only names other memory."""
+    elements = float(prod(tensor.ne))
+    if tensor.kind != "op" or tensor.name in ("view", "reshape", "permute"):
+        return 0.0
+    if tensor.name == "mul_mat":
+        return 2.0 * elements * sources[0].ne[0]
+    if tensor.name == "conv_2d":
+        return 2.0 * elements * prod(sources[0].ne[:3])
+    if tensor.name == "flash_attn":
+        queries, keys, values = sources[0].ne, sources[1].ne, sources[2].ne
+        return 2.0 * queries[1] * queries[2] * queries[3] * keys[1] * (queries[0] + values[0])
+    return elements

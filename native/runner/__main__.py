@@ -7,8 +7,8 @@ import faulthandler
 
 from ..process.lifetime import die_with_parent
 from ..process.pipes import take_pipes
-from .limits import Limits
-from .processor import physical_cores
+from .cpu_cores import physical_cores
+from .device.devices import Limits
 
 
 def main() -> None:

@@ -8,10 +8,10 @@ import sys
 import threading
 from typing import BinaryIO
 
-from .limits import Limits
-from .protocol import FrameWriter, Header, PeerGone, ProtocolError, receive
+from ..wire.frames import FrameWriter, Header, PeerGone, ProtocolError, receive
+from ..wire.shared_memory import ArenaView
+from .device.devices import Limits
 from .service import Service
-from .shared_memory import ArenaView
 
 Requests = queue.SimpleQueue[tuple[Header, bytes]]
 

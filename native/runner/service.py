@@ -8,19 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from .devices import Devices
-from .errors import RequestError
-from .execute import execute
-from .holdings import Holdings
-from .limits import Limits
-from .measurement import measurement
-from .memory import let_go, process_memory
-from .models import Models
-from .profile import seconds_of_rows
-from .programs import Programs
-from .protocol import FrameWriter, Header, PeerGone
-from .rehearsal import rehearse
-from .shared_memory import ArenaView
+from ..errors import RequestError
+from ..wire.frames import FrameWriter, Header, PeerGone
+from ..wire.shared_memory import ArenaView
+from .device.devices import Devices, Limits
+from .dry_run import measurement, rehearse
+from .graph.execute import execute
+from .graph.profile import seconds_of_rows
+from .process_memory import let_go, process_memory
+from .store import Holdings, Models, Programs
 
 _PROGRESS_INTERVAL = 0.05  # seconds
 

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from ..ggml_types import LAYOUTS
 from .dequantize import dequantize
-from .types import LAYOUTS
 from .weight_set import Parameter
 
 PIECE = 4 << 20  # bytes, loaded; converting a piece takes up to four times that
 LOADED: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
 PLAIN = LOADED | {"F64": np.dtype("<f8")}
-
 Raw = bytes | memoryview | np.ndarray
 
 

@@ -6,7 +6,7 @@ from math import gcd
 
 import numpy as np
 
-from .types import LAYOUTS
+from ..ggml_types import LAYOUTS
 from .weight_file import WeightFileError
 
 ROW = 4096  # elements; gguf works on 16 rows at a time, and short rows keep that in the CPU's cache

@@ -6,15 +6,14 @@ from math import prod
 from struct import Struct, unpack
 from typing import Any, BinaryIO
 
+from ..ggml_types import GGML_TYPES, LAYOUTS, tensor_bytes
 from .header_cursor import HeaderCursor
-from .types import GGML_TYPES, LAYOUTS, tensor_bytes
 from .weight_file import MAX_NAME, FileTensor, WeightFile, WeightFileError, check_extents
 
 MAGIC = b"GGUF"
 U32, U64 = Struct("<I"), Struct("<Q")
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
-
 MAX_TEXT = 1 << 20  # bytes; longer strings are passed over
 MAX_KEPT = 64  # elements; longer arrays (tokenizers) are passed over
 MAX_STRINGS = 1 << 22  # elements of one array: ten times the largest vocabulary, under a second to pass over

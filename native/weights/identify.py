@@ -20,7 +20,6 @@ class Kind:
 DIFFUSION = "Choose it in GGML Diffusion Model."
 ENCODERS = "Choose it in GGML Text Encoders."
 ELSEWHERE = "This node does not run it."
-
 # Within a group the first kind that fits is the one; a file may hold a kind of each group. The names are those of
 # model_detection.py and sd.py in ComfyUI 0.30, and llama.cpp's.
 ADAPTERS = (

@@ -14,7 +14,6 @@ from .weight_set import WeightSet, parameter_of
 
 SCALES = (".scale_weight", ".weight_scale")  # of FP8 weights: ComfyUI's older and newer name
 UNUSED = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8", ".weight_scale_2")  # for FP8 arithmetic alone
-
 log = logging.getLogger(__name__)
 
 

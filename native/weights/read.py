@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from ..ggml_types import LAYOUTS
 from .convert import LOADED, pieces, values
-from .types import LAYOUTS
 from .weight_file import WeightFileError
 from .weight_set import Parameter
 

@@ -6,7 +6,7 @@ import json
 from struct import Struct
 from typing import Any, BinaryIO, TypeGuard
 
-from .types import LAYOUTS, tensor_bytes
+from ..ggml_types import LAYOUTS, tensor_bytes
 from .weight_file import MAX_NAME, FileTensor, WeightFile, WeightFileError, check_extents
 
 LENGTH = Struct("<Q")

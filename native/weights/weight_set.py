@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .types import ACTIVATIONS, INTEGERS, LAYOUTS, QUANTIZED, alignment, tensor_bytes
+from ..ggml_types import ACTIVATIONS, INTEGERS, LAYOUTS, QUANTIZED, alignment, tensor_bytes
 from .weight_file import FileTensor, WeightFile, WeightFileError
 
 LARGEST = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0}

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from native.weights.types import LAYOUTS, tensor_bytes
+from native.ggml_types import LAYOUTS, tensor_bytes
 from native.weights.weight_set import Parameter, WeightSet
 from tests import pack
 from tests.parity import model_cases

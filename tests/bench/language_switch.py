@@ -16,12 +16,12 @@ from typing import Any
 
 import psutil
 
-from native.runner.processor import physical_cores
+from native.runner.cpu_cores import physical_cores
 from tests import pack, random_llm
 
 from . import ours
 
-serving = pack.part("native.llm.serving")
+serving = pack.part("native.llm.server_lifetime")
 conversation = pack.part("native.llm.conversation")
 chat = pack.part("native.llm.chat")
 local_model = pack.part("native.llm.model").local_model

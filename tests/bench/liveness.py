@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from native.lower.order import nbytes
 from native.program import Program
 from native.program.ops import UNARY
+from native.program.schedule import nbytes
 
 _NAMES = ("view", "reshape", "permute")  # of other memory
 _IN_PLACE = ("add", "sub", "mul", "div", "scale", "rms_norm", "rope", "soft_max", *UNARY)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from native.runner.processor import physical_cores
+from native.runner.cpu_cores import physical_cores
 from tests import pack
 
 from .task import PROMPT, Report, perform
@@ -39,7 +39,7 @@ def main() -> None:
 def _node(module: str, node: str, folder: str, file: Path, inputs: dict[str, Any]) -> Any:
     """What a loader's node makes of a file, which is the only one of its folder."""
     folder_paths.add_model_folder_path(folder, str(file.parent), is_default=True)
-    pack.part("nodes.files").register_folders()
+    pack.part("nodes.loaders.files").register_folders()
     return getattr(pack.part(module), node).execute(**inputs).result[0]
 
 
@@ -136,7 +136,7 @@ def _loaded(options: argparse.Namespace) -> tuple[Any, Any, str]:
 
 def _engine(patcher: Any) -> str:
     """What computes a component; of both text encoders the larger one's."""
-    modules = [module for _, module in pack.part("nodes.remote_module").remote_modules(patcher.model)]
+    modules = [module for _, module in pack.part("nodes.components.component").remote_modules(patcher.model)]
     engine: str = max(modules, key=lambda module: module.nbytes).remote.placement.engine
     return engine
 

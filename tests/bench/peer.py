@@ -15,7 +15,7 @@ import time
 from itertools import pairwise
 from typing import Any
 
-from native.runner.processor import physical_cores
+from native.runner.cpu_cores import physical_cores
 
 from .task import PROMPT, Report, perform, write
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from native.client import shared
+from native.engines.ggml import RemoteModel
 from native.lower import LowerOptions
-from native.lower.order import nbytes
-from native.model import RemoteModel
 from native.placement import Placement
-from native.runner.work import flops
+from native.program.ops import flops
+from native.program.schedule import nbytes
 from native.weights import WeightSet, flux, read_header
 
 from . import hollow, liveness

@@ -45,7 +45,7 @@ def main() -> None:
     print(f"runner without a model: {runner.memory().private / MIB:.0f} MiB private")
     weights = weights_module.flux(weights_module.read_header(str(options.file)))
     placement = pack.part("native.placement").Placement(options.device, options.weights)
-    model = pack.part("nodes.diffusion").load_diffusion(weights, placement)
+    model = pack.part("nodes.loaders.diffusion").load_diffusion(weights, placement)
     for size in options.sizes:
         _step(model, runner, size)
 

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from native.client import Runner
+from native.ggml_types import tensor_bytes
 from native.placement import DEVICE, RAM, Placement
-from native.runner.processor import physical_cores
-from native.weights.types import tensor_bytes
+from native.runner.cpu_cores import physical_cores
 from native.weights.weight_set import WeightSet
 from tests.runner_toys import linear, weight_file
 

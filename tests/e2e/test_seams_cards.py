@@ -12,10 +12,14 @@ from tests.bench import real_size_files
 from tests.pack import part
 from tests.runner_toys import new_runner
 
-make, asked, change = part("nodes.plan.make"), part("nodes.plan.asked"), part("nodes.plan.change")
-advice = part("nodes.plan.advice")
-client, memory = part("native.client.runner"), part("native.memory")
-diffusion, encoders, vae_nodes = part("nodes.diffusion"), part("nodes.text_encoder"), part("nodes.vae")
+make, asked, change = part("nodes.planner.planner"), part("nodes.planner.request"), part("nodes.planner.walk")
+advice = part("nodes.planner.advice")
+client, memory = part("native.client.runner"), part("native.planning")
+diffusion, encoders, vae_nodes = (
+    part("nodes.loaders.diffusion"),
+    part("nodes.loaders.text_encoders"),
+    part("nodes.loaders.vae"),
+)
 
 RX_580 = ("RX 580 8 GB, Linux", "RX 580 8 GB, Windows")
 FLUX_Q4, FLUX_Q8 = "flux1-schnell-random-Q4_K.gguf", "flux1-schnell-random-Q8_0.gguf"

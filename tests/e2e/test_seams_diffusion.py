@@ -14,8 +14,8 @@ from tests import random_models
 from tests.core_models import core_model, core_vae, psnr
 from tests.pack import part
 
-diffusion = part("nodes.diffusion")
-diffusion_module = part("nodes.diffusion_module")
+diffusion = part("nodes.loaders.diffusion")
+diffusion_module = part("nodes.components.diffusion")
 weights = part("native.weights")
 
 import comfy.controlnet  # noqa: E402

@@ -14,9 +14,9 @@ from tests import random_models
 from tests.core_models import core_clip, core_model, psnr, relative_error
 from tests.pack import part
 
-diffusion = part("nodes.diffusion")
-encoders = part("nodes.text_encoder")
-lora_module = part("nodes.lora")
+diffusion = part("nodes.loaders.diffusion")
+encoders = part("nodes.loaders.text_encoders")
+lora_module = part("nodes.components.lora")
 weights = part("native.weights")
 
 import comfy.hooks  # noqa: E402

@@ -14,9 +14,13 @@ import torch
 from tests.pack import part
 from tests.runner_toys import new_runner
 
-make, asked = part("nodes.plan.make"), part("nodes.plan.asked")
-client, residency = part("native.client.runner"), part("nodes.residency")
-diffusion, encoders, vae_nodes = part("nodes.diffusion"), part("nodes.text_encoder"), part("nodes.vae")
+make, asked = part("nodes.planner.planner"), part("nodes.planner.request")
+client, residency = part("native.client.runner"), part("nodes.components.lifetime")
+diffusion, encoders, vae_nodes = (
+    part("nodes.loaders.diffusion"),
+    part("nodes.loaders.text_encoders"),
+    part("nodes.loaders.vae"),
+)
 
 import comfy.model_management  # noqa: E402
 import comfy_extras.nodes_sd3  # noqa: E402

@@ -14,11 +14,15 @@ import torch
 from tests.pack import part
 from tests.runner_toys import new_runner
 
-make, asked = part("nodes.plan.make"), part("nodes.plan.asked")
-measured, watcher = part("nodes.plan.measured"), part("nodes.watcher")
+make, asked = part("nodes.planner.planner"), part("nodes.planner.request")
+measured, watcher = part("nodes.planner.actual"), part("nodes.components.observer")
 client = part("native.client.runner")
-files = part("nodes.files")
-diffusion, encoders, vae_nodes = part("nodes.diffusion"), part("nodes.text_encoder"), part("nodes.vae")
+files = part("nodes.loaders.files")
+diffusion, encoders, vae_nodes = (
+    part("nodes.loaders.diffusion"),
+    part("nodes.loaders.text_encoders"),
+    part("nodes.loaders.vae"),
+)
 
 import nodes as core  # noqa: E402
 

@@ -15,9 +15,9 @@ from tests import random_models
 from tests.pack import part
 from tests.runner_toys import new_runner
 
-diffusion = part("nodes.diffusion")
-encoders = part("nodes.text_encoder")
-vae_nodes = part("nodes.vae")
+diffusion = part("nodes.loaders.diffusion")
+encoders = part("nodes.loaders.text_encoders")
+vae_nodes = part("nodes.loaders.vae")
 client = part("native.client.runner")
 
 import nodes as core_nodes  # noqa: E402

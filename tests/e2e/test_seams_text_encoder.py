@@ -15,7 +15,7 @@ from tests import random_models
 from tests.core_models import core_clip, relative_error
 from tests.pack import part
 
-encoders = part("nodes.text_encoder")
+encoders = part("nodes.loaders.text_encoders")
 placement = part("native.placement")
 
 from comfy_extras.nodes_flux import CLIPTextEncodeFlux  # noqa: E402
@@ -123,7 +123,7 @@ def test_one_trace_serves_prompts_of_every_length_up_to_256_tokens(
     clips: Clips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     core_nodes.CLIPTextEncode().encode(clips[0], "one")
-    monkeypatch.delattr(part("native.model"), "trace")
+    monkeypatch.delattr(part("native.engines.model"), "trace")
     core_nodes.CLIPTextEncode().encode(clips[0], "a few more words than one")
 
 

@@ -15,10 +15,10 @@ from tests import random_models
 from tests.core_models import core_model, core_vae, psnr
 from tests.pack import part
 
-diffusion = part("nodes.diffusion")
+diffusion = part("nodes.loaders.diffusion")
 placement = part("native.placement")
-torch_engine = part("native.torch_engine")
-vae_nodes = part("nodes.vae")
+torch_engine = part("native.engines.torch_cpu")
+vae_nodes = part("nodes.loaders.vae")
 weights = part("native.weights")
 
 import comfy.hooks  # noqa: E402

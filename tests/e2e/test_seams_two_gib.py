@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from native.client import Cancelled, OutOfMemory, Runner
-from native.client.rehearsal import Step
 from native.lower import Lowered, WeightType, lower
 from native.placement import WEIGHTS, Placement
 from native.trace import trace
 from native.weights.weight_set import WeightSet
+from native.wire.messages import Step
 from tests.bench import hollow
 from tests.runner_toys import new_runner
 

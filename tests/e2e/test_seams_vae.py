@@ -16,10 +16,10 @@ from tests.core_models import core_vae, psnr
 from tests.pack import part
 from tools import places, vulkan
 
-tiling = part("nodes.tiling")
-tile_choice = part("nodes.tile_choice")
-vae_module = part("nodes.vae_module")
-vae_nodes = part("nodes.vae")
+tiling = part("nodes.components.tiling")
+tile_choice = part("nodes.components.tile_choice")
+vae_module = part("nodes.components.autoencoder")
+vae_nodes = part("nodes.loaders.vae")
 weights = part("native.weights")
 
 import comfy.model_management  # noqa: E402

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from native.llm import conversation, serving, start
+from native.llm import conversation, start
+from native.llm import server_lifetime as serving
 from native.llm.answer import answer
 from native.llm.errors import LanguageModelError
 from native.llm.model import LocalModel, local_model
@@ -24,7 +25,7 @@ from tests.faults.test_server_faults import is_running
 
 PARENT = """
 import sys, time
-from native.llm import serving
+from native.llm import server_lifetime as serving
 from native.llm.model import local_model
 model = local_model(sys.argv[1], "CPU", -1, 512, 1, None, False)
 serving.with_model(model, lambda endpoint: None, lambda: False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from native.llm import serving
+from native.llm import server_lifetime as serving
 from native.llm.answer import answer
 from native.llm.expansion import Idea, expansion, request
 from native.llm.model import local_model
@@ -17,7 +17,7 @@ from native.llm.styles import STYLES, TARGETS
 from tests import random_llm
 from tests.pack import part
 
-counter = part("nodes.token_counts").counter
+counter = part("nodes.language.token_counts").counter
 
 
 @pytest.mark.parametrize(("length", "times"), [("short", 80), ("medium", 15), ("long", 5)])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from native.llm import serving
+from native.llm import server_lifetime as serving
 from native.llm.memory import MIB, compute_buffers, memory_of_model
 from native.llm.model import CPU, LocalModel, local_model
 from tests import comfy_server, random_llm, random_projector

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from native.client import Runner
+from native.engines.model import Function
 from native.lower import LowerOptions, WeightType
-from native.lower.content import Content
-from native.lower.geometry import dense
 from native.lower.host import HostStorages
 from native.lower.lowering import Lowering
-from native.model import Function
+from native.lower.storage_content import Content
+from native.lower.strides import dense
 from native.program import Output
 from native.trace import Trace, trace
 from native.weights import WeightSet

@@ -10,8 +10,8 @@ import gguf
 import numpy as np
 import pytest
 
+from native.ggml_types import GGML_TYPES, LAYOUTS, QUANTIZED
 from native.weights import read_header, read_parameter, read_rows
-from native.weights.types import GGML_TYPES, LAYOUTS, QUANTIZED
 from native.weights.weight_set import parameter_of
 
 ROWS, COLUMNS = 48, 1024

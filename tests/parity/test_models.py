@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from native.client import Runner
+from native.engines.ggml import RemoteModel
 from native.lower import LowerOptions
-from native.model import RemoteModel
 from native.placement import DEVICE, Placement
 
 from .model_cases import MODELS, Inputs, ModelCase, randomize

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from native.client import Runner
+from native.engines.ggml import RemoteModel
 from native.lower import LowerError, LowerOptions
 from native.lower.lowering import HANDLERS
-from native.model import RemoteModel
 from native.trace import trace
 from native.weights import WeightSet
 from tests import pack
@@ -93,7 +93,7 @@ def test_unknown_operation_is_named() -> None:
 
 def test_low_rank_branch(place: Place, runner: Runner) -> None:
     """A LoRA beside the weight gives what adding it to the weight gives."""
-    from native.model import LowRank
+    from native.engines.model import LowRank
 
     case = next(case for case in CASES if case.name == "linear")
     inputs = _inputs(case, False)

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from native.client import Runner
+from native.engines.ggml import RemoteModel
+from native.engines.model import LowRank
 from native.lower import LowerOptions
-from native.model import LowRank, RemoteModel
 from native.placement import DEVICE, Placement
 
 from .model_cases import randomize

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from native.torch_engine import TorchModel
+from native.engines.torch_cpu import TorchModel
 
 from .model_cases import MODELS, ModelCase, randomize
 from .model_files import in_memory, quantized_file, reference, worst

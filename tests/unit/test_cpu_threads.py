@@ -12,9 +12,9 @@ from torch import Tensor
 
 from native.client import RunnerError
 from native.client import runner as client
-from native.client.threads import VARIABLE
-from native.model import RemoteModel
-from native.torch_engine import TorchModel
+from native.engines.ggml import RemoteModel
+from native.engines.torch_cpu import TorchModel
+from native.threads import VARIABLE
 from tests.runner_toys import weight_file
 
 

@@ -24,7 +24,7 @@ from native.llm.seed import seed_of
 from native.llm.styles import LENGTHS, STYLES, TARGETS
 from tests.pack import part
 
-counter = part("nodes.token_counts").counter
+counter = part("nodes.language.token_counts").counter
 IDEA = Idea("a cat", "photo", "", "FLUX schnell", "medium", ())
 PROMPT = "A cat on a wall. The light is low."
 

@@ -8,7 +8,7 @@ from typing import Any
 from native.placement import Placement
 from tests.pack import part
 
-residency = part("nodes.residency")
+residency = part("nodes.components.lifetime")
 
 
 class Held:

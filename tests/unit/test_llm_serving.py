@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from native.client import Cancelled
-from native.llm import conversation, serving
+from native.llm import conversation
+from native.llm import server_lifetime as serving
 from native.llm.answer import answer
 from native.llm.chat import Endpoint, Show
 from native.llm.errors import LanguageModelError

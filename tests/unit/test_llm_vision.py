@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from native.llm import conversation, serving
+from native.llm import conversation
+from native.llm import server_lifetime as serving
 from native.llm.answer import answer
 from native.llm.chat import Endpoint
 from native.llm.memory import memory_of_model

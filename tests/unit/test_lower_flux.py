@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from native.lower import Lowered, LowerOptions, WeightType, lower
-from native.lower.order import nbytes
 from native.program import Tensor
+from native.program.schedule import nbytes
 from native.trace import Trace, trace
 from tests.bench import hollow
 from tests.runner_toys import new_runner

@@ -7,7 +7,7 @@ import torch
 
 from tests.pack import part
 
-arguments = part("nodes.arguments")
+arguments = part("nodes.components.call_arguments")
 
 
 def test_round_trip_with_nested_values() -> None:

@@ -10,7 +10,7 @@ import torch
 from tests import random_models
 from tests.pack import part
 
-attention = part("nodes.attention")
+attention = part("nodes.components.attention_override")
 
 import comfy.clip_model  # noqa: E402
 import comfy.ldm.modules.attention as core  # noqa: E402

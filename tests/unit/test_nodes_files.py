@@ -9,7 +9,7 @@ import pytest
 
 from tests.pack import part
 
-files = part("nodes.files")
+files = part("nodes.loaders.files")
 
 import folder_paths  # noqa: E402
 

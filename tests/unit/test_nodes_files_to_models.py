@@ -11,9 +11,9 @@ import torch
 from tests import random_models
 from tests.pack import part
 
-encoders = part("nodes.text_encoder")
-diffusion = part("nodes.diffusion")
-vae = part("nodes.vae")
+encoders = part("nodes.loaders.text_encoders")
+diffusion = part("nodes.loaders.diffusion")
+vae = part("nodes.loaders.vae")
 weights = part("native.weights")
 
 
@@ -142,6 +142,6 @@ def test_vae_that_lacks_a_block_is_refused(tmp_path: Path) -> None:
 
 def test_token_embedding_reads_rows(folder: Path) -> None:
     read = weights.t5(weights.read_header(folder / "t5.gguf"))
-    embedding = part("nodes.text_transformer").TokenEmbedding(read.parameters["shared.weight"])
+    embedding = part("nodes.components.text_transformer").TokenEmbedding(read.parameters["shared.weight"])
     tokens = torch.tensor([[5, 32127, 0], [5, 5, 1]])
     torch.testing.assert_close(embedding(tokens), random_models.t5()["shared.weight"][tokens])

@@ -9,7 +9,7 @@ import torch
 
 from tests.pack import part
 
-lora = part("nodes.lora")
+lora = part("nodes.components.lora")
 
 import comfy.lora  # noqa: E402
 from comfy.utils import swap_scale_shift  # noqa: E402

@@ -9,7 +9,7 @@ import pytest
 
 from tests.pack import part
 
-placement = part("nodes.placement")
+placement = part("nodes.loaders.device_inputs")
 client = part("native.client")
 
 

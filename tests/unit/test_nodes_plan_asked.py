@@ -10,7 +10,7 @@ import pytest
 
 from tests.pack import part
 
-asked, memory = part("nodes.plan.asked"), part("native.memory")
+asked, memory = part("nodes.planner.request"), part("native.planning")
 
 MIB = 1 << 20
 MINE = {"name": "mine", "system": "linux", "ram": 8192, "gpus": [{"description": "a card", "memory": 4096}]}

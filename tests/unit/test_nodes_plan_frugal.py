@@ -9,7 +9,7 @@ import torch
 
 from tests.pack import part
 
-frugal, values = part("nodes.plan.frugal"), part("nodes.plan.values")
+frugal, values = part("nodes.planner.size_guard"), part("nodes.planner.unknown")
 
 HUGE = 1 << 29  # elements: 2 GiB
 SOME = torch.zeros(1, 4, 64, 64)

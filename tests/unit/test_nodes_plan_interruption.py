@@ -11,7 +11,7 @@ import pytest
 
 from tests.pack import part
 
-follow, submit = part("nodes.plan.follow"), part("nodes.plan.submit")
+follow, submit = part("nodes.planner.walk"), part("nodes.planner.middleware")
 
 from comfy.model_management import InterruptProcessingException  # noqa: E402
 

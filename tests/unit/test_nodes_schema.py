@@ -12,7 +12,7 @@ import pytest
 from tests.pack import load, part
 
 extension = part("nodes.extension")
-placement = part("nodes.placement")
+placement = part("nodes.loaders.device_inputs")
 client = part("native.client")
 
 import execution  # noqa: E402
@@ -34,7 +34,7 @@ def registered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any
         folders[folder] = ([str(tmp_path / folder)], {".safetensors"})
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", folders)
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
-    part("nodes.files").register_folders()
+    part("nodes.loaders.files").register_folders()
     found = {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.GGMLExtension().get_node_list())}
     for name, node in found.items():
         monkeypatch.setitem(core_nodes.NODE_CLASS_MAPPINGS, name, node)

@@ -6,8 +6,8 @@ import pytest
 
 from tests.pack import part
 
-TileChoice = part("nodes.tile_choice").TileChoice
-tile_starts = part("nodes.tiling").tile_starts
+TileChoice = part("nodes.components.tile_choice").TileChoice
+tile_starts = part("nodes.components.tiling").tile_starts
 Sizes = list[tuple[int, int]]
 
 

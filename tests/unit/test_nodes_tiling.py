@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.pack import part
 
-tiling = part("nodes.tiling")
+tiling = part("nodes.components.tiling")
 
 
 def enlarge(x: Tensor) -> Tensor:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from native.client import Runner
-from native.client.rehearsal import Imagined, Step
-from native.memory import ProfileError, described_machine, known_profiles, profile_of, read_profiles
 from native.placement import RAM, Placement
-from native.runner.traits import GCN, INTEGRATED, OTHER, WATCHED, WATCHED_FAST, Facts, traits_of
+from native.planning import ProfileError, described_machine, known_profiles, profile_of, read_profiles
+from native.runner.device.quirks import GCN, INTEGRATED, OTHER, WATCHED, WATCHED_FAST, Facts, traits_of
+from native.wire.messages import Imagined, Step
 from tests.runner_toys import new_runner
 from tests.unit.test_runner_rehearsal import chain, layers
 

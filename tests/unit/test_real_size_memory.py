@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from native.client import Runner, RunnerError
-from native.client.rehearsal import Rehearsal, Step
 from native.lower import Lowered, LowerOptions, WeightType, lower
-from native.memory import known_profiles
 from native.placement import AUTO, DEVICE, RAM, Placement
+from native.planning import known_profiles
 from native.trace import Trace, trace
 from native.weights.weight_set import WeightSet
+from native.wire.messages import Rehearsal, Step
 from tests.bench import hollow
 from tests.runner_toys import new_runner
 

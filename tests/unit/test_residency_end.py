@@ -16,7 +16,7 @@ import torch
 
 from tests.pack import part
 
-residency = part("nodes.residency")
+residency = part("nodes.components.lifetime")
 residency._GRACE = 0.0
 
 

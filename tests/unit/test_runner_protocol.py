@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from native.process.child import PACK
-from native.runner.protocol import FrameWriter, PeerGone, ProtocolError, receive
-from native.runner.shared_memory import ALIGNMENT, Arena, ArenaView, layout
+from native.wire.frames import FrameWriter, PeerGone, ProtocolError, receive
+from native.wire.shared_memory import ALIGNMENT, Arena, ArenaView, layout
 
 
 def test_frames_come_back_as_they_were_sent() -> None:

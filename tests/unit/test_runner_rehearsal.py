@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from native.client import Runner, RunnerError
-from native.client.rehearsal import Outside, Rehearsal, Step
-from native.client.reports import ModelMemory
+from native.ggml_types import tensor_bytes
 from native.placement import WEIGHTS, Placement
 from native.program import Program
-from native.weights.types import tensor_bytes
 from native.weights.weight_set import WeightSet
+from native.wire.messages import ModelMemory, Outside, Rehearsal, Step
 from tests.runner_toys import DEVICES, Table, new_runner, weight_file
 
 MIB = 1 << 20

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from native.client import Runner
+from native.errors import Aborted
 from native.placement import DEVICE, Placement
 from native.program import Program
-from native.runner.devices import Device
-from native.runner.errors import Aborted
-from native.runner.library import ggml
-from native.runner.weights import FileWeights
+from native.runner.device.devices import Device
+from native.runner.ggml_binding import ggml
+from native.runner.weight_memory.resident import FileWeights
 from native.weights.weight_set import WeightSet
 from tests.runner_toys import Table, linear, new_runner, relative_error, weight_file
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from native.client import Cancelled, OutOfMemory, Runner, RunnerError
-from native.client.reports import ModelMemory
 from native.placement import DEVICE, RAM, Placement
 from native.program import Program
-from native.runner.streaming import plan, stops
-from native.runner.work import cuts
+from native.runner.graph.segments import cuts
+from native.runner.weight_memory.streamed import plan, stops
 from native.weights.weight_set import WeightSet
+from native.wire.messages import ModelMemory
 from tests.runner_toys import Table, new_runner, weight_file
 
 MIB = 1 << 20

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from native.client import Runner
-from native.runner import traits
-from native.runner.traits import Facts, traits_of
-from native.runner.vulkan_facts import is_small_window
+from native.runner.device import quirks as traits
+from native.runner.device.quirks import Facts, traits_of
+from native.runner.device.vulkan_info import is_small_window
 from tests.runner_toys import NO_WEIGHTS, Table, new_runner
 
 OLD = ("warp size 64", "shared memory 65536")

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from native.client import Cancelled, OutOfMemory, Runner, RunnerError
+from native.ggml_types import LAYOUTS
 from native.placement import DEVICE, Placement
-from native.weights.types import LAYOUTS
 from native.weights.weight_set import WeightSet
 from tests.runner_toys import DEVICES, Table, f32_file, linear, new_runner, relative_error, weight_file
 

@@ -6,8 +6,9 @@ from itertools import pairwise
 
 import pytest
 
-from native.runner.traits import CPU, GCN, INTEGRATED, OTHER, SOFTWARE, Traits
-from native.runner.work import cuts, flops
+from native.program.ops import flops
+from native.runner.device.quirks import CPU, GCN, INTEGRATED, OTHER, SOFTWARE, Traits
+from native.runner.graph.segments import cuts
 from tests.runner_toys import Table
 
 

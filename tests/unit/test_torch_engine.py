@@ -13,15 +13,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from native import engine
 from native.client import Cancelled, RunnerError
+from native.engines import choose as engine
+from native.engines.ggml import RemoteModel
+from native.engines.model import LowRank
+from native.engines.torch_cpu import TorchModel
+from native.engines.torch_cpu import weight_reader as values
+from native.engines.torch_cpu.dequantize import BLOCKS
+from native.ggml_types import FLOATS, LAYOUTS, tensor_bytes
 from native.lower import LowerOptions
-from native.model import LowRank, RemoteModel
 from native.placement import AUTO, DEVICE, GGML, TORCH, Placement
-from native.torch_engine import TorchModel, values
-from native.torch_engine.blocks import BLOCKS
 from native.weights import WeightFileError, WeightSet, read_parameter
-from native.weights.types import FLOATS, LAYOUTS, tensor_bytes
 from tests.runner_toys import weight_file
 
 OTHERS = [*sorted(FLOATS), "IQ4_XS", "IQ2_XXS", "MXFP4"]
@@ -242,7 +244,7 @@ def test_engine_that_is_named(large: WeightSet) -> None:
 
 
 def test_auto_measures_both_once_and_says_so(large: WeightSet, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "native.engine"):
+    with caplog.at_level(logging.INFO, "native.engines.choose"):
         found = {chosen(large, Placement("CPU", engine=AUTO)) for _ in range(3)}
     assert len(found) == 1
     (said,) = caplog.messages

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from native.ggml_types import QUANTIZED
 from native.weights import Parameter, WeightFileError, convert, pieces, read_header, read_parameter, read_rows
-from native.weights.types import QUANTIZED
 from native.weights.weight_set import parameter_of
 
 Write = Callable[..., Path]

@@ -10,8 +10,8 @@ import gguf
 import numpy as np
 import pytest
 
+from native.ggml_types import GGML_TYPES
 from native.weights import WeightFileError, read_header
-from native.weights.types import GGML_TYPES
 
 Write = Callable[..., Path]
 F32, Q8_0 = 0, 8

@@ -10,15 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from native.weights import (
-    Parameter,
-    WeightFileError,
-    WeightSet,
-    check_unchanged,
-    load_type,
-    mappable,
-    read_header,
-)
+from native.weights import Parameter, WeightFileError, WeightSet, check_unchanged, load_type, mappable, read_header
 from native.weights.weight_set import parameter_of
 
 Write = Callable[..., Path]

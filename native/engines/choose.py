@@ -1,0 +1,58 @@
+"""Which engine computes a component: the one that is asked for, or on the CPU the faster one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from ..lower import LowerOptions
+from ..placement import AUTO, GGML, TORCH, Placement
+from ..weights import WeightSet
+from .cpu_benchmark import _faster, typical_layer
+from .dry_run import RehearsedModel, recording
+from .ggml import RemoteModel
+from .model import Model
+from .torch_cpu import TorchModel
+
+CPU = "CPU"
+
+
+def model_for(
+    module: torch.nn.Module, weights: WeightSet, placement: Placement, options: LowerOptions, tokens: int
+) -> Model:
+    """The module under the engine that its placement names; raises ValueError for torch on another device.
+
+    tokens: that the module usually gets at once; the more there are, the less it counts that torch dequantizes anew.
+    While a workflow is rehearsed it is a model that computes nothing, and no engine is measured.
+    """
+    recorder = recording.get()
+    if recorder is not None:
+        _check_engine(placement)
+        return RehearsedModel(module, weights, placement, options, recorder)
+    chosen = replace(placement, engine=engine_of(weights, placement, tokens))
+    if chosen.engine == TORCH:
+        return TorchModel(module, weights, chosen)
+    return RemoteModel(module, weights, chosen, options)
+
+
+def refused(device: str, engine: str | None) -> str | None:
+    """What is wrong with an engine on a device, if anything."""
+    if engine == TORCH and device != CPU:
+        return f"The engine torch computes on the CPU only, not on {device}: choose the device CPU, or the engine auto."
+    return None
+
+
+def engine_of(weights: WeightSet, placement: Placement, tokens: int) -> str:
+    """GGML or TORCH; raises ValueError for torch on another device."""
+    _check_engine(placement)
+    if placement.engine != AUTO:
+        return placement.engine
+    typical = typical_layer(weights) if placement.device == CPU else None
+    return GGML if typical is None else _faster(weights, typical, placement, tokens)
+
+
+def _check_engine(placement: Placement) -> None:
+    wrong = refused(placement.device, placement.engine)
+    if wrong:
+        raise ValueError(wrong)

@@ -1,0 +1,158 @@
+"""Models that note what they are asked to do instead of doing it, for a plan of what a workflow takes."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..client import Runner
+from ..lower import Lowered, LowerOptions
+from ..lru import keep, recall
+from ..placement import Placement
+from ..planning import Machine, Part, Plan, plan_of
+from ..trace import Trace
+from ..weights import WeightSet
+from ..wire.messages import Outside, Rehearsal, Step
+from .ggml import RemoteModel
+from .model import Function
+
+_KEPT = 16  # programs and traces, so that a workflow that was planned before is planned at once
+
+
+class Recorder:
+    """The steps that a workflow's models would take in the runner, each with the part of the workflow it belongs to.
+
+    part: what is being done now; set by whoever walks the workflow.
+    """
+
+    def __init__(self, runner: Runner, machine: Machine) -> None:
+        """runner: to rehearse in. machine: what the workflow would run on."""
+        self.runner = runner
+        self.machine = machine
+        self.part = Part("", "")
+        self.steps: list[tuple[Step | Outside, Part]] = []
+        self.loaders: dict[str, str] = {}  # nodes, by the digest of a model's weights
+        self._answers: list[bool] = []  # whether what was measured fitted, in the order of the steps that measure
+
+    def note(self, step: Step, loader: str) -> None:
+        """Add a step of a model that the node `loader` makes; one that only repeats what was done is left out."""
+        before = self.steps[-1][0] if self.steps else None
+        if isinstance(before, Step) and _spoken(before) == _spoken(step):
+            return
+        self._add(step, loader)
+
+    def note_outside(self, outside: Outside, loader: str) -> None:
+        """Add the coming of a model in another process, which the node `loader` names."""
+        self.steps.append((outside, replace(self.part, loader=loader, loading=True)))
+
+    def fits(self, step: Step, loader: str) -> bool:
+        """Whether what a step measures fits after the steps so far."""
+        done = self._rehearsed([*(each for each, _ in self.steps), step])
+        measured = done.steps[-1].measured if done.error is None else None
+        if measured is None:  # nor does it where there is more room
+            return False
+        self._add(step, loader)
+        self._answers.append(measured.fits)
+        return measured.fits
+
+    def plan(self, notes: Sequence[str] = (), machine: Machine | None = None) -> Plan | None:
+        """The plan of the steps so far; notes: what is not in it. Raises RunnerError, RunnerLost.
+
+        machine: like the one that the steps were noted for, with other capacities. None where these lead to others.
+        """
+        self.machine = machine or self.machine
+        done = self._rehearsed([each for each, _ in self.steps])
+        answers = [step.measured.fits for step in done.steps if step.measured is not None]
+        if answers != self._answers[: len(answers)]:
+            return None
+        return plan_of(self.machine, self.steps, self.loaders, done, notes)
+
+    def _add(self, step: Step, loader: str) -> None:
+        self.steps.append((step, replace(self.part, loader=loader, loading=step.do == "load")))
+        self.loaders[step.weights.digest] = loader
+
+    def _rehearsed(self, steps: Sequence[Step | Outside]) -> Rehearsal:
+        return self.runner.rehearse(self.machine.capacity, steps, self.machine.imagined)
+
+
+def _spoken(step: Step) -> tuple[Hashable, ...]:
+    return step.do, step.weights.digest, step.placement, step.program.digest if step.program else None
+
+
+recording: ContextVar[Recorder | None] = ContextVar("recording", default=None)
+_programs: OrderedDict[Hashable, Lowered] = OrderedDict()
+_traces: OrderedDict[Hashable, Trace] = OrderedDict()
+
+
+class RehearsedModel(RemoteModel):
+    """Notes its runs with a recorder; their results are zeros."""
+
+    rehearsed = True
+
+    def __init__(
+        self, module: torch.nn.Module, weights: WeightSet, placement: Placement, options: LowerOptions,
+        recorder: Recorder,
+    ) -> None:  # fmt: skip
+        """module: as for Model."""
+        super().__init__(module, weights, placement, options, recorder.runner)
+        self._recorder = recorder
+        self._loader = recorder.part.node
+        self._sets = {weights.digest: weights}
+
+    def lowered(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Lowered:
+        """As RemoteModel, from what was lowered for an earlier plan where that is the same."""
+        shapes = tuple((name, tuple(x.shape), x.dtype) for name, x in inputs.items())
+        ranks = tuple((name, branch.down.shape[0]) for name, branch in self._branches.items())
+        whole = (self.file_weights.digest, self.options, key, shapes, ranks)
+        known = recall(_programs, whole)
+        if known is None:
+            known = super().lowered(key, function, inputs)
+            keep(_programs, whole, known, _KEPT)
+        return known
+
+    def traced(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Trace:
+        """As RemoteModel, from any model of the same parameters, which its module was made from."""
+        parameters = frozenset((name, shape) for name, (shape, _) in self.file_weights.shapes().items())
+        whole = self.file_weights.name, parameters, key
+        known = recall(_traces, whole)
+        if known is None:
+            known = super().traced(key, function, inputs)
+            keep(_traces, whole, known, _KEPT)
+        return known
+
+    def run(
+        self,
+        key: Hashable,
+        function: Function,
+        inputs: Mapping[str, torch.Tensor],
+        cancelled: Callable[[], bool] | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """Zeros in the shapes of what Model.run returns; they take no memory."""
+        program = self.lowered(key, function, inputs).program
+        self._note("run", program=program)
+        return tuple(torch.zeros(()).expand(output.shape) for output in program.outputs)
+
+    def fits(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> bool:
+        """As Model.fits, after the steps noted so far."""
+        program = self.lowered(key, function, inputs).program
+        return self._recorder.fits(Step("measure", self.weights, self.placement, program), self._loader)
+
+    def load(
+        self, progress: Callable[[int, int], None] | None = None, cancelled: Callable[[], bool] | None = None
+    ) -> None:
+        """Notes it."""
+        self._note("load")
+
+    def unload(self, digest: str | None = None) -> None:
+        """Notes it."""
+        self._recorder.note(Step("unload", self._sets[digest or self.weights.digest], self.placement), self._loader)
+
+    def _note(self, do: Any, **what: Any) -> None:
+        self._sets[self.weights.digest] = self.weights
+        self._recorder.note(Step(do, self.weights, self.placement, **what), self._loader)

@@ -1,0 +1,117 @@
+"""The ggml engine: a module traced, lowered and computed by the runner, once per shape and option."""
+
+from __future__ import annotations
+
+import gc
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+
+from ..client import Measurement, Runner, RunnerError, RunnerLost, shared
+from ..lower import Lowered, LowerOptions, WeightType, lower
+from ..lru import keep, recall
+from ..placement import Placement
+from ..trace import Trace, trace
+from ..weights import WeightSet
+from .model import _KEPT, Function, Model
+
+
+class RemoteModel(Model):
+    """Runs functions of a module on a device of the runner, traced once per shape and option."""
+
+    def __init__(
+        self, module: torch.nn.Module, weights: WeightSet, placement: Placement | str,
+        options: LowerOptions | None = None, runner: Runner | None = None,
+    ) -> None:  # fmt: skip
+        """module: as for Model."""
+        super().__init__(module, weights, placement)
+        self.options = options or LowerOptions()
+        self.runner = runner or shared()
+        self._traces: OrderedDict[Hashable, Trace] = OrderedDict()
+        self._programs: OrderedDict[Hashable, Lowered] = OrderedDict()
+
+    def lowered(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Lowered:
+        """The program for inputs of these shapes; traced and lowered when it is not known yet.
+
+        key: every value that steers a branch in `function`. Raises TraceError and LowerError.
+        """
+        ranks = {name: branch.down.shape[0] for name, branch in self._branches.items()}
+        shapes = tuple((name, tuple(x.shape), x.dtype) for name, x in inputs.items())
+        with self._lock:
+            known = recall(self._programs, (key, shapes, tuple(ranks.items())))
+            if known is not None:
+                return known
+            with _uncollected():
+                traced = self.traced((key, shapes), function, inputs)
+                types = {name: WeightType(type_, shape) for name, (shape, type_) in self.weights.shapes().items()}
+                lowered = lower(traced, types, self.options, ranks)
+            keep(self._programs, (key, shapes, tuple(ranks.items())), lowered, _KEPT)
+            return lowered
+
+    def traced(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Trace:
+        """What the function does; key: all that steers it. Raises TraceError."""
+        known = recall(self._traces, key)
+        if known is None:
+            known = trace(self.weights.name, self.module, function, dict(inputs))
+            keep(self._traces, key, known, _KEPT)
+        return known
+
+    def run(
+        self,
+        key: Hashable,
+        function: Function,
+        inputs: Mapping[str, torch.Tensor],
+        cancelled: Callable[[], bool] | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """What `function(module, inputs)` returns, as F32 tensors on the CPU.
+
+        function is traced once per key and shapes; inputs of one dimension or of whole numbers are the host's.
+        Raises TraceError, LowerError, RunnerError, and Cancelled once `cancelled()` is true.
+        """
+        lowered = self.lowered(key, function, inputs)
+        arrays = lowered.host(inputs)
+        for name in lowered.device_inputs:
+            arrays[name] = inputs[name].detach().to("cpu", torch.float32).contiguous().numpy()
+        results = self.runner.run(self.weights, self.placement, lowered.program, arrays, cancelled, progress)
+        self.peaks = self.runner.peaks
+        return tuple(torch.from_numpy(result) for result in results)
+
+    def fits(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> bool:
+        """As Model.fits; raises RunnerLost."""
+        try:
+            return self.measure(key, function, inputs).fits
+        except RunnerLost:
+            raise
+        except RunnerError:
+            return False
+
+    def measure(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Measurement:
+        """What `run` would take on the device, as Runner.measure has it; traces and lowers, computes nothing."""
+        lowered = self.lowered(key, function, inputs)
+        return self.runner.measure(self.weights.name, self.placement, lowered.program)
+
+    def load(
+        self, progress: Callable[[int, int], None] | None = None, cancelled: Callable[[], bool] | None = None
+    ) -> None:
+        """As Model.load; raises what Runner.load does."""
+        self.runner.load(self.weights, self.placement, progress, cancelled)
+        self.peaks = self.runner.peaks
+
+    def unload(self, digest: str | None = None) -> None:
+        """As Model.unload, in the runner."""
+        self.runner.unload(digest or self.weights.digest, self.placement)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection: tracing makes so many small objects that it takes a fifth of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()

@@ -1,0 +1,80 @@
+"""A torch module with the weights of a file, computed by an engine."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..placement import Placement, placed
+from ..weights import WeightSet
+
+Function = Callable[[torch.nn.Module, dict[str, torch.Tensor]], torch.Tensor | tuple[torch.Tensor, ...]]
+_KEPT = 16  # traces and programs of a model; each holds its constants, some MiB for a large picture
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """A low-rank branch beside a weight [out, in]: down [rank, in], up [out, rank] with the strength in it."""
+
+    down: np.ndarray
+    up: np.ndarray
+
+
+class Model(ABC):
+    """Runs functions of a module where `placement` says."""
+
+    rehearsed = False  # whether nothing is computed
+    peaks: Mapping[str, int] = {}  # by device: the most bytes held during the last load or run, where that is known
+
+    def __init__(self, module: torch.nn.Module, weights: WeightSet, placement: Placement | str) -> None:
+        """module: this model's own, on the meta device; nothing else may use it."""
+        self.module = module
+        self.file_weights = weights
+        self.weights = weights
+        self.placement = placed(placement)
+        self._branches: Mapping[str, LowRank] = {}
+        self._lock = threading.RLock()
+
+    def set_branches(self, branches: Mapping[str, LowRank]) -> None:
+        """Put low-rank branches beside weights, by parameter name; an empty mapping takes them all away."""
+        with self._lock:
+            self._branches = dict(branches)
+            arrays = {}
+            for name, branch in branches.items():
+                arrays[f"{name}.lora_down"] = np.ascontiguousarray(branch.down, np.float32)
+                arrays[f"{name}.lora_up"] = np.ascontiguousarray(branch.up, np.float32)
+            self.weights = self.file_weights.with_arrays(arrays) if arrays else self.file_weights
+
+    @abstractmethod
+    def run(
+        self,
+        key: Hashable,
+        function: Function,
+        inputs: Mapping[str, torch.Tensor],
+        cancelled: Callable[[], bool] | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """What `function(module, inputs)` returns, as F32 tensors on the CPU; `progress` gets the fraction done.
+
+        key: every value that steers a branch in `function`. Raises Cancelled once `cancelled()` is true, and
+        RunnerError for a result that is not finite.
+        """
+
+    @abstractmethod
+    def fits(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> bool:
+        """Whether there is room for `run`, and each of its operations can be done; nothing is computed."""
+
+    @abstractmethod
+    def load(
+        self, progress: Callable[[int, int], None] | None = None, cancelled: Callable[[], bool] | None = None
+    ) -> None:
+        """Bring the weights where they live; `progress` gets (bytes done, bytes in all). Raises Cancelled."""
+
+    @abstractmethod
+    def unload(self, digest: str | None = None) -> None:
+        """Free what is held for this model, or for the weights of that digest, which it had before."""

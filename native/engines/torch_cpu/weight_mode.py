@@ -1,0 +1,136 @@
+"""Runs a module whose parameters lie on the meta device with values that are read where they are used.
+
+A function mode is local to its thread, and the module is this pack's own, so torch models that run in other threads
+see nothing of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from ...client import Cancelled
+from .weight_reader import Values
+
+# What is asked of a parameter without its values.
+_FACTS = {getattr(Tensor, name).__get__ for name in ("shape", "dtype", "ndim", "requires_grad")}
+_FACTS |= {Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point, Tensor.__len__}
+_DEVICE = getattr(Tensor, "device").__get__  # noqa: B009
+
+
+class EngineMode(TorchFunctionMode):
+    """Gives every function of torch the values of the parameters among its arguments."""
+
+    def __init__(
+        self, names: dict[int, str], values: Values, vectors: dict[str, Tensor], half: bool,
+        cancelled: Callable[[], bool] | None, advance: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """names: of the parameters, by their id. vectors: small parameters once read, which stay.
+
+        half: multiply matrices in BF16, but not those whose file has them in F32. advance: called at every layer.
+        """
+        super().__init__()
+        self.names = names
+        self.values = values
+        self.vectors = vectors
+        self.half = half
+        self.cancelled = cancelled
+        self.advance = advance
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is linear:
+            return self._linear(*args, **kwargs)
+        if func in _FACTS:
+            return func(*args, **kwargs)
+        if func == _DEVICE and id(args[0]) in self.names:
+            return torch.device("cpu")
+        args, kwargs = tree_map(self._real, (tuple(args), kwargs))
+        return func(*args, **kwargs)
+
+    def _real(self, value: Any) -> Any:
+        """The values of a parameter in float32; anything else as it is."""
+        name = self.names.get(id(value))
+        if name is None:
+            return value
+        if name in self.vectors:
+            return self.vectors[name]
+        self._enter_layer()
+        found = self.values.whole(name)
+        branch = self._branch(name)
+        if branch is not None:
+            down, up = branch
+            found += (up @ down).view_as(found)
+        elif found.ndim < 2:
+            self.vectors[name] = found
+        return found
+
+    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """torch.nn.functional.linear, the weight dequantized and multiplied by runs of its rows.
+
+        x: [..., columns]. Returns [..., rows].
+        """
+        x, bias, name = self._real(x), self._real(bias), self.names.get(id(weight))
+        if name is None:
+            return linear(x, weight, bias)
+        self._enter_layer()
+        rows, columns = weight.shape
+        flat = x.reshape(-1, columns).float()
+        # A single row costs next to nothing in either type, dequantizing aside.
+        half = self.half and len(flat) > 1 and self.values.stored(name) != "F32"
+        given = flat.bfloat16() if half else flat
+        out = flat.new_empty(len(flat), rows)
+        for first, run in self.values.by_rows(name, given.dtype):
+            part = out[:, first : first + len(run)]
+            if half:
+                part.copy_(torch.mm(given, run.T))
+            else:
+                torch.mm(given, run.T, out=part)
+        if bias is not None:
+            out += bias
+        branch = self._branch(name)
+        if branch is not None:
+            down, up = branch
+            out.addmm_(flat @ down.T, up.T)
+        return out.view(*x.shape[:-1], rows).to(x.dtype)
+
+    def _branch(self, name: str) -> tuple[Tensor, Tensor] | None:
+        """The low-rank branch beside a weight: down [rank, columns], up [rows, rank]."""
+        arrays = self.values.weights.arrays
+        if f"{name}.lora_down" not in arrays:
+            return None
+        return torch.from_numpy(arrays[f"{name}.lora_down"]), torch.from_numpy(arrays[f"{name}.lora_up"])
+
+    def _enter_layer(self) -> None:
+        if self.cancelled is not None and self.cancelled():
+            raise Cancelled("the run was interrupted")
+        self.advance()
+
+
+# Processors with instructions for BF16 are 2 to 16 times as fast with them, others several times as slow.
+MARGIN = 1.3
+_TOKENS, _SIZE, _ROUNDS = 128, 1024, 3
+
+
+@cache
+def half_is_faster() -> bool:
+    """Whether this processor multiplies matrices faster in BF16 than in F32 by a clear margin; measured once."""
+    x, weight = torch.ones(_TOKENS, _SIZE), torch.ones(_SIZE, _SIZE)
+    return _seconds(x, weight) > MARGIN * _seconds(x.bfloat16(), weight.bfloat16())
+
+
+def _seconds(x: torch.Tensor, weight: torch.Tensor) -> float:
+    taken = []
+    for _ in range(_ROUNDS):
+        start = time.perf_counter()
+        torch.mm(x, weight.T)
+        taken.append(time.perf_counter() - start)
+    return min(taken)

@@ -1,0 +1,5 @@
+"""One handler for each aten operation, in files by subject; importing this package registers them all."""
+
+from . import attention, convolution, data_movement, elementwise, matmul, norms, reductions, rope
+
+__all__ = ["attention", "convolution", "data_movement", "elementwise", "matmul", "norms", "reductions", "rope"]

@@ -1,0 +1,157 @@
+"""Handlers of operations that move elements without computing with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ...trace.graph import Window
+from ..lowering import LowerError, Lowering, Made, handler
+from ..strides import Operand, collapse, contiguous_stride, dense, physical_order, strided_dimensions, view
+
+
+@handler("clone", "_to_copy")
+def clone(low: Lowering, out: Window, x: Window, *_: Any, **__: Any) -> int:
+    """A copy, laid out as the result wants it."""
+    return dense(low.b, low.operand(x).broadcast(out.shape).permuted(low.layout(out).order))
+
+
+@handler("copy")
+def copy(low: Lowering, out: Window, _target: Window, source: Window, *_: Any) -> int:
+    """Overwrite a window."""
+    return clone(low, out, source)
+
+
+@handler("fill", "zero")
+def fill(low: Lowering, out: Window, _target: Window, value: float = 0.0) -> int:
+    """Overwrite a window with a number."""
+    constant = low.b.constant(torch.full((1,), float(value)).numpy())
+    return dense(low.b, Operand(constant, (1,), (1,)).broadcast(out.shape))
+
+
+@handler("cat")
+def cat(low: Lowering, out: Window, parts: Sequence[Window], dim: int = 0) -> Made:
+    """Tensors one after the other along a dimension, in the order in which the largest lies in memory."""
+    dim %= len(out.shape)
+    parts = [part for part in parts if part.numel]
+    if len(parts) == 1:
+        return clone(low, out, parts[0])
+    operands = [low.operand(part) for part in parts]
+    largest = max(operands, key=lambda x: x.numel)
+    repeated = any(n != 1 and stride == 0 for n, stride in zip(largest.shape, largest.stride, strict=True))
+    order = low.layout(out).order if repeated else physical_order(largest.shape, largest.stride)
+    joined = operands[0].permuted(order)
+    for part in operands[1:]:
+        joined = _concat(low, joined, part.permuted(order), order.index(dim))
+    return joined.permuted([order.index(i) for i in range(len(order))])
+
+
+def _concat(low: Lowering, first: Operand, second: Operand, dim: int) -> Operand:
+    """Two tensors along a dimension."""
+    b = low.b
+    shape = tuple(n + second.shape[dim] if i == dim else n for i, n in enumerate(first.shape))
+    for whole in (False, True):
+        if whole:
+            first, second = (Operand(dense(b, x), x.shape, contiguous_stride(x.shape)) for x in (first, second))
+        groups, inner = _concat_groups(first, second, dim)
+        if all(strided_dimensions(each) <= 4 and all(stride for _, stride in each) for each in groups):
+            break
+    tensors = [view(b, x, each) for x, each in zip((first, second), groups, strict=True)]
+    ne = [n + (b[tensors[1]].ne[axis] if axis == inner else 0) for axis, n in enumerate(b[tensors[0]].ne)]
+    return Operand(b.op("concat", *tensors, ne=ne, parameters=(inner,)), shape, contiguous_stride(shape))
+
+
+def _concat_groups(first: Operand, second: Operand, dim: int) -> tuple[list[list[tuple[int, int]]], int]:
+    """(elements, stride) of both: dimensions before `dim` merged, those after it too; and how many come after it."""
+    parts = []
+    for dims in (range(dim), range(dim + 1, len(first.shape))):
+        shape = tuple(first.shape[i] for i in dims)
+        strides = [tuple(x.stride[i] for i in dims) for x in (first, second)]
+        parts.append(collapse(shape, strides) if math.prod(shape) != 1 else [])
+    before, after = parts
+    groups = []
+    for k, x in enumerate((first, second)):
+        head, tail = ([(n, stride[k]) for n, stride in part] for part in (before, after))
+        pitch = tail[0][0] * tail[0][1] if tail else 1  # keeps a single element next to what follows it
+        groups.append([*head, (x.shape[dim], x.stride[dim] if x.shape[dim] != 1 else pitch), *tail])
+    return groups, len(after)
+
+
+@handler("stack")
+def stack(low: Lowering, out: Window, parts: Sequence[Window], dim: int = 0) -> int:
+    """Tensors side by side along a new dimension."""
+    dim %= len(out.shape)
+    joined: Operand | None = None
+    for part in parts:
+        x = low.operand(part)
+        x = Operand(x.tensor, (*x.shape[:dim], 1, *x.shape[dim:]), (*x.stride[:dim], 1, *x.stride[dim:]), x.offset)
+        joined = x if joined is None else _concat(low, joined, x, dim)
+    assert joined is not None
+    return low.natural(dense(low.b, joined), out)
+
+
+@handler("repeat")
+def repeat(low: Lowering, out: Window, x: Window, times: Sequence[int]) -> int:
+    """Copies along each dimension."""
+    joined = low.operand(x)
+    missing = len(times) - len(joined.shape)
+    joined = Operand(joined.tensor, (1,) * missing + joined.shape, (1,) * missing + joined.stride, joined.offset)
+    for dim, count in enumerate(times):
+        once = joined
+        for _ in range(count - 1):
+            joined = _concat(low, joined, once, dim)
+    return low.natural(dense(low.b, joined), out)
+
+
+@handler("constant_pad_nd")
+def pad(low: Lowering, out: Window, x: Window, amounts: Sequence[int], value: float = 0.0) -> int:
+    """Zeros around the last dimensions."""
+    if value or any(amount < 0 for amount in amounts) or len(x.shape) > 4:
+        raise LowerError(f"padding {list(amounts)} with {value}")
+    source = low.b.reshape(dense(low.b, low.operand(x)), tuple(reversed(x.shape)))
+    parameters = (*amounts, *[0] * (8 - len(amounts)))
+    return low.natural(low.b.op("pad", source, ne=tuple(reversed(out.shape)), parameters=parameters), out)
+
+
+@handler("embedding")
+def embedding(low: Lowering, out: Window, table: Window, ids: Window, *_: Any) -> int:
+    """Rows of a table by whole numbers that come from the host."""
+    if low.on_device(ids):
+        raise LowerError("an embedding whose ids the device computes")
+    numbers = low.b.reshape(dense(low.b, low.stored(ids)), (ids.numel,))
+    rows_of = low.stored(table)
+    result = low.b.op("get_rows", rows_of.tensor, numbers, ne=(table.shape[1], ids.numel))
+    return low.natural(result, out)
+
+
+@handler("index")
+def index(low: Lowering, out: Window, x: Window, indices: Sequence[Window | None]) -> int:
+    """Elements at positions along leading dimensions; the positions come from the host."""
+    given = [i for i in indices if i is not None]
+    if len(given) != len(indices) or any(low.on_device(i) for i in given):
+        raise LowerError(f"indexing with {['all' if i is None else 'values' for i in indices]}")
+    sizes = x.shape[: len(given)]
+    inner = x.shape[len(given) :]
+
+    def positions(*parts: torch.Tensor) -> torch.Tensor:
+        flat = torch.zeros((), dtype=torch.int64)
+        for part, size in zip(torch.broadcast_tensors(*parts), sizes, strict=True):
+            flat = flat * size + torch.where(part < 0, part + size, part)
+        return flat.reshape(-1)
+
+    numbers = dense(low.b, low.computed(("positions", sizes), positions, *given, dtype=torch.int64))
+    length = math.prod(inner)
+    table = low.b.reshape(dense(low.b, low.operand(x)), (length, x.numel // length))
+    return low.natural(low.b.op("get_rows", table, numbers, ne=(length, out.numel // length)), out)
+
+
+@handler("upsample_nearest2d", "_upsample_nearest_exact2d")
+def upsample_nearest(low: Lowering, out: Window, x: Window, *_: Any) -> int:
+    """Larger pictures by repeating pixels, [batch, channels, height, width]."""
+    if any(o % i for o, i in zip(out.shape[2:], x.shape[2:], strict=True)):
+        raise LowerError(f"enlarging {x.shape[2:]} to {out.shape[2:]}, which is no whole factor")
+    source = low.b.reshape(dense(low.b, low.operand(x)), tuple(reversed(x.shape)))
+    return low.natural(low.b.op("upscale", source, ne=tuple(reversed(out.shape)), parameters=("nearest",)), out)

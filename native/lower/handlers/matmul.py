@@ -1,0 +1,68 @@
+"""Matrix products: linear layers with their low-rank branches, mm, addmm, bmm."""
+
+from __future__ import annotations
+
+from ...trace.graph import Window
+from ..lowering import LowerError, Lowering, handler
+from ..strides import Operand, binary, contiguous_stride, dense, packed, rows
+
+
+@handler("linear")
+def linear(low: Lowering, out: Window, x: Window, weight: Window, bias: Window | None = None) -> int:
+    """x [.., in] times weight [out, in], and its low-rank branch where it has one (Hu et al. 2021, section 4)."""
+    b = low.b
+    columns = packed(b, rows(b, low.operand(x)))
+    result = _multiply(low, _matrix(low, weight), columns)
+    name = low.weight_name(weight)
+    rank = low.ranks.get(name or "", 0)
+    if rank:
+        down = b.leaf("weight", f"{name}.lora_down", "F32", (weight.shape[1], rank))
+        up = b.leaf("weight", f"{name}.lora_up", "F32", (rank, weight.shape[0]))
+        branch = _multiply(low, up, _multiply(low, down, columns))
+        result = b.op("add", result, branch, ne=b[result].ne)
+    if bias is not None:
+        added = b.reshape(dense(b, low.operand(bias)), (bias.numel,))
+        result = b.op("add", result, added, ne=b[result].ne)
+    return low.natural(result, out)
+
+
+def _matrix(low: Lowering, weight: Window) -> int:
+    """A weight [out, in] as ggml multiplies it: rows of `in`."""
+    return rows(low.b, low.stored(weight))
+
+
+def _multiply(low: Lowering, matrix: int, columns: int) -> int:
+    """ggml's mul_mat of weights with activations."""
+    ne = (low.b[matrix].ne[1], *low.b[columns].ne[1:])
+    result = low.b.op("mul_mat", matrix, low.reduced(columns), ne=ne, parameters=("F32",))
+    return low.restored(result)
+
+
+@handler("mm")
+def mm(low: Lowering, out: Window, first: Window, second: Window) -> int:
+    """first [m, k] times second [k, n]."""
+    right = low.stored(second).permuted((1, 0))
+    return low.natural(_multiply(low, rows(low.b, right), packed(low.b, rows(low.b, low.operand(first)))), out)
+
+
+@handler("addmm")
+def addmm(low: Lowering, out: Window, bias: Window, first: Window, second: Window, **factors: float) -> int:
+    """bias + first [m, k] times second [k, n]."""
+    if any(value != 1 for value in factors.values()):
+        raise LowerError(f"addmm with {factors}")
+    product = mm(low, out, first, second)
+    added = low.operand(bias).broadcast(out.shape)
+    whole = Operand(product, out.shape, contiguous_stride(out.shape))
+    return binary(low.b, "add", whole, added, low.layout(out))
+
+
+@handler("bmm")
+def bmm(low: Lowering, out: Window, first: Window, second: Window) -> int:
+    """first [b, m, k] times second [b, k, n]; both differ from one b to the next."""
+    b = low.b
+    batch, tokens, inner = first.shape
+    left = b.reshape(dense(b, low.operand(first)), (inner, tokens, batch))
+    right = b.reshape(dense(b, low.operand(second).permuted((0, 2, 1))), (inner, second.shape[2], batch))
+    ne = (second.shape[2], tokens, batch)
+    result = b.op("mul_mat", low.reduced(right), low.reduced(left), ne=ne, parameters=("F32",))
+    return low.natural(low.restored(result, 2), out)

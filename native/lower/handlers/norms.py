@@ -1,0 +1,53 @@
+"""Normalisation layers: layer norm, RMS norm, group norm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ...trace.graph import Window
+from ..lowering import Lowering, handler
+from ..strides import Operand, dense, norm_rows
+
+
+def _affine(low: Lowering, normed: int, weight: Window | None, bias: Window | None, ne: Sequence[int]) -> int:
+    """Scale and shift a normed tensor by vectors that fit `ne` when repeated."""
+    b = low.b
+    for name, vector in (("mul", weight), ("add", bias)):
+        if vector is not None:
+            normed = b.op(name, normed, b.reshape(dense(b, low.operand(vector)), ne), ne=b[normed].ne)
+    return normed
+
+
+@handler("native_layer_norm")
+def layer_norm(
+    low: Lowering, out: Window, x: Window, shape: Sequence[int], weight: Window | None, bias: Window | None, eps: float
+) -> Operand:
+    """Layer normalisation over the last dimensions (Ba, Kiros, Hinton 2016)."""
+    source = norm_rows(low.b, low.operand(x), len(shape))
+    normed = low.b.op("norm", source.tensor, ne=low.b[source.tensor].ne, parameters=(eps,))
+    return replace(source, tensor=_affine(low, normed, weight, bias, (math.prod(shape),)))
+
+
+@handler("rms_norm")
+def rms_norm(
+    low: Lowering, out: Window, x: Window, shape: Sequence[int], weight: Window | None = None, eps: float | None = None
+) -> Operand:
+    """Root mean square normalisation over the last dimensions (Zhang and Sennrich 2019)."""
+    source = norm_rows(low.b, low.operand(x), len(shape))
+    eps = 1.1920929e-07 if eps is None else eps  # torch's default: finfo(float32).eps
+    normed = low.b.op("rms_norm", source.tensor, ne=low.b[source.tensor].ne, parameters=(eps,))
+    return replace(source, tensor=_affine(low, normed, weight, None, (math.prod(shape),)))
+
+
+@handler("native_group_norm")
+def group_norm(
+    low: Lowering, out: Window, x: Window, weight: Window | None, bias: Window | None, batch: int, channels: int,
+    area: int, groups: int, eps: float,
+) -> int:  # fmt: skip
+    """Group normalisation of [batch, channels, ..] (Wu and He 2018)."""
+    b = low.b
+    source = b.reshape(dense(b, low.operand(x)), (area, 1, channels, batch))
+    normed = b.op("group_norm", source, ne=b[source].ne, parameters=(groups, eps))
+    return low.natural(_affine(low, normed, weight, bias, (1, 1, channels)), out)

@@ -1,0 +1,1 @@
+"""Rewrites of a trace or a finished program that keep its result."""

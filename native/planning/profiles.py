@@ -1,0 +1,126 @@
+"""Hardware to plan for that is not this machine's: a table of usual cards, and descriptions of anyone's own.
+
+A description is JSON, with amounts in MiB: {"name", "system": "linux" or "win32", "ram", "ram_free", "gpus":
+[{"description", "type", "memory", "free", "resizable_bar", "features"}]}. `description` is the driver's name for the
+card, by which the runner knows what it needs. The RX 580's free memory on Linux is that of llama.cpp #5441, less the
+window of 256 MiB that the runner leaves alone; desktops and other programs are what the planner's reserve is for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..wire.messages import Device, Imagined
+
+_MIB = 1 << 20
+_RAM_IN_USE = 3 << 10  # MiB of a system, a browser and ComfyUI with its torch, where a description does not say
+_LARGEST_BUFFER = 1 << 30  # ggml-vulkan makes none larger unless a single tensor is (suballocation_block_size)
+_SYSTEMS = ("linux", "win32", "darwin")
+
+
+class ProfileError(ValueError):
+    """A description of hardware that cannot be used; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A machine: its devices as its runner would report them, and what decides how it treats them."""
+
+    name: str
+    devices: tuple[Device, ...]
+    imagined: tuple[Imagined, ...]
+
+
+@cache
+def known_profiles() -> Mapping[str, Profile]:
+    """The table, by name."""
+    listed = json.loads(Path(__file__).with_name("profiles.json").read_text(encoding="utf-8"))
+    return {described["name"]: profile_of(described) for described in listed}
+
+
+def read_profiles(path: Path) -> dict[str, Profile]:
+    """A file with a list of descriptions; empty where there is none. Raises ProfileError, which names the file."""
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ProfileError(f"{path} cannot be read: {error}") from error
+    if not isinstance(listed, list):
+        raise ProfileError(f"{path} must hold a list of descriptions of machines: [{{...}}, ...].")
+    try:
+        return {profile.name: profile for profile in map(profile_of, listed)}
+    except ProfileError as error:
+        raise ProfileError(f"{path}: {error}") from error
+
+
+def profile_of(described: Any) -> Profile:
+    """The profile that a description makes; raises ProfileError."""
+    if not isinstance(described, Mapping):
+        raise ProfileError("a machine is described by a JSON object")
+    name, system = _text(described, "name"), _text(described, "system")
+    if system not in _SYSTEMS:
+        raise ProfileError(f"the system of {name!r} is {system!r}; it can be {', '.join(_SYSTEMS)}")
+    gpus = described.get("gpus", [])
+    if not isinstance(gpus, list) or not all(isinstance(gpu, Mapping) for gpu in gpus):
+        raise ProfileError(f"the gpus of {name!r} must be a list of JSON objects")
+    ram = _mib(described, "ram")
+    rows = [_gpu(f"Vulkan{index}", gpu, system) for index, gpu in enumerate(gpus)]
+    free = _mib(described, "ram_free", max(0, ram - _RAM_IN_USE * _MIB))
+    rows.append((Device("CPU", "CPU", "CPU", free, ram, ram, ()), Imagined("CPU", "CPU", "CPU", (), False, system)))
+    return Profile(name, tuple(device for device, _ in rows), tuple(imagined for _, imagined in rows))
+
+
+def described_machine(devices: Sequence[Device], system: str) -> dict[str, Any]:
+    """The description of a machine with these devices, for someone else to plan with."""
+    (cpu,) = (device for device in devices if device.type == "CPU")
+    gpus = [
+        {
+            "description": device.description,
+            "type": device.type,
+            "memory": device.total // _MIB,
+            "free": device.free // _MIB,
+            "resizable_bar": not device.small_window,
+            "features": list(device.features),
+        }
+        for device in devices
+        if device.type in ("GPU", "IGPU")
+    ]
+    ram = {"ram": cpu.total // _MIB, "ram_free": cpu.free // _MIB}
+    return {"name": cpu.description, "system": system, **ram, "gpus": gpus}
+
+
+def _gpu(name: str, gpu: Mapping[str, Any], system: str) -> tuple[Device, Imagined]:
+    description, type_ = _text(gpu, "description"), gpu.get("type", "GPU")
+    if type_ not in ("GPU", "IGPU"):
+        raise ProfileError(f"the type of {description!r} is {type_!r}; it can be GPU, or IGPU for one that uses RAM")
+    features = gpu.get("features", [])
+    if not isinstance(features, list) or not all(isinstance(each, str) for each in features):
+        raise ProfileError(f"the features of {description!r} must be a list of words, as GGML Devices shows them")
+    memory, small_window = _mib(gpu, "memory"), gpu.get("resizable_bar", True) is False
+    free = min(_mib(gpu, "free", memory), memory)
+    listed = tuple(features)
+    device = Device(name, description, type_, free, memory, min(_LARGEST_BUFFER, memory), listed, (), small_window)
+    return device, Imagined(name, type_, description, listed, small_window, system)
+
+
+def _text(described: Mapping[str, Any], key: str) -> str:
+    value = described.get(key)
+    if not isinstance(value, str) or not value:
+        raise ProfileError(f"a description of a machine or GPU needs a {key}, which is text")
+    return value
+
+
+def _mib(described: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    """Bytes of an amount in MiB."""
+    value = described.get(key)
+    if value is None and default is not None:
+        return default
+    if type(value) is not int or not 0 <= value < 1 << 30:
+        raise ProfileError(f"{key} must be a whole number of MiB, and is {value!r}")
+    return value * _MIB

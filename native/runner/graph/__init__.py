@@ -1,0 +1,1 @@
+"""A program as a ggml graph: built, cut into segments, executed, profiled."""

@@ -1,0 +1,81 @@
+"""One run of a built graph: inputs from shared memory, segments, results back."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from ...errors import Aborted, RequestError
+from ...wire.shared_memory import layout
+from ..ggml_binding import ggml, pointer
+from .graph import Graph, ProgramFault
+
+_ABORTED = 1  # enum ggml_status
+
+
+def execute(
+    graph: Graph,
+    arena: np.ndarray,
+    inputs: dict[str, tuple[int, int]],
+    aborted: Callable[[], bool],
+    progress: Callable[[float], None],
+) -> list[bool]:
+    """Run `graph` on the `inputs` (offset, bytes) in `arena` and write the outputs there, one after the other.
+
+    Returns for each output whether all its values are finite. Raises Aborted, ProgramFault, RequestError.
+    """
+    set_inputs(graph, arena, inputs)
+    for number, (segment, fraction) in enumerate(graph.segments):
+        if graph.stream:
+            graph.stream.wait(number)
+        compute(graph, segment, aborted)
+        if graph.stream:
+            graph.stream.leave(number)
+        progress(fraction)
+    return _take_outputs(graph, arena)
+
+
+def compute(graph: Graph, nodes: Any, aborted: Callable[[], bool]) -> None:
+    """Compute some nodes of the graph and wait for them; raises Aborted and RequestError."""
+    if aborted():
+        raise Aborted("the run was interrupted")
+    status = ggml.ggml_backend_graph_compute(graph.device.backend, ctypes.byref(nodes))
+    if status == _ABORTED:
+        raise Aborted("the run was interrupted")
+    if status != 0:
+        name = ggml.ggml_status_to_string(status).decode()
+        raise RequestError(f"{graph.device.name} ({graph.device.description}) failed while computing: {name}")
+
+
+def set_inputs(graph: Graph, arena: np.ndarray, inputs: dict[str, tuple[int, int]]) -> None:
+    """Copy the inputs (offset, bytes) in `arena` to the device; raises ProgramFault where they do not fit."""
+    if set(inputs) != set(graph.inputs):
+        raise ProgramFault(f"the program takes the inputs {sorted(graph.inputs)}, not {sorted(inputs)}")
+    for name, (offset, nbytes) in inputs.items():
+        tensor = graph.inputs[name]
+        expected = ggml.ggml_nbytes(tensor)
+        if nbytes != expected or offset + nbytes > arena.nbytes:
+            raise ProgramFault(f"the input {name} has {nbytes} bytes where the program takes {expected}")
+        data = arena[offset : offset + nbytes]
+        if name in graph.row_limits:
+            rows = data.view(np.int32)
+            if rows.min() < 0 or rows.max() >= graph.row_limits[name]:
+                raise ProgramFault(
+                    f"the input {name} picks rows {rows.min()} to {rows.max()} of a table of {graph.row_limits[name]}"
+                )
+        ggml.ggml_backend_tensor_set(tensor, pointer(data), 0, nbytes)
+
+
+def _take_outputs(graph: Graph, arena: np.ndarray) -> list[bool]:
+    finite = []
+    sizes = [ggml.ggml_nbytes(tensor) for tensor in graph.outputs]
+    for tensor, nbytes, offset in zip(graph.outputs, sizes, layout(sizes)[0], strict=True):
+        data = arena[offset : offset + nbytes]
+        ggml.ggml_backend_tensor_get(tensor, pointer(data), 0, nbytes)
+        values = data.view(np.float32)
+        finite.append(isfinite(values.min()) and isfinite(values.max()))  # both are NaN when any value is
+    return finite

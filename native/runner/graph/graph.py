@@ -1,0 +1,280 @@
+"""A program built into a ggml graph on one device: checked, allocated, its constants uploaded, cut into segments."""
+
+from __future__ import annotations
+
+import ctypes
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, prod
+from typing import Any
+
+import numpy as np
+
+from ...errors import OutOfMemory, RequestError
+from ...ggml_types import LAYOUTS
+from ...program import Program, Tensor
+from ...program.ops import flops
+from ..device.budget import Budget, OverBudget
+from ..device.buffers import Placed, allocate, describe, device_bytes, require
+from ..device.devices import Device, Limits
+from ..ggml_binding import context, ggml, torch_shape_to_ne
+from ..weight_memory.resident import FileWeights
+from ..weight_memory.streamed import Stream, Uses, plan, stops
+from .operations import BUILDERS, Call, OperationFault
+from .segments import _layout_is_known, _segments, cuts
+
+_CONSTANT_TYPES = {"float32": "F32", "float16": "F16", "int32": "I32"}
+VIEWS = ("view", "reshape", "permute")
+_FLAG_INPUT, _FLAG_OUTPUT = 1, 2  # enum ggml_tensor_flag
+
+
+class ProgramFault(RequestError):
+    """A program that contradicts itself, its weights or its device; the message names the operation."""
+
+    kind = "program"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a program takes besides its constants: bytes of the compute buffer and of the CPU backend's scratch.
+
+    uses: its streamed weights, and the first and last segment that compute with each.
+    """
+
+    compute: int
+    work: int
+    segments: int
+    uses: Uses
+
+
+class Graph:
+    """A program ready to run: `inputs` and `outputs` as ggml tensors, `segments` as (graph, fraction done after it)."""
+
+    def __init__(
+        self, name: str, program: Program, weight: Callable[[str], Any], files: FileWeights, limits: Limits,
+        budget: Budget | None = None,
+    ) -> None:  # fmt: skip
+        """budget: None means what is free.
+
+        Raises ProgramFault, OutOfMemory, and OverBudget where the budget is too small; then nothing is held.
+        """
+        self.name = name  # of the model, for messages
+        self.device = files.placed.device
+        self.stream: Stream | None = None
+        self._files = files
+        self.compute_bytes = 0  # of the compute buffer
+        self.work_bytes = 0  # that the CPU backend needs beside it
+        self.constants: Placed | None = None
+        self.inputs: dict[str, Any] = {}
+        self.row_of_node: list[int] = []  # of the program's table; -1 for a node that only names memory
+        self.row_limits: dict[str, int] = {}  # inputs that pick rows of a table, and how many rows it has
+        self._allocator: Any = None
+        self._context: Any = None
+        try:
+            self._build(program, weight, limits, budget)
+        except BaseException:
+            self.free()
+            raise
+
+    def free(self) -> None:
+        """Give back the compute buffer, the constants and what streamed weights pass through."""
+        if self.stream:
+            self.stream.free()
+            self.stream = None
+        if self._allocator:
+            ggml.ggml_gallocr_free(self._allocator)
+            self._allocator = None
+        if self._context:
+            ggml.ggml_free(self._context)
+            self._context = None
+        if self.constants:
+            self.constants.free()
+            self.constants = None
+        self.device.gave_back(self.compute_bytes)
+        self.compute_bytes = 0
+
+    @property
+    def constant_bytes(self) -> int:
+        """Device memory of the constants."""
+        return self.constants.nbytes if self.constants else 0
+
+    @property
+    def staging_bytes(self) -> int:
+        """Device memory of streamed weights."""
+        return self.stream.nbytes if self.stream else 0
+
+    def _build(self, program: Program, weight: Callable[[str], Any], limits: Limits, budget: Budget | None) -> None:
+        self.constants = self._place_constants(program, limits.largest_buffer)
+        graph, needs = self._connect(program, weight, limits)
+        self._allocate(graph, needs, limits.largest_buffer, budget)
+
+    def _connect(self, program: Program, weight: Callable[[str], Any], limits: Limits) -> tuple[Any, Needs]:
+        """The operations as a ggml graph that is not allocated yet."""
+        rows = program.tensors
+        nodes = 2 * len(rows) + 16  # an operation may take a helper of its own
+        self._context = context(nodes, nodes)
+        graph = ggml.ggml_new_graph_custom(self._context, nodes, False)
+        whole, known = graph.contents, _layout_is_known(graph)
+        tensors: list[Any] = []
+        amounts: list[float] = []  # arithmetic of each node
+        uses: dict[str, tuple[int, int]] = {}  # streamed weights, and the first and last node that compute with one
+        for index, row in enumerate(rows):
+            try:
+                tensor = self._leaf(row, weight) if row.kind != "op" else self._operation(row, rows, tensors)
+            except OperationFault as fault:
+                raise ProgramFault(f"{self.name}: operation {index}, {_spoken(row)}, is not valid: {fault}") from fault
+            tensors.append(tensor)
+            ggml.ggml_build_forward_expand(graph, tensor)
+            if row.kind == "op" and row.name not in VIEWS:
+                _note_uses(uses, row, rows, self._files.streamed, max(0, whole.n_nodes - 1) if known else 0)
+            if known and (new := whole.n_nodes - len(amounts)):
+                amounts += [0.0] * (new - 1) + [flops(row, [rows[source] for source in row.sources])]
+                self.row_of_node += [-1 if row.name in VIEWS else index] * new
+        self.outputs = [_output(program, number, tensors) for number in range(len(program.outputs))]
+        self.row_limits = _row_limits(rows)
+        largest = min(self.device.traits.largest_segment, limits.largest_segment or inf)
+        parts = cuts(amounts, largest, stops(uses, self._sizes(uses), len(amounts))) if known else []
+        self.segments = _segments(whole, parts) if known else [(whole, 1.0)]
+        ends = [end for end, _ in parts]
+        by_segment = {name: (bisect_right(ends, a), bisect_right(ends, b)) for name, (a, b) in uses.items()}
+        self._allocator = ggml.ggml_gallocr_new(self.device.buffer_type)
+        size = self._measured(graph, [self._files.placed.tensors[name] for name in uses])
+        on_cpu = self.device.type == "CPU"
+        work = ggml.ggml_graph_plan(graph, self.device.threads, None).work_size if on_cpu else 0
+        return graph, Needs(size, work, len(self.segments), by_segment)
+
+    def _leaf(self, row: Tensor, weight: Callable[[str], Any]) -> Any:
+        if row.kind == "input":
+            if row.type not in ("F32", "I32"):
+                raise OperationFault(f"an input of type {row.type}")
+            made = ggml.ggml_new_tensor(self._context, LAYOUTS[row.type].number, 4, (ctypes.c_int64 * 4)(*row.ne))
+            made.contents.flags |= _FLAG_INPUT
+            self.inputs[row.name] = made
+            return made
+        if row.kind == "constant":
+            assert self.constants is not None
+            found = self.constants.tensors[row.name]
+        else:
+            found = weight(row.name)
+        _check_result(row, found)
+        return found
+
+    def _operation(self, row: Tensor, rows: tuple[Tensor, ...], tensors: list[Any]) -> Any:
+        call = Call(self._context, row, [rows[i] for i in row.sources], [tensors[i] for i in row.sources])
+        if min(row.ne) < 1:
+            raise OperationFault(f"it is empty: {row.ne}")
+        try:
+            made = BUILDERS[row.name](call)
+        except (TypeError, ctypes.ArgumentError) as error:  # a parameter of the wrong kind
+            raise OperationFault(f"its parameters {row.parameters} do not fit: {error}") from error
+        _check_result(row, made)
+        if row.name not in VIEWS and not ggml.ggml_backend_dev_supports_op(self.device.handle, made):
+            sources = ", ".join(f"{s.type}{list(s.ne)}" for s in call.declared)
+            raise OperationFault(f"{self.device.name} ({self.device.description}) cannot compute it for {sources}")
+        return made
+
+    def _place_constants(self, program: Program, largest: int | None) -> Placed:
+        arrays = {key: np.ascontiguousarray(array) for key, array in program.constants.items()}
+        placed = _describe_constants(self.device, arrays)
+        try:
+            allocate(placed, list(arrays), f"the constants of {self.name}", largest)
+        except BaseException:
+            placed.free()
+            raise
+        for key, array in arrays.items():
+            self.device.write(placed.tensors[key], array)
+        return placed
+
+    def _allocate(self, graph: Any, needs: Needs, largest: int | None, budget: Budget | None) -> None:
+        what, size = f"the compute buffer of {self.name}", needs.compute
+        streamed = {name: self._files.placed.tensors[name] for name in needs.uses}
+        sizes = self._sizes(needs.uses)
+        computing = size + self.constant_bytes
+        planned = plan(needs.uses, sizes, needs.segments, None if budget is None else budget.left - computing)
+        if budget and computing + planned.nbytes > budget.left:
+            raise OverBudget(self.name, self.device.name, budget, computing, planned.nbytes)
+        if streamed:
+            name = f"the weights of {self.name} that compute at one time"
+            self.stream = Stream(self.device, planned, streamed, self._files.fill, name, largest)
+        require(self.device, what, size)
+        if not self.device.place_graph(self._allocator, graph):
+            raise OutOfMemory(self.device.name, f"{what} (refused by the driver)", size, self.device.memory()[0])
+        self.compute_bytes, self.work_bytes = size, needs.work
+        self.device.hold(size)
+
+    def _sizes(self, names: Collection[str]) -> dict[str, int]:
+        """Bytes of streamed weights on the device."""
+        tensors = self._files.placed.tensors
+        return {name: device_bytes(self.device.buffer_type, tensors[name]) for name in names}
+
+    def _measured(self, graph: Any, streamed: Collection[Any]) -> int:
+        """Bytes of the compute buffer; nothing is allocated."""
+        size = ctypes.c_size_t()
+        for tensor in streamed:
+            tensor.contents.data = 1  # as good as any: what has an address needs no place in the buffer
+        ggml.ggml_gallocr_reserve_n_size(self._allocator, graph, None, None, ctypes.byref(size))
+        for tensor in streamed:
+            tensor.contents.data = None
+        return size.value
+
+
+def _note_uses(
+    uses: dict[str, tuple[int, int]], row: Tensor, rows: Sequence[Tensor], streamed: Collection[str], node: int
+) -> None:
+    for source in row.sources:
+        root = rows[source]
+        while root.kind == "op" and root.name in VIEWS:
+            root = rows[root.sources[0]]
+        if root.kind == "weight" and root.name in streamed:
+            uses[root.name] = uses.get(root.name, (node, node))[0], node
+
+
+def _describe_constants(device: Device, arrays: Mapping[str, np.ndarray]) -> Placed:
+    """Constants of a program as tensors without memory; raises ProgramFault for a type they cannot have."""
+    for key, array in arrays.items():
+        if str(array.dtype) not in _CONSTANT_TYPES or 0 in array.shape:
+            raise ProgramFault(
+                f"the constant {key} is {array.dtype}{list(array.shape)}; float32, float16 and int32 can be"
+            )
+    return describe(
+        device, ((key, _CONSTANT_TYPES[str(a.dtype)], torch_shape_to_ne(a.shape)) for key, a in arrays.items())
+    )
+
+
+def _check_result(row: Tensor, tensor: Any) -> None:
+    made = tensor.contents
+    found, number = tuple(made.ne), made.type
+    layout = LAYOUTS.get(row.type)
+    if found != row.ne or layout is None or layout.number != number:
+        names = {layout.number: name for name, layout in LAYOUTS.items()}
+        raise OperationFault(f"it is {names.get(number, number)}{list(found)} where the program says {_spoken(row)}")
+
+
+def _spoken(row: Tensor) -> str:
+    return f"{row.kind} {row.name} {row.type}{list(row.ne)}"
+
+
+def _output(program: Program, number: int, tensors: list[Any]) -> Any:
+    """Mark an output so that nothing overwrites it: it, and what it is a view of."""
+    output = program.outputs[number]
+    row, tensor = program.tensors[output.tensor], tensors[output.tensor]
+    if row.type != "F32" or prod(output.shape) != prod(row.ne) or not ggml.ggml_is_contiguous(tensor):
+        raise ProgramFault(f"output {number} of shape {list(output.shape)} is not contiguous F32: {_spoken(row)}")
+    for marked in (tensor, tensor.contents.view_src):
+        if marked and not marked.contents.data:  # weights and constants stay anyway
+            marked.contents.flags |= _FLAG_OUTPUT
+    return tensor
+
+
+def _row_limits(rows: tuple[Tensor, ...]) -> dict[str, int]:
+    """The inputs that pick rows, however they are reshaped first, and the rows there are: ggml does not check."""
+    limits: dict[str, int] = {}
+    for row in rows:
+        if row.kind == "op" and row.name == "get_rows":
+            picked = rows[row.sources[1]]
+            while picked.kind == "op" and picked.name in (*VIEWS, "cont"):
+                picked = rows[picked.sources[0]]
+            if picked.kind == "input":
+                limits[picked.name] = min(limits.get(picked.name, 1 << 62), rows[row.sources[0]].ne[1])
+    return limits

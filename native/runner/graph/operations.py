@@ -1,0 +1,322 @@
+"""The program's operations as ggml calls, each behind the checks without which ggml would abort the process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+from ...ggml_types import LAYOUTS
+from ...program import Tensor
+from ...program.ops import UNARY
+from ..ggml_binding import ggml
+
+_REDUCING = ("sum_rows", "mean")
+_FLOATS = ("F32", "F16", "BF16")
+_GGML_PREC_F32 = 10
+_UPSCALE_MODES = {"nearest": 0, "bilinear": 1}  # enum ggml_scale_mode
+
+
+class OperationFault(ValueError):
+    """An operation that ggml cannot do with these sources."""
+
+
+class Call(NamedTuple):
+    """One operation: its row of the table, the rows and tensors of its sources."""
+
+    context: Any
+    tensor: Tensor
+    declared: list[Tensor]
+    sources: list[Any]
+
+
+def _require(condition: bool, fault: str) -> None:
+    if not condition:
+        raise OperationFault(fault)
+
+
+def _integers(parameters: tuple[int | float | str, ...], least: int = 0, limit: int = 1 << 62) -> list[int]:
+    """Parameters as the integers they must be, from `least` to below `limit`."""
+    checked = [value for value in parameters if isinstance(value, int) and least <= value < limit]
+    _require(len(checked) == len(parameters), f"parameters {parameters} are not all integers of at least {least}")
+    return checked
+
+
+def _nb(tensor: Any) -> list[int]:
+    return tensor.contents.nb[:]
+
+
+def _rows_contiguous(call: Call, *indices: int) -> None:
+    for index in indices:
+        size = LAYOUTS[call.declared[index].type].nbytes
+        _require(call.sources[index].contents.nb[0] == size, f"the elements of source {index} do not lie side by side")
+
+
+def _contiguous(call: Call, *indices: int) -> None:
+    for index in indices:
+        _require(ggml.ggml_is_contiguous(call.sources[index]), f"source {index} is not contiguous")
+
+
+def _types(call: Call, index: int, *types: str) -> None:
+    found = call.declared[index].type
+    _require(found in types, f"source {index} is {found}; it takes {', '.join(types)}")
+
+
+def _repeats(small: Tensor, large: tuple[int, ...], fault: str) -> None:
+    _require(all(b % a == 0 for a, b in zip(small.ne, large, strict=True)), fault)
+
+
+def _view(call: Call) -> Any:
+    ne, (*nb, offset) = _integers(call.tensor.parameters[:4], least=1), _integers(call.tensor.parameters[4:])
+    source = call.sources[0].contents
+    layout = LAYOUTS[call.declared[0].type]
+    _require(ne[0] % layout.block == 0, f"rows of {ne[0]} elements are no whole blocks of {call.declared[0].type}")
+    _require(all(n % layout.nbytes == 0 for n in (*nb, offset)), f"strides {nb}, offset {offset} cut through elements")
+    row = ne[0] // layout.block * layout.nbytes
+    reach = _reach(row, ne, nb)
+    reach = max(reach, row * ne[1] * ne[2] * ne[3])  # ggml demands that the elements fit even if they overlap
+    root = source.view_src if source.view_src else call.sources[0]
+    end, held = source.view_offs + offset + reach, ggml.ggml_nbytes(root)
+    _require(end <= held, f"the view ends at byte {end} of a tensor of {held}")
+    return ggml.ggml_view_4d(call.context, call.sources[0], *ne, *nb, offset)
+
+
+def _reach(row: int, ne: Sequence[int], nb: list[int]) -> int:
+    """Bytes from the first to past the last element: a row and the strides of the outer dimensions."""
+    return row + sum((n - 1) * stride for n, stride in zip(ne[1:], nb, strict=True))
+
+
+def _reshape(call: Call) -> Any:
+    _contiguous(call, 0)
+    _same_count(call)
+    return ggml.ggml_reshape_4d(call.context, call.sources[0], *call.tensor.ne)
+
+
+def _same_count(call: Call) -> None:
+    before, after = prod(call.declared[0].ne), prod(call.tensor.ne)
+    _require(before == after, f"{before} elements cannot become {after}")
+
+
+def _permute(call: Call) -> Any:
+    axes = _integers(call.tensor.parameters)
+    _require(sorted(axes) == [0, 1, 2, 3], f"axes {axes}")
+    _require(max(_nb(call.sources[0])) < 1 << 31, "strides of 2 GiB and more cannot be permuted")
+    return ggml.ggml_permute(call.context, call.sources[0], *axes)
+
+
+def _cont(call: Call) -> Any:
+    _types(call, 0, "F32", "F16", "BF16", "I32")
+    _same_count(call)
+    return ggml.ggml_cont_4d(call.context, call.sources[0], *call.tensor.ne)
+
+
+def _repeat(call: Call) -> Any:
+    _types(call, 0, "F32", "F16", "BF16", "I32")
+    _repeats(call.declared[0], call.tensor.ne, f"{call.declared[0].ne} does not repeat to {call.tensor.ne}")
+    return ggml.ggml_repeat_4d(call.context, call.sources[0], *call.tensor.ne)
+
+
+def _cast(call: Call) -> Any:
+    layout = LAYOUTS.get(str(call.tensor.parameters[0]))
+    _require(layout is not None and layout.number is not None, f"{call.tensor.parameters[0]} is no ggml type")
+    assert layout is not None
+    _require(call.declared[0].ne[0] % layout.block == 0, f"rows of {call.declared[0].ne[0]} are no whole blocks")
+    return ggml.ggml_cast(call.context, call.sources[0], layout.number)
+
+
+def _concat(call: Call) -> Any:
+    first, second = call.declared
+    (dim,) = _integers(call.tensor.parameters, limit=4)
+    _require(first.type == second.type, f"{first.type} beside {second.type}")
+    _types(call, 0, "F32", "F16", "BF16", "I32")
+    same = all(a == b for index, (a, b) in enumerate(zip(first.ne, second.ne, strict=True)) if index != dim)
+    _require(same, f"{first.ne} and {second.ne} differ outside dimension {dim}")
+    return ggml.ggml_concat(call.context, *call.sources, dim)
+
+
+def _pad(call: Call) -> Any:
+    _types(call, 0, "F32")
+    return ggml.ggml_pad_ext(call.context, call.sources[0], *_integers(call.tensor.parameters, limit=1 << 31))
+
+
+def _set(call: Call) -> Any:
+    target, window = call.declared
+    *nb, offset = _integers(call.tensor.parameters, limit=1 << 30)  # ggml keeps them in 32 bits
+    _types(call, 0, "F32")
+    _types(call, 1, "F32")
+    _contiguous(call, 0)
+    _rows_contiguous(call, 1)
+    end, held = offset + _reach(4 * window.ne[0], window.ne, nb), 4 * prod(target.ne)
+    _require(end <= held and prod(window.ne) <= prod(target.ne), f"the window ends at byte {end} of {held}")
+    return ggml.ggml_set(call.context, *call.sources, *nb, offset)
+
+
+def _get_rows(call: Call) -> Any:
+    table, rows = call.declared
+    _types(call, 1, "I32")
+    _rows_contiguous(call, 0)
+    fits = table.ne[2] == rows.ne[1] and table.ne[3] == rows.ne[2] and rows.ne[3] == 1
+    _require(fits, f"rows {rows.ne} of a table {table.ne}")
+    return ggml.ggml_get_rows(call.context, *call.sources)
+
+
+def _binary(function: Any) -> Callable[[Call], Any]:
+    def build(call: Call) -> Any:
+        first, second = call.declared
+        _types(call, 0, *_FLOATS)
+        _types(call, 1, *_FLOATS)
+        _rows_contiguous(call, 0)
+        _repeats(second, first.ne, f"{second.ne} does not repeat over {first.ne}")
+        return function(call.context, *call.sources)
+
+    return build
+
+
+def _row_wise(function: Any) -> Callable[[Call], Any]:
+    def build(call: Call) -> Any:
+        _types(call, 0, *_FLOATS)
+        _rows_contiguous(call, 0)
+        return function(call.context, call.sources[0], *call.tensor.parameters)
+
+    return build
+
+
+def _scale(call: Call) -> Any:
+    nb, ne = _nb(call.sources[0]), call.declared[0].ne
+    _types(call, 0, "F32")
+    _rows_contiguous(call, 0)
+    _require(nb[2] == nb[1] * ne[1] and nb[3] == nb[2] * ne[2], "source 0 is not contiguous")
+    return ggml.ggml_scale_bias(call.context, call.sources[0], *call.tensor.parameters)
+
+
+def _clamp(call: Call) -> Any:
+    _types(call, 0, *_FLOATS)
+    # ggml's clamp writes into its source, which others may still read and which may be a mapped weight
+    copy = ggml.ggml_cont(call.context, call.sources[0])
+    return ggml.ggml_clamp(call.context, copy, *call.tensor.parameters)
+
+
+def _mul_mat(call: Call) -> Any:
+    first, second = call.declared
+    _require(first.ne[0] == second.ne[0], f"rows of {first.ne[0]} against rows of {second.ne[0]}")
+    _require(
+        second.ne[2] % first.ne[2] == 0 and second.ne[3] % first.ne[3] == 0,
+        f"{first.ne} does not repeat over {second.ne}",
+    )
+    _rows_contiguous(call, 0, 1)
+    nb = _nb(call.sources[0])
+    _require(nb[0] <= nb[1], "source 0 is transposed")
+    result = ggml.ggml_mul_mat(call.context, *call.sources)
+    if call.tensor.parameters[0] == "F32":
+        ggml.ggml_mul_mat_set_prec(result, _GGML_PREC_F32)
+    return result
+
+
+def _rope(call: Call) -> Any:
+    x, positions, divisors = (declared.ne for declared in call.declared)
+    _types(call, 0, "F32")
+    _types(call, 1, "I32")
+    _types(call, 2, "F32")
+    _rows_contiguous(call, 0)
+    _contiguous(call, 1, 2)
+    fits = x[0] % 2 == 0 and positions == (x[2], 1, 1, 1) and divisors == (x[0] // 2, 1, 1, 1)
+    _require(fits, f"positions {positions} and divisors {divisors} for {x}")
+    # neighbours are pairs (mode 0); a base of 1 leaves every angle to the divisors; no YaRN
+    numbers = (x[0], 0, 0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0)
+    return ggml.ggml_rope_ext(call.context, *call.sources, *numbers)
+
+
+def _norm(function: Any) -> Callable[[Call], Any]:
+    def build(call: Call) -> Any:
+        _types(call, 0, "F32")
+        _rows_contiguous(call, 0)
+        return function(call.context, call.sources[0], *call.tensor.parameters)
+
+    return build
+
+
+def _group_norm(call: Call) -> Any:
+    (groups,) = _integers(call.tensor.parameters[:1], least=1)
+    channels = call.declared[0].ne[2]
+    _types(call, 0, "F32")
+    _contiguous(call, 0)
+    _require(channels % groups == 0, f"{groups} groups of {channels} channels")
+    return ggml.ggml_group_norm(call.context, call.sources[0], *call.tensor.parameters)
+
+
+def _soft_max(call: Call) -> Any:
+    scores = call.declared[0].ne
+    _types(call, 0, "F32")
+    _contiguous(call, 0)
+    if len(call.sources) == 2:
+        mask = call.declared[1].ne
+        _types(call, 1, "F32", "F16")
+        _contiguous(call, 1)
+        fits = mask[0] == scores[0] and mask[1] >= scores[1] and not scores[2] % mask[2] and not scores[3] % mask[3]
+        _require(fits, f"a mask {mask} for scores {scores}")
+    mask_tensor = call.sources[1] if len(call.sources) == 2 else None
+    return ggml.ggml_soft_max_ext(call.context, call.sources[0], mask_tensor, call.tensor.parameters[0], 0.0)
+
+
+def _flash_attn(call: Call) -> Any:
+    q, k, v = (declared.ne for declared in call.declared[:3])
+    _rows_contiguous(call, 0, 1, 2)
+    _types(call, 0, "F32")
+    fits = q[0] == k[0] and k[1:3] == v[1:3] and not q[2] % k[2] and q[3] == k[3] == v[3]
+    _require(fits, f"queries {q}, keys {k}, values {v}")
+    mask_tensor = None
+    if len(call.sources) == 4:
+        mask, mask_tensor = call.declared[3].ne, call.sources[3]
+        _types(call, 3, "F16")
+        _contiguous(call, 3)
+        fits = mask[0] == k[1] and mask[1] >= q[1] and not q[2] % mask[2] and not q[3] % mask[3]
+        _require(fits, f"a mask {mask} for queries {q} and keys {k}")
+    result = ggml.ggml_flash_attn_ext(call.context, *call.sources[:3], mask_tensor, call.tensor.parameters[0], 0.0, 0.0)
+    ggml.ggml_flash_attn_ext_set_prec(result, _GGML_PREC_F32)
+    return result
+
+
+def _conv_2d(call: Call) -> Any:
+    kernel, image = call.declared
+    _integers(call.tensor.parameters[:2], least=1)
+    pads, dilations = _integers(call.tensor.parameters[2:4]), _integers(call.tensor.parameters[4:6], least=1)
+    _types(call, 0, "F32", "F16")
+    _types(call, 1, "F32")
+    _contiguous(call, 0, 1)
+    _require(kernel.ne[2] == image.ne[2], f"a kernel for {kernel.ne[2]} channels on {image.ne[2]}")
+    for side, size, pad, dilation in zip(kernel.ne, image.ne, pads, dilations, strict=False):
+        _require(size + 2 * pad >= dilation * (side - 1) + 1, f"a kernel {kernel.ne} on an image {image.ne}")
+    return ggml.ggml_conv_2d_direct(call.context, *call.sources, *call.tensor.parameters)
+
+
+def _upscale(call: Call) -> Any:
+    mode = _UPSCALE_MODES.get(str(call.tensor.parameters[0]))
+    _types(call, 0, "F32")
+    _require(mode is not None, f"mode {call.tensor.parameters[0]!r}; there are {', '.join(_UPSCALE_MODES)}")
+    return ggml.ggml_interpolate(call.context, call.sources[0], *call.tensor.ne, mode)
+
+
+BUILDERS: dict[str, Callable[[Call], Any]] = {
+    "view": _view,
+    "reshape": _reshape,
+    "permute": _permute,
+    "cont": _cont,
+    "repeat": _repeat,
+    "cast": _cast,
+    "concat": _concat,
+    "pad": _pad,
+    "set": _set,
+    "get_rows": _get_rows,
+    **{name: _binary(getattr(ggml, f"ggml_{name}")) for name in ("add", "sub", "mul", "div")},
+    **{name: _row_wise(getattr(ggml, f"ggml_{name}")) for name in UNARY if name not in _REDUCING},
+    **{name: _norm(getattr(ggml, f"ggml_{name}")) for name in ("norm", "rms_norm", *_REDUCING)},
+    "scale": _scale,
+    "clamp": _clamp,
+    "mul_mat": _mul_mat,
+    "rope": _rope,
+    "group_norm": _group_norm,
+    "soft_max": _soft_max,
+    "flash_attn": _flash_attn,
+    "conv_2d": _conv_2d,
+    "upscale": _upscale,
+}

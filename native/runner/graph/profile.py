@@ -1,0 +1,42 @@
+"""Where the time of a run goes: every operation computed alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+
+import numpy as np
+
+from .execute import compute, set_inputs
+from .graph import Graph
+from .segments import part
+
+
+def seconds_of_rows(
+    graph: Graph,
+    arena: np.ndarray,
+    inputs: dict[str, tuple[int, int]],
+    aborted: Callable[[], bool],
+    progress: Callable[[float], None],
+) -> dict[int, float]:
+    """Seconds by row of the program's table, for each row that computes, of a run on `inputs` as `execute` takes them.
+
+    Each is one submission that is waited for: nothing is fused, and a submission's own cost is in every figure.
+    Raises as `execute` does.
+    """
+    set_inputs(graph, arena, inputs)
+    seconds: dict[int, float] = {}
+    rows = iter(graph.row_of_node)
+    for number, (segment, fraction) in enumerate(graph.segments):
+        if graph.stream:
+            graph.stream.wait(number)
+        for node in range(segment.n_nodes):
+            row = next(rows, -1)
+            if row >= 0:
+                start = perf_counter()
+                compute(graph, part(segment, node, node + 1), aborted)
+                seconds[row] = seconds.get(row, 0.0) + perf_counter() - start
+        if graph.stream:
+            graph.stream.leave(number)
+        progress(fraction)
+    return seconds

@@ -1,0 +1,1 @@
+"""ComfyUI's models with a component of an engine where the torch module would be."""

@@ -1,0 +1,130 @@
+"""ComfyUI's account of a model whose weights lie in the runner, and where its LoRAs reach it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import comfy.hooks
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP
+
+from . import lora
+from .component import RemoteModule, remote_modules
+
+
+class RemotePatcher(ModelPatcher):
+    """A ModelPatcher for models that hold RemoteModules.
+
+    What ComfyUI would patch into weights becomes low-rank branches, handed over whenever this patcher is the one that
+    is loaded; clones share the weights in the runner.
+    """
+
+    def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
+        """As ModelPatcher. What the model holds computes in one phase."""
+        super().__init__(model, *args, **kwargs)
+        for _, module in remote_modules(model):
+            module.residency.component = id(model)
+
+    def model_size(self) -> int:
+        """Bytes of the weights."""
+        return sum(module.nbytes for _, module in remote_modules(self.model))
+
+    def add_patches(self, patches: Any, strength_patch: float = 1.0, strength_model: float = 1.0) -> Any:
+        """As ModelPatcher; raises LoRAError on the node that adds what cannot be honoured."""
+        added = super().add_patches(patches, strength_patch, strength_model)
+        self._check(self.patches)
+        return added
+
+    def add_hook_patches(self, hook: Any, patches: Any, strength_patch: Any = 1.0, strength_model: Any = 1.0) -> Any:
+        """As ModelPatcher; raises LoRAError for what cannot be honoured."""
+        added = super().add_hook_patches(hook, patches, strength_patch, strength_model)
+        self._check(self.hook_patches[hook.hook_ref])
+        return added
+
+    def load(
+        self,
+        device_to: torch.device | None = None,
+        lowvram_model_memory: int = 0,
+        force_patch_weights: bool = False,
+        full_load: bool = False,
+    ) -> None:
+        """Bring the weights to their device and make this patcher's LoRAs the ones that count."""
+        if self.weight_wrapper_patches:
+            raise lora.LoRAError("A GGML model cannot be trained: its weights lie in another process, quantized.")
+        self._set_branches(None)
+        self.current_hooks = None
+        for _, module in remote_modules(self.model):
+            module.load()
+        self.model.device = device_to
+        self.model.model_lowvram = False
+        self.model.model_loaded_weight_memory = self.model_size()
+        self.model.current_weight_patches_uuid = self.patches_uuid
+        for callback in self.get_all_callbacks(CallbacksMP.ON_LOAD):
+            callback(self, device_to, lowvram_model_memory, force_patch_weights, full_load)
+        self.apply_hooks(self.forced_hooks, force_apply=True)
+
+    def get_free_memory(self, device: Any) -> int:
+        """None: core would compute several conditions at once by what is free, and what a step takes hang on that."""
+        return 0
+
+    def partially_unload(self, device_to: Any, memory_to_free: int = 0, force_patch_weights: bool = False) -> int:
+        """Nothing: weights leave a device all together, in `detach`."""
+        return 0
+
+    def detach(self, unpatch_all: bool = True) -> Any:
+        """As ModelPatcher; with `unpatch_all` the runner gives back the memory too."""
+        model = super().detach(unpatch_all)
+        if unpatch_all:
+            for _, module in remote_modules(self.model):
+                module.residency.unload()
+        return model
+
+    def cleanup(self) -> None:
+        """As ModelPatcher, after sampling; weights that live on disk are given back."""
+        super().cleanup()
+        for _, module in remote_modules(self.model):
+            module.residency.end_phase()
+
+    def patch_hooks(self, hooks: comfy.hooks.HookGroup | None) -> None:
+        """Take the LoRAs of these hooks besides the patcher's own; scheduled LoRAs change in the middle of sampling."""
+        if hooks != self.current_hooks or hooks is not None:
+            self._set_branches(hooks)
+        self.current_hooks = hooks
+
+    def unpatch_hooks(self, whitelist_keys_set: set[str] | None = None) -> None:
+        """Nothing: no weight was changed for a hook."""
+
+    def get_key_patches(self, filter_prefix: str | None = None) -> Any:
+        """Raises: the weights are in another process and quantized."""
+        raise NotImplementedError("A GGML model cannot be merged: load the model with ComfyUI's own loader for that.")
+
+    def model_state_dict_for_saving(self, model: Any = None, prefix: str = "") -> Any:
+        """Raises: what could be saved is the file it came from."""
+        raise NotImplementedError("A GGML model cannot be saved: it is the file it was loaded from, unchanged.")
+
+    def _check(self, patches: dict[str, list[lora.Patch]]) -> None:
+        for key, entries in patches.items():
+            module, name = self._find(key)
+            for entry in entries:
+                lora.check(key, entry, module.remote.module, name)
+
+    def _set_branches(self, hooks: comfy.hooks.HookGroup | None) -> None:
+        patches = defaultdict(list, {key: list(entries) for key, entries in self.patches.items()})
+        for key, entries in self.get_combined_hook_patches(hooks).items():
+            patches[key] += entries
+        for prefix, module in remote_modules(self.model):
+            branches = {}
+            for key in filter(lambda key: key.startswith(prefix), patches):
+                name = key[len(prefix) :]
+                branch = lora.low_rank(patches[key], module.remote.module.get_parameter(name).shape)
+                if branch is not None:
+                    branches[name] = branch
+            module.residency.set_branches(branches)
+
+    def _find(self, key: str) -> tuple[RemoteModule, str]:
+        for prefix, module in remote_modules(self.model):
+            if key.startswith(prefix):
+                return module, key[len(prefix) :]
+        raise lora.LoRAError(f"{key} is no weight of this model.")

@@ -1,0 +1,1 @@
+"""The language model nodes: models, servers, prompt expansion and chat."""

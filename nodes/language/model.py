@@ -1,0 +1,89 @@
+"""GGML Language Model: a GGUF file to a GGML_LLM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ...native.llm.model import ALL_LAYERS, local_model
+from ...native.placement import CPU
+from ..loaders.device_inputs import check_device, companion_device, device_options
+from ..loaders.files import LANGUAGE_MODELS, NONE, fingerprint, language_model_names, model_path, projector_names
+from .answering import LLM
+
+RELEASE, KEEP = "release", "keep"
+
+
+class GGMLLanguageModel(io.ComfyNode):
+    """The node."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="GGMLLanguageModel",
+            display_name="GGML Language Model",
+            category="loaders/GGML",
+            description="A language model from a GGUF file, run by llama.cpp in a process of its own. It writes "
+            "prompts and answers questions, and gives its memory back before pictures are computed.",
+            search_aliases=["GGUF", "LLM", "llama.cpp", "prompt enhancer", "Vulkan", "AMD", "low VRAM"],
+            inputs=[
+                io.Combo.Input("model_name", options=language_model_names(), tooltip="From models/LLM."),
+                io.Combo.Input(
+                    "device", options=device_options(), default=CPU,
+                    tooltip="Where the model computes. auto is the CPU, which leaves the GPU to the diffusion model.",
+                ),
+                io.Int.Input(
+                    "layers", default=ALL_LAYERS, min=ALL_LAYERS, max=1000, advanced=True,
+                    tooltip="How many layers compute on the GPU, from the last one on; the rest stay on the CPU. "
+                    "-1: all.",
+                ),
+                io.Int.Input(
+                    "context", default=4096, min=256, max=1 << 20, step=256, advanced=True,
+                    tooltip="Tokens that the model sees at once, question and answer together; memory goes by it. "
+                    "Never more than the model was trained for.",
+                ),
+                io.Int.Input(
+                    "threads", default=0, min=0, max=512, advanced=True,
+                    tooltip="On the CPU. 0: one on each core, or as many as GGML_CPU_THREADS says.",
+                ),
+                io.Combo.Input(
+                    "after_use", options=[RELEASE, KEEP], default=RELEASE,
+                    tooltip="release: its process ends, and with it all memory it took, when a GGML model is about to "
+                    "compute; it comes back from the page cache. keep: it stays until ComfyUI unloads models.",
+                ),
+                io.Combo.Input(
+                    "projector", options=[NONE, *projector_names()], default=NONE, optional=True, advanced=True,
+                    tooltip="The file by which the model sees pictures, whose name has mmproj in it; for GGML Chat.",
+                ),
+            ],
+            outputs=[LLM.Output(display_name="llm")],
+        )  # fmt: skip
+
+    @classmethod
+    async def validate_inputs(cls, device: str) -> bool | str:
+        """Whether this machine has the device."""
+        return await check_device(device)
+
+    @classmethod
+    def fingerprint_inputs(cls, model_name: str, projector: str = NONE, **_: Any) -> Any:
+        """Changes with the files."""
+        return fingerprint(LANGUAGE_MODELS, [model_name, projector])
+
+    @classmethod
+    def execute(
+        cls,
+        model_name: str,
+        device: str,
+        layers: int,
+        context: int,
+        threads: int,
+        after_use: str,
+        projector: str = NONE,
+    ) -> io.NodeOutput:
+        """Reads the header; the model is loaded when it is asked."""
+        path = model_path(LANGUAGE_MODELS, model_name)
+        eyes = None if projector == NONE else model_path(LANGUAGE_MODELS, projector)
+        kept = after_use == KEEP
+        return io.NodeOutput(local_model(path, companion_device(device), layers, context, threads, eyes, kept))

@@ -1,0 +1,108 @@
+"""GGML Prompt Expander: a short idea to a prompt that the diffusion model understands."""
+
+from __future__ import annotations
+
+import logging
+
+from comfy_api.latest import io
+
+from ...native.llm.errors import LanguageModelError
+from ...native.llm.expansion import Expansion, Idea, expansion, passed_through, request, words_to_keep
+from ...native.llm.model import LanguageModel
+from ...native.llm.seed import seed_of
+from ...native.llm.styles import LENGTHS, NO_STYLE, OWN_STYLE, STYLES, TARGETS
+from ..node_text import show
+from .answering import LLM, answer_at, seed_input, temperature_input
+from .token_counts import counter
+
+log = logging.getLogger(__name__)
+STOP, PASS = "stop", "pass the idea through"
+
+
+class GGMLPromptExpander(io.ComfyNode):
+    """The node."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="GGMLPromptExpander",
+            display_name="GGML Prompt Expander",
+            category="text/GGML",
+            description="Has a language model turn a short idea into a prompt, in the form and within the tokens that "
+            "the diffusion model's text encoder takes.",
+            search_aliases=["LLM", "prompt enhancer", "prompt generator", "magic prompt", "Vulkan"],
+            inputs=[
+                LLM.Input("llm", tooltip="From GGML Language Model or GGML Language Server."),
+                io.String.Input("idea", multiline=True, default="", tooltip="What the picture shows, in a few words."),
+                io.Combo.Input(
+                    "style", options=list(STYLES), default=NO_STYLE,
+                    tooltip=f"What kind of picture. {NO_STYLE}: the model chooses. {OWN_STYLE}: as own_style says.",
+                ),
+                io.Combo.Input(
+                    "target", options=list(TARGETS), default="FLUX schnell",
+                    tooltip="What reads the prompt. FLUX schnell: sentences, up to 256 tokens of T5. FLUX dev: "
+                    "sentences, up to 512. SD tags: tags, up to 77 tokens of CLIP.",
+                ),
+                io.Combo.Input("length", options=list(LENGTHS), default="medium", tooltip="About 30, 80 or 180 words."),
+                io.String.Input(
+                    "must_keep", default="",
+                    tooltip="Words and phrases, between commas, that are in the prompt whatever the model writes.",
+                ),
+                seed_input(),
+                temperature_input(),
+                io.Combo.Input(
+                    "on_failure", options=[STOP, PASS], default=STOP,
+                    tooltip="When the model gives no usable answer. stop: the workflow stops and says why. pass the "
+                    "idea through: it goes on with the idea and must_keep as the prompt; another seed asks again.",
+                ),
+                io.String.Input(
+                    "own_style", multiline=True, default="", optional=True, advanced=True,
+                    tooltip=f"How the picture should look, for the style {OWN_STYLE}.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="prompt"),
+                io.String.Output(display_name="negative"),
+                io.String.Output(display_name="answer"),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls,
+        llm: LanguageModel,
+        idea: str,
+        style: str,
+        target: str,
+        length: str,
+        must_keep: str,
+        seed: int,
+        temperature: float,
+        on_failure: str,
+        own_style: str = "",
+    ) -> io.NodeOutput:
+        """Asks the model; the text appears on the node while it is written."""
+        wanted = Idea(idea.strip(), style, own_style, target, length, words_to_keep(must_keep))
+        raw = ""
+        try:
+            raw = answer_at(
+                cls, llm,
+                lambda endpoint: request(wanted, seed_of(seed), temperature, endpoint),
+                2 * LENGTHS[length].words,
+            ).text  # fmt: skip
+            expanded = expansion(raw, wanted, counter(TARGETS[target].tokenizer))
+        except LanguageModelError as error:
+            if on_failure == STOP:
+                raise
+            log.warning("The prompt is not expanded: %s", error)
+            expanded = passed_through(wanted)
+            show(cls, f"Not expanded: {error}")
+        else:
+            show(cls, _spoken(expanded))
+        return io.NodeOutput(expanded.prompt, expanded.negative, raw)
+
+
+def _spoken(expanded: Expansion) -> str:
+    return f"{expanded.prompt}\n\nnegative: {expanded.negative}" if expanded.negative else expanded.prompt

@@ -1,0 +1,1 @@
+"""The loader nodes, one a file, and the inputs they share."""

@@ -1,0 +1,127 @@
+"""The `device`, `weights`, `budget` and `engine` choices of the loaders: what they offer and what `auto` is."""
+
+from __future__ import annotations
+
+import asyncio
+
+import comfy.model_management
+import torch
+from comfy_api.latest import io
+
+from ...native.client import Device, RunnerError, shared
+from ...native.engines.choose import refused
+from ...native.engines.dry_run import recording
+from ...native.placement import AUTO, CPU, ENGINES, WEIGHTS
+
+MIB = 1 << 20
+# Offered until the devices of this machine are known: the runner loads no driver while ComfyUI starts.
+USUAL = (CPU, "Vulkan0", "Vulkan1")
+_known: list[str] = []
+
+
+def devices() -> list[Device]:
+    """The devices of this machine, for which the runner is started if need be, or of what is being planned for."""
+    recorder = recording.get()
+    if recorder is not None:
+        return list(recorder.machine.devices)
+    found = shared().devices()
+    _known[:] = [device.name for device in found]
+    return found
+
+
+def device_options() -> list[str]:
+    """What a `device` input offers."""
+    return [AUTO, *(_known or USUAL)]
+
+
+def residency_inputs() -> list[io.Input]:
+    """The `weights` and `budget` inputs of a loader; optional, as workflows from before them have none."""
+    return [
+        io.Combo.Input(
+            "weights", options=list(WEIGHTS), default=AUTO, optional=True,
+            tooltip="Where the weights live. device: in the memory of the device; on the CPU that is a copy in the "
+            "form its fastest code reads, for Q4 and a few other types, which costs as much RAM as the file is large "
+            "and some seconds of loading. ram: on a GPU they stay in RAM and pass through it block by block, so that a "
+            "model larger than its memory runs; the CPU uses them in place from the file. disk: as device, but given "
+            "back as soon as another model computes. auto: on a GPU device where they fit and ram where not, on the "
+            "CPU ram.",
+        ),
+        io.Int.Input(
+            "budget", default=0, min=0, max=1 << 20, optional=True, advanced=True,
+            tooltip="MiB of the device's memory that the weights and the compute buffer may take together. "
+            "0: what is free.",
+        ),
+        io.Combo.Input(
+            "engine", options=list(ENGINES), default=AUTO, optional=True, advanced=True,
+            tooltip="What computes on the CPU. torch: ComfyUI's own, with weights read from the file layer by layer; "
+            "much faster where the processor has BF16 instructions, and for pictures. ggml: in a process of its own; "
+            "GPUs always compute with it. auto: torch where it is measured to be clearly faster, once after ComfyUI "
+            "starts. Pictures of the two differ a little: choose one where a seed must give the same picture on every "
+            "computer.",
+        ),
+    ]  # fmt: skip
+
+
+async def check_device(name: str | None, engine: str | None = AUTO) -> bool | str:
+    """True, or what is wrong with a `device` that a workflow names; the server goes on answering meanwhile.
+
+    What comes over a link is None here.
+    """
+    if name in (None, AUTO, CPU):
+        return True
+    wrong = refused(name, engine)
+    if wrong:
+        return wrong
+    if name in _known:
+        return True
+    try:
+        found = await asyncio.to_thread(devices)
+    except RunnerError as error:
+        return str(error)
+    if name in _known:
+        return True
+    return _no_such_device("This machine", name, found)
+
+
+def first_gpu(found: list[Device]) -> str:
+    """What `auto` means for a diffusion model: the first GPU that is not software, discrete ones first, or the CPU."""
+    for kind in ("GPU", "IGPU"):
+        for device in found:
+            if device.type == kind and "software" not in device.features:
+                return device.name
+    return CPU
+
+
+def diffusion_device(name: str) -> str:
+    """The ggml device a diffusion model is placed on; raises RunnerError where it is planned for a machine without."""
+    return first_gpu(devices()) if name == AUTO else _planned_with(name)
+
+
+def companion_device(name: str) -> str:
+    """The ggml device a text encoder or VAE is placed on; `auto` leaves the GPU to the diffusion model.
+
+    Raises RunnerError where it is planned for a machine without the device.
+    """
+    return CPU if name == AUTO else _planned_with(name)
+
+
+def _planned_with(name: str) -> str:
+    recorder = recording.get()
+    if recorder is not None and name not in [device.name for device in recorder.machine.devices]:
+        raise RunnerError(
+            _no_such_device(recorder.machine.profile or "This machine", name, list(recorder.machine.devices))
+        )
+    return name
+
+
+def _no_such_device(machine: str, name: str | None, found: list[Device]) -> str:
+    there = "; ".join(f"{device.name} ({device.description})" for device in found)
+    return f"{machine} has no device {name}. It has: {there}. Choose one of them, or {AUTO}."
+
+
+def load_device(device: str) -> torch.device:
+    """The torch device under which ComfyUI keeps account of a model placed on the ggml device `device`.
+
+    Where torch has a GPU it may be the same one, so that both make room for each other there.
+    """
+    return torch.device("cpu") if device == CPU else comfy.model_management.get_torch_device()

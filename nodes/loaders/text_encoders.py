@@ -1,0 +1,226 @@
+"""GGML Text Encoders: T5-XXL and CLIP-L files to a CLIP for FLUX.1."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any
+
+import comfy.sd
+import folder_paths
+import torch
+from comfy.sd1_clip import SDClipModel
+from comfy.supported_models_base import ClipTarget
+from comfy.text_encoders.flux import FluxClipModel, FluxTokenizer
+from comfy_api.latest import io
+
+from ...native.placement import AUTO, CPU, Placement, placed
+from ...native.weights import WeightFileError, WeightSet, clip_l, identify, read_header, t5
+from ..components.patcher import RemotePatcher
+from ..components.text_transformer import CLIPTransformer, T5Transformer
+from ..node_text import show
+from .device_inputs import MIB, check_device, companion_device, device_options, load_device, residency_inputs
+from .files import NONE, fingerprint, model_names, model_path
+from .shape_errors import sizes_of
+
+log = logging.getLogger(__name__)
+CLIP_HEAD = 64  # channels per attention head in every CLIP-L
+NEEDED = {"t5": "T5-XXL (such as t5-v1_1-xxl-encoder-Q8_0.gguf)", "clip_l": "CLIP-L (such as clip_l.safetensors)"}
+LOSSY = ("Q2_", "Q3_", "Q4_", "Q1_", "IQ", "TQ", "MXFP4", "NVFP4")
+
+
+def t5_config(weights: WeightSet) -> dict[str, Any]:
+    """The sizes of a T5 encoder, from the shapes of its tensors, as comfy/text_encoders/t5_config_xxl.json has them."""
+    shapes = {name: parameter.shape for name, parameter in weights.parameters.items()}
+    attention, feed_forward = "encoder.block.0.layer.0.SelfAttention", "encoder.block.0.layer.1.DenseReluDense"
+    heads = shapes[f"{attention}.relative_attention_bias.weight"][1]
+    gated = f"{feed_forward}.wi_0.weight" in shapes
+    return {
+        "model_type": "t5",
+        "vocab_size": shapes["shared.weight"][0],
+        "d_model": shapes["shared.weight"][1],
+        "num_layers": len({name.split(".")[2] for name in shapes if name.startswith("encoder.block.")}),
+        "num_heads": heads,
+        "d_kv": shapes[f"{attention}.q.weight"][0] // heads,
+        "d_ff": shapes[f"{feed_forward}.wo.weight"][1],
+        "is_gated_act": gated,
+        "dense_act_fn": "gelu_pytorch_tanh" if gated else "relu",
+    }
+
+
+def clip_config(weights: WeightSet) -> dict[str, Any]:
+    """The sizes of a CLIP-L encoder, from the shapes of its tensors, as comfy/sd1_clip_config.json has them."""
+    shapes = {name: parameter.shape for name, parameter in weights.parameters.items()}
+    positions, width = shapes["text_model.embeddings.position_embedding.weight"]
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": len({name.split(".")[3] for name in shapes if ".encoder.layers." in name}),
+        "num_attention_heads": max(1, width // CLIP_HEAD),
+        "intermediate_size": shapes["text_model.encoder.layers.0.mlp.fc1.weight"][0],
+        "hidden_act": "quick_gelu",
+        "max_position_embeddings": positions,
+        "eos_token_id": 49407,
+    }
+
+
+class FluxTextEncoders(FluxClipModel):
+    """Core's FLUX.1 text encoders with their transformers in the runner."""
+
+    def __init__(self, clip: WeightSet, t5xxl: WeightSet, placement: Placement) -> None:
+        """clip, t5xxl: the weights of CLIP-L and T5.
+
+        Raises WeightFileError when either's tensors are not all of an encoder.
+        """
+        torch.nn.Module.__init__(self)
+        self.dtypes = {torch.float32}
+        with sizes_of(clip):
+            self.clip_l = SDClipModel(
+                textmodel_json_config=clip_config(clip),
+                model_class=lambda config, *_: CLIPTransformer(config, clip, placement),
+                return_projected_pooled=False,
+            )
+        with sizes_of(t5xxl):
+            self.t5xxl = SDClipModel(
+                textmodel_json_config=t5_config(t5xxl),
+                model_class=lambda config, *_: T5Transformer(config, t5xxl, placement),
+                special_tokens={"end": 1, "pad": 0},
+            )
+
+
+def read_encoders(paths: list[str]) -> dict[str, WeightSet]:
+    """The weights of each encoder, by the key `identify` gives it.
+
+    Raises WeightFileError for files that are no encoders of FLUX.1, or not one of each.
+    """
+    readers = {"t5": t5, "clip_l": clip_l}
+    found: dict[str, WeightSet] = {}
+    for path in paths:
+        header = read_header(path)
+        kinds = [kind.key for kind in identify(header) if kind.key in readers]
+        if not kinds:
+            t5(header)  # raises, and says what the file is
+        for key in kinds:
+            if key in found:
+                raise WeightFileError(
+                    f"{path} and {found[key].files[0][0]} are both a {found[key].name}. FLUX.1 takes one T5-XXL and "
+                    "one CLIP-L: leave one of the two out."
+                )
+            found[key] = readers[key](header)
+    for key, name in NEEDED.items():
+        if key not in found:
+            raise WeightFileError(
+                f"FLUX.1 needs two text encoders, and {', '.join(paths)} holds no {name}. Choose one in another input."
+            )
+    return found
+
+
+def lossy(weights: WeightSet) -> str | None:
+    """The type most bytes of an encoder are stored in, where it is one that loses the prompt; else None."""
+    bytes_by_type: Counter[str] = Counter()
+    for parameter in weights.parameters.values():
+        bytes_by_type[parameter.stored] += parameter.nbytes
+    stored = bytes_by_type.most_common(1)[0][0]
+    return stored if stored.startswith(LOSSY) else None
+
+
+def load_encoders(clip: WeightSet, t5xxl: WeightSet, placement: Placement | str) -> comfy.sd.CLIP:
+    """A CLIP for FLUX.1, computed where `placement` says."""
+    placement = placed(placement)
+    torch_device = load_device(placement.device)
+    target = ClipTarget(FluxTokenizer, lambda **_: FluxTextEncoders(clip, t5xxl, placement))
+    loaded = comfy.sd.CLIP(
+        target,
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        # Where it is "initially" differs from where it is loaded, or the constructor would load it there and then.
+        model_options={"load_device": torch_device, "initial_device": torch.device("meta"), "dtype": torch.float32},
+        disable_dynamic=True,
+    )
+    loaded.patcher = RemotePatcher(loaded.cond_stage_model, torch_device, torch.device("cpu"))
+    loaded.patcher.hook_mode = comfy.hooks.EnumHookMode.MinVram
+    loaded.patcher.is_clip = True
+    return loaded
+
+
+def encoders_of(
+    clip_name1: str,
+    device: str,
+    clip_name2: str = NONE,
+    clip_name3: str = NONE,
+    weights: str = AUTO,
+    budget: int = 0,
+    engine: str = AUTO,
+) -> tuple[comfy.sd.CLIP, list[str]]:
+    """The CLIP of the node's inputs, and what its user should know."""
+    names = [name for name in (clip_name1, clip_name2, clip_name3) if name != NONE]
+    found = read_encoders([model_path("text_encoders", name) for name in names])
+    warnings = [
+        f"{encoder.files[0][0]} is stored as {stored}: a text encoder below Q5 loses much of the prompt. "
+        "Use Q5_K_M, Q8_0, F16 or FP8."
+        for encoder in found.values()
+        if (stored := lossy(encoder))
+    ]
+    placement = Placement(companion_device(device), weights, budget * MIB, engine)
+    return load_encoders(found["clip_l"], found["t5"], placement), warnings
+
+
+class GGMLTextEncoders(io.ComfyNode):
+    """The node."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        names = model_names("text_encoders")
+        return io.Schema(
+            node_id="GGMLTextEncoders",
+            display_name="GGML Text Encoders",
+            category="loaders/GGML",
+            description="Loads T5-XXL and CLIP-L for FLUX.1 from GGUF or safetensors files, in any order.",
+            search_aliases=["GGUF", "CLIP loader", "T5", "DualCLIPLoader", "Vulkan", "AMD", "low VRAM", "RX 580"],
+            inputs=[
+                io.Combo.Input("clip_name1", options=names, tooltip="T5-XXL or CLIP-L. Choose Q5 or better."),
+                io.Combo.Input(
+                    "clip_name2", options=[NONE, *names], default=NONE, optional=True,
+                    tooltip="The other one.",
+                ),
+                io.Combo.Input(
+                    "clip_name3", options=[NONE, *names], default=NONE, optional=True, advanced=True,
+                    tooltip="A third encoder, for models that have one; FLUX.1 has two.",
+                ),
+                io.Combo.Input(
+                    "device", options=device_options(), default=CPU,
+                    tooltip="Where the encoders compute. auto is the CPU, which leaves the GPU to the diffusion model.",
+                ),
+                *residency_inputs(),
+            ],
+            outputs=[io.Clip.Output()],
+            hidden=[io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    async def validate_inputs(cls, device: str, engine: str = AUTO) -> bool | str:
+        """Whether this machine has the device."""
+        return await check_device(device, engine)
+
+    @classmethod
+    def fingerprint_inputs(cls, clip_name1: str, clip_name2: str = NONE, clip_name3: str = NONE, **_: Any) -> Any:
+        """Changes with the files."""
+        return fingerprint("text_encoders", (clip_name1, clip_name2, clip_name3))
+
+    @classmethod
+    def execute(
+        cls,
+        clip_name1: str,
+        device: str,
+        clip_name2: str = NONE,
+        clip_name3: str = NONE,
+        weights: str = AUTO,
+        budget: int = 0,
+        engine: str = AUTO,
+    ) -> io.NodeOutput:
+        """Reads the headers; weights are read when the first prompt is encoded."""
+        clip, warnings = encoders_of(clip_name1, device, clip_name2, clip_name3, weights, budget, engine)
+        for warning in warnings:
+            log.warning(warning)
+        if warnings:
+            show(cls, "\n".join(warnings))
+        return io.NodeOutput(clip)

@@ -1,0 +1,58 @@
+"""The planner at the command line: what a workflow file takes, without a server."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...native.client import RunnerError
+from ...native.planning import Profile, ProfileError, profile_of, report, spoken_plan
+from ...native.weights import WeightFileError
+from .planner import make_plan
+from .request import MODES, REJECT, THIS_MACHINE, asked_of, profile_named, profile_names
+from .workflow_file import WorkflowError, prompt_of
+
+FITS, DOES_NOT_FIT, UNUSABLE = 0, 1, 2  # exit codes
+
+
+def run(arguments: list[str]) -> int:
+    """Print the plan of the workflow file that the arguments name; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        prompt = prompt_of(json.loads(options.workflow.read_text(encoding="utf-8")))
+        asked = asked_of({**vars(options), "hardware": THIS_MACHINE})
+        made = make_plan(prompt, replace(asked, profile=_profile(options.hardware)))
+    except (OSError, ValueError, WorkflowError, ProfileError, WeightFileError, RunnerError) as error:
+        print(f"{options.workflow}: {error}", file=sys.stderr)
+        return UNUSABLE
+    if options.json:
+        print(json.dumps({**spoken_plan(made.plan, made.advised), "chosen": made.change}, indent=2))
+    else:
+        print(report(made.plan, made.advised, made.chosen))
+    return FITS if made.plan.shortage is None else DOES_NOT_FIT
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="plan.py", description="What a workflow takes of GPU and RAM; runs nothing.")
+    parser.add_argument("workflow", type=Path, help="a file of ComfyUI's editor, or one in API format")
+    parser.add_argument("--mode", choices=MODES, default=REJECT)
+    known = ", ".join(profile_names())
+    parser.add_argument("--hardware", default=THIS_MACHINE, help=f"{known}; or a JSON file that describes a machine")
+    parser.add_argument("--gpu-budget", type=int, default=0, metavar="MIB", help="of each GPU; 0: free, less 512")
+    parser.add_argument("--ram-budget", type=int, default=0, metavar="MIB", help="0: free, less a fifth of all")
+    parser.add_argument("--unknown-width", type=int, default=0, metavar="PIXELS", help="where it cannot be known")
+    parser.add_argument("--unknown-height", type=int, default=0, metavar="PIXELS")
+    parser.add_argument("--unknown-batch", type=int, default=1)
+    parser.add_argument("--json", action="store_true", help="as POST /ggml/plan answers")
+    return parser
+
+
+def _profile(hardware: str) -> Profile | None:
+    if hardware.endswith(".json"):
+        described: Any = json.loads(Path(hardware).read_text(encoding="utf-8"))
+        return profile_of(described)
+    return profile_named(hardware)

@@ -1,0 +1,89 @@
+"""GGML Memory Planner: whether a workflow fits, known before any of it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ...native.planning import report
+from ..node_text import show
+from .actual import peaks_so_far
+from .chart import picture
+from .planner import PLANNER, keep, kept, make_plan
+from .request import MODES, REJECT, THIS_MACHINE, asked_of, profile_names
+
+
+class GGMLMemoryPlanner(io.ComfyNode):
+    """The node."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id=PLANNER,
+            display_name="GGML Memory Planner",
+            category="loaders/GGML",
+            description="Works out what this workflow takes of the GPU's memory and of RAM before anything is loaded, "
+            "and stops it where it does not fit. Put it anywhere in the workflow; it needs no link.",
+            search_aliases=["GGUF", "Vulkan", "VRAM", "out of memory", "OOM", "low VRAM", "budget", "RX 580"],
+            inputs=[
+                io.Combo.Input(
+                    "mode", options=list(MODES), default=REJECT,
+                    tooltip="reject: a workflow that does not fit is refused, and nothing of it runs. warn: it runs "
+                    "all the same, and the report says what does not fit. fit: what GGML loaders leave on auto "
+                    "(device, weights, tiles) is chosen so that it fits and is fastest; refused where nothing does.",
+                ),
+                io.Int.Input(
+                    "gpu_budget", default=0, min=0, max=1 << 20,
+                    tooltip="MiB of each GPU that the workflow may take. 0: what is free, less 512.",
+                ),
+                io.Int.Input(
+                    "ram_budget", default=0, min=0, max=1 << 24,
+                    tooltip="MiB of RAM that the workflow may take. 0: what is free, less a fifth of all RAM.",
+                ),
+                io.Combo.Input(
+                    "hardware", options=profile_names(), default=THIS_MACHINE, optional=True,
+                    tooltip="What it is planned for. With another machine's card, whether it would fit there; what "
+                    "fit chooses for that is shown, and not set.",
+                ),
+                *(
+                    io.Int.Input(
+                        f"unknown_{side}", default=0, min=0, max=16384, optional=True, advanced=True,
+                        tooltip=f"The {side} to plan with where it cannot be known, such as behind nodes of other "
+                        "packs. 0: that part is left out of the plan, and the report says so.",
+                    )
+                    for side in ("width", "height")
+                ),
+                io.Int.Input(
+                    "unknown_batch", default=1, min=1, max=4096, optional=True, advanced=True,
+                    tooltip="The batch to plan with where the size cannot be known.",
+                ),
+                io.Model.Input("model", optional=True, tooltip="Goes through: the planner may be in the line."),
+                io.Clip.Input("clip", optional=True, tooltip="Goes through."),
+                io.Vae.Input("vae", optional=True, tooltip="Goes through."),
+            ],
+            outputs=[
+                io.String.Output(display_name="report"), io.Image.Output(display_name="chart"),
+                io.Model.Output(), io.Clip.Output(), io.Vae.Output(),
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+            is_output_node=True,
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> float:
+        """Never equal to itself: the plan is the whole workflow's."""
+        return float("nan")
+
+    @classmethod
+    def execute(cls, model: Any = None, clip: Any = None, vae: Any = None, **_: Any) -> io.NodeOutput:
+        """The report on the workflow that it is in."""
+        prompt = cls.hidden.prompt
+        made = kept(prompt)
+        if made is None:  # it did not come over ComfyUI's HTTP API
+            made = make_plan(prompt, asked_of(prompt[cls.hidden.unique_id]["inputs"]))
+            keep(prompt, made)
+        text = report(made.plan, made.advised, made.chosen, peaks_so_far())
+        show(cls, text)
+        return io.NodeOutput(text, picture(made.plan), model, clip, vae, ui=ui.PreviewText(text))
