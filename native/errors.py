@@ -32,10 +32,10 @@ class OutOfMemory(RequestError):
         super().__init__(message, device=device, what=what, requested=requested, free=free)
 
 
-class Aborted(RequestError):
+class Interrupted(RequestError):
     """The client asked for an end before the request was done."""
 
-    kind = "aborted"
+    kind = "interrupted"
 
 
 class Missing(RequestError):

@@ -12,7 +12,7 @@ from .weights.weight_set import WeightSet
 _MANY = 1024  # elements that are not all alike by chance
 
 
-def check_sound(
+def check_outputs(
     weights: WeightSet,
     device: str,
     inputs: Mapping[str, np.ndarray],

@@ -9,7 +9,7 @@ AUTO = "auto"
 # file's pages, used in place by the CPU and streamed in block by block elsewhere. DISK: as DEVICE, but given back as
 # soon as another component computes.
 DEVICE, RAM, DISK = "device", "ram", "disk"
-WEIGHTS = (AUTO, DEVICE, RAM, DISK)
+RESIDENCIES = (AUTO, DEVICE, RAM, DISK)
 # What computes. TORCH: ComfyUI's own torch, on the CPU only. AUTO: whichever was measured to be faster.
 GGML, TORCH = "ggml", "torch"
 ENGINES = (AUTO, GGML, TORCH)
@@ -25,7 +25,7 @@ class Placement:
     engine: str = GGML  # one of ENGINES
 
 
-def placed(placement: Placement | str) -> Placement:
+def as_placement(placement: Placement | str) -> Placement:
     """A placement; a device's name alone means all else as usual."""
     return Placement(placement) if isinstance(placement, str) else placement
 

@@ -17,7 +17,7 @@ from .loaders.diffusion import GGMLDiffusionModel
 from .loaders.files import register_folders
 from .loaders.text_encoders import GGMLTextEncoders
 from .loaders.vae import GGMLVAE
-from .planner.actual import WATCHER
+from .planner.actual import OBSERVER
 from .planner.middleware import plan_before_it_is_queued, set_what_was_chosen
 from .planner.node import GGMLMemoryPlanner
 from .settings import set_threads
@@ -35,7 +35,7 @@ class GGMLExtension(ComfyExtension):
             PromptServer.instance.app.middlewares.append(plan_before_it_is_queued)
             PromptServer.instance.add_on_prompt_handler(set_what_was_chosen)
             add_routes(PromptServer.instance.routes)
-            watch(WATCHER)
+            watch(OBSERVER)
             # Planning makes so many objects that Python would look through all of ComfyUI's and torch's for garbage,
             # a third of a second in which the server does not answer. What is there at the start stays anyway.
             gc.freeze()

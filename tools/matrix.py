@@ -28,7 +28,7 @@ CHECKS = (
     f"{PLANNER}the_api_tells_the_plan_and_runs_nothing",
     f"{PLANNER}an_interruption_is_for_what_runs_not_for_a_plan",
     "tests/e2e/test_seams_vae.py::test_core_asks_for_tiles",
-    "tests/unit/test_nodes_plan_interruption.py",
+    "tests/unit/test_planner_interruption.py",
 )
 
 

@@ -1,15 +1,15 @@
 """ComfyUI's side of the runner: starts it, speaks to it, brings it back when it dies."""
 
-from ..wire.messages import Device, DeviceMemory, LoadReport, Measurement, MemoryReport, ModelMemory
-from .errors import Cancelled, OutOfMemory, RunnerError, RunnerLost
+from ..wire.messages import Device, DeviceMemory, Estimate, LoadReport, MemoryReport, ModelMemory
+from .errors import Interrupted, OutOfMemory, RunnerError, RunnerLost
 from .runner import Runner, another, shared
 
 __all__ = [
-    "Cancelled",
     "Device",
     "DeviceMemory",
+    "Estimate",
+    "Interrupted",
     "LoadReport",
-    "Measurement",
     "MemoryReport",
     "ModelMemory",
     "OutOfMemory",

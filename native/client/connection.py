@@ -60,19 +60,19 @@ class RunnerProcess:
         call = Call(next(self._numbers))
         with self._lock:
             if self._child.ended.is_set():
-                raise ProcessDied(self.obituary())
+                raise ProcessDied(self.exit_report())
             self._calls[call.request] = call
         try:
             self._writer.send({"id": call.request, **header}, payload)
         except PeerGone as error:
             self._child.ended.wait(5)
-            raise ProcessDied(self.obituary()) from error
+            raise ProcessDied(self.exit_report()) from error
         return call
 
-    def abort(self, call: Call) -> None:
+    def interrupt(self, call: Call) -> None:
         """Ask it to end a request; the request is answered either way."""
         with suppress(PeerGone):  # then the end of the process answers the call
-            self._writer.send({"do": "abort", "request": call.request})
+            self._writer.send({"do": "interrupt", "request": call.request})
 
     def kill(self) -> None:
         """End it at once."""
@@ -84,9 +84,9 @@ class RunnerProcess:
         self._child.close()
         self.arena.close()
 
-    def obituary(self) -> str:
+    def exit_report(self) -> str:
         """How it ended and the last it wrote to stderr."""
-        return self._child.obituary()
+        return self._child.exit_report()
 
     def _read(self, output: IO[bytes]) -> None:
         with suppress(EOFError):
@@ -110,21 +110,21 @@ class RunnerProcess:
             call.replies.put(header)
 
 
-_POLL = 0.05  # seconds between looks at `cancelled`
+_POLL = 0.05  # seconds between looks at `interrupted`
 
 
 def final_reply(
     process: RunnerProcess,
     call: Call,
     patience: float,
-    cancelled: Callable[[], bool] | None,
+    interrupted: Callable[[], bool] | None,
     progress: Callable[..., None] | None,
 ) -> dict[str, Any]:
     """The last reply to a call, that it was aborted also where it was done all the same.
 
-    Raises ProcessDied also after `patience` seconds without progress, and what `cancelled` and `progress` do.
+    Raises ProcessDied also after `patience` seconds without progress, and what `interrupted` and `progress` do.
     """
-    aborting = False
+    interrupting = False
     looked = heard = monotonic()
     while True:
         try:
@@ -133,21 +133,21 @@ def final_reply(
             reply = {}
         now = monotonic()
         if reply is None:
-            raise ProcessDied(process.obituary())
+            raise ProcessDied(process.exit_report())
         if "progress" in reply:
             heard = now
             if progress:
                 progress(*reply["progress"])
         elif reply:
-            if aborting and "done" in reply:  # before it saw the abort
-                aborted = {"kind": "aborted", "message": "the run was interrupted"}
-                return {"error": aborted, "peaks": reply.get("peaks", {})}
+            if interrupting and "done" in reply:  # before it saw the abort
+                outcome = {"kind": "interrupted", "message": "the run was interrupted"}
+                return {"error": outcome, "peaks": reply.get("peaks", {})}
             return reply
         if now - heard > patience:
             process.kill()
-            raise ProcessDied(f"no sign of progress for {patience:g} seconds; {process.obituary()}")
-        if cancelled and not aborting and now - looked >= _POLL:
+            raise ProcessDied(f"no sign of progress for {patience:g} seconds; {process.exit_report()}")
+        if interrupted and not interrupting and now - looked >= _POLL:
             looked = now
-            if cancelled():
-                process.abort(call)
-                aborting = True
+            if interrupted():
+                process.interrupt(call)
+                interrupting = True

@@ -24,14 +24,14 @@ class OutOfMemory(RunnerError):
         self.free = free
 
 
-class Cancelled(Exception):
-    """The caller's `cancelled` said so, and the runner stopped."""
+class Interrupted(Exception):
+    """The caller's `interrupted` said so, and the runner stopped."""
 
 
 def from_reply(error: dict[str, Any]) -> Exception:
     """The exception for an error that the runner answered."""
     if error["kind"] == "memory":
         return OutOfMemory(error["message"], error["device"], error["what"], error["requested"], error["free"])
-    if error["kind"] == "aborted":
-        return Cancelled(error["message"])
+    if error["kind"] == "interrupted":
+        return Interrupted(error["message"])
     return RunnerError(error["message"])

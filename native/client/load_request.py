@@ -13,13 +13,13 @@ import numpy as np
 
 from ..placement import Placement
 from ..weights.weight_set import ARRAY_TYPES, Parameter, WeightSet
-from ..wire.messages import Measurement, ModelMemory, Outside, Rehearsal, Rehearsed, Step
+from ..wire.messages import DryRun, DryRunStep, Estimate, ExternalModel, ModelMemory, Step
 from .errors import from_reply
 
 _row = attrgetter(*(field.name for field in fields(Parameter)))
 
 
-def spoken(placement: Placement) -> dict[str, Any]:
+def to_wire(placement: Placement) -> dict[str, Any]:
     """A placement as a request's fields."""
     return {"device": placement.device, "residency": placement.weights, "budget": placement.budget}
 
@@ -45,29 +45,29 @@ def _digest(array: np.ndarray) -> str:
     return content.hexdigest()
 
 
-def step_requests(steps: Sequence[Step | Outside]) -> dict[str, Any]:
+def step_requests(steps: Sequence[Step | ExternalModel]) -> dict[str, Any]:
     """The steps as the runner takes them, and the weight sets they name, by digest."""
     sets = {step.weights.digest: step.weights for step in steps if isinstance(step, Step)}
     requests: list[dict[str, Any]] = []
     for step in steps:
-        if isinstance(step, Outside):
+        if isinstance(step, ExternalModel):
             taken = {device: sum(shares.values()) for device, shares in step.taken.items()}
-            requests.append({"do": "outside", "name": step.name, "taken": taken, "kept": step.kept})
+            requests.append({"do": "external", "name": step.name, "taken": taken, "kept": step.kept})
             continue
-        fields = {"do": step.do, "digest": step.weights.digest, **spoken(step.placement)}
+        fields = {"do": step.do, "digest": step.weights.digest, **to_wire(step.placement)}
         if step.program is not None:
             fields["program"] = step.program.digest
         requests.append(fields)
     return {"steps": requests, "sets": {digest: manifest(weights)[0] for digest, weights in sets.items()}}
 
 
-def rehearsal(reply: dict[str, Any]) -> Rehearsal:
-    """A Rehearsal from the runner's answer."""
+def dry_run_of(reply: dict[str, Any]) -> DryRun:
+    """A DryRun from the runner's answer."""
     steps = []
     for step in reply["steps"]:
         held = {name: now for name, (now, _) in step["held"].items()}
         peak = {name: most for name, (_, most) in step["held"].items()}
-        measured = Measurement(**step["measured"]) if step["measured"] else None
+        measured = Estimate(**step["measured"]) if step["measured"] else None
         models = tuple(ModelMemory(**model) for model in step["models"])
-        steps.append(Rehearsed(held, peak, models, step["outside"], measured))
-    return Rehearsal(tuple(steps), from_reply(reply["error"]) if "error" in reply else None)
+        steps.append(DryRunStep(held, peak, models, step["external"], measured))
+    return DryRun(tuple(steps), from_reply(reply["error"]) if "error" in reply else None)

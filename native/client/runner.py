@@ -13,26 +13,26 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..output_check import check_sound
-from ..placement import Placement, placed
+from ..output_check import check_outputs
+from ..placement import Placement, as_placement
 from ..program import Program
 from ..threads import wanted_threads
 from ..weights.weight_set import WeightSet
 from ..wire.messages import (
     Device,
-    Imagined,
+    DeviceInfo,
+    DryRun,
+    Estimate,
+    ExternalModel,
     LoadReport,
-    Measurement,
     MemoryReport,
-    Outside,
-    Rehearsal,
     Step,
     device,
     memory_report,
 )
 from .connection import ProcessDied, RunnerProcess, final_reply
 from .errors import RunnerError, RunnerLost, from_reply
-from .load_request import manifest, rehearsal, spoken, step_requests
+from .load_request import dry_run_of, manifest, step_requests, to_wire
 from .tensors import read_outputs, write_inputs
 
 log = logging.getLogger(__name__)
@@ -90,16 +90,16 @@ class Runner:
         weights: WeightSet,
         placement: Placement | str,
         progress: Callable[[int, int], None] | None = None,
-        cancelled: Cancel = None,
+        interrupted: Cancel = None,
     ) -> LoadReport:
         """Bring weights where they live; nothing happens where they are there. `progress` gets bytes done and in all.
 
-        Raises RunnerError, OutOfMemory, RunnerLost, Cancelled.
+        Raises RunnerError, OutOfMemory, RunnerLost, Interrupted.
         """
         with self._working:
             self.peaks = {}
             reply = self._with_process(
-                lambda process: self._load(process, weights, placed(placement), cancelled, progress)
+                lambda process: self._load(process, weights, as_placement(placement), interrupted, progress)
             )
         return LoadReport(**reply)
 
@@ -109,7 +109,9 @@ class Runner:
             process = self._process
             if process and process.alive:
                 with suppress(ProcessDied):
-                    self._exchange(process, {"do": "unload", "digest": weights_digest, **spoken(placed(placement))})
+                    self._exchange(
+                        process, {"do": "unload", "digest": weights_digest, **to_wire(as_placement(placement))}
+                    )
 
     def run(
         self,
@@ -117,36 +119,36 @@ class Runner:
         placement: Placement | str,
         program: Program,
         inputs: dict[str, np.ndarray],
-        cancelled: Cancel = None,
+        interrupted: Cancel = None,
         progress: Callable[[float], None] | None = None,
         checked: bool = True,
     ) -> list[np.ndarray]:
         """Run a program on weights, loading both where the runner does not hold them; the outputs in float32.
 
         `progress` gets the fraction done. With `checked`, a result that cannot be one is an error.
-        Raises RunnerError, OutOfMemory, RunnerLost, Cancelled.
+        Raises RunnerError, OutOfMemory, RunnerLost, Interrupted.
         """
         with self._working:
             self.peaks = {}
             return self._with_process(
                 lambda process: self._run(
-                    process, weights, placed(placement), program, inputs, cancelled, progress, checked
+                    process, weights, as_placement(placement), program, inputs, interrupted, progress, checked
                 )
             )
 
-    def measure(self, name: str, placement: Placement | str, program: Program) -> Measurement:
+    def estimate(self, name: str, placement: Placement | str, program: Program) -> Estimate:
         """What a program of the model called `name` takes there; nothing is loaded or allocated.
 
         Raises RunnerError where the device cannot compute it at all, RunnerLost.
         """
         with self._working:
-            return Measurement(
-                **self._with_process(lambda process: self._measure(process, name, placed(placement), program))
+            return Estimate(
+                **self._with_process(lambda process: self._estimate(process, name, as_placement(placement), program))
             )
 
-    def rehearse(
-        self, capacity: Mapping[str, int], steps: Sequence[Step | Outside], imagined: Sequence[Imagined] = ()
-    ) -> Rehearsal:
+    def dry_run(
+        self, capacity: Mapping[str, int], steps: Sequence[Step | ExternalModel], foreign: Sequence[DeviceInfo] = ()
+    ) -> DryRun:
         """What these calls, one after the other, would take of devices with so many bytes; nothing is loaded.
 
         imagined: those of the devices that belong to another machine.
@@ -154,13 +156,13 @@ class Runner:
         """
         programs = {step.program.digest: step.program for step in steps if isinstance(step, Step) and step.program}
         request = {
-            "do": "rehearse",
+            "do": "dry_run",
             "capacity": dict(capacity),
-            "imagined": [asdict(each) for each in imagined],
+            "foreign": [asdict(each) for each in foreign],
             **step_requests(steps),
         }
         with self._working:
-            return rehearsal(self._with_process(lambda process: self._rehearse(process, request, programs)))
+            return dry_run_of(self._with_process(lambda process: self._dry_run(process, request, programs)))
 
     def profile(
         self, weights: WeightSet, placement: Placement | str, program: Program, inputs: dict[str, np.ndarray]
@@ -171,7 +173,7 @@ class Runner:
         """
         with self._working:
             reply = self._with_process(
-                lambda process: self._computed("profile", process, weights, placed(placement), program, inputs)
+                lambda process: self._computed("profile", process, weights, as_placement(placement), program, inputs)
             )
         return {int(index): seconds for index, seconds in reply["seconds"].items()}
 
@@ -194,12 +196,12 @@ class Runner:
             process = self._living()
             return attempt(process)
         except ProcessDied as first:
-            self._mourn(process, first)
+            self._after_exit(process, first)
         try:
             process = self._living()
             return attempt(process)
         except ProcessDied as second:
-            self._mourn(process, second)
+            self._after_exit(process, second)
             raise RunnerLost(
                 f"The process that runs the models ended twice over the same request. {second}\n"
                 "Update the graphics driver, choose another device in the node, or use a smaller picture or file."
@@ -214,7 +216,7 @@ class Runner:
                 self._process = RunnerProcess(self._options, self._environment)
             return self._process
 
-    def _mourn(self, process: RunnerProcess, death: ProcessDied) -> None:
+    def _after_exit(self, process: RunnerProcess, death: ProcessDied) -> None:
         if process.closed:
             raise RunnerError("The runner was closed while it worked on this.") from death
         with self._starting:  # also one that not even SIGKILL ends yet, held up in a driver
@@ -237,25 +239,25 @@ class Runner:
         placement: Placement,
         program: Program,
         inputs: dict[str, np.ndarray],
-        cancelled: Cancel,
+        interrupted: Cancel,
         progress: Callable[[float], None] | None,
         checked: bool,
     ) -> list[np.ndarray]:
-        reply = self._computed("run", process, weights, placement, program, inputs, cancelled, progress)
+        reply = self._computed("run", process, weights, placement, program, inputs, interrupted, progress)
         outputs = read_outputs(process.arena, program)
         if checked:
-            check_sound(weights, placement.device, inputs, outputs, reply["finite"])
+            check_outputs(weights, placement.device, inputs, outputs, reply["finite"])
         return outputs
 
-    def _measure(self, process: RunnerProcess, name: str, placement: Placement, program: Program) -> dict[str, Any]:
-        request = {"do": "measure", "name": name, "program": program.digest, **spoken(placement)}
+    def _estimate(self, process: RunnerProcess, name: str, placement: Placement, program: Program) -> dict[str, Any]:
+        request = {"do": "estimate", "name": name, "program": program.digest, **to_wire(placement)}
         try:
             return self._exchange(process, request)
         except _Missing:
             self._exchange(process, {"do": "program", "digest": program.digest}, program.to_bytes())
             return self._exchange(process, request)
 
-    def _rehearse(
+    def _dry_run(
         self, process: RunnerProcess, request: dict[str, Any], programs: Mapping[str, Program]
     ) -> dict[str, Any]:
         for _ in programs:
@@ -274,26 +276,26 @@ class Runner:
         placement: Placement,
         program: Program,
         inputs: dict[str, np.ndarray],
-        cancelled: Cancel = None,
+        interrupted: Cancel = None,
         progress: Callable[[float], None] | None = None,
     ) -> dict[str, Any]:
         """The answer to a request that computes, with all it needs sent first where the runner does not hold it."""
         report = None if progress is None else lambda done, _total: progress(done)
         while True:
-            placed = write_inputs(process.arena, program, inputs)
+            slots = write_inputs(process.arena, program, inputs)
             request = {
                 "do": do,
                 "digest": weights.digest,
-                **spoken(placement),
+                **to_wire(placement),
                 "program": program.digest,
-                "inputs": placed,
+                "inputs": slots,
                 "arena": process.arena.size,
             }
             try:
-                return self._exchange(process, request, cancelled=cancelled, progress=report)
+                return self._exchange(process, request, interrupted=interrupted, progress=report)
             except _Missing as missing:
                 if missing.reply["what"] == "weights":
-                    self._load(process, weights, placement, cancelled, None)
+                    self._load(process, weights, placement, interrupted, None)
                 else:
                     self._exchange(process, {"do": "program", "digest": program.digest}, program.to_bytes())
 
@@ -302,14 +304,14 @@ class Runner:
         process: RunnerProcess,
         weights: WeightSet,
         placement: Placement,
-        cancelled: Cancel,
+        interrupted: Cancel,
         progress: Callable[[int, int], None] | None,
     ) -> dict[str, Any]:
-        request: dict[str, Any] = {"do": "load", "digest": weights.digest, **spoken(placement)}
+        request: dict[str, Any] = {"do": "load", "digest": weights.digest, **to_wire(placement)}
         arrays: dict[str, np.ndarray] = {}
         while True:
             try:
-                return self._exchange(process, request, cancelled=cancelled, progress=progress)
+                return self._exchange(process, request, interrupted=interrupted, progress=progress)
             except _Missing as missing:
                 if missing.reply["what"] == "weights":
                     fields, arrays = manifest(weights)
@@ -333,11 +335,11 @@ class Runner:
         process: RunnerProcess,
         request: dict[str, Any],
         payload: bytes = b"",
-        cancelled: Cancel = None,
+        interrupted: Cancel = None,
         progress: Callable[..., None] | None = None,
         timeout: float | None = None,
     ) -> dict[str, Any]:
-        """Send a request and wait for its answer; raises ProcessDied, _Missing, Cancelled and what the answer says."""
+        """Send a request and wait for its answer; raises ProcessDied, _Missing, Interrupted and the answer's error."""
         patience = timeout or self._timeout
         watchdog = threading.Timer(patience, process.kill)  # a process that reads nothing would block the writing
         watchdog.start()
@@ -346,11 +348,11 @@ class Runner:
         finally:
             watchdog.cancel()
         try:
-            reply = final_reply(process, call, patience, cancelled, progress)
+            reply = final_reply(process, call, patience, interrupted, progress)
         except ProcessDied:
             raise
-        except BaseException:  # out of `cancelled` or `progress`: the runner must be idle before the next call
-            process.abort(call)
+        except BaseException:  # out of `interrupted` or `progress`: the runner must be idle before the next call
+            process.interrupt(call)
             with suppress(ProcessDied):
                 final_reply(process, call, patience, None, None)
             raise

@@ -10,8 +10,8 @@ from ..lower import LowerOptions
 from ..placement import AUTO, GGML, TORCH, Placement
 from ..weights import WeightSet
 from .cpu_benchmark import _faster, typical_layer
-from .dry_run import RehearsedModel, recording
-from .ggml import RemoteModel
+from .dry_run import DryRunModel, recording
+from .ggml import GgmlModel
 from .model import Model
 from .torch_cpu import TorchModel
 
@@ -24,16 +24,16 @@ def model_for(
     """The module under the engine that its placement names; raises ValueError for torch on another device.
 
     tokens: that the module usually gets at once; the more there are, the less it counts that torch dequantizes anew.
-    While a workflow is rehearsed it is a model that computes nothing, and no engine is measured.
+    While a workflow is dry-run it is a model that computes nothing, and no engine is measured.
     """
     recorder = recording.get()
     if recorder is not None:
         _check_engine(placement)
-        return RehearsedModel(module, weights, placement, options, recorder)
+        return DryRunModel(module, weights, placement, options, recorder)
     chosen = replace(placement, engine=engine_of(weights, placement, tokens))
     if chosen.engine == TORCH:
         return TorchModel(module, weights, chosen)
-    return RemoteModel(module, weights, chosen, options)
+    return GgmlModel(module, weights, chosen, options)
 
 
 def refused(device: str, engine: str | None) -> str | None:

@@ -14,7 +14,7 @@ import torch
 from ..client import RunnerError
 from ..placement import GGML, TORCH, Placement
 from ..weights import Parameter, WeightSet
-from .ggml import RemoteModel
+from .ggml import GgmlModel
 from .model import Model
 from .torch_cpu import TorchModel
 
@@ -76,7 +76,7 @@ def _chosen(speeds: _Speeds) -> str:
 def _measured(weights: WeightSet, layer: Parameter, placement: Placement, tokens: int) -> _Speeds:
     alone = WeightSet(weights.name, {"weight": replace(layer, name="weight")}, weights.files)
     module, x, flops = _problem(layer.shape, tokens)
-    models: tuple[Model, Model] = RemoteModel(module, alone, placement), TorchModel(module, alone, placement)
+    models: tuple[Model, Model] = GgmlModel(module, alone, placement), TorchModel(module, alone, placement)
     ggml, torch_ = (flops / _seconds(model, x) for model in models)
     for model in models:
         model.unload()

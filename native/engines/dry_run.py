@@ -17,8 +17,8 @@ from ..placement import Placement
 from ..planning import Machine, Part, Plan, plan_of
 from ..trace import Trace
 from ..weights import WeightSet
-from ..wire.messages import Outside, Rehearsal, Step
-from .ggml import RemoteModel
+from ..wire.messages import DryRun, ExternalModel, Step
+from .ggml import GgmlModel
 from .model import Function
 
 _KEPT = 16  # programs and traces, so that a workflow that was planned before is planned at once
@@ -35,24 +35,24 @@ class Recorder:
         self.runner = runner
         self.machine = machine
         self.part = Part("", "")
-        self.steps: list[tuple[Step | Outside, Part]] = []
+        self.steps: list[tuple[Step | ExternalModel, Part]] = []
         self.loaders: dict[str, str] = {}  # nodes, by the digest of a model's weights
         self._answers: list[bool] = []  # whether what was measured fitted, in the order of the steps that measure
 
     def note(self, step: Step, loader: str) -> None:
         """Add a step of a model that the node `loader` makes; one that only repeats what was done is left out."""
         before = self.steps[-1][0] if self.steps else None
-        if isinstance(before, Step) and _spoken(before) == _spoken(step):
+        if isinstance(before, Step) and _step_key(before) == _step_key(step):
             return
         self._add(step, loader)
 
-    def note_outside(self, outside: Outside, loader: str) -> None:
+    def note_external(self, external: ExternalModel, loader: str) -> None:
         """Add the coming of a model in another process, which the node `loader` names."""
-        self.steps.append((outside, replace(self.part, loader=loader, loading=True)))
+        self.steps.append((external, replace(self.part, loader=loader, loading=True)))
 
     def fits(self, step: Step, loader: str) -> bool:
         """Whether what a step measures fits after the steps so far."""
-        done = self._rehearsed([*(each for each, _ in self.steps), step])
+        done = self._dry_run([*(each for each, _ in self.steps), step])
         measured = done.steps[-1].measured if done.error is None else None
         if measured is None:  # nor does it where there is more room
             return False
@@ -66,7 +66,7 @@ class Recorder:
         machine: like the one that the steps were noted for, with other capacities. None where these lead to others.
         """
         self.machine = machine or self.machine
-        done = self._rehearsed([each for each, _ in self.steps])
+        done = self._dry_run([each for each, _ in self.steps])
         answers = [step.measured.fits for step in done.steps if step.measured is not None]
         if answers != self._answers[: len(answers)]:
             return None
@@ -76,11 +76,11 @@ class Recorder:
         self.steps.append((step, replace(self.part, loader=loader, loading=step.do == "load")))
         self.loaders[step.weights.digest] = loader
 
-    def _rehearsed(self, steps: Sequence[Step | Outside]) -> Rehearsal:
-        return self.runner.rehearse(self.machine.capacity, steps, self.machine.imagined)
+    def _dry_run(self, steps: Sequence[Step | ExternalModel]) -> DryRun:
+        return self.runner.dry_run(self.machine.capacity, steps, self.machine.foreign)
 
 
-def _spoken(step: Step) -> tuple[Hashable, ...]:
+def _step_key(step: Step) -> tuple[Hashable, ...]:
     return step.do, step.weights.digest, step.placement, step.program.digest if step.program else None
 
 
@@ -89,10 +89,10 @@ _programs: OrderedDict[Hashable, Lowered] = OrderedDict()
 _traces: OrderedDict[Hashable, Trace] = OrderedDict()
 
 
-class RehearsedModel(RemoteModel):
+class DryRunModel(GgmlModel):
     """Notes its runs with a recorder; their results are zeros."""
 
-    rehearsed = True
+    dry_run = True
 
     def __init__(
         self, module: torch.nn.Module, weights: WeightSet, placement: Placement, options: LowerOptions,
@@ -105,7 +105,7 @@ class RehearsedModel(RemoteModel):
         self._sets = {weights.digest: weights}
 
     def lowered(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Lowered:
-        """As RemoteModel, from what was lowered for an earlier plan where that is the same."""
+        """As GgmlModel, from what was lowered for an earlier plan where that is the same."""
         shapes = tuple((name, tuple(x.shape), x.dtype) for name, x in inputs.items())
         ranks = tuple((name, branch.down.shape[0]) for name, branch in self._branches.items())
         whole = (self.file_weights.digest, self.options, key, shapes, ranks)
@@ -116,7 +116,7 @@ class RehearsedModel(RemoteModel):
         return known
 
     def traced(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Trace:
-        """As RemoteModel, from any model of the same parameters, which its module was made from."""
+        """As GgmlModel, from any model of the same parameters, which its module was made from."""
         parameters = frozenset((name, shape) for name, (shape, _) in self.file_weights.shapes().items())
         whole = self.file_weights.name, parameters, key
         known = recall(_traces, whole)
@@ -130,7 +130,7 @@ class RehearsedModel(RemoteModel):
         key: Hashable,
         function: Function,
         inputs: Mapping[str, torch.Tensor],
-        cancelled: Callable[[], bool] | None = None,
+        interrupted: Callable[[], bool] | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """Zeros in the shapes of what Model.run returns; they take no memory."""
@@ -141,10 +141,10 @@ class RehearsedModel(RemoteModel):
     def fits(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> bool:
         """As Model.fits, after the steps noted so far."""
         program = self.lowered(key, function, inputs).program
-        return self._recorder.fits(Step("measure", self.weights, self.placement, program), self._loader)
+        return self._recorder.fits(Step("estimate", self.weights, self.placement, program), self._loader)
 
     def load(
-        self, progress: Callable[[int, int], None] | None = None, cancelled: Callable[[], bool] | None = None
+        self, progress: Callable[[int, int], None] | None = None, interrupted: Callable[[], bool] | None = None
     ) -> None:
         """Notes it."""
         self._note("load")

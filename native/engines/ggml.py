@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ..client import Measurement, Runner, RunnerError, RunnerLost, shared
+from ..client import Estimate, Runner, RunnerError, RunnerLost, shared
 from ..lower import Lowered, LowerOptions, WeightType, lower
 from ..lru import keep, recall
 from ..placement import Placement
@@ -18,7 +18,7 @@ from ..weights import WeightSet
 from .model import _KEPT, Function, Model
 
 
-class RemoteModel(Model):
+class GgmlModel(Model):
     """Runs functions of a module on a device of the runner, traced once per shape and option."""
 
     def __init__(
@@ -63,41 +63,41 @@ class RemoteModel(Model):
         key: Hashable,
         function: Function,
         inputs: Mapping[str, torch.Tensor],
-        cancelled: Callable[[], bool] | None = None,
+        interrupted: Callable[[], bool] | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """What `function(module, inputs)` returns, as F32 tensors on the CPU.
 
         function is traced once per key and shapes; inputs of one dimension or of whole numbers are the host's.
-        Raises TraceError, LowerError, RunnerError, and Cancelled once `cancelled()` is true.
+        Raises TraceError, LowerError, RunnerError, and Interrupted once `interrupted()` is true.
         """
         lowered = self.lowered(key, function, inputs)
         arrays = lowered.host(inputs)
         for name in lowered.device_inputs:
             arrays[name] = inputs[name].detach().to("cpu", torch.float32).contiguous().numpy()
-        results = self.runner.run(self.weights, self.placement, lowered.program, arrays, cancelled, progress)
+        results = self.runner.run(self.weights, self.placement, lowered.program, arrays, interrupted, progress)
         self.peaks = self.runner.peaks
         return tuple(torch.from_numpy(result) for result in results)
 
     def fits(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> bool:
         """As Model.fits; raises RunnerLost."""
         try:
-            return self.measure(key, function, inputs).fits
+            return self.estimate(key, function, inputs).fits
         except RunnerLost:
             raise
         except RunnerError:
             return False
 
-    def measure(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Measurement:
+    def estimate(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Estimate:
         """What `run` would take on the device, as Runner.measure has it; traces and lowers, computes nothing."""
         lowered = self.lowered(key, function, inputs)
-        return self.runner.measure(self.weights.name, self.placement, lowered.program)
+        return self.runner.estimate(self.weights.name, self.placement, lowered.program)
 
     def load(
-        self, progress: Callable[[int, int], None] | None = None, cancelled: Callable[[], bool] | None = None
+        self, progress: Callable[[int, int], None] | None = None, interrupted: Callable[[], bool] | None = None
     ) -> None:
         """As Model.load; raises what Runner.load does."""
-        self.runner.load(self.weights, self.placement, progress, cancelled)
+        self.runner.load(self.weights, self.placement, progress, interrupted)
         self.peaks = self.runner.peaks
 
     def unload(self, digest: str | None = None) -> None:

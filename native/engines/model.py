@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..placement import Placement, placed
+from ..placement import Placement, as_placement
 from ..weights import WeightSet
 
 Function = Callable[[torch.nn.Module, dict[str, torch.Tensor]], torch.Tensor | tuple[torch.Tensor, ...]]
@@ -28,7 +28,7 @@ class LowRank:
 class Model(ABC):
     """Runs functions of a module where `placement` says."""
 
-    rehearsed = False  # whether nothing is computed
+    dry_run = False  # whether nothing is computed
     peaks: Mapping[str, int] = {}  # by device: the most bytes held during the last load or run, where that is known
 
     def __init__(self, module: torch.nn.Module, weights: WeightSet, placement: Placement | str) -> None:
@@ -36,7 +36,7 @@ class Model(ABC):
         self.module = module
         self.file_weights = weights
         self.weights = weights
-        self.placement = placed(placement)
+        self.placement = as_placement(placement)
         self._branches: Mapping[str, LowRank] = {}
         self._lock = threading.RLock()
 
@@ -56,12 +56,12 @@ class Model(ABC):
         key: Hashable,
         function: Function,
         inputs: Mapping[str, torch.Tensor],
-        cancelled: Callable[[], bool] | None = None,
+        interrupted: Callable[[], bool] | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """What `function(module, inputs)` returns, as F32 tensors on the CPU; `progress` gets the fraction done.
 
-        key: every value that steers a branch in `function`. Raises Cancelled once `cancelled()` is true, and
+        key: every value that steers a branch in `function`. Raises Interrupted once `interrupted()` is true, and
         RunnerError for a result that is not finite.
         """
 
@@ -71,9 +71,9 @@ class Model(ABC):
 
     @abstractmethod
     def load(
-        self, progress: Callable[[int, int], None] | None = None, cancelled: Callable[[], bool] | None = None
+        self, progress: Callable[[int, int], None] | None = None, interrupted: Callable[[], bool] | None = None
     ) -> None:
-        """Bring the weights where they live; `progress` gets (bytes done, bytes in all). Raises Cancelled."""
+        """Bring the weights where they live; `progress` gets (bytes done, bytes in all). Raises Interrupted."""
 
     @abstractmethod
     def unload(self, digest: str | None = None) -> None:

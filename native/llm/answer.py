@@ -13,29 +13,31 @@ from .stream import Answer
 
 
 def answer(
-    model: LanguageModel, request: Callable[[Endpoint], dict[str, Any]], show: Show, cancelled: Cancel
+    model: LanguageModel, request: Callable[[Endpoint], dict[str, Any]], show: Show, interrupted: Cancel
 ) -> Answer:
     """The answer to the request that is made for the model's endpoint, shown as it grows.
 
-    Raises LanguageModelError, Cancelled.
+    Raises LanguageModelError, Interrupted.
     """
 
     def use(endpoint: Endpoint) -> Answer:
-        return ask(endpoint, request(endpoint), show, cancelled)
+        return ask(endpoint, request(endpoint), show, interrupted)
 
-    return with_model(model, use, cancelled) if isinstance(model, LocalModel) else use(endpoint_of(model, cancelled))
-
-
-def models_of(server: RemoteServer, cancelled: Cancel) -> list[str]:
-    """The names of the models that a server lists. Raises LanguageModelError, Cancelled."""
-    return list_models(_endpoint(server, ""), cancelled)
+    return (
+        with_model(model, use, interrupted) if isinstance(model, LocalModel) else use(endpoint_of(model, interrupted))
+    )
 
 
-def endpoint_of(server: RemoteServer, cancelled: Cancel) -> Endpoint:
-    """A server's endpoint with one of its models; raises LanguageModelError where it has none, Cancelled."""
+def models_of(server: RemoteServer, interrupted: Cancel) -> list[str]:
+    """The names of the models that a server lists. Raises LanguageModelError, Interrupted."""
+    return list_models(_endpoint(server, ""), interrupted)
+
+
+def endpoint_of(server: RemoteServer, interrupted: Cancel) -> Endpoint:
+    """A server's endpoint with one of its models; raises LanguageModelError where it has none, Interrupted."""
     if server.model:
         return _endpoint(server, server.model)
-    models = models_of(server, cancelled)
+    models = models_of(server, interrupted)
     if not models:
         raise LanguageModelError(f"The language model server {server.url} has no model. Load one there.")
     return _endpoint(server, models[0])

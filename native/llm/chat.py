@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from ..client.errors import Cancelled
+from ..client.errors import Interrupted
 from .errors import ConnectionLost, LanguageModelError
 from .stream import Answer, Malformed, read_stream
 
@@ -25,7 +25,7 @@ Show = Callable[[Answer], None]
 Cancel = Callable[[], bool]
 Work = Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Result]]
 _CONNECT = 10.0  # seconds
-_POLL = 0.05  # seconds between looks at `cancelled` and between two shows of an answer
+_POLL = 0.05  # seconds between looks at `interrupted` and between two shows of an answer
 _LONGEST_BODY, _LONGEST_ERROR = 1 << 16, 400  # bytes of a refusal; characters of the server's own words
 _MEANINGS = {
     401: "it does not take this key",
@@ -53,10 +53,10 @@ class Endpoint:
     takes_grammar: bool = False
 
 
-def ask(endpoint: Endpoint, body: dict[str, Any], show: Show, cancelled: Cancel) -> Answer:
+def ask(endpoint: Endpoint, body: dict[str, Any], show: Show, interrupted: Cancel) -> Answer:
     """The answer to a chat request, shown as it grows.
 
-    Raises LanguageModelError, also for an answer that ends in the middle, and Cancelled.
+    Raises LanguageModelError, also for an answer that ends in the middle, and Interrupted.
     """
     answer = Answer()
 
@@ -74,13 +74,13 @@ def ask(endpoint: Endpoint, body: dict[str, Any], show: Show, cancelled: Cancel)
         if answer.pieces > shown:
             shown = answer.pieces
             show(answer)
-        return cancelled()
+        return interrupted()
 
     return _run(endpoint, work, look)
 
 
-def list_models(endpoint: Endpoint, cancelled: Cancel) -> list[str]:
-    """The names of the models that a server has. Raises LanguageModelError, Cancelled."""
+def list_models(endpoint: Endpoint, interrupted: Cancel) -> list[str]:
+    """The names of the models that a server has. Raises LanguageModelError, Interrupted."""
 
     async def work(session: aiohttp.ClientSession) -> list[str]:
         async with session.get(f"{endpoint.url}/models", allow_redirects=False) as reply:
@@ -91,7 +91,7 @@ def list_models(endpoint: Endpoint, cancelled: Cancel) -> list[str]:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise Malformed(f"sent {body[:80]!r}, which is no list of models. Its address often ends in /v1") from error
 
-    return _run(endpoint, work, cancelled)
+    return _run(endpoint, work, interrupted)
 
 
 def _run(endpoint: Endpoint, work: Work[Result], look: Cancel) -> Result:
@@ -124,7 +124,7 @@ def _run(endpoint: Endpoint, work: Work[Result], look: Cancel) -> Result:
             with suppress(RuntimeError):  # it has just ended
                 for stop in stops:
                     stop()
-            raise Cancelled("the language model was interrupted")
+            raise Interrupted("the language model was interrupted")
     look()  # the last words
     return found.result()
 

@@ -71,11 +71,11 @@ def memory_of(header: WeightFile, device: str, layers: int, context: int) -> Lan
     return LanguageModelMemory(weights[True], weights[False], cache[True], cache[False])
 
 
-def compute_buffers(model: LocalModel, cancelled: Callable[[], bool] = lambda: False) -> dict[str, int]:
+def compute_buffers(model: LocalModel, interrupted: Callable[[], bool] = lambda: False) -> dict[str, int]:
     """Bytes of the compute and output buffers by llama.cpp's name of where they lie, such as CPU, rounded up to 10 kB.
 
     llama.cpp works them out in a child, from the file's header; nothing is loaded.
-    Raises LanguageModelError when it cannot, or is `cancelled`.
+    Raises LanguageModelError when it cannot, or is `interrupted`.
     """
     heard: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
@@ -87,7 +87,7 @@ def compute_buffers(model: LocalModel, cancelled: Callable[[], bool] = lambda: F
     deadline = time.monotonic() + _LIMIT
     found: dict[str, int] = {}
     try:
-        while not cancelled() and time.monotonic() < deadline:
+        while not interrupted() and time.monotonic() < deadline:
             try:
                 line = heard.get(timeout=0.05)
             except queue.Empty:
@@ -102,7 +102,7 @@ def compute_buffers(model: LocalModel, cancelled: Callable[[], bool] = lambda: F
         child.kill()
     if found:
         return found
-    raise LanguageModelError(f"llama.cpp could not work out what {model.path} takes: {child.obituary()}")
+    raise LanguageModelError(f"llama.cpp could not work out what {model.path} takes: {child.exit_report()}")
 
 
 def memory_of_model(model: LocalModel) -> LanguageModelMemory:

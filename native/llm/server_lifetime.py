@@ -8,47 +8,47 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from ..client.errors import Cancelled
+from ..client.errors import Interrupted
 from .chat import Endpoint
 from .errors import ConnectionLost, LanguageModelError
 from .model import LocalModel
-from .server_process import Cancel, Engine
+from .server_process import Cancel, ServerProcess
 
 Result = TypeVar("Result")
-_POLL = 0.05  # seconds between looks at `cancelled`
+_POLL = 0.05  # seconds between looks at `interrupted`
 _using = threading.Lock()
-_engine: Engine | None = None
+_engine: ServerProcess | None = None
 
 
-def with_model(model: LocalModel, use: Callable[[Endpoint], Result], cancelled: Cancel) -> Result:
+def with_model(model: LocalModel, use: Callable[[Endpoint], Result], interrupted: Cancel) -> Result:
     """What `use` makes of the model's server, which is started where it is not there; another model's is ended.
 
     When the server dies meanwhile, `use` is called once more with a new one.
-    Raises LanguageModelError, Cancelled, and what `use` does.
+    Raises LanguageModelError, Interrupted, and what `use` does.
     """
-    with _turn(cancelled):
+    with _turn(interrupted):
         try:
-            return use(_living(model, cancelled).endpoint)
+            return use(_living(model, interrupted).endpoint)
         except ConnectionLost:
             if _engine is None or not _engine.died():
                 raise
         try:
-            return use(_living(model, cancelled).endpoint)
+            return use(_living(model, interrupted).endpoint)
         except ConnectionLost as error:
             if _engine is None or not _engine.died():
                 raise
             raise LanguageModelError(
-                f"llama.cpp ended twice over the same request: {_engine.obituary()}\n"
+                f"llama.cpp ended twice over the same request: {_engine.exit_report()}\n"
                 f"Choose the device CPU, fewer layers, a shorter context or another file than {model.name}."
             ) from error
 
 
-def running() -> Engine | None:
+def running() -> ServerProcess | None:
     """The model's process that is there, if any."""
     return _engine if _engine and _engine.alive else None
 
 
-def make_way() -> None:
+def unload_if_idle() -> None:
     """Give the memory back where the model need not stay while others compute; not while it answers."""
     if _engine is not None and not _engine.model.kept and _using.acquire(blocking=False):
         try:
@@ -57,7 +57,7 @@ def make_way() -> None:
             _using.release()
 
 
-def release(model: LocalModel | None = None) -> None:
+def unload(model: LocalModel | None = None) -> None:
     """Give the memory of this model back, or of whichever is there, as soon as it has answered."""
     with _using:
         if model is None or (_engine is not None and _engine.model == model):
@@ -65,21 +65,21 @@ def release(model: LocalModel | None = None) -> None:
 
 
 @contextmanager
-def _turn(cancelled: Cancel) -> Iterator[None]:
+def _turn(interrupted: Cancel) -> Iterator[None]:
     while not _using.acquire(timeout=_POLL):
-        if cancelled():
-            raise Cancelled("waiting for the language model was interrupted")
+        if interrupted():
+            raise Interrupted("waiting for the language model was interrupted")
     try:
         yield
     finally:
         _using.release()
 
 
-def _living(model: LocalModel, cancelled: Cancel) -> Engine:
+def _living(model: LocalModel, interrupted: Cancel) -> ServerProcess:
     global _engine
     if _engine is None or _engine.model != model or not _engine.alive:
         _end()
-        _engine = Engine(model, cancelled)
+        _engine = ServerProcess(model, interrupted)
     return _engine
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import IO, Any
 
-from ..client.errors import Cancelled
+from ..client.errors import Interrupted
 from .chat import Endpoint
 from .errors import LanguageModelError
 from .model import CPU, LocalModel
@@ -20,25 +20,25 @@ from .start import GPU_INDEX, PACKAGE, VERSION, start_child, task_of
 Cancel = Callable[[], bool]
 _START_LIMIT = 600.0  # seconds: a large file may come from a slow disk
 _PATIENCE = 600.0  # seconds without a word: a long text is read before the first one is written
-_POLL = 0.05  # seconds between looks at `cancelled`
+_POLL = 0.05  # seconds between looks at `interrupted`
 # "0.00.006.489 E llama_model_load: error loading model: ..."
 _ERROR_LINE = re.compile(r"^[\d.]+ E [^:]*: (.*)$")
 _BEFORE_REASON = re.compile(r"^(error loading model|llama_model_loader): ")
 
 
-class Engine:
+class ServerProcess:
     """A child with the model, ready to answer at `endpoint`.
 
-    Raises LanguageModelError with llama.cpp's own reason when it cannot be started, Cancelled.
+    Raises LanguageModelError with llama.cpp's own reason when it cannot be started, Interrupted.
     """
 
-    def __init__(self, model: LocalModel, cancelled: Cancel) -> None:
+    def __init__(self, model: LocalModel, interrupted: Cancel) -> None:
         self.model = model
         key = secrets.token_urlsafe(32)
         self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._child = start_child(task_of(model, key), self._read, lambda: self._answers.put({}))
         try:
-            port = self._port(cancelled)
+            port = self._port(interrupted)
         except BaseException:
             self._child.kill()
             raise
@@ -58,9 +58,9 @@ class Engine:
         """Whether it has ended; one that is just ending is waited for."""
         return self._child.ended.wait(1)
 
-    def obituary(self) -> str:
+    def exit_report(self) -> str:
         """How it ended and the last it wrote to stderr."""
-        return self._child.obituary()
+        return self._child.exit_report()
 
     def close(self) -> None:
         """End the child, and with it all memory that it holds."""
@@ -70,15 +70,15 @@ class Engine:
         for line in output:
             self._answers.put(json.loads(line))
 
-    def _port(self, cancelled: Cancel) -> int:
+    def _port(self, interrupted: Cancel) -> int:
         deadline = time.monotonic() + _START_LIMIT
         while True:
             try:
                 answer = self._answers.get(timeout=_POLL)
                 break
             except queue.Empty:
-                if cancelled():
-                    raise Cancelled("the start of the language model was interrupted") from None
+                if interrupted():
+                    raise Interrupted("the start of the language model was interrupted") from None
                 if time.monotonic() > deadline:
                     raise LanguageModelError(
                         f"llama.cpp did not load {self.model.path} within {_START_LIMIT:.0f} seconds. Put the file on "
@@ -90,7 +90,7 @@ class Engine:
         raise LanguageModelError(self._failure(answer))
 
     def _failure(self, answer: dict[str, Any]) -> str:
-        said = [found[1] for line in self._child.last_words() if (found := _ERROR_LINE.match(line.strip()))]
+        said = [found[1] for line in self._child.last_output() if (found := _ERROR_LINE.match(line.strip()))]
         if said:
             reason = _BEFORE_REASON.sub("", said[0]).rstrip(".")
             return f"llama.cpp could not load {self.model.path}: {reason}. Get it anew, or choose another."
@@ -100,4 +100,4 @@ class Engine:
                 f'install its build for GPUs: "{sys.executable}" -m pip install --force-reinstall --no-deps '
                 f"--index-url {GPU_INDEX} {PACKAGE}=={VERSION}"
             )
-        return f"llama.cpp could not load {self.model.path}: {answer.get('error') or self._child.obituary()}."
+        return f"llama.cpp could not load {self.model.path}: {answer.get('error') or self._child.exit_report()}."

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..trace.graph import Step, Window
+from ..trace.graph import TracedOp, Window
 
 
 def with_windows(value: Any, replace: Callable[[Window], Any]) -> Any:
@@ -40,7 +40,7 @@ class HostStorages:
         """The real tensor that a window shows."""
         return self.flat[window.storage].as_strided(window.shape, window.stride, window.offset)
 
-    def run(self, step: Step) -> None:
+    def run(self, step: TracedOp) -> None:
         """Perform a step."""
         kwargs = {key: value for key, value in step.kwargs.items() if key not in ("device", "pin_memory")}
         args = with_windows(step.args, self.window)
@@ -65,7 +65,7 @@ class HostPart:
     """
 
     inputs: dict[str, Window] = field(default_factory=dict)
-    items: list[Step | tuple[str, Window]] = field(default_factory=list)
+    items: list[TracedOp | tuple[str, Window]] = field(default_factory=list)
 
     def __call__(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
         """The program's host inputs for one call."""
@@ -75,7 +75,7 @@ class HostPart:
         arrays: dict[str, np.ndarray] = {}
         with torch.no_grad():
             for item in self.items:
-                if isinstance(item, Step):
+                if isinstance(item, TracedOp):
                     storages.run(item)
                 else:
                     arrays[item[0]] = as_array(storages.window(item[1]))

@@ -11,13 +11,13 @@ import torch
 
 from ..program import Output, Program
 from ..program.builder import Builder
-from ..trace.graph import Step, Trace, Window, windows_in
+from ..trace.graph import Trace, TracedOp, Window, windows_in
 from .host import HostPart, HostStorages, as_array, with_windows
 from .passes.chunk_tokens import in_chunks
 from .passes.fuse import fuse
 from .passes.split_columns import split_columns
-from .storage_content import Content
-from .strides import Layout, Operand, Shape, collapse, contiguous_stride, dense, is_dense, packed
+from .storage_content import StorageLayout
+from .strides import Layout, Operand, Shape, collapse, contiguous, contiguous_stride, is_dense, rows_packed
 
 
 class LowerError(NotImplementedError):
@@ -40,7 +40,7 @@ class LowerOptions:
     flash_bytes: int = 32 << 20
     kv_type: str = "F16"
     activation_scale: float = 1.0
-    wide_bytes: int = 16 << 20
+    chunk_threshold_bytes: int = 16 << 20
     chunk_tokens: int = 512
 
 
@@ -59,7 +59,7 @@ class Lowered:
     program: Program
     host: HostPart
     device_inputs: tuple[str, ...]
-    places: list[str] = field(default_factory=list)
+    module_paths: list[str] = field(default_factory=list)
 
 
 Made = int | Operand  # a tensor that lies as `layout(out)` says, or one that is dense in an order of its own
@@ -97,27 +97,29 @@ class Lowering:
         self.options = options
         self.ranks = ranks
         self.b = Builder()
-        self.step: Step | None = None
+        self.step: TracedOp | None = None
         self.host = HostPart()
         self.constants = HostStorages()
-        self.bound: dict[int, Content] = {}  # device storages: what fills them now
+        self.bound: dict[int, StorageLayout] = {}  # device storages: what fills them now
         self.weight_names = {window.storage: name for name, window in trace.weights.items()}
-        self.level: dict[int, int] = dict.fromkeys(self.weight_names, _DEVICE)
+        self.stage: dict[int, int] = dict.fromkeys(self.weight_names, _DEVICE)
         self.version: dict[int, int] = {}
         self._captured: dict[tuple[Window, int], Operand] = {}
         self._computed: dict[Hashable, Operand] = {}
         self.kept: dict[Hashable, Any] = {}  # what handlers found out about constants, by keys of theirs
-        self.results: list[tuple[Step, Window, Content]] = []  # what each step left in the storage of its output
+        self.results: list[
+            tuple[TracedOp, Window, StorageLayout]
+        ] = []  # what each step left in the storage of its output
         for storage, tensor in trace.constants.items():
             self.constants.flat[storage] = tensor
         for name, window in trace.inputs.items():
             if is_host_input(window):
                 self.host.inputs[name] = window
-                self.level[window.storage] = _CALL
+                self.stage[window.storage] = _CALL
             else:
-                self.level[window.storage] = _DEVICE
+                self.stage[window.storage] = _DEVICE
                 leaf = self.b.leaf("input", name, "F32", (window.numel,))
-                self.bound[window.storage] = Content.plain(leaf, window.numel)
+                self.bound[window.storage] = StorageLayout.torch_order(leaf, window.numel)
 
     # -- operands
 
@@ -130,28 +132,28 @@ class Lowering:
 
     def stored(self, window: Window) -> Operand:
         """Like `operand`, but a weight keeps the type it is stored in, as matrices, kernels and tables do."""
-        level = self.level.get(window.storage, _CONSTANT)
-        if level == _DEVICE:
+        stage = self.stage.get(window.storage, _CONSTANT)
+        if stage == _DEVICE:
             return self._content(window.storage).window(window) or self._in_torch_order(window)
         key = (window, self.version.get(window.storage, 0))
         if key not in self._captured:
-            self._captured[key] = self._capture(window, level)
+            self._captured[key] = self._capture(window, stage)
         return self._captured[key]
 
     def _in_torch_order(self, window: Window) -> Operand:
         """A window that only torch's own layout of its storage shows: the storage is copied to that layout."""
         whole = self.bound[window.storage].whole
-        self.bound[window.storage] = Content.plain(dense(self.b, whole), whole.numel)
+        self.bound[window.storage] = StorageLayout.torch_order(contiguous(self.b, whole), whole.numel)
         return Operand(self.bound[window.storage].tensor, window.shape, window.stride, window.offset)
 
-    def _content(self, storage: int) -> Content:
+    def _content(self, storage: int) -> StorageLayout:
         if storage not in self.bound:
             name = self.weight_names[storage]
             known = self.weights.get(name)
             if known is None:
                 raise LowerError(f"{self.trace.model} holds no tensor for the parameter {name}")
             leaf = self.b.leaf("weight", name, known.type, _weight_ne(known.shape))
-            self.bound[storage] = Content.plain(leaf, self.b.numel(leaf))
+            self.bound[storage] = StorageLayout.torch_order(leaf, self.b.numel(leaf))
         return self.bound[storage]
 
     def weight_name(self, window: Window) -> str | None:
@@ -159,10 +161,10 @@ class Lowering:
         name = self.weight_names.get(window.storage)
         return name if name and self.trace.weights[name] == window else None
 
-    def _capture(self, window: Window, level: int) -> Operand:
+    def _capture(self, window: Window, stage: int) -> Operand:
         shape = tuple(1 if stride == 0 else n for n, stride in zip(window.shape, window.stride, strict=True))
         once = replace(window, shape=shape)
-        if level == _CONSTANT:
+        if stage == _CONSTANT:
             tensor = self.b.constant(_within_four(as_array(self.constants.window(once))))
         else:
             name = f"host.{len(self.host.items)}"
@@ -173,11 +175,11 @@ class Lowering:
 
     def is_constant(self, window: Window) -> bool:
         """Whether the value is known now."""
-        return self.level.get(window.storage, _CONSTANT) == _CONSTANT
+        return self.stage.get(window.storage, _CONSTANT) == _CONSTANT
 
     def on_device(self, value: Any) -> bool:
         """Whether an argument is a window whose content the device computes."""
-        return isinstance(value, Window) and self.level.get(value.storage, _CONSTANT) == _DEVICE
+        return isinstance(value, Window) and self.stage.get(value.storage, _CONSTANT) == _DEVICE
 
     def value(self, window: Window) -> torch.Tensor:
         """The values of a constant."""
@@ -185,7 +187,7 @@ class Lowering:
             raise LowerError(f"{self._where()} needs a value that is not constant for the shape")
         return self.constants.window(window)
 
-    def computed(
+    def host_computed(
         self,
         name: Hashable,
         function: Callable[..., torch.Tensor],
@@ -196,22 +198,22 @@ class Lowering:
 
         name: says what the function computes; the same name on the same windows is computed once.
         """
-        level = max(self.level.get(window.storage, _CONSTANT) for window in windows)
-        if level == _DEVICE:
+        stage = max(self.stage.get(window.storage, _CONSTANT) for window in windows)
+        if stage == _DEVICE:
             raise LowerError(f"{self._where()} works only on values that do not come from the device")
         key = (name, windows, tuple(self.version.get(window.storage, 0) for window in windows))
         if key not in self._computed:
             shape = tuple(function(*(torch.zeros(w.shape, dtype=w.dtype) for w in windows)).shape)
             out = self.temporary(shape, dtype)
-            self.level[out.storage] = level
-            self._host_step(Step(str(name), function, windows, {}, (out,), ""), level)
+            self.stage[out.storage] = stage
+            self._host_step(TracedOp(str(name), function, windows, {}, (out,), ""), stage)
             self._computed[key] = self.operand(out)
         return self._computed[key]
 
     def temporary(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Window:
         """A contiguous window on a storage of its own that the trace does not have."""
-        storage = -1 - len(self.level)
-        self.level[storage] = _DEVICE
+        storage = -1 - len(self.stage)
+        self.stage[storage] = _DEVICE
         return Window(storage, shape, contiguous_stride(shape), 0, dtype)
 
     # -- results
@@ -228,19 +230,19 @@ class Lowering:
         """How a result for `out` should lie in memory, for handlers that can choose."""
         return Layout.of(out.shape, out.stride)
 
-    def natural(self, tensor: int, out: Window) -> int:
+    def to_layout(self, tensor: int, out: Window) -> int:
         """A result that is contiguous in torch order, as `out` wants it in memory."""
         order = self.layout(out).order
-        return dense(self.b, Operand(tensor, out.shape, contiguous_stride(out.shape)).permuted(order))
+        return contiguous(self.b, Operand(tensor, out.shape, contiguous_stride(out.shape)).permuted(order))
 
-    def reduced(self, tensor: int) -> int:
+    def scale_down(self, tensor: int) -> int:
         """Activations as they enter a matrix multiplication, within F16 where the options ask for it."""
         scale = self.options.activation_scale
         if scale == 1.0:
             return tensor
-        return self.b.op("scale", packed(self.b, tensor), ne=self.b[tensor].ne, parameters=(1.0 / scale, 0.0))
+        return self.b.op("scale", rows_packed(self.b, tensor), ne=self.b[tensor].ne, parameters=(1.0 / scale, 0.0))
 
-    def restored(self, tensor: int, factors: int = 1) -> int:
+    def unscale(self, tensor: int, factors: int = 1) -> int:
         """The result of a multiplication of which so many factors were reduced."""
         scale = self.options.activation_scale**factors
         return tensor if scale == 1.0 else self.b.op("scale", tensor, ne=self.b[tensor].ne, parameters=(scale, 0.0))
@@ -252,12 +254,12 @@ class Lowering:
         size = self.trace.storages[storage] if storage >= 0 else out.numel
         whole = is_dense(out.shape, out.stride, out.offset, size)
         if whole and isinstance(made, Operand):
-            self.bound[storage] = Content.of(out, made)
+            self.bound[storage] = StorageLayout.of(out, made)
         else:
             if isinstance(made, Operand):
-                made = dense(self.b, made.permuted(self.layout(out).order))
-            self.bound[storage] = Content.plain(made if whole else self._written(out, made, size), size)
-        self.level[storage] = _DEVICE
+                made = contiguous(self.b, made.permuted(self.layout(out).order))
+            self.bound[storage] = StorageLayout.torch_order(made if whole else self._written(out, made, size), size)
+        self.stage[storage] = _DEVICE
         if self.step is not None and storage >= 0:
             self.results.append((self.step, out, self.bound[storage]))
 
@@ -309,31 +311,31 @@ class Lowering:
         """Lower every step and collect the outputs."""
         for step in fuse(self.trace).steps:
             self.step = step
-            self.b.place = step.place
+            self.b.module_path = step.module_path
             self._step(step)
         tensors = []
         for window in self.trace.outputs:
-            tensor = dense(self.b, self.operand(window))
+            tensor = contiguous(self.b, self.operand(window))
             if self.b[tensor].kind != "op" or self.b[tensor].type != "F32":
                 tensor = self.b.op("scale", tensor, ne=self.b[tensor].ne, parameters=(1.0, 0.0))
             tensors.append(tensor)
-        tensors = split_columns(self.b, tensors, self.options.wide_bytes)
-        tensors = in_chunks(self.b, tensors, self.options.wide_bytes, self.options.chunk_tokens)
+        tensors = split_columns(self.b, tensors, self.options.chunk_threshold_bytes)
+        tensors = in_chunks(self.b, tensors, self.options.chunk_threshold_bytes, self.options.chunk_tokens)
         outputs = [Output(tensor, window.shape) for tensor, window in zip(tensors, self.trace.outputs, strict=True)]
-        program, places = self.b.program(outputs)
+        program, module_paths = self.b.program(outputs)
         names = {tensor.name for tensor in program.tensors if tensor.kind == "input"}
         device = tuple(name for name in self.trace.inputs if name in names)
-        return Lowered(program, self.host, device, places)
+        return Lowered(program, self.host, device, module_paths)
 
-    def _step(self, step: Step) -> None:
+    def _step(self, step: TracedOp) -> None:
         name = step.name.split(".")[1] if step.name.startswith("aten.") else step.name
         if name in _FILLS or name in ("full_like", "new_full"):
             self._fill(step, name)
             return
-        levels = [self.level.get(window.storage, _CONSTANT) for window in windows_in((step.args, step.kwargs))]
-        level = max(levels, default=_CONSTANT)
-        if level < _DEVICE:
-            self._host_step(step, level)
+        stages = [self.stage.get(window.storage, _CONSTANT) for window in windows_in((step.args, step.kwargs))]
+        stage = max(stages, default=_CONSTANT)
+        if stage < _DEVICE:
+            self._host_step(step, stage)
             return
         function = HANDLERS.get(name) or (HANDLERS.get(name[:-1]) if name.endswith("_") else None)
         if function is None:
@@ -350,19 +352,19 @@ class Lowering:
         except (ValueError, TypeError, AssertionError) as error:
             raise LowerError(f"{self._where()}: {error}") from error
 
-    def _fill(self, step: Step, name: str) -> None:
+    def _fill(self, step: TracedOp, name: str) -> None:
         window = step.outputs[0]
         assert window is not None
         value = _FILLS[name] if name in _FILLS else step.args[-1]
         size = self.trace.storages[window.storage]
         self.constants.flat[window.storage] = torch.full((size,), value, dtype=window.dtype)
-        self.level[window.storage] = _CONSTANT
+        self.stage[window.storage] = _CONSTANT
 
-    def _host_step(self, step: Step, level: int) -> None:
+    def _host_step(self, step: TracedOp, stage: int) -> None:
         outputs = [out.storage for out in step.outputs if out is not None]
         for storage in outputs:
             self.version[storage] = self.version.get(storage, 0) + 1
-        if level == _CONSTANT:
+        if stage == _CONSTANT:
             with torch.no_grad():
                 self.constants.run(step)
             return
@@ -375,19 +377,19 @@ class Lowering:
 
         args, kwargs = with_windows((step.args, step.kwargs), frozen)
         self.host.items.append(replace(step, args=args, kwargs=kwargs))
-        self.level.update(dict.fromkeys(outputs, _CALL))
+        self.stage.update(dict.fromkeys(outputs, _CALL))
 
     def _constant_per_call(self, window: Window) -> None:
         """Give a constant that a call writes into a fresh copy at every call."""
         flat = self.constants.flat[window.storage].clone()
         whole = Window(window.storage, tuple(flat.shape), (1,), 0, window.dtype)
-        self.host.items.append(Step("clone", flat.clone, (), {}, (whole,), ""))
-        self.level[window.storage] = _CALL
+        self.host.items.append(TracedOp("clone", flat.clone, (), {}, (whole,), ""))
+        self.stage[window.storage] = _CALL
 
     def _where(self) -> str:
         assert self.step is not None
-        place = f"{self.trace.model}, in {self.step.place}" if self.step.place else self.trace.model
-        return f"{place} ({self.step.name})"
+        module_path = f"{self.trace.model}, in {self.step.module_path}" if self.step.module_path else self.trace.model
+        return f"{module_path} ({self.step.name})"
 
 
 def _weight_ne(shape: Shape) -> Shape:

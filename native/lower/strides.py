@@ -108,7 +108,7 @@ def strided_dimensions(groups: Sequence[tuple[int, int]]) -> int:
     return len(groups) + (min(stride for _, stride in groups) != 1)
 
 
-def dense(b: Builder, x: Operand) -> int:
+def contiguous(b: Builder, x: Operand) -> int:
     """x as a tensor that is contiguous in x's own order of dimensions; copied only where it is not."""
     groups = [(n, stride[0]) for n, stride in collapse(x.shape, [x.stride])]
     if len(groups) == 1 and groups[0][1] == 1:
@@ -123,7 +123,7 @@ def dense(b: Builder, x: Operand) -> int:
 def _repeat(b: Builder, x: Operand, groups: list[tuple[int, int]]) -> int:
     """Copies of a window along its dimensions of stride 0, one dimension after the other."""
     sizes = [1 if stride == 0 else n for n, stride in groups]
-    current = dense(b, Operand(x.tensor, tuple(sizes), tuple(stride or 1 for _, stride in groups), x.offset))
+    current = contiguous(b, Operand(x.tensor, tuple(sizes), tuple(stride or 1 for _, stride in groups), x.offset))
     for i in reversed(range(len(groups))):
         if groups[i][1] == 0:
             inner, outer = math.prod(sizes[i + 1 :]), math.prod(sizes[:i])
@@ -138,7 +138,7 @@ def _dense_many(b: Builder, x: Operand, groups: list[tuple[int, int]]) -> int:
     memory = Operand(x.tensor, tuple(groups[i][0] for i in order), tuple(groups[i][1] for i in order), x.offset)
     if strided_dimensions([(n, s[0]) for n, s in collapse(memory.shape, [memory.stride])]) > 4:
         raise ValueError(f"a window with more than four separate dimensions: {groups}")
-    current = dense(b, memory)
+    current = contiguous(b, memory)
     sizes = [n for n, _ in groups]
     for place in range(len(order)):
         source = order.index(place)
@@ -158,14 +158,14 @@ def rows(b: Builder, x: Operand, inner: int = 1) -> int:
     """x as rows for an operation over its last `inner` dimensions: those contiguous, the others in at most three."""
     head, tail = x.shape[: len(x.shape) - inner], x.shape[len(x.shape) - inner :]
     length = math.prod(tail)
-    contiguous = contiguous_stride(tail)
-    fits = all(n == 1 or s == c for n, s, c in zip(tail, x.stride[len(head) :], contiguous, strict=True))
+    packed_stride = contiguous_stride(tail)
+    fits = all(n == 1 or s == c for n, s, c in zip(tail, x.stride[len(head) :], packed_stride, strict=True))
     if fits:
         lead = [(n, s[0]) for n, s in collapse(head, [x.stride[: len(head)]])] if math.prod(head) != 1 else []
         descending = all(a[1] >= c[1] for a, c in itertools.pairwise(lead))
         if len(lead) <= 3 and descending and all(s >= length for _, s in lead):
             return b.window(x.tensor, [(length, 1), *reversed(lead)], x.offset)
-    return b.reshape(dense(b, x), (length, math.prod(head)))
+    return b.reshape(contiguous(b, x), (length, math.prod(head)))
 
 
 def norm_rows(b: Builder, x: Operand, inner: int) -> Operand:
@@ -187,7 +187,7 @@ def norm_rows(b: Builder, x: Operand, inner: int) -> Operand:
     return Operand(b.window(x.tensor, [(length, 1), *reversed(outer)], x.offset), x.shape, stride)
 
 
-def packed(b: Builder, index: int) -> int:
+def rows_packed(b: Builder, index: int) -> int:
     """A factor of mul_mat without gaps, as ggml's Vulkan kernels need it for right and exact results.
 
     Where rows are packed they step from one matrix to the next by its size, not by its stride, and where rows lie apart
@@ -222,7 +222,7 @@ def unary(b: Builder, name: str, x: Operand, out: Layout, parameters: tuple[int 
     if rows_apart and name not in ("scale", "clamp"):  # these two read contiguous memory only
         source = b.window(x.tensor, list(reversed(groups)), x.offset)
     else:
-        source = dense(b, x)
+        source = contiguous(b, x)
     return b.op(name, source, ne=b[source].ne, parameters=parameters)
 
 
@@ -252,5 +252,5 @@ def binary(b: Builder, name: str, first: Operand, second: Operand, out: Layout) 
 def _made_dense(b: Builder, x: Operand, whole: bool) -> Operand:
     """A copy of x that is contiguous in x's order; what was repeated stays so, unless the whole is asked for."""
     shape = tuple(1 if stride == 0 and not whole else n for n, stride in zip(x.shape, x.stride, strict=True))
-    copy = Operand(dense(b, Operand(x.tensor, shape, x.stride, x.offset)), shape, contiguous_stride(shape))
+    copy = Operand(contiguous(b, Operand(x.tensor, shape, x.stride, x.offset)), shape, contiguous_stride(shape))
     return copy.broadcast(x.shape)

@@ -1,9 +1,9 @@
-"""From what was rehearsed to a plan: phases, their peaks on every device, and what does not fit."""
+"""From what was dry-run to a plan: phases, their peaks on every device, and what does not fit."""
 
 from .machine import Machine
 from .plan import Advice, Component, Part, Phase, Plan, Shortage, plan_of
 from .profiles import Profile, ProfileError, described_machine, known_profiles, profile_of, read_profiles
-from .report import Peaks, report, spoken_plan, verdict
+from .report import Peaks, plan_json, report, verdict
 
 __all__ = [
     "Advice",
@@ -18,10 +18,10 @@ __all__ = [
     "Shortage",
     "described_machine",
     "known_profiles",
+    "plan_json",
     "plan_of",
     "profile_of",
     "read_profiles",
     "report",
-    "spoken_plan",
     "verdict",
 ]

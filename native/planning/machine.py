@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..wire.messages import Device, Imagined
+from ..wire.messages import Device, DeviceInfo
 
 
 @dataclass(frozen=True)
@@ -14,5 +14,5 @@ class Machine:
 
     devices: tuple[Device, ...]
     capacity: Mapping[str, int]
-    imagined: tuple[Imagined, ...] = ()
+    foreign: tuple[DeviceInfo, ...] = ()
     profile: str = ""

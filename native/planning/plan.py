@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..client import OutOfMemory
-from ..wire.messages import ModelMemory, Outside, Rehearsal, Step
+from ..wire.messages import DryRun, ExternalModel, ModelMemory, Step
 from .machine import Machine
 
 
@@ -42,8 +42,8 @@ class Phase:
     title: str
     peak: Mapping[str, int]
     components: tuple[Component, ...]
-    outside: Outside | None = None
-    outside_loader: str = ""
+    external: ExternalModel | None = None
+    external_loader: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,30 +93,30 @@ class Advice:
 
 def plan_of(
     machine: Machine,
-    steps: Sequence[tuple[Step | Outside, Part]],
+    steps: Sequence[tuple[Step | ExternalModel, Part]],
     loaders: Mapping[str, str],
-    rehearsal: Rehearsal,
+    dry_run_of: DryRun,
     notes: Sequence[str] = (),
 ) -> Plan:
     """The plan of a rehearsal of these steps. loaders: the node of a model, by its weights' digest."""
     phases: list[Phase] = []
-    outside: Outside | None = None
-    outside_loader = ""
-    for (step, part), done in zip(steps, rehearsal.steps, strict=False):
-        if isinstance(step, Outside):
-            outside, outside_loader = step, part.loader
-        elif not done.outside:
-            outside, outside_loader = None, ""
+    external: ExternalModel | None = None
+    external_loader = ""
+    for (step, part), done in zip(steps, dry_run_of.steps, strict=False):
+        if isinstance(step, ExternalModel):
+            external, external_loader = step, part.loader
+        elif not done.external:
+            external, external_loader = None, ""
         joined = bool(phases) and phases[-1].node == part.node
         before = phases.pop().peak if joined else {}
         peak = {device: max(before.get(device, 0), nbytes) for device, nbytes in done.peak.items()}
         components = tuple(Component(loaders.get(model.digest, ""), model) for model in done.models)
-        phases.append(Phase(part.node, part.title, peak, components, outside, outside_loader))
+        phases.append(Phase(part.node, part.title, peak, components, external, external_loader))
     shortage = None
-    if rehearsal.error is not None:
-        part, device, over = steps[len(rehearsal.steps)][1], "", 0
-        if isinstance(rehearsal.error, OutOfMemory):
-            device = rehearsal.error.device
-            over = rehearsal.error.requested - rehearsal.error.free
-        shortage = Shortage(part.node, part.title, part.loader, part.loading, device, over, str(rehearsal.error))
+    if dry_run_of.error is not None:
+        part, device, over = steps[len(dry_run_of.steps)][1], "", 0
+        if isinstance(dry_run_of.error, OutOfMemory):
+            device = dry_run_of.error.device
+            over = dry_run_of.error.requested - dry_run_of.error.free
+        shortage = Shortage(part.node, part.title, part.loader, part.loading, device, over, str(dry_run_of.error))
     return Plan(machine, tuple(phases), shortage, tuple(notes))

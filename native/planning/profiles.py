@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..wire.messages import Device, Imagined
+from ..wire.messages import Device, DeviceInfo
 
 _MIB = 1 << 20
 _RAM_IN_USE = 3 << 10  # MiB of a system, a browser and ComfyUI with its torch, where a description does not say
@@ -33,7 +33,7 @@ class Profile:
 
     name: str
     devices: tuple[Device, ...]
-    imagined: tuple[Imagined, ...]
+    foreign: tuple[DeviceInfo, ...]
 
 
 @cache
@@ -72,8 +72,8 @@ def profile_of(described: Any) -> Profile:
     ram = _mib(described, "ram")
     rows = [_gpu(f"Vulkan{index}", gpu, system) for index, gpu in enumerate(gpus)]
     free = _mib(described, "ram_free", max(0, ram - _RAM_IN_USE * _MIB))
-    rows.append((Device("CPU", "CPU", "CPU", free, ram, ram, ()), Imagined("CPU", "CPU", "CPU", (), False, system)))
-    return Profile(name, tuple(device for device, _ in rows), tuple(imagined for _, imagined in rows))
+    rows.append((Device("CPU", "CPU", "CPU", free, ram, ram, ()), DeviceInfo("CPU", "CPU", "CPU", (), False, system)))
+    return Profile(name, tuple(device for device, _ in rows), tuple(foreign for _, foreign in rows))
 
 
 def described_machine(devices: Sequence[Device], system: str) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def described_machine(devices: Sequence[Device], system: str) -> dict[str, Any]:
             "type": device.type,
             "memory": device.total // _MIB,
             "free": device.free // _MIB,
-            "resizable_bar": not device.small_window,
+            "resizable_bar": not device.small_bar,
             "features": list(device.features),
         }
         for device in devices
@@ -95,18 +95,18 @@ def described_machine(devices: Sequence[Device], system: str) -> dict[str, Any]:
     return {"name": cpu.description, "system": system, **ram, "gpus": gpus}
 
 
-def _gpu(name: str, gpu: Mapping[str, Any], system: str) -> tuple[Device, Imagined]:
+def _gpu(name: str, gpu: Mapping[str, Any], system: str) -> tuple[Device, DeviceInfo]:
     description, type_ = _text(gpu, "description"), gpu.get("type", "GPU")
     if type_ not in ("GPU", "IGPU"):
         raise ProfileError(f"the type of {description!r} is {type_!r}; it can be GPU, or IGPU for one that uses RAM")
     features = gpu.get("features", [])
     if not isinstance(features, list) or not all(isinstance(each, str) for each in features):
         raise ProfileError(f"the features of {description!r} must be a list of words, as GGML Devices shows them")
-    memory, small_window = _mib(gpu, "memory"), gpu.get("resizable_bar", True) is False
+    memory, small_bar = _mib(gpu, "memory"), gpu.get("resizable_bar", True) is False
     free = min(_mib(gpu, "free", memory), memory)
     listed = tuple(features)
-    device = Device(name, description, type_, free, memory, min(_LARGEST_BUFFER, memory), listed, (), small_window)
-    return device, Imagined(name, type_, description, listed, small_window, system)
+    device = Device(name, description, type_, free, memory, min(_LARGEST_BUFFER, memory), listed, (), small_bar)
+    return device, DeviceInfo(name, type_, description, listed, small_bar, system)
 
 
 def _text(described: Mapping[str, Any], key: str) -> str:

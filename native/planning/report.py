@@ -40,13 +40,13 @@ def shares(phase: Phase, device: str) -> dict[str, int]:
         "LoRA": sum(model.arrays for model in there),
         "constants": sum(model.constants for model in there),
         "compute buffer": sum(model.compute for model in there),
-        "language model": sum(phase.outside.taken.get(device, {}).values()) if phase.outside else 0,
+        "language model": sum(phase.external.taken.get(device, {}).values()) if phase.external else 0,
     }
     found["freed within the phase"] = max(0, phase.peak.get(device, 0) - sum(found.values()))
     return {what: nbytes for what, nbytes in found.items() if nbytes}
 
 
-def spoken_plan(plan: Plan, advised: Sequence[Advice] = ()) -> dict[str, Any]:
+def plan_json(plan: Plan, advised: Sequence[Advice] = ()) -> dict[str, Any]:
     """A plan as JSON; sizes in bytes. Its schema is docs/plan.schema.json."""
     lacking = plan.shortage
     return {
@@ -63,7 +63,7 @@ def spoken_plan(plan: Plan, advised: Sequence[Advice] = ()) -> dict[str, Any]:
                 "devices": {
                     device: {"peak": peak, "shares": shares(phase, device)} for device, peak in phase.peak.items()
                 },
-                "models": list(_spoken_models(phase)),
+                "models": list(_describe_models(phase)),
             }
             for phase in plan.phases
         ],
@@ -73,7 +73,7 @@ def spoken_plan(plan: Plan, advised: Sequence[Advice] = ()) -> dict[str, Any]:
     }
 
 
-def _spoken_models(phase: Phase) -> Iterator[dict[str, Any]]:
+def _describe_models(phase: Phase) -> Iterator[dict[str, Any]]:
     for component in phase.components:
         model = component.memory
         yield {
@@ -82,10 +82,10 @@ def _spoken_models(phase: Phase) -> Iterator[dict[str, Any]]:
             "device": model.device,
             "bytes": _shares_of(model),
         }
-    if phase.outside:
-        for device, held in phase.outside.taken.items():
+    if phase.external:
+        for device, held in phase.external.taken.items():
             taken = {what: nbytes for what, nbytes in held.items() if nbytes}
-            yield {"loader": phase.outside_loader, "name": phase.outside.name, "device": device, "bytes": taken}
+            yield {"loader": phase.external_loader, "name": phase.external.name, "device": device, "bytes": taken}
 
 
 def _lines(plan: Plan, advised: Sequence[Advice], chosen: str, measured: Peaks) -> Iterator[str]:
@@ -111,9 +111,9 @@ def _lines(plan: Plan, advised: Sequence[Advice], chosen: str, measured: Peaks) 
         for component in phase.components:
             model = component.memory
             yield f"  {model.name} on {model.device}: {_listed(_shares_of(model))}"
-        if phase.outside:
-            for device, held in phase.outside.taken.items():
-                yield f"  {phase.outside.name} on {device}: {_listed(held)}"
+        if phase.external:
+            for device, held in phase.external.taken.items():
+                yield f"  {phase.external.name} on {device}: {_listed(held)}"
     yield from plan.notes
 
 

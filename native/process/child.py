@@ -87,11 +87,11 @@ class Child:
         if not self.ended.wait(2):
             self.kill()
 
-    def last_words(self) -> list[str]:
+    def last_output(self) -> list[str]:
         """The last lines of its stderr."""
         return list(self._stderr)
 
-    def obituary(self) -> str:
+    def exit_report(self) -> str:
         """How it ended and the last it wrote to stderr."""
         code = self._process.poll()
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..ggml_types import LAYOUTS
 from . import Output, Program, Tensor
-from .schedule import late, nbytes
+from .schedule import nbytes, schedule
 
 Ne = tuple[int, int, int, int]
 _SHARED_BYTES = 1 << 20  # results up to this size are computed once and kept; larger ones would hold memory
@@ -29,8 +29,8 @@ class Builder:
     def __init__(self) -> None:
         self.tensors: list[Tensor] = []
         self.constants: dict[str, np.ndarray] = {}
-        self.places: list[str] = []  # the module path of each tensor, for messages
-        self.place = ""
+        self.module_paths: list[str] = []  # the module path of each tensor, for messages
+        self.module_path = ""
         self._seen: dict[Tensor, int] = {}
 
     def __getitem__(self, index: int) -> Tensor:
@@ -40,7 +40,7 @@ class Builder:
         if share and tensor in self._seen:
             return self._seen[tensor]
         self.tensors.append(tensor)
-        self.places.append(self.place)
+        self.module_paths.append(self.module_path)
         self._seen[tensor] = len(self.tensors) - 1
         return len(self.tensors) - 1
 
@@ -144,7 +144,7 @@ class Builder:
 
     def program(self, outputs: Sequence[Output]) -> tuple[Program, list[str]]:
         """What the outputs need, in the order of `late`, and the place of each tensor."""
-        kept = late(self.tensors, [output.tensor for output in outputs])
+        kept = schedule(self.tensors, [output.tensor for output in outputs])
         number = {old: new for new, old in enumerate(kept)}
         tensors = []
         for old in kept:
@@ -153,4 +153,4 @@ class Builder:
         used = {t.name for t in tensors if t.kind == "constant"}
         constants = {key: array for key, array in self.constants.items() if key in used}
         results = tuple(Output(number[output.tensor], output.shape) for output in outputs)
-        return Program(tuple(tensors), results, constants), [self.places[old] for old in kept]
+        return Program(tuple(tensors), results, constants), [self.module_paths[old] for old in kept]

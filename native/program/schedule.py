@@ -15,7 +15,7 @@ def nbytes(tensor: Tensor) -> int:
     return math.prod(tensor.ne) // layout.block * layout.nbytes
 
 
-def late(tensors: Sequence[Tensor], outputs: Sequence[int]) -> list[int]:
+def schedule(tensors: Sequence[Tensor], outputs: Sequence[int]) -> list[int]:
     """The tensors that the outputs need, each right before the first that takes it: what a backend fuses is together.
 
     Of several sources the smaller come first: they are held while the larger are made.

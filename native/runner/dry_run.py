@@ -18,8 +18,8 @@ from ..program import Program
 from ..program.ops import flops
 from ..weights.weight_set import Parameter
 from ..wire.frames import Header
-from .device.buffers import Placed, describe, device_bytes, require
-from .device.counting import StandIn
+from .device.buffers import Allocation, describe, device_bytes, require
+from .device.counting import CountingDevice
 from .device.devices import Device, Devices, Limits
 from .device.quirks import Facts, is_software
 from .graph.graph import VIEWS, Graph, Needs
@@ -30,33 +30,33 @@ from .weight_memory.resident import FileWeights
 _KEPT = 16  # programs
 
 
-class RehearsedCopies(Repacked):
+class CountedCopies(Repacked):
     """Repacked copies that are never filled."""
 
     def fill(self, tensor: Any, source: Source) -> None:
         """Nothing."""
 
 
-class RehearsedWeights(FileWeights):
+class CountedWeights(FileWeights):
     """The weights of files that are not opened."""
 
-    copies = RehearsedCopies
+    copies = CountedCopies
 
     def open(self) -> None:
         """Nothing."""
 
     def point(self, parameter: Parameter) -> None:
         """As a place in its file."""
-        self.placed.device.put(self.placed.tensors[parameter.name], None, 0)
+        self.allocation.device.put(self.allocation.tensors[parameter.name], None, 0)
 
-    def upload(self, parameter: Parameter, advance: Callable[[int], None], aborted: Callable[[], bool]) -> None:
+    def upload(self, parameter: Parameter, advance: Callable[[int], None], interrupted: Callable[[], bool]) -> None:
         """Nothing."""
 
     def check_files(self) -> None:
         """Nothing: the client has read their headers."""
 
 
-class RehearsedGraph(Graph):
+class CountedGraph(Graph):
     """A program whose needs may be known from before."""
 
     def __init__(self, known: dict[Hashable, Needs], *arguments: Any) -> None:
@@ -73,10 +73,10 @@ class RehearsedGraph(Graph):
         return graph, self._known[key]
 
 
-class RehearsedModels(Models):
+class CountedStore(Models):
     """Models of which nothing is loaded; programs and their needs are remembered."""
 
-    files_type = RehearsedWeights
+    files_type = CountedWeights
     _programs: ClassVar[OrderedDict[str, tuple[Program, dict[Hashable, Needs]]]] = OrderedDict()  # by digest
 
     def parsed(self, digest: str, serialised: bytes) -> Program:
@@ -90,16 +90,16 @@ class RehearsedModels(Models):
 
     def graph(self, digest: str, *arguments: Any) -> Graph:
         """As Models."""
-        return RehearsedGraph(self._programs[digest][1], *arguments)
+        return CountedGraph(self._programs[digest][1], *arguments)
 
 
-class RehearsedDevices(Devices):
+class CountingDevices(Devices):
     """Stand-ins for the devices that have a capacity; those that are imagined need not be there."""
 
-    def __init__(self, devices: Devices, capacity: Mapping[str, int], imagined: Sequence[Mapping[str, Any]]) -> None:
-        """imagined: devices of another machine, as the client's Imagined has them."""
-        facts = {each["name"]: _facts(each) for each in imagined}
-        made = [_stand_in(devices, name, nbytes, facts.get(name)) for name, nbytes in capacity.items()]
+    def __init__(self, devices: Devices, capacity: Mapping[str, int], foreign: Sequence[Mapping[str, Any]]) -> None:
+        """imagined: devices of another machine, as the client's DeviceInfo has them."""
+        facts = {each["name"]: _facts(each) for each in foreign}
+        made = [_counting_device(devices, name, nbytes, facts.get(name)) for name, nbytes in capacity.items()]
         in_ram = [device for device in made if _takes_ram(device)]
         for device in in_ram if "CPU" in capacity else ():
             device.in_ram, device.ram = in_ram, capacity["CPU"]
@@ -114,19 +114,19 @@ class RehearsedDevices(Devices):
         return self.all()
 
 
-def _facts(imagined: Mapping[str, Any]) -> Facts:
-    features = tuple(imagined["features"])
-    return Facts(imagined["type"], imagined["description"], features, imagined["small_window"], imagined["system"])
+def _facts(foreign: Mapping[str, Any]) -> Facts:
+    features = tuple(foreign["features"])
+    return Facts(foreign["type"], foreign["description"], features, foreign["small_bar"], foreign["system"])
 
 
-def _stand_in(devices: Devices, name: str, nbytes: int, facts: Facts | None) -> StandIn:
+def _counting_device(devices: Devices, name: str, nbytes: int, facts: Facts | None) -> CountingDevice:
     """For an imagined device what stands in is one of the same kind of driver, if there is any, or the CPU."""
     if facts is None:
-        return StandIn(devices.find(name), nbytes)
+        return CountingDevice(devices.find(name), nbytes)
     kind = name.rstrip("0123456789")
     alike = [device for device in devices.all() if device.name.rstrip("0123456789") == kind]
-    made = StandIn((alike or [devices.find("CPU")])[0], nbytes)
-    made.imagine(facts, name)
+    made = CountingDevice((alike or [devices.find("CPU")])[0], nbytes)
+    made.become(facts, name)
     return made
 
 
@@ -134,8 +134,8 @@ def _takes_ram(device: Device) -> bool:
     return device.type in ("CPU", "IGPU") or is_software(device.description)
 
 
-def rehearse(
-    real: Holdings, limits: Limits, capacity: Mapping[str, int], imagined: Sequence[Mapping[str, Any]],
+def dry_run(
+    real: Holdings, limits: Limits, capacity: Mapping[str, int], foreign: Sequence[Mapping[str, Any]],
     steps: Sequence[Header],
 ) -> dict[str, Any]:  # fmt: skip
     """What each step leads to, one after the other on empty devices, until one cannot be done.
@@ -146,36 +146,36 @@ def rehearse(
     Returns for each step the bytes held on each device, the most held during it, what each model holds at its end and
     what was measured; and where a step fails, its error. Raises Missing for programs that the client has not sent.
     """
-    stand_ins = RehearsedDevices(real.devices, capacity, imagined)
-    holdings = Holdings(stand_ins, RehearsedModels(limits), real.programs)
-    outside = _Outside(holdings)
+    counting_devices = CountingDevices(real.devices, capacity, foreign)
+    holdings = Holdings(counting_devices, CountedStore(limits), real.programs)
+    external = _External(holdings)
     done: list[dict[str, Any]] = []
     try:
         for step in steps:
-            for device in stand_ins.all():
+            for device in counting_devices.all():
                 device.begin_request()
             measured = None
             try:
-                if step["do"] == "outside":
-                    outside.come(step["name"], step["taken"], step["kept"])
-                elif step["do"] == "measure":
-                    measured = measurement(holdings, limits, step)
+                if step["do"] == "external":
+                    external.come(step["name"], step["taken"], step["kept"])
+                elif step["do"] == "estimate":
+                    measured = estimate(holdings, limits, step)
                 else:
-                    outside.make_way()
+                    external.yield_memory()
                     _do(holdings, step)
             except Missing:
                 raise
             except RequestError as error:
                 return {"steps": done, "error": error.reply()}
-            held = {device.name: [device.held, device.request_peak] for device in stand_ins.all()}
-            done.append({"held": held, "models": holdings.report(), "outside": outside.there, "measured": measured})
+            held = {device.name: [device.held, device.request_peak] for device in counting_devices.all()}
+            done.append({"held": held, "models": holdings.report(), "external": external.there, "measured": measured})
     finally:
-        for (digest, place), _ in list(holdings.models.all()):
-            holdings.models.unload((digest, place))
+        for (digest, device_key), _ in list(holdings.models.all()):
+            holdings.models.unload((digest, device_key))
     return {"steps": done}
 
 
-class _Outside:
+class _External:
     """The one model in another process that is there, if any."""
 
     def __init__(self, holdings: Holdings) -> None:
@@ -193,21 +193,21 @@ class _Outside:
         self._go()
         for device_name, nbytes in taken.items():
             device = self._holdings.devices.find(device_name)
-            while device.memory()[0] < nbytes and self._holdings.models.retire(device):
+            while device.memory()[0] < nbytes and self._holdings.models.evict_oldest(device):
                 pass
             require(device, f"the language model {name}", nbytes)
         for device_name, nbytes in taken.items():
             self._holdings.devices.find(device_name).hold(nbytes)
         self._taken, self._kept = taken, kept
 
-    def make_way(self) -> None:
+    def yield_memory(self) -> None:
         """Go, unless it is kept."""
         if not self._kept:
             self._go()
 
     def _go(self) -> None:
         for device_name, nbytes in self._taken.items():
-            self._holdings.devices.find(device_name).gave_back(nbytes)
+            self._holdings.devices.find(device_name).freed(nbytes)
         self._taken = {}
 
 
@@ -253,8 +253,8 @@ _KEPT_ESTIMATES = 64
 _known: OrderedDict[Hashable, dict[str, float]] = OrderedDict()
 
 
-def measurement(holdings: Holdings, limits: Limits, request: Header) -> dict[str, Any]:
-    """What a request's program takes on its device, as the client's Measurement has it.
+def estimate(holdings: Holdings, limits: Limits, request: Header) -> dict[str, Any]:
+    """What a request's program takes on its device, as the client's Estimate has it.
 
     The room is what is free and what idle programs give back: other models' weights stay for a larger tile.
     Raises ProgramFault.
@@ -267,10 +267,10 @@ def measurement(holdings: Holdings, limits: Limits, request: Header) -> dict[str
         if len(_known) > _KEPT_ESTIMATES:
             _known.popitem(last=False)
     taken = _known[key]
-    there = [model for (_, place), model in holdings.models.all() if place.device == device.name]
+    there = [model for (_, device_key), model in holdings.models.all() if device_key.device == device.name]
     idle = [model.graph.compute_bytes + model.graph.constant_bytes for model in there if model.graph]
     return taken | {
-        "room": device.memory()[0] + sum(idle),
+        "headroom": device.memory()[0] + sum(idle),
         "largest_buffer": min(device.largest_buffer, limits.largest_buffer or 1 << 62),
         "operation_limit": device.traits.largest_operation,
     }
@@ -278,10 +278,10 @@ def measurement(holdings: Holdings, limits: Limits, request: Header) -> dict[str
 
 def _taken(name: str, program: Program, device: Device) -> dict[str, float]:
     rows = program.tensors
-    stand_in = StandIn(device, _UNLIMITED)
-    weights = describe(stand_in, ((row.name, row.type, row.ne) for row in rows if row.kind == "weight"))
+    counting_device = CountingDevice(device, _UNLIMITED)
+    weights = describe(counting_device, ((row.name, row.type, row.ne) for row in rows if row.kind == "weight"))
     for tensor in weights.tensors.values():
-        stand_in.put(tensor, None, 0)
+        counting_device.put(tensor, None, 0)
     try:
         graph = Graph(name, program, weights.tensors.__getitem__, _Described(weights), Limits(device.threads))
         made = [row for row in rows if row.kind == "input" or (row.kind == "op" and row.name not in VIEWS)]
@@ -302,6 +302,6 @@ def _taken(name: str, program: Program, device: Device) -> dict[str, float]:
 class _Described(FileWeights):
     """The weights of a program, in no file."""
 
-    def __init__(self, placed: Placed) -> None:
-        self.placed = placed
+    def __init__(self, allocation: Allocation) -> None:
+        self.allocation = allocation
         self.streamed = {}

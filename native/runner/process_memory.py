@@ -20,7 +20,7 @@ def process_memory() -> tuple[int, int]:
     return private, resident
 
 
-def let_go() -> None:
+def trim_heap() -> None:
     """Give the system what was freed: glibc keeps blocks below 32 MiB for itself once it has seen a larger one freed.
 
     Source: mallopt(3), M_MMAP_THRESHOLD. Elsewhere nothing.

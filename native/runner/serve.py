@@ -29,8 +29,8 @@ def _read(incoming: BinaryIO, service: Service, work: Requests, queries: Request
     try:
         while True:
             header, payload = receive(incoming)
-            if header["do"] == "abort":
-                service.abort(header["request"])
+            if header["do"] == "interrupt":
+                service.interrupt(header["request"])
             else:
                 (queries if header["do"] in Service.QUERIES else work).put((header, payload))
     except EOFError:

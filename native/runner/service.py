@@ -12,10 +12,10 @@ from ..errors import RequestError
 from ..wire.frames import FrameWriter, Header, PeerGone
 from ..wire.shared_memory import ArenaView
 from .device.devices import Devices, Limits
-from .dry_run import measurement, rehearse
+from .dry_run import dry_run, estimate
 from .graph.execute import execute
 from .graph.profile import seconds_of_rows
-from .process_memory import let_go, process_memory
+from .process_memory import process_memory, trim_heap
 from .store import Holdings, Models, Programs
 
 _PROGRESS_INTERVAL = 0.05  # seconds
@@ -30,14 +30,14 @@ class Service:
         self._writer = writer
         self._arena = arena
         self._current = 0  # id of the request being worked on
-        self._aborted = -1
+        self._interrupted = -1
         self._limits = limits
-        devices = Devices(limits.threads, limits.device_memory, self._is_aborted, self._announce_drivers)
+        devices = Devices(limits.threads, limits.device_memory, self._is_interrupted, self._announce_drivers)
         self._holdings = Holdings(devices, Models(limits), Programs())
 
-    def abort(self, request: int) -> None:
+    def interrupt(self, request: int) -> None:
         """End a request at the next opportunity; called from the reader's thread."""
-        self._aborted = request
+        self._interrupted = request
 
     def answer(self, header: Header, payload: bytes) -> None:
         """Do one request and send its reply; raises PeerGone when the client is gone."""
@@ -80,8 +80,8 @@ class Service:
     def _peaks(self) -> dict[str, int]:
         return {device.name: device.request_peak for device in self._holdings.devices.known()}
 
-    def _is_aborted(self) -> bool:
-        return self._aborted == self._current
+    def _is_interrupted(self) -> bool:
+        return self._interrupted == self._current
 
     # requests
 
@@ -99,7 +99,7 @@ class Service:
         return {**process, "devices": devices, "models": self._holdings.report()}
 
     def _do_load(self, header: Header, _payload: bytes) -> dict[str, Any]:
-        files = self._holdings.load(header, self._progress(header["id"]), self._is_aborted).files
+        files = self._holdings.load(header, self._progress(header["id"]), self._is_interrupted).files
         files.check_files()
         return {
             "mapped": files.mapped,
@@ -118,7 +118,7 @@ class Service:
         unloaded = self._holdings.unload(header)
         if not self._holdings.models:
             self._holdings.programs.clear()
-        let_go()
+        trim_heap()
         return {"unloaded": unloaded}
 
     def _do_program(self, header: Header, payload: bytes) -> dict[str, Any]:
@@ -131,15 +131,17 @@ class Service:
         report = self._progress(header["id"])
         inputs = {name: (offset, nbytes) for name, (offset, nbytes) in header["inputs"].items()}
         if header["do"] == "profile":
-            return {"seconds": seconds_of_rows(graph, arena, inputs, self._is_aborted, lambda done: report(done, 1.0))}
-        finite = execute(graph, arena, inputs, self._is_aborted, lambda fraction: report(fraction, 1.0))
+            return {
+                "seconds": seconds_of_rows(graph, arena, inputs, self._is_interrupted, lambda done: report(done, 1.0))
+            }
+        finite = execute(graph, arena, inputs, self._is_interrupted, lambda fraction: report(fraction, 1.0))
         return {"finite": finite}
 
     _do_profile = _do_run  # but for the reply
 
-    def _do_rehearse(self, header: Header, _payload: bytes) -> dict[str, Any]:
+    def _do_dry_run(self, header: Header, _payload: bytes) -> dict[str, Any]:
         steps = [{**header["sets"].get(step.get("digest"), {}), **step} for step in header["steps"]]
-        return rehearse(self._holdings, self._limits, header["capacity"], header["imagined"], steps)
+        return dry_run(self._holdings, self._limits, header["capacity"], header["foreign"], steps)
 
-    def _do_measure(self, header: Header, _payload: bytes) -> dict[str, Any]:
-        return measurement(self._holdings, self._limits, header)
+    def _do_estimate(self, header: Header, _payload: bytes) -> dict[str, Any]:
+        return estimate(self._holdings, self._limits, header)

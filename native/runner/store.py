@@ -21,7 +21,7 @@ from .weight_memory.resident import FileWeights, Progress
 Made = TypeVar("Made")
 
 
-class Place(NamedTuple):
+class DeviceKey(NamedTuple):
     """A device by name, where the weights live that it computes with, and the bytes of it they may use (0: any)."""
 
     device: str
@@ -29,7 +29,7 @@ class Place(NamedTuple):
     budget: int
 
 
-Key = tuple[str, Place]  # by digest: of a weight set or, for what several sets share, of its files' parameters
+Key = tuple[str, DeviceKey]  # by digest: of a weight set or, for what several sets share, of its files' parameters
 
 
 class Model:
@@ -83,12 +83,12 @@ class Models:
     def __len__(self) -> int:
         return len(self._models)
 
-    def place(self, digest: str, device: Device, weights: str, budget: int) -> Place:
+    def device_key(self, digest: str, device: Device, weights: str, budget: int) -> DeviceKey:
         """Where the weights of a set live, when a client asks for them so."""
         if weights == AUTO:
             streams = device.type == "CPU" or (digest, device.name) in self._too_large
             weights = RAM if streams else DEVICE
-        return Place(device.name, weights, budget)
+        return DeviceKey(device.name, weights, budget)
 
     def stream(self, digest: str, device: Device) -> None:
         """Note that a set is too large for a device: AUTO means RAM for it from now on."""
@@ -110,30 +110,30 @@ class Models:
 
     def load(
         self, key: Key, device: Device, weights: WeightSet, files_digest: str, announced: list[list[Any]],
-        progress: Progress, aborted: Callable[[], bool],
+        progress: Progress, interrupted: Callable[[], bool],
     ) -> Model:  # fmt: skip
         """Load a weight set; announced: name, digest, ggml type and shape of its arrays.
 
-        Raises Missing for arrays whose content is still to come, WeightsError, OutOfMemory, OverBudget, Aborted.
+        Raises Missing for arrays whose content is still to come, WeightsError, OutOfMemory, OverBudget, Interrupted.
         """
-        place, files_key = key[1], (files_digest, key[1])
+        device_key, files_key = key[1], (files_digest, key[1])
         self._arriving = {digest for _, digest, _, _ in announced}
         described = [(digest, type_, tuple(shape)) for _, digest, type_, shape in announced]
         store, what = self.arrays(device), f"the patches of {weights.name}"
-        missing = self._with_room(device, files_key, lambda: store.place(described, what, self.limits.largest_buffer))
+        missing = self._evicting(device, files_key, lambda: store.place(described, what, self.limits.largest_buffer))
         if missing:
             raise Missing("arrays are still to come", what="arrays", digests=missing)
         if files_key not in self._files:
-            if place.weights != RAM and place.budget:
-                _check_budget(weights, place)
+            if device_key.weights != RAM and device_key.budget:
+                _check_budget(weights, device_key)
             largest = self.limits.largest_buffer
-            load = partial(self.files_type, weights, device, progress, aborted, largest, place.weights)
-            self._files[files_key] = self._with_room(device, files_key, load)
+            load = partial(self.files_type, weights, device, progress, interrupted, largest, device_key.weights)
+            self._files[files_key] = self._evicting(device, files_key, load)
             self.loads += 1
         arrays = {name: digest for name, digest, _, _ in announced}
         model = self._models[key] = Model(weights.name, self._files[files_key], files_key, arrays, store)
         self._arriving = set()
-        self._retire_siblings(key)
+        self._unload_siblings(key)
         self._collect()
         return model
 
@@ -145,7 +145,7 @@ class Models:
             self._collect()
         return model is not None
 
-    def retire(self, device: Device) -> bool:
+    def evict_oldest(self, device: Device) -> bool:
         """Unload the set on a device that was used least recently; whether there was one."""
         there = next((key for key in self._models if key[1].device == device.name), None)
         return there is not None and self.unload(there)
@@ -156,11 +156,11 @@ class Models:
         for each in (key, *self._siblings(key)):  # also as `fit` may free weights that their graphs point to
             self._models[each].drop_graph()
         program = self.parsed(digest, serialised)
-        model.files.fit(program)
+        model.files.unrepack_for(program)
         limit = key[1].budget
         budget = Budget(limit, model.nbytes) if limit else None
         build = partial(self.graph, digest, model.name, program, model.weight, model.files, self.limits, budget)
-        model.graph = self._with_room(device, model.files_key, build)
+        model.graph = self._evicting(device, model.files_key, build)
         model.program = digest
         return model.graph
 
@@ -177,23 +177,23 @@ class Models:
         files_key = self._models[key].files_key
         return [other for other, model in self._models.items() if other != key and model.files_key == files_key]
 
-    def _retire_siblings(self, key: Key) -> None:
+    def _unload_siblings(self, key: Key) -> None:
         """Unload what a new set of patches takes the place of; a client that still wants it loads it again."""
         if self._models[key].arrays:
             for other in self._siblings(key):
                 if self._models[other].arrays:
                     self._models.pop(other).drop_graph()
 
-    def _with_room(self, device: Device, files_key: Key, attempt: Callable[[], Made]) -> Made:
+    def _evicting(self, device: Device, files_key: Key, attempt: Callable[[], Made]) -> Made:
         """Do what allocates on a device for the set of these files, letting go of others while it does not fit."""
         while True:
             try:
                 return attempt()
             except OutOfMemory:
-                if not self._let_go(device, files_key):
+                if not self._evict(device, files_key):
                     raise
 
-    def _let_go(self, device: Device, files_key: Key) -> bool:
+    def _evict(self, device: Device, files_key: Key) -> bool:
         """Free the compute buffer, or when there is none left the weights, of the model used least recently."""
         there = [(key, model) for key, model in self._models.items() if key[1].device == device.name]
         for _, model in there:
@@ -208,14 +208,14 @@ class Models:
         for key in [key for key in self._files if key not in used]:
             self._files.pop(key).free()
         for name, store in self._arrays.items():
-            models = [model for (_, place), model in self._models.items() if place.device == name]
+            models = [model for (_, device_key), model in self._models.items() if device_key.device == name]
             store.keep(self._arriving.union(*(model.arrays.values() for model in models)))
 
 
-def _check_budget(weights: WeightSet, place: Place) -> None:
+def _check_budget(weights: WeightSet, device_key: DeviceKey) -> None:
     nbytes = sum(parameter.loaded_nbytes for parameter in weights.parameters.values())
-    if nbytes > place.budget:
-        raise OverBudget(weights.name, place.device, Budget(place.budget, nbytes), 0, 0)
+    if nbytes > device_key.budget:
+        raise OverBudget(weights.name, device_key.device, Budget(device_key.budget, nbytes), 0, 0)
 
 
 class Holdings:
@@ -226,7 +226,7 @@ class Holdings:
         self.models = models
         self.programs = programs
 
-    def load(self, request: Header, progress: Progress, aborted: Callable[[], bool]) -> Model:
+    def load(self, request: Header, progress: Progress, interrupted: Callable[[], bool]) -> Model:
         """The loaded set that a request names, loaded now if it describes one that is not.
 
         Raises Missing where it does not describe it, and what Models.load does.
@@ -237,7 +237,7 @@ class Holdings:
             return model
         if "parameters" not in request:
             raise Missing("the weights are not loaded", what="weights")
-        return self._load(request, device, progress, aborted)
+        return self._load(request, device, progress, interrupted)
 
     def loaded(self, request: Header) -> Model:
         """The set that a request computes with; raises Missing, and WeightsError when its files have changed."""
@@ -282,24 +282,24 @@ class Holdings:
             {
                 "name": model.name,
                 "digest": digest,
-                "device": place.device,
-                "budget": place.budget,
+                "device": device_key.device,
+                "budget": device_key.budget,
                 "files_digest": model.files_key[0],
                 "mapped": model.files.mapped,
                 "copied": model.files.copied,
                 "repacked": model.files.repacked.nbytes,
                 "streamed": model.files.streamed_nbytes,
                 "staging": graph.staging_bytes if (graph := model.graph) else 0,
-                "buffers": len(model.files.placed.buffers),
+                "buffers": len(model.files.allocation.buffers),
                 "arrays": model.arrays_nbytes,
                 "constants": graph.constant_bytes if graph else 0,
                 "compute": graph.compute_bytes if graph else 0,
                 "work": graph.work_bytes if graph else 0,
             }
-            for (digest, place), model in self.models.all()
+            for (digest, device_key), model in self.models.all()
         ]
 
-    def _load(self, request: Header, device: Device, progress: Progress, aborted: Callable[[], bool]) -> Model:
+    def _load(self, request: Header, device: Device, progress: Progress, interrupted: Callable[[], bool]) -> Model:
         weights = WeightSet(
             request["name"],
             {row[0]: Parameter(row[0], row[1], tuple(row[2]), *row[3:]) for row in request["parameters"]},
@@ -307,11 +307,13 @@ class Holdings:
         )
         key = self._key(request, device)
         try:
-            return self.models.load(key, device, weights, request["files_digest"], request["arrays"], progress, aborted)
+            return self.models.load(
+                key, device, weights, request["files_digest"], request["arrays"], progress, interrupted
+            )
         except (OutOfMemory, OverBudget):
             if not self._streams_instead(request, key, device):
                 raise
-            return self._load(request, device, progress, aborted)
+            return self._load(request, device, progress, interrupted)
 
     def _streams_instead(self, request: Header, key: Key, device: Device) -> bool:
         """Whether a set that does not fit may be streamed; then it is, from now on."""
@@ -323,7 +325,7 @@ class Holdings:
 
     def _key(self, request: Header, device: Device) -> Key:
         digest = request["digest"]
-        return digest, self.models.place(digest, device, request["residency"], request["budget"])
+        return digest, self.models.device_key(digest, device, request["residency"], request["budget"])
 
 
 _KEPT_BYTES = 32 << 20

@@ -1,6 +1,6 @@
 """From a torch module to the list of aten operations it performs, with no weights in memory."""
 
-from .graph import Step, Trace, Window
+from .graph import Trace, TracedOp, Window
 from .record import trace
 
-__all__ = ["Step", "Trace", "Window", "trace"]
+__all__ = ["Trace", "TracedOp", "Window", "trace"]

@@ -27,7 +27,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TracedOp:
     """One operation: `function` called with `args` and `kwargs`, in which every tensor is a Window.
 
     name: "aten.add.Tensor" and the like; place: the path of the module that performed it.
@@ -38,7 +38,7 @@ class Step:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     outputs: tuple[Window | None, ...]
-    place: str
+    module_path: str
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Trace:
     """
 
     model: str
-    steps: tuple[Step, ...]
+    steps: tuple[TracedOp, ...]
     inputs: dict[str, Window]
     weights: dict[str, Window]
     constants: dict[int, torch.Tensor]

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from .graph import Step, Trace, Window
+from .graph import Trace, TracedOp, Window
 
 Function = Callable[[torch.nn.Module, dict[str, torch.Tensor]], Any]
 
@@ -35,10 +35,10 @@ class _Recorder:
     """The steps so far, and which storage each tensor lies in."""
 
     def __init__(self) -> None:
-        self.steps: list[Step] = []
+        self.steps: list[TracedOp] = []
         self.storages: list[int] = []
         self.constants: dict[int, torch.Tensor] = {}
-        self.places: list[str] = []
+        self.module_paths: list[str] = []
         self._index: dict[int, int] = {}
         self._alive: list[torch.Tensor] = []  # a storage that died could lend its address to another
 
@@ -57,7 +57,7 @@ class _Recorder:
 
     def add(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> None:
         """Append a step, unless all it did was to make views."""
-        place = self.places[-1] if self.places else ""
+        module_path = self.module_paths[-1] if self.module_paths else ""
         known = len(self.storages)
         inputs = tree_map(lambda x: self.window(x) if isinstance(x, torch.Tensor) else x, (tuple(args), dict(kwargs)))
         known = len(self.storages)
@@ -65,7 +65,7 @@ class _Recorder:
         outputs = tuple(self.window(x) if isinstance(x, torch.Tensor) else None for x in results)
         mutates = getattr(getattr(function, "_schema", None), "is_mutable", False)
         if mutates or any(output is not None and output.storage >= known for output in outputs):
-            self.steps.append(Step(name, function, inputs[0], inputs[1], outputs, place))
+            self.steps.append(TracedOp(name, function, inputs[0], inputs[1], outputs, module_path))
 
 
 def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -129,16 +129,16 @@ class _OperationMode(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def _places(module: torch.nn.Module, recorder: _Recorder) -> Iterator[None]:
+def _module_paths(module: torch.nn.Module, recorder: _Recorder) -> Iterator[None]:
     """Keep the path of the module that is running, through hooks on this module's own parts."""
     handles = []
     for path, part in module.named_modules():
 
         def enter(_part: torch.nn.Module, _args: Any, path: str = path) -> None:
-            recorder.places.append(path)
+            recorder.module_paths.append(path)
 
         def leave(_part: torch.nn.Module, _args: Any, _result: Any) -> None:
-            recorder.places.pop()
+            recorder.module_paths.pop()
 
         handles += [part.register_forward_pre_hook(enter), part.register_forward_hook(leave)]
     try:
@@ -182,12 +182,12 @@ def trace(model: str, module: torch.nn.Module, function: Function, inputs: dict[
         operations = _OperationMode(recorder)
         replaced = {f"module.{name}": tensor for name, tensor in weights.items()}
         try:
-            with _places(module, recorder), operations, _WholeMode(recorder, operations):
+            with _module_paths(module, recorder), operations, _WholeMode(recorder, operations):
                 result = torch.func.functional_call(_Whole(module, function), replaced, (fakes,))
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
-            place = recorder.places[-1] if recorder.places else model
+            module_path = recorder.module_paths[-1] if recorder.module_paths else model
             raise TraceError(
-                f"{model} cannot be traced: {place} asks for a value while it runs ({error}). "
+                f"{model} cannot be traced: {module_path} asks for a value while it runs ({error}). "
                 "Please report the model and the node that made it."
             ) from error
         outputs = tuple(recorder.window(x) for x in tree_flatten(result)[0] if isinstance(x, torch.Tensor))

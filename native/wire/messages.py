@@ -15,14 +15,14 @@ from ..weights.weight_set import WeightSet
 class Step:
     """A call of Runner.load, run (of `program`), unload or measure."""
 
-    do: Literal["load", "run", "unload", "measure"]
+    do: Literal["load", "run", "unload", "estimate"]
     weights: WeightSet
     placement: Placement
     program: Program | None = None
 
 
 @dataclass(frozen=True)
-class Outside:
+class ExternalModel:
     """A model that comes into a process of its own, such as a language model.
 
     taken: bytes by device and by what they are for. kept: it stays when the next model is loaded, until another of its
@@ -35,19 +35,19 @@ class Outside:
 
 
 @dataclass(frozen=True)
-class Imagined:
+class DeviceInfo:
     """A device of another machine, by what decides how it is treated (runner/device/quirks.py)."""
 
     name: str  # as ggml would call it there
     type: str  # CPU, GPU, IGPU or ACCEL
     description: str  # its driver's name for it
     features: tuple[str, ...]  # as ggml-vulkan lists them
-    small_window: bool  # no resizable BAR
+    small_bar: bool  # no resizable BAR
     system: str  # as sys.platform
 
 
 @dataclass(frozen=True)
-class Rehearsed:
+class DryRunStep:
     """After a step: bytes held on each device, the most held during it, what each model holds, what was measured.
 
     outside: whether the last model in another process is still there.
@@ -56,15 +56,15 @@ class Rehearsed:
     held: dict[str, int]
     peak: dict[str, int]
     models: tuple[ModelMemory, ...]
-    outside: bool
-    measured: Measurement | None
+    external: bool
+    measured: Estimate | None
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class DryRun:
     """What the steps lead to, as far as they can be done; error: why the one after the last of them cannot."""
 
-    steps: tuple[Rehearsed, ...]
+    steps: tuple[DryRunStep, ...]
     error: Exception | None
 
 
@@ -80,7 +80,7 @@ class Device:
     largest_buffer: int
     features: tuple[str, ...]  # "software" marks a Vulkan driver that computes on the processor
     traits: tuple[str, ...] = ()  # how the runner treats it because of what it is, in words
-    small_window: bool = False  # the processor sees only a part of its memory: no resizable BAR
+    small_bar: bool = False  # the processor sees only a part of its memory: no resizable BAR
     driver: str = ""  # of a GPU: name and version, where it tells them
 
 
@@ -95,7 +95,7 @@ class LoadReport:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Estimate:
     """What a program takes on a device, measured without building it, and what the device has for it."""
 
     compute: int  # of the compute buffer
@@ -104,7 +104,7 @@ class Measurement:
     work: int  # scratch of the CPU backend
     largest_tensor: int
     largest_operation: float  # floating-point operations
-    room: int  # free, or held by programs that give way to this one
+    headroom: int  # free, or held by programs that give way to this one
     largest_buffer: int
     operation_limit: float  # floating-point operations that the driver lets one operation have
 
@@ -112,7 +112,7 @@ class Measurement:
     def fits(self) -> bool:
         """Whether it can be built and run."""
         return (
-            self.compute + self.constants + self.work <= self.room
+            self.compute + self.constants + self.work <= self.headroom
             and self.largest_tensor <= self.largest_buffer
             and self.largest_operation <= self.operation_limit
         )

@@ -14,12 +14,12 @@ from torch import Tensor
 from ...native.placement import CPU, Placement
 from ...native.weights import WeightSet
 from .attention_override import image_attention
-from .component import Function, RemoteModule
+from .component import Component, Function
 from .tile_choice import TileChoice
 from .tiling import Tiling, map_tiles, tile_count
 
 
-class VAEModule(RemoteModule):
+class VAEModule(Component):
     """Stands for comfy.ldm.models.autoencoder.AutoencoderKL."""
 
     def __init__(
@@ -29,10 +29,10 @@ class VAEModule(RemoteModule):
         for part in core.modules():
             if isinstance(part, AttnBlock):
                 part.optimized_attention = image_attention
-        super().__init__(core, weights, placement, wide=True)
+        super().__init__(core, weights, placement, f16_overflow=True)
         self.ratio = ratio
         self.tiles = tiles
-        self.retried = tiles.mode == "auto"  # ComfyUI would cut tiles where the user has said which, or none
+        self.oom_retryable = tiles.mode == "auto"  # ComfyUI would cut tiles where the user has said which, or none
 
     def decode(self, z: Tensor, **_: Any) -> Tensor:
         """z: [batch, channels, height, width]. Returns [batch, 3, height * ratio, width * ratio], about -1 to 1."""
@@ -55,7 +55,7 @@ class VAEModule(RemoteModule):
     def _chosen(self, key: str, function: Function, x: Tensor, pixels: int) -> Tiling:
         """The first way to cut x that fits, or the last there is; pixels: of an element of x, along a side."""
         height, width = x.shape[2] * pixels, x.shape[3] * pixels
-        ways = list(self.tiles.ways(height, width, self.remote.placement.device == CPU))
+        ways = list(self.tiles.ways(height, width, self.engine_model.placement.device == CPU))
         for way in ways:
             tiling = Tiling(way.height // pixels, way.width // pixels, way.overlap // pixels)
             tile = x[:1, :, : tiling.height, : tiling.width]
@@ -64,7 +64,7 @@ class VAEModule(RemoteModule):
         return tiling
 
     def _map(self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, scale: Fraction) -> Tensor:
-        if self.remote.rehearsed:  # every tile takes what the first does
+        if self.engine_model.dry_run:  # every tile takes what the first does
             result = _of_size(function(x[:1, :, : tiling.height, : tiling.width]), x, scale)
         elif x.shape[2] <= tiling.height and x.shape[3] <= tiling.width:
             result = torch.cat([function(image) for image in x.split(1)])

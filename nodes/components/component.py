@@ -11,15 +11,15 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...native.client import Cancelled, OutOfMemory, RunnerError
+from ...native.client import Interrupted, OutOfMemory, RunnerError
 from ...native.engines.choose import model_for
 from ...native.lower import LowerOptions
 from ...native.placement import Placement
 from ...native.weights import WeightSet
-from . import observer as watcher
-from .lifetime import Residency, release_orphans
+from . import observer as observer
+from .lifetime import LoadedWeights, unload_orphans
 
-WIDE_SCALE = 64.0  # brings activations of 4 million within F16 and leaves those of 0.004 their full precision
+F16_OVERFLOW_SCALE = 64.0  # brings activations of 4 million within F16 and leaves those of 0.004 their full precision
 Function = Callable[[torch.nn.Module, dict[str, Tensor]], Tensor | tuple[Tensor, ...]]
 
 
@@ -32,20 +32,20 @@ class MetaOperations(comfy.ops.disable_weight_init):
         _load_from_state_dict = torch.nn.Linear._load_from_state_dict
 
 
-class RemoteModule(torch.nn.Module):
+class Component(torch.nn.Module):
     """A module's names and shapes, for ComfyUI to see; its weights and arithmetic are its engine's."""
 
     tokens = 256  # that it usually gets at once: those of a prompt
-    retried = True  # whether ComfyUI may try something else where memory runs out
+    oom_retryable = True  # whether ComfyUI may try something else where memory runs out
 
     def __init__(
         self, core: torch.nn.Module, weights: WeightSet, placement: Placement, local: Collection[str] = (),
-        wide: bool = False,
+        f16_overflow: bool = False,
     ) -> None:  # fmt: skip
         """core: the module that ComfyUI would run, on the meta device.
 
         local: parameters that this process reads from the file itself and the engine need not hold.
-        wide: the module's activations pass 65504, the largest number of F16, as T5's and the VAE's do.
+        f16_overflow: the module's activations pass 65504, the largest number of F16, as T5's and the VAE's do.
         Raises WeightFileError when the weights do not fit the module.
         """
         super().__init__()
@@ -55,17 +55,17 @@ class RemoteModule(torch.nn.Module):
         self.dtype = torch.float32
         # The CPU's kernel is faster on F32 than on what it would have to convert; on a GPU half the bytes count.
         kv_type = "F32" if placement.device == "CPU" else "F16"
-        options = LowerOptions(activation_scale=WIDE_SCALE if wide else 1.0, kv_type=kv_type)
-        self.remote = model_for(core, replace(weights, parameters=held), placement, options, self.tokens)
-        self.residency = Residency(self.remote, self)
+        options = LowerOptions(activation_scale=F16_OVERFLOW_SCALE if f16_overflow else 1.0, kv_type=kv_type)
+        self.engine_model = model_for(core, replace(weights, parameters=held), placement, options, self.tokens)
+        self.residency = LoadedWeights(self.engine_model, self)
 
     def __getattr__(self, name: str) -> Any:
         """As torch.nn.Module's; raises NotImplementedError for the layers that ComfyUI's own module would have.
 
         Not AttributeError, which core's bypass LoRA loaders (comfy/weight_adapter/bypass.py) log and pass over.
         """
-        remote = self.__dict__.get("remote")
-        if remote is not None and isinstance(getattr(remote.module, name, None), torch.nn.Module):
+        engine_model = self.__dict__.get("engine_model")
+        if engine_model is not None and isinstance(getattr(engine_model.module, name, None), torch.nn.Module):
             raise NotImplementedError(
                 f"A node in this workflow reaches into the model for its layer {name}, as the bypass LoRA loaders do. "
                 "The layers of a GGML model are in another process: for a LoRA use Load LoRA instead, else remove that "
@@ -76,7 +76,7 @@ class RemoteModule(torch.nn.Module):
     @property
     def nbytes(self) -> int:
         """Bytes of the loaded weights."""
-        return sum(parameter.loaded_nbytes for parameter in self.remote.file_weights.parameters.values())
+        return sum(parameter.loaded_nbytes for parameter in self.engine_model.file_weights.parameters.values())
 
     def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
         """The parameters' names, with tensors on the meta device: what LoRA and merging nodes look for."""
@@ -86,13 +86,13 @@ class RemoteModule(torch.nn.Module):
 
     def load(self) -> None:
         """Bring the weights to the device, with progress at the node; interruptible."""
-        if self.remote.rehearsed:
+        if self.engine_model.dry_run:
             self.residency.load(lambda _done, _total: None, lambda: False)
             return
         bar = comfy.utils.ProgressBar(100)
         with as_comfy():
             self.residency.load(bar.update_absolute, comfy.model_management.processing_interrupted)
-        watcher.took(self.remote.peaks, self.remote.weights.digest)
+        observer.on_peak(self.engine_model.peaks, self.engine_model.weights.digest)
 
     def compute(self, key: Hashable, function: Function, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Run `function(module, inputs)` in its engine, until ComfyUI is interrupted.
@@ -100,48 +100,50 @@ class RemoteModule(torch.nn.Module):
         key: every value besides the inputs that steers what the function does. Floats go in and come out as float32.
         Raises what ComfyUI knows as out of memory when the device has none left.
         """
-        if not self.remote.rehearsed:
+        if not self.engine_model.dry_run:
             comfy.model_management.throw_exception_if_processing_interrupted()
-        if not self.residency.current:
+        if not self.residency.is_loaded:
             self.load()
         self.residency.begin_phase()
-        if not self.remote.rehearsed:
-            release_orphans()
+        if not self.engine_model.dry_run:
+            unload_orphans()
         inputs = _on_host(inputs)
-        with as_comfy(self.retried):
-            results = self.remote.run(key, function, inputs, cancelled=comfy.model_management.processing_interrupted)
-        watcher.took(self.remote.peaks, self.remote.weights.digest)
+        with as_comfy(self.oom_retryable):
+            results = self.engine_model.run(
+                key, function, inputs, interrupted=comfy.model_management.processing_interrupted
+            )
+        observer.on_peak(self.engine_model.peaks, self.engine_model.weights.digest)
         return results
 
     def fits(self, key: Hashable, function: Function, inputs: dict[str, Tensor]) -> bool:
         """Whether the device has room for `compute` and can do each of its operations; nothing is computed."""
-        if not self.remote.rehearsed:
+        if not self.engine_model.dry_run:
             comfy.model_management.throw_exception_if_processing_interrupted()
-        return self.remote.fits(key, function, _on_host(inputs))
+        return self.engine_model.fits(key, function, _on_host(inputs))
 
 
 def _on_host(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: x.to("cpu", torch.float32 if x.is_floating_point() else x.dtype) for name, x in inputs.items()}
 
 
-def remote_modules(model: torch.nn.Module) -> Iterator[tuple[str, RemoteModule]]:
-    """Every remote module of a model, with the prefix its parameters have in the model's state dict."""
+def components_of(model: torch.nn.Module) -> Iterator[tuple[str, Component]]:
+    """Every component of a model, with the prefix its parameters have in the model's state dict."""
     for name, module in model.named_modules():
-        if isinstance(module, RemoteModule):
+        if isinstance(module, Component):
             yield f"{name}." if name else "", module
 
 
 @contextmanager
-def as_comfy(retried: bool = True) -> Iterator[None]:
+def as_comfy(oom_retryable: bool = True) -> Iterator[None]:
     """The engine's interruptions and lack of memory as the exceptions that ComfyUI handles.
 
     retried: False for a lack of memory that ends the job, whatever ComfyUI would try.
     """
     try:
         yield
-    except Cancelled:
+    except Interrupted:
         comfy.model_management.throw_exception_if_processing_interrupted()
         raise comfy.model_management.InterruptProcessingException from None
     except OutOfMemory as error:
-        kind = comfy.model_management.OOM_EXCEPTION if retried else RunnerError
-        raise kind(watcher.lacked(error)) from error
+        kind = comfy.model_management.OOM_EXCEPTION if oom_retryable else RunnerError
+        raise kind(observer.explain_oom(error)) from error

@@ -11,7 +11,7 @@ from ...native.placement import Placement
 from ...native.weights import WeightSet
 from . import attention_override as attention
 from .call_arguments import join, part
-from .component import RemoteModule
+from .component import Component
 
 # Functions of other nodes that would have to run inside the model, between its layers.
 REFUSED = ("patches", "patches_replace", "optimized_attention_override")
@@ -19,7 +19,7 @@ REFUSED = ("patches", "patches_replace", "optimized_attention_override")
 HONOURED = ("rope_options",)
 
 
-class DiffusionModule(RemoteModule):
+class DiffusionModule(Component):
     """Stands for a core diffusion model such as comfy.ldm.flux.model.Flux."""
 
     tokens = 1280  # of a prompt and of a picture of 512 x 512 pixels
@@ -32,7 +32,7 @@ class DiffusionModule(RemoteModule):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Core's own forward, which runs the wrappers of other nodes around `_forward` below."""
-        return type(self.remote.module).forward(self, *args, **kwargs)
+        return type(self.engine_model.module).forward(self, *args, **kwargs)
 
     def _forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Core's `_forward`, computed by the runner. x and the result: [batch, channels, height, width]."""

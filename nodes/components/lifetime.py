@@ -12,14 +12,14 @@ from weakref import WeakSet, finalize
 
 from ...native.client import RunnerError
 from ...native.engines.model import LowRank, Model
-from ...native.llm.server_lifetime import make_way
+from ...native.llm.server_lifetime import unload_if_idle
 from ...native.placement import DISK
 
 log = logging.getLogger(__name__)
 _GRACE = 1.0  # seconds in which another model may come that uses the files of one that went
 
 
-class Residency:
+class LoadedWeights:
     """The weights of one model in the runner, which holds a set of them for each set of low-rank branches."""
 
     def __init__(self, model: Model, owner: object) -> None:
@@ -29,11 +29,11 @@ class Residency:
         self._loaded = False
         self._replaced: list[str] = []  # digests of the sets that no longer count
         _all.add(self)
-        if not model.rehearsed:
+        if not model.dry_run:
             finalize(owner, _note, self).atexit = False
 
     @property
-    def current(self) -> bool:
+    def is_loaded(self) -> bool:
         """Whether it was loaded, and no set is left that no longer counts."""
         return self._loaded and not self._replaced
 
@@ -44,23 +44,23 @@ class Residency:
         if self.model.weights.digest != before:
             self._replaced.append(before)
 
-    def load(self, progress: Callable[[int, int], None], cancelled: Callable[[], bool]) -> None:
+    def load(self, progress: Callable[[int, int], None], interrupted: Callable[[], bool]) -> None:
         """Bring the weights to the device; `progress` gets bytes done and in all. Raises what Model.load does."""
-        if not self.model.rehearsed:
-            release_orphans(self)
+        if not self.model.dry_run:
+            unload_orphans(self)
         self.begin_phase()
-        self.model.load(progress, cancelled)
+        self.model.load(progress, interrupted)
         self._loaded = True
         self._unload_replaced()  # only now, so that the files they share with what is loaded stay
-        if not self.model.rehearsed:
-            release_orphans()
+        if not self.model.dry_run:
+            unload_orphans()
 
     def begin_phase(self) -> None:
         """Give back what other components keep for no longer than they compute."""
-        if not self.model.rehearsed:
-            make_way()
+        if not self.model.dry_run:
+            unload_if_idle()
         for other in list(_all):
-            if other.component != self.component and other.model.rehearsed == self.model.rehearsed:
+            if other.component != self.component and other.model.dry_run == self.model.dry_run:
                 other.end_phase()
 
     def end_phase(self) -> None:
@@ -76,17 +76,17 @@ class Residency:
 
     def on(self, device: str) -> bool:
         """Whether it was loaded to a device."""
-        return self._loaded and not self.model.rehearsed and self.model.placement.device == device
+        return self._loaded and not self.model.dry_run and self.model.placement.device == device
 
-    def shares_weights(self, other: Residency) -> bool:
+    def shares_weights(self, other: LoadedWeights) -> bool:
         """Whether the runner holds one weight set for both."""
         return self.model.weights.digest == other.model.weights.digest and self._is_placed_as(other)
 
-    def shares_files(self, other: Residency) -> bool:
+    def shares_files(self, other: LoadedWeights) -> bool:
         """Whether the runner holds the same files for both."""
         return self.model.file_weights.digest == other.model.file_weights.digest and self._is_placed_as(other)
 
-    def _is_placed_as(self, other: Residency) -> bool:
+    def _is_placed_as(self, other: LoadedWeights) -> bool:
         return self.model.placement == other.model.placement
 
     def _unload_replaced(self) -> None:
@@ -94,7 +94,7 @@ class Residency:
             self.model.unload(self._replaced.pop())
 
 
-def make_room(device: str, nbytes: int, free: Callable[[], int]) -> None:
+def evict(device: str, nbytes: int, free: Callable[[], int]) -> None:
     """Unload models from a device until `free()` is at least so many bytes, or none is left there."""
     for residency in list(_all):
         if free() >= nbytes:
@@ -103,14 +103,14 @@ def make_room(device: str, nbytes: int, free: Callable[[], int]) -> None:
             residency.unload()
 
 
-_all: WeakSet[Residency] = WeakSet()
+_all: WeakSet[LoadedWeights] = WeakSet()
 # Models that are gone. A finalizer may run in the middle of a call to the runner, so it only notes them here.
-_orphans: deque[Residency] = deque()
+_orphans: deque[LoadedWeights] = deque()
 _noted: SimpleQueue[None] = SimpleQueue()
 _releasing = threading.Lock()
 
 
-def release_orphans(coming: Residency | None = None) -> None:
+def unload_orphans(coming: LoadedWeights | None = None) -> None:
     """Unload the models that are gone, but not yet those whose files `coming` is about to use too."""
     with _releasing:
         for _ in range(len(_orphans)):
@@ -123,19 +123,19 @@ def release_orphans(coming: Residency | None = None) -> None:
                 orphan.unload()
 
 
-def _note(orphan: Residency) -> None:
+def _note(orphan: LoadedWeights) -> None:
     _orphans.append(orphan)
     _noted.put(None)
 
 
-def _release_when_idle() -> None:
+def _unload_when_idle() -> None:
     """A model may go when no other comes: when ComfyUI is told to free memory, for one."""
     while True:
         _noted.get()
         if _ending.wait(_GRACE):
             return
         try:
-            release_orphans()
+            unload_orphans()
         except RunnerError as error:
             log.warning("The memory of a model that is gone could not be freed: %s", error)
 
@@ -148,6 +148,6 @@ def _end() -> None:
 
 
 _ending = threading.Event()
-_releaser = threading.Thread(target=_release_when_idle, name="release models", daemon=True)
+_releaser = threading.Thread(target=_unload_when_idle, name="release models", daemon=True)
 _releaser.start()
 atexit.register(_end)

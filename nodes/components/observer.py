@@ -9,30 +9,30 @@ from ...native.client import OutOfMemory
 
 
 @dataclass(frozen=True)
-class Watcher:
+class Observer:
     """took: called with the most bytes held on each device during a load or run, and the digest of the weights that it
     was of; lacked: for the text of an error.
     """
 
-    took: Callable[[Mapping[str, int], str], None]
-    lacked: Callable[[OutOfMemory], str]
+    on_peak: Callable[[Mapping[str, int], str], None]
+    explain_oom: Callable[[OutOfMemory], str]
 
 
-_watcher: Watcher | None = None
+_watcher: Observer | None = None
 
 
-def watch(watcher: Watcher) -> None:
+def watch(observer: Observer) -> None:
     """From now on this one looks on."""
     global _watcher
-    _watcher = watcher
+    _watcher = observer
 
 
-def took(peaks: Mapping[str, int], weights: str) -> None:
+def on_peak(peaks: Mapping[str, int], weights: str) -> None:
     """A model has been loaded or run."""
     if _watcher and peaks:
-        _watcher.took(peaks, weights)
+        _watcher.on_peak(peaks, weights)
 
 
-def lacked(error: OutOfMemory) -> str:
+def explain_oom(error: OutOfMemory) -> str:
     """What to say where memory ran out all the same."""
-    return _watcher.lacked(error) if _watcher else str(error)
+    return _watcher.explain_oom(error) if _watcher else str(error)

@@ -11,11 +11,11 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
 
 from . import lora
-from .component import RemoteModule, remote_modules
+from .component import Component, components_of
 
 
-class RemotePatcher(ModelPatcher):
-    """A ModelPatcher for models that hold RemoteModules.
+class ComponentPatcher(ModelPatcher):
+    """A ModelPatcher for models that hold Components.
 
     What ComfyUI would patch into weights becomes low-rank branches, handed over whenever this patcher is the one that
     is loaded; clones share the weights in the runner.
@@ -24,12 +24,12 @@ class RemotePatcher(ModelPatcher):
     def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
         """As ModelPatcher. What the model holds computes in one phase."""
         super().__init__(model, *args, **kwargs)
-        for _, module in remote_modules(model):
+        for _, module in components_of(model):
             module.residency.component = id(model)
 
     def model_size(self) -> int:
         """Bytes of the weights."""
-        return sum(module.nbytes for _, module in remote_modules(self.model))
+        return sum(module.nbytes for _, module in components_of(self.model))
 
     def add_patches(self, patches: Any, strength_patch: float = 1.0, strength_model: float = 1.0) -> Any:
         """As ModelPatcher; raises LoRAError on the node that adds what cannot be honoured."""
@@ -55,7 +55,7 @@ class RemotePatcher(ModelPatcher):
             raise lora.LoRAError("A GGML model cannot be trained: its weights lie in another process, quantized.")
         self._set_branches(None)
         self.current_hooks = None
-        for _, module in remote_modules(self.model):
+        for _, module in components_of(self.model):
             module.load()
         self.model.device = device_to
         self.model.model_lowvram = False
@@ -77,14 +77,14 @@ class RemotePatcher(ModelPatcher):
         """As ModelPatcher; with `unpatch_all` the runner gives back the memory too."""
         model = super().detach(unpatch_all)
         if unpatch_all:
-            for _, module in remote_modules(self.model):
+            for _, module in components_of(self.model):
                 module.residency.unload()
         return model
 
     def cleanup(self) -> None:
         """As ModelPatcher, after sampling; weights that live on disk are given back."""
         super().cleanup()
-        for _, module in remote_modules(self.model):
+        for _, module in components_of(self.model):
             module.residency.end_phase()
 
     def patch_hooks(self, hooks: comfy.hooks.HookGroup | None) -> None:
@@ -108,23 +108,23 @@ class RemotePatcher(ModelPatcher):
         for key, entries in patches.items():
             module, name = self._find(key)
             for entry in entries:
-                lora.check(key, entry, module.remote.module, name)
+                lora.check(key, entry, module.engine_model.module, name)
 
     def _set_branches(self, hooks: comfy.hooks.HookGroup | None) -> None:
         patches = defaultdict(list, {key: list(entries) for key, entries in self.patches.items()})
         for key, entries in self.get_combined_hook_patches(hooks).items():
             patches[key] += entries
-        for prefix, module in remote_modules(self.model):
+        for prefix, module in components_of(self.model):
             branches = {}
             for key in filter(lambda key: key.startswith(prefix), patches):
                 name = key[len(prefix) :]
-                branch = lora.low_rank(patches[key], module.remote.module.get_parameter(name).shape)
+                branch = lora.low_rank(patches[key], module.engine_model.module.get_parameter(name).shape)
                 if branch is not None:
                     branches[name] = branch
             module.residency.set_branches(branches)
 
-    def _find(self, key: str) -> tuple[RemoteModule, str]:
-        for prefix, module in remote_modules(self.model):
+    def _find(self, key: str) -> tuple[Component, str]:
+        for prefix, module in components_of(self.model):
             if key.startswith(prefix):
                 return module, key[len(prefix) :]
         raise lora.LoRAError(f"{key} is no weight of this model.")

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...native.placement import Placement
 from ...native.weights import Parameter, WeightSet, read_parameter, read_rows
 from .attention_override import own_attention
-from .component import MetaOperations, RemoteModule
+from .component import Component, MetaOperations
 
 
 class TokenEmbedding:
@@ -30,7 +30,7 @@ class TokenEmbedding:
         return rows.reshape(*tokens.shape, -1).to(tokens.device, out_dtype)
 
 
-class TextTransformer(RemoteModule):
+class TextTransformer(Component):
     """What SDClipModel calls as its `transformer`."""
 
     embedding: str  # the parameter that holds the token embedding
@@ -39,7 +39,7 @@ class TextTransformer(RemoteModule):
         self, core: torch.nn.Module, weights: WeightSet, placement: Placement, local: tuple[str, ...] = ()
     ) -> None:
         """core: comfy's transformer on the meta device."""
-        super().__init__(core, weights, placement, (self.embedding, *local), wide=True)
+        super().__init__(core, weights, placement, (self.embedding, *local), f16_overflow=True)
         self.num_layers = core.num_layers
         self._embedding = TokenEmbedding(weights.parameters[self.embedding])
 

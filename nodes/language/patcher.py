@@ -10,8 +10,8 @@ from comfy.model_patcher import ModelPatcher
 
 from ...native.llm.memory import memory_of_model
 from ...native.llm.model import CPU, LocalModel
-from ...native.llm.server_lifetime import release, running
-from ..components.lifetime import make_room
+from ...native.llm.server_lifetime import running, unload
+from ..components.lifetime import evict
 from ..loaders.device_inputs import devices
 
 
@@ -36,7 +36,7 @@ class LanguageModelPatcher(ModelPatcher):
     def load(self, device_to: Any = None, *_: Any, **__: Any) -> None:
         """Make room where the model computes; its process starts when it is asked."""
         device = self.language_model.device
-        make_room(device, self._memory.on_cpu if device == CPU else self._memory.on_device, lambda: _free(device))
+        evict(device, self._memory.on_cpu if device == CPU else self._memory.on_device, lambda: _free(device))
         self.model.device = device_to
         self.model.model_lowvram = False
         self.model.model_loaded_weight_memory = self.model_size()
@@ -50,7 +50,7 @@ class LanguageModelPatcher(ModelPatcher):
         """As ModelPatcher; with `unpatch_all` the memory is given back too."""
         model = super().detach(unpatch_all)
         if unpatch_all:
-            release(self.language_model)
+            unload(self.language_model)
         return model
 
 
@@ -62,7 +62,7 @@ def account_for(model: LocalModel) -> None:
     global _accounted
     engine = running()
     if _accounted is None or _accounted.language_model != model or engine is None or engine.model != model:
-        release()
+        unload()
         _accounted = LanguageModelPatcher(model)
     comfy.model_management.load_models_gpu([_accounted])
 

@@ -100,9 +100,9 @@ class GGMLPromptExpander(io.ComfyNode):
             expanded = passed_through(wanted)
             show(cls, f"Not expanded: {error}")
         else:
-            show(cls, _spoken(expanded))
+            show(cls, _describe(expanded))
         return io.NodeOutput(expanded.prompt, expanded.negative, raw)
 
 
-def _spoken(expanded: Expansion) -> str:
+def _describe(expanded: Expansion) -> str:
     return f"{expanded.prompt}\n\nnegative: {expanded.negative}" if expanded.negative else expanded.prompt

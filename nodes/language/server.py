@@ -26,9 +26,9 @@ def server_at(url: str, model: str, key_variable: str, patience: float) -> Remot
     return RemoteServer(url.strip(), model.strip(), key_variable, patience)
 
 
-def listed_models(server: RemoteServer, cancelled: Cancel = lambda: False) -> list[str]:
-    """The models that a server lists within 5 seconds. Raises LanguageModelError, Cancelled."""
-    return models_of(replace(server, patience=min(LISTING, server.patience)), cancelled)
+def listed_models(server: RemoteServer, interrupted: Cancel = lambda: False) -> list[str]:
+    """The models that a server lists within 5 seconds. Raises LanguageModelError, Interrupted."""
+    return models_of(replace(server, patience=min(LISTING, server.patience)), interrupted)
 
 
 class GGMLLanguageServer(io.ComfyNode):

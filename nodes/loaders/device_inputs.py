@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ...native.client import Device, RunnerError, shared
 from ...native.engines.choose import refused
 from ...native.engines.dry_run import recording
-from ...native.placement import AUTO, CPU, ENGINES, WEIGHTS
+from ...native.placement import AUTO, CPU, ENGINES, RESIDENCIES
 
 MIB = 1 << 20
 # Offered until the devices of this machine are known: the runner loads no driver while ComfyUI starts.
@@ -38,7 +38,7 @@ def residency_inputs() -> list[io.Input]:
     """The `weights` and `budget` inputs of a loader; optional, as workflows from before them have none."""
     return [
         io.Combo.Input(
-            "weights", options=list(WEIGHTS), default=AUTO, optional=True,
+            "weights", options=list(RESIDENCIES), default=AUTO, optional=True,
             tooltip="Where the weights live. device: in the memory of the device; on the CPU that is a copy in the "
             "form its fastest code reads, for Q4 and a few other types, which costs as much RAM as the file is large "
             "and some seconds of loading. ram: on a GPU they stay in RAM and pass through it block by block, so that a "

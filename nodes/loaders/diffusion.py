@@ -8,24 +8,24 @@ import comfy.model_detection
 import torch
 from comfy_api.latest import io
 
-from ...native.placement import AUTO, Placement, placed
+from ...native.placement import AUTO, Placement, as_placement
 from ...native.weights import WeightFileError, WeightSet, flux, read_header
 from ..components.component import MetaOperations
 from ..components.diffusion import DiffusionModule
-from ..components.patcher import RemotePatcher
+from ..components.patcher import ComponentPatcher
 from .device_inputs import MIB, check_device, device_options, diffusion_device, load_device, residency_inputs
 from .files import fingerprint, model_names, model_path
-from .shape_errors import sizes_of
+from .shape_errors import shape_errors_named
 
 
-def load_diffusion(weights: WeightSet, placement: Placement | str) -> RemotePatcher:
+def load_diffusion(weights: WeightSet, placement: Placement | str) -> ComponentPatcher:
     """A MODEL computed where `placement` says: core's model class and sampling around a DiffusionModule.
 
     Raises WeightFileError when the tensors are of no model that core knows, or not all of it.
     """
-    placement = placed(placement)
+    placement = as_placement(placement)
     shapes = {name: torch.empty(parameter.shape, device="meta") for name, parameter in weights.parameters.items()}
-    with sizes_of(weights):
+    with shape_errors_named(weights):
         config = comfy.model_detection.model_config_from_unet(shapes, "")
         if config is None:
             raise WeightFileError(
@@ -38,7 +38,7 @@ def load_diffusion(weights: WeightSet, placement: Placement | str) -> RemotePatc
         model = config.get_model(shapes, device=torch.device("meta"))
     model.diffusion_model = DiffusionModule(model.diffusion_model, weights, placement)
     model.device = torch.device("cpu")
-    return RemotePatcher(model, load_device(placement.device), torch.device("cpu"))
+    return ComponentPatcher(model, load_device(placement.device), torch.device("cpu"))
 
 
 class GGMLDiffusionModel(io.ComfyNode):

@@ -9,7 +9,7 @@ from ...native.weights import WeightFileError, WeightSet
 
 
 @contextmanager
-def sizes_of(weights: WeightSet) -> Iterator[None]:
+def shape_errors_named(weights: WeightSet) -> Iterator[None]:
     """Around code that derives a module from these shapes: raises WeightFileError where they describe none."""
     try:
         yield

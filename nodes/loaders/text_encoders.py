@@ -14,14 +14,14 @@ from comfy.supported_models_base import ClipTarget
 from comfy.text_encoders.flux import FluxClipModel, FluxTokenizer
 from comfy_api.latest import io
 
-from ...native.placement import AUTO, CPU, Placement, placed
+from ...native.placement import AUTO, CPU, Placement, as_placement
 from ...native.weights import WeightFileError, WeightSet, clip_l, identify, read_header, t5
-from ..components.patcher import RemotePatcher
+from ..components.patcher import ComponentPatcher
 from ..components.text_transformer import CLIPTransformer, T5Transformer
 from ..node_text import show
 from .device_inputs import MIB, check_device, companion_device, device_options, load_device, residency_inputs
 from .files import NONE, fingerprint, model_names, model_path
-from .shape_errors import sizes_of
+from .shape_errors import shape_errors_named
 
 log = logging.getLogger(__name__)
 CLIP_HEAD = 64  # channels per attention head in every CLIP-L
@@ -73,13 +73,13 @@ class FluxTextEncoders(FluxClipModel):
         """
         torch.nn.Module.__init__(self)
         self.dtypes = {torch.float32}
-        with sizes_of(clip):
+        with shape_errors_named(clip):
             self.clip_l = SDClipModel(
                 textmodel_json_config=clip_config(clip),
                 model_class=lambda config, *_: CLIPTransformer(config, clip, placement),
                 return_projected_pooled=False,
             )
-        with sizes_of(t5xxl):
+        with shape_errors_named(t5xxl):
             self.t5xxl = SDClipModel(
                 textmodel_json_config=t5_config(t5xxl),
                 model_class=lambda config, *_: T5Transformer(config, t5xxl, placement),
@@ -125,7 +125,7 @@ def lossy(weights: WeightSet) -> str | None:
 
 def load_encoders(clip: WeightSet, t5xxl: WeightSet, placement: Placement | str) -> comfy.sd.CLIP:
     """A CLIP for FLUX.1, computed where `placement` says."""
-    placement = placed(placement)
+    placement = as_placement(placement)
     torch_device = load_device(placement.device)
     target = ClipTarget(FluxTokenizer, lambda **_: FluxTextEncoders(clip, t5xxl, placement))
     loaded = comfy.sd.CLIP(
@@ -135,7 +135,7 @@ def load_encoders(clip: WeightSet, t5xxl: WeightSet, placement: Placement | str)
         model_options={"load_device": torch_device, "initial_device": torch.device("meta"), "dtype": torch.float32},
         disable_dynamic=True,
     )
-    loaded.patcher = RemotePatcher(loaded.cond_stage_model, torch_device, torch.device("cpu"))
+    loaded.patcher = ComponentPatcher(loaded.cond_stage_model, torch_device, torch.device("cpu"))
     loaded.patcher.hook_mode = comfy.hooks.EnumHookMode.MinVram
     loaded.patcher.is_clip = True
     return loaded

@@ -10,15 +10,15 @@ from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...native.placement import AUTO, CPU, Placement, placed
+from ...native.placement import AUTO, CPU, Placement, as_placement
 from ...native.weights import WeightSet, read_header
 from ...native.weights import vae as vae_weights
 from ..components.autoencoder import VAEModule
-from ..components.patcher import RemotePatcher
+from ..components.patcher import ComponentPatcher
 from ..components.tile_choice import MODES, TileChoice, check_tiles
 from .device_inputs import MIB, check_device, companion_device, device_options, load_device, residency_inputs
 from .files import fingerprint, model_names, model_path
-from .shape_errors import sizes_of
+from .shape_errors import shape_errors_named
 
 
 def vae_config(weights: WeightSet) -> dict[str, Any]:
@@ -49,14 +49,14 @@ def vae_config(weights: WeightSet) -> dict[str, Any]:
     return {"embed_dim": embed, "ddconfig": encoder, "decoder_ddconfig": decoder}
 
 
-class RemoteVAE(comfy.sd.VAE):
+class ComponentVAE(comfy.sd.VAE):
     """ComfyUI's VAE around a VAEModule."""
 
     def __init__(self, weights: WeightSet, placement: Placement | str, tiles: TileChoice) -> None:
         """Raises WeightFileError when the weights are no whole autoencoder."""
-        placement = placed(placement)
+        placement = as_placement(placement)
         with torch.device("meta"):
-            with sizes_of(weights):
+            with shape_errors_named(weights):
                 parameters = vae_config(weights)
                 core = AutoencoderKL(**parameters)
             # Given an autoencoder without weights, core's constructor sets all that its methods go by.
@@ -65,7 +65,7 @@ class RemoteVAE(comfy.sd.VAE):
             core.quant_conv = core.post_quant_conv = torch.nn.Identity()
         ratio = 2 ** (len(parameters["ddconfig"]["ch_mult"]) - 1)
         self.first_stage_model = VAEModule(core, weights, placement, ratio, tiles)
-        self.patcher = RemotePatcher(self.first_stage_model, self.device, torch.device("cpu"))
+        self.patcher = ComponentPatcher(self.first_stage_model, self.device, torch.device("cpu"))
         self.latent_channels = parameters["embed_dim"]
         self.downscale_ratio = self.upscale_ratio = ratio
         self.handles_tiling = True
@@ -148,4 +148,4 @@ class GGMLVAE(io.ComfyNode):
             raise ValueError(fits)
         read = vae_weights(read_header(model_path("vae", vae_name)))
         placement = Placement(companion_device(device), weights, budget * MIB, engine)
-        return io.NodeOutput(RemoteVAE(read, placement, TileChoice(tiling, tile_size, overlap)))
+        return io.NodeOutput(ComponentVAE(read, placement, TileChoice(tiling, tile_size, overlap)))

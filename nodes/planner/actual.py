@@ -13,10 +13,10 @@ from server import PromptServer
 
 from ...native.client import OutOfMemory, shared
 from ...native.planning import Machine, Peaks, Plan, report
-from ..components.observer import Watcher
+from ..components.observer import Observer
 from ..node_text import show_on
 from .planner import PLANNER, kept, make_plan
-from .request import WARN, Asked, machine_of
+from .request import WARN, PlanRequest, machine_of
 from .walk import Prompt
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class _Run:
 _runs: OrderedDict[str, _Run] = OrderedDict()  # by prompt's id
 
 
-def took(peaks: Mapping[str, int], weights: str) -> None:
+def on_peak(peaks: Mapping[str, int], weights: str) -> None:
     """Note what the node that is being executed made the runner hold, and show it where there is a plan."""
     context = get_executing_context()
     if context is None:
@@ -74,25 +74,25 @@ def peaks_so_far() -> Peaks:
     return run.nodes if run else {}
 
 
-def lacked(error: OutOfMemory) -> str:
+def explain_oom(error: OutOfMemory) -> str:
     """The error with the plan for what was found free, and what would fit into that."""
     prompt = _running()
     if prompt is None:
         return str(error)
     try:
-        made = make_plan(prompt, Asked(WARN), machine=_found(error))
+        made = make_plan(prompt, PlanRequest(WARN), machine=_found(error))
     except Exception as failure:  # the error that is being told counts for more
         log.warning("No plan for what is free now: %s: %s", type(failure).__name__, failure)
         return str(error)
     return f"{error}\nWith what is free now: {report(made.plan, made.advised)}"
 
 
-WATCHER = Watcher(took, lacked)
+OBSERVER = Observer(on_peak, explain_oom)
 
 
 def _found(error: OutOfMemory) -> Machine:
     """This machine with as much of the device as the runner got of it; what a driver refused is not there."""
-    machine = machine_of(Asked())
+    machine = machine_of(PlanRequest())
     held = {device.name: device.held for device in shared().memory().devices}
     got = held.get(error.device, 0) + min(error.free, error.requested - 1)
     return replace(machine, capacity={**machine.capacity, error.device: got})

@@ -19,7 +19,7 @@ _COLOURS = {
 _MIB = 1 << 20
 
 
-def picture(plan: Plan) -> Tensor:
+def chart(plan: Plan) -> Tensor:
     """[1, height, width, 3], 0 to 1."""
     devices = [device for device, nbytes in plan.peaks.items() if nbytes]
     rows = len(devices) * (len(plan.phases) + 2) + 1

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ...native.client import RunnerError
-from ...native.planning import Profile, ProfileError, profile_of, report, spoken_plan
+from ...native.planning import Profile, ProfileError, plan_json, profile_of, report
 from ...native.weights import WeightFileError
 from .planner import make_plan
-from .request import MODES, REJECT, THIS_MACHINE, asked_of, profile_named, profile_names
+from .request import MODES, REJECT, THIS_MACHINE, profile_named, profile_names, request_of
 from .workflow_file import WorkflowError, prompt_of
 
 FITS, DOES_NOT_FIT, UNUSABLE = 0, 1, 2  # exit codes
@@ -24,13 +24,13 @@ def run(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
         prompt = prompt_of(json.loads(options.workflow.read_text(encoding="utf-8")))
-        asked = asked_of({**vars(options), "hardware": THIS_MACHINE})
-        made = make_plan(prompt, replace(asked, profile=_profile(options.hardware)))
+        request = request_of({**vars(options), "hardware": THIS_MACHINE})
+        made = make_plan(prompt, replace(request, profile=_profile(options.hardware)))
     except (OSError, ValueError, WorkflowError, ProfileError, WeightFileError, RunnerError) as error:
         print(f"{options.workflow}: {error}", file=sys.stderr)
         return UNUSABLE
     if options.json:
-        print(json.dumps({**spoken_plan(made.plan, made.advised), "chosen": made.change}, indent=2))
+        print(json.dumps({**plan_json(made.plan, made.advised), "chosen": made.change}, indent=2))
     else:
         print(report(made.plan, made.advised, made.chosen))
     return FITS if made.plan.shortage is None else DOES_NOT_FIT

@@ -9,8 +9,8 @@ from ...native.llm.errors import LanguageModelError
 from ...native.llm.memory import compute_buffers, memory_of_model
 from ...native.llm.model import LocalModel
 from ...native.placement import CPU
-from ...native.wire.messages import Outside
-from .unknown import Following, Unplanned
+from ...native.wire.messages import ExternalModel
+from .unknown import NodeTurn, Unplanned
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class PlacedLanguageModel:
     loader: str
 
 
-def taken_by(model: LocalModel, following: Following) -> Outside:
+def taken_by(model: LocalModel, following: NodeTurn) -> ExternalModel:
     """What it takes of its device and of RAM; on the CPU weights are pages of the file and take nothing.
 
     Raises Unplanned where llama.cpp cannot tell.
@@ -42,10 +42,12 @@ def taken_by(model: LocalModel, following: Following) -> Outside:
     there = buffers.get(model.device, 0)
     rest = sum(buffers.values()) - there
     if model.device == CPU:
-        return Outside(model.name, {CPU: {"KV cache": memory.kv_on_cpu, "compute buffer": there + rest}}, model.kept)
+        return ExternalModel(
+            model.name, {CPU: {"KV cache": memory.kv_on_cpu, "compute buffer": there + rest}}, model.kept
+        )
     on_device = {"weights": memory.weights, "KV cache": memory.kv, "compute buffer": there}
     on_cpu = {"KV cache": memory.kv_on_cpu, "compute buffer": rest}
-    return Outside(model.name, {model.device: on_device, CPU: on_cpu}, model.kept)
+    return ExternalModel(model.name, {model.device: on_device, CPU: on_cpu}, model.kept)
 
 
 @lru_cache(maxsize=32)

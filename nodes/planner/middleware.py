@@ -12,10 +12,10 @@ from aiohttp import web
 from comfy.model_management import InterruptProcessingException
 from server import PromptServer
 
-from ...native.planning import report, spoken_plan, verdict
+from ...native.planning import plan_json, report, verdict
 from .interruption import beside_what_runs
-from .planner import PLANNER, Made, keep, make_plan
-from .request import FIT, REJECT, Asked, asked_of
+from .planner import PLANNER, MadePlan, keep, make_plan
+from .request import FIT, REJECT, PlanRequest, request_of
 from .walk import Change, Prompt, changed
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ async def plan_before_it_is_queued(request: web.Request, handler: Any) -> web.St
         posted = await _posted(request)
         if _planners(posted["prompt"]):
             found = await asyncio.to_thread(beside_what_runs, lambda: _looked_at(posted))
-            if isinstance(found, Made):
+            if isinstance(found, MadePlan):
                 _chosen.set(found.change)
             elif found is not None:
                 return web.json_response(found, status=400)
@@ -67,7 +67,7 @@ def _planners(prompt: Prompt) -> list[Mapping[str, Any]]:
     ]
 
 
-def _looked_at(posted: Mapping[str, Any]) -> Made | dict[str, Any] | None:
+def _looked_at(posted: Mapping[str, Any]) -> MadePlan | dict[str, Any] | None:
     """The plan of a prompt that may run, or the answer to one that may not; None where ComfyUI is to say what is wrong.
 
     With several planners the strictest decides: any that refuses, does.
@@ -75,12 +75,12 @@ def _looked_at(posted: Mapping[str, Any]) -> Made | dict[str, Any] | None:
     prompt, last = posted["prompt"], None
     try:
         for inputs in _planners(prompt):
-            asked = asked_of(inputs)
-            made = make_plan(prompt, asked, _targets(posted))
-            if made.plan.shortage is not None and asked.mode in (REJECT, FIT):
+            request = request_of(inputs)
+            made = make_plan(prompt, request, _targets(posted))
+            if made.plan.shortage is not None and request.mode in (REJECT, FIT):
                 _show_refused(posted, made)
                 return _refusal(prompt, made)
-            last = _settled(prompt, asked, made)
+            last = _settled(prompt, request, made)
     except InterruptProcessingException:  # an Exception before ComfyUI 0.27
         raise
     except Exception as error:  # a prompt can be anything
@@ -89,17 +89,17 @@ def _looked_at(posted: Mapping[str, Any]) -> Made | dict[str, Any] | None:
     return last
 
 
-def _show_refused(posted: Mapping[str, Any], made: Made) -> None:
+def _show_refused(posted: Mapping[str, Any], made: MadePlan) -> None:
     """To the editor that posted it, whose memory panel offers what would fit."""
     editor = posted.get("client_id")
     if isinstance(editor, str):
-        PromptServer.instance.send_sync("ggml.rejected", spoken_plan(made.plan, made.advised), editor)
+        PromptServer.instance.send_sync("ggml.rejected", plan_json(made.plan, made.advised), editor)
 
 
-def _settled(prompt: Prompt, asked: Asked, made: Made) -> Made:
+def _settled(prompt: Prompt, request: PlanRequest, made: MadePlan) -> MadePlan:
     """The plan, kept for the prompt as it will run; what was chosen for another machine is shown, but not set."""
-    if asked.profile is not None:
-        made = Made(made.plan, made.advised, {}, made.chosen and f"On {asked.profile.name}: {made.chosen}")
+    if request.profile is not None:
+        made = MadePlan(made.plan, made.advised, {}, made.chosen and f"On {request.profile.name}: {made.chosen}")
     keep(changed(prompt, made.change), made)
     return made
 
@@ -109,7 +109,7 @@ def _targets(posted: Mapping[str, Any]) -> Sequence[str] | None:
     return targets if isinstance(targets, list) else None
 
 
-def _refusal(prompt: Prompt, made: Made) -> dict[str, Any]:
+def _refusal(prompt: Prompt, made: MadePlan) -> dict[str, Any]:
     """The answer to a prompt that does not fit, which ComfyUI's front end shows on every node of this pack in it."""
     details = report(made.plan, made.advised)
     fault = {"type": "ggml_does_not_fit", "message": verdict(made.plan), "details": details, "extra_info": {}}

@@ -9,9 +9,9 @@ from comfy_api.latest import io, ui
 from ...native.planning import report
 from ..node_text import show
 from .actual import peaks_so_far
-from .chart import picture
+from .chart import chart
 from .planner import PLANNER, keep, kept, make_plan
-from .request import MODES, REJECT, THIS_MACHINE, asked_of, profile_names
+from .request import MODES, REJECT, THIS_MACHINE, profile_names, request_of
 
 
 class GGMLMemoryPlanner(io.ComfyNode):
@@ -82,8 +82,8 @@ class GGMLMemoryPlanner(io.ComfyNode):
         prompt = cls.hidden.prompt
         made = kept(prompt)
         if made is None:  # it did not come over ComfyUI's HTTP API
-            made = make_plan(prompt, asked_of(prompt[cls.hidden.unique_id]["inputs"]))
+            made = make_plan(prompt, request_of(prompt[cls.hidden.unique_id]["inputs"]))
             keep(prompt, made)
         text = report(made.plan, made.advised, made.chosen, peaks_so_far())
         show(cls, text)
-        return io.NodeOutput(text, picture(made.plan), model, clip, vae, ui=ui.PreviewText(text))
+        return io.NodeOutput(text, chart(made.plan), model, clip, vae, ui=ui.PreviewText(text))

@@ -14,11 +14,11 @@ from ...native.engines.dry_run import Recorder
 from ...native.planning import Advice, Machine, Plan
 from ...native.wire.messages import Step
 from .advice import advice
-from .request import FIT, Asked, machine_of
+from .request import FIT, PlanRequest, machine_of
 from .rules import READING
-from .search import fitted, spoken_choice
+from .search import describe_choice, search
 from .unknown import Size
-from .walk import Change, Prompt, follow
+from .walk import Change, Prompt, walk
 
 PLANNER = "GGMLMemoryPlanner"  # the node's id
 _KEPT = 16
@@ -28,15 +28,15 @@ class NobodyAsks(Exception):
     """Who asked for a plan went away before it was made."""
 
 
-# Plans are made one at a time, in a runner that only rehearses: the other one may be computing for minutes.
+# Plans are made one at a time, in a runner that only dry-runs: the other one may be computing for minutes.
 _planning = threading.Lock()
 _runner: Runner | None = None
-_made: OrderedDict[str, Made] = OrderedDict()
+_made: OrderedDict[str, MadePlan] = OrderedDict()
 _followed: OrderedDict[Any, tuple[Recorder, list[str], Any]] = OrderedDict()  # with the files as they were
 
 
 @dataclass(frozen=True)
-class Made:
+class MadePlan:
     """A plan, what would make it fit, and for `fit` what was chosen: inputs to set by node, and words."""
 
     plan: Plan
@@ -47,11 +47,11 @@ class Made:
 
 def make_plan(
     prompt: Prompt,
-    asked: Asked,
+    request: PlanRequest,
     targets: Sequence[str] | None = None,
     machine: Machine | None = None,
     gone: Callable[[], bool] = lambda: False,
-) -> Made:
+) -> MadePlan:
     """What the prompt takes of the devices it is asked about and, where it does not fit, what would.
 
     targets: the output nodes that are to run, where not all of them. machine: instead of the one that is asked about.
@@ -59,43 +59,43 @@ def make_plan(
     Raises what the loaders raise for files and devices that cannot be used, RunnerError and NobodyAsks.
     """
     with _planning:
-        there = machine or machine_of(asked)
+        there = machine or machine_of(request)
 
         def planned(each: Prompt) -> Plan:
             if gone():
                 raise NobodyAsks
-            return _planned(each, there, asked.unknown, targets)
+            return _planned(each, there, request.unknown, targets)
 
-        if asked.mode == FIT:
-            change, plan = fitted(prompt, there, planned)
+        if request.mode == FIT:
+            change, plan = search(prompt, there, planned)
             if plan.shortage is None:
-                return Made(plan, (), change, spoken_choice(prompt, change))
+                return MadePlan(plan, (), change, describe_choice(prompt, change))
         plan = planned(prompt)
         if plan.shortage is None:
-            return Made(plan, (), {})
-        fitting = [] if asked.mode == FIT else _fitting(prompt, there, planned)  # it was just tried
-        return Made(plan, (*fitting, *advice(prompt, plan.shortage, planned)), {})
+            return MadePlan(plan, (), {})
+        fitting = [] if request.mode == FIT else _fitting(prompt, there, planned)  # it was just tried
+        return MadePlan(plan, (*fitting, *advice(prompt, plan.shortage, planned)), {})
 
 
-def keep(prompt: Prompt, made: Made) -> None:
+def keep(prompt: Prompt, made: MadePlan) -> None:
     """Remember the plan of a prompt that is about to run."""
     _keep(_made, _key(prompt), made)
 
 
-def kept(prompt: Prompt) -> Made | None:
+def kept(prompt: Prompt) -> MadePlan | None:
     """The plan that was kept for this prompt."""
     return _made.get(_key(prompt))
 
 
 def _fitting(prompt: Prompt, machine: Machine, planned: Any) -> list[Advice]:
-    change, plan = fitted(prompt, machine, planned)
+    change, plan = search(prompt, machine, planned)
     if plan.shortage is not None or not change:
         return []
-    return [Advice(f"mode fit, which chooses {spoken_choice(prompt, change)}", change, plan.peaks)]
+    return [Advice(f"mode fit, which chooses {describe_choice(prompt, change)}", change, plan.peaks)]
 
 
 def _planned(prompt: Prompt, machine: Machine, unknown: Size, targets: Sequence[str] | None) -> Plan:
-    """Following a prompt takes longer than rehearsing what it leads to, so what it led to is kept."""
+    """NodeTurn a prompt takes longer than dry run what it leads to, so what it led to is kept."""
     global _runner
     if _runner is None:
         _runner = another()
@@ -107,7 +107,7 @@ def _planned(prompt: Prompt, machine: Machine, unknown: Size, targets: Sequence[
         if plan is not None:
             return plan
     recorder = Recorder(_runner, machine)
-    notes = follow(prompt, recorder, unknown, targets)
+    notes = walk(prompt, recorder, unknown, targets)
     if not any(isinstance(made, Mapping) and made.get("class_type") in READING for made in prompt.values()):
         _keep(_followed, key, (recorder, notes, _files(recorder)))
     plan = recorder.plan(notes)

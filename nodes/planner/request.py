@@ -24,7 +24,7 @@ RAM_RESERVE = 0.2  # of all of it
 
 
 @dataclass(frozen=True)
-class Asked:
+class PlanRequest:
     """Budgets in bytes, 0: what is free less a reserve. profile: None for this machine."""
 
     mode: str = REJECT
@@ -34,7 +34,7 @@ class Asked:
     unknown: Size = field(default_factory=Size)
 
 
-def asked_of(inputs: Mapping[str, Any]) -> Asked:
+def request_of(inputs: Mapping[str, Any]) -> PlanRequest:
     """What a planner node's inputs say; what they do not say, or say wrongly, is as usual.
 
     Raises ProfileError for hardware that is not known.
@@ -45,7 +45,7 @@ def asked_of(inputs: Mapping[str, Any]) -> Asked:
         return value if type(value) is int and value > 0 else default
 
     mode = inputs.get("mode")
-    return Asked(
+    return PlanRequest(
         mode if mode in MODES else REJECT,
         profile_named(inputs.get("hardware", THIS_MACHINE)),
         number("gpu_budget") * MIB,
@@ -86,19 +86,19 @@ def own_profiles() -> Path:
     return Path(folder_paths.get_user_directory()) / "ggml_profiles.json"
 
 
-def machine_of(asked: Asked) -> Machine:
+def machine_of(asked: PlanRequest) -> Machine:
     """What the workflow may take, and of what. On this machine models that are there make room."""
     if asked.profile is not None:
         found = asked.profile.devices
-        capacity = {device.name: _room(device, device.free, asked) for device in found}
-        return Machine(found, capacity, asked.profile.imagined, asked.profile.name)
+        capacity = {device.name: _capacity(device, device.free, asked) for device in found}
+        return Machine(found, capacity, asked.profile.foreign, asked.profile.name)
     found = tuple(devices())
     held = {device.name: device.held for device in shared().memory().devices}
-    capacity = {device.name: _room(device, device.free + held.get(device.name, 0), asked) for device in found}
+    capacity = {device.name: _capacity(device, device.free + held.get(device.name, 0), asked) for device in found}
     return Machine(found, capacity)
 
 
-def _room(device: Device, free: int, asked: Asked) -> int:
+def _capacity(device: Device, free: int, asked: PlanRequest) -> int:
     on_cpu = device.type == "CPU"
     reserve = int(RAM_RESERVE * device.total) if on_cpu else gpu_reserve()
     return (asked.ram_budget if on_cpu else asked.gpu_budget) or max(0, min(device.total, free) - reserve)

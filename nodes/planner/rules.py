@@ -15,13 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 from ...native.llm.styles import TARGETS
-from ..components.patcher import RemotePatcher
+from ..components.patcher import ComponentPatcher
 from ..language.model import GGMLLanguageModel
 from ..loaders.diffusion import GGMLDiffusionModel
 from ..loaders.text_encoders import encoders_of
-from ..loaders.vae import GGMLVAE, RemoteVAE
+from ..loaders.vae import GGMLVAE, ComponentVAE
 from .language import PlacedLanguageModel, taken_by
-from .unknown import Following, Unknown, Unplanned
+from .unknown import NodeTurn, Unknown, Unplanned
 
 Inputs = Mapping[str, Any]
 Values = tuple[Any, ...]
@@ -47,7 +47,7 @@ class Rule:
     """make: a node's outputs from its inputs, its models' work noted; title: that work in words, "" for none."""
 
     title: str
-    make: Callable[[Inputs, Following], Values]
+    make: Callable[[Inputs, NodeTurn], Values]
 
 
 def known(inputs: Inputs, name: str) -> Any:
@@ -60,15 +60,15 @@ def known(inputs: Inputs, name: str) -> Any:
     return value
 
 
-def _diffusion_model(inputs: Inputs, _following: Following) -> Values:
+def _diffusion_model(inputs: Inputs, _following: NodeTurn) -> Values:
     return tuple(GGMLDiffusionModel.execute(**_all(inputs)).result)
 
 
-def _text_encoders(inputs: Inputs, _following: Following) -> Values:
+def _text_encoders(inputs: Inputs, _following: NodeTurn) -> Values:
     return (encoders_of(**_all(inputs))[0],)
 
 
-def _vae(inputs: Inputs, _following: Following) -> Values:
+def _vae(inputs: Inputs, _following: NodeTurn) -> Values:
     return tuple(GGMLVAE.execute(**_all(inputs)).result)
 
 
@@ -76,10 +76,10 @@ def _all(inputs: Inputs) -> dict[str, Any]:
     return {name: known(inputs, name) for name in inputs}
 
 
-def _encode(inputs: Inputs, following: Following) -> Values:
+def _encode(inputs: Inputs, following: NodeTurn) -> Values:
     """CLIPTextEncode and its like for FLUX.1."""
     clip = known(inputs, "clip")
-    if not isinstance(getattr(clip, "patcher", None), RemotePatcher):
+    if not isinstance(getattr(clip, "patcher", None), ComponentPatcher):
         raise Unplanned("its CLIP is not a GGML one")
     if "text" in inputs:
         tokens = clip.tokenize(_text(inputs, "text", following))
@@ -97,7 +97,7 @@ def _encode(inputs: Inputs, following: Following) -> Values:
     return ([[cond, {"pooled_output": pooled, **more}]],)
 
 
-def _text(inputs: Inputs, name: str, following: Following) -> str:
+def _text(inputs: Inputs, name: str, following: NodeTurn) -> str:
     """A text that is not known is taken to be as long as it may be; T5 pads what is below 256 tokens."""
     value = inputs.get(name)
     if isinstance(value, Unknown):
@@ -106,7 +106,7 @@ def _text(inputs: Inputs, name: str, following: Following) -> str:
     return str(known(inputs, name))
 
 
-def _latent(inputs: Inputs, name: str, following: Following, channels: int, ratio: int) -> dict[str, Any]:
+def _latent(inputs: Inputs, name: str, following: NodeTurn, channels: int, ratio: int) -> dict[str, Any]:
     """A latent; one that is not known has the size that is taken for such."""
     size, value = following.unknown, inputs.get(name)
     if not isinstance(value, Unknown) or not (size.width and size.height):
@@ -115,32 +115,32 @@ def _latent(inputs: Inputs, name: str, following: Following, channels: int, rati
     return {"samples": _zeros(size.batch, channels, size.height // ratio, size.width // ratio)}
 
 
-def _k_sampler(inputs: Inputs, following: Following) -> Values:
+def _k_sampler(inputs: Inputs, following: NodeTurn) -> Values:
     guider = comfy.samplers.CFGGuider(_model(known(inputs, "model")))
     guider.set_conds(known(inputs, "positive"), known(inputs, "negative"))
     guider.set_cfg(float(known(inputs, "cfg")))
     return (_sampled(guider, inputs, following),)
 
 
-def _sampler_custom(inputs: Inputs, following: Following) -> Values:
+def _sampler_custom(inputs: Inputs, following: NodeTurn) -> Values:
     (latent,) = _k_sampler(inputs, following)
     return latent, latent
 
 
-def _sampler_custom_advanced(inputs: Inputs, following: Following) -> Values:
+def _sampler_custom_advanced(inputs: Inputs, following: NodeTurn) -> Values:
     guider = known(inputs, "guider")
     _model(guider.model_patcher)
     latent = _sampled(guider, inputs, following)
     return latent, latent
 
 
-def _model(patcher: Any) -> RemotePatcher:
-    if not isinstance(patcher, RemotePatcher):
+def _model(patcher: Any) -> ComponentPatcher:
+    if not isinstance(patcher, ComponentPatcher):
         raise Unplanned("its model is not a GGML one")
     return patcher
 
 
-def _sampled(guider: Any, inputs: Inputs, following: Following) -> dict[str, Any]:
+def _sampled(guider: Any, inputs: Inputs, following: NodeTurn) -> dict[str, Any]:
     """One step, which takes what every step does (as comfy.samplers.CFGGuider.sample prepares it)."""
     patcher = guider.model_patcher
     space = patcher.model.latent_format
@@ -164,7 +164,7 @@ def _sampled(guider: Any, inputs: Inputs, following: Following) -> dict[str, Any
     return {**latent, "samples": samples}
 
 
-def _decode(inputs: Inputs, following: Following) -> Values:
+def _decode(inputs: Inputs, following: NodeTurn) -> Values:
     vae = _own_vae(inputs)
     ratio = vae.first_stage_model.ratio
     samples = _latent(inputs, "samples", following, vae.latent_channels, ratio)["samples"]
@@ -178,7 +178,7 @@ def _decode(inputs: Inputs, following: Following) -> Values:
     return (pixels.movedim(1, -1),)
 
 
-def _encode_picture(inputs: Inputs, following: Following) -> Values:
+def _encode_picture(inputs: Inputs, following: NodeTurn) -> Values:
     vae, pixels, size = _own_vae(inputs), inputs.get("pixels"), following.unknown
     if isinstance(pixels, Unknown) and size.width and size.height:
         following.taken.append(f"{size.batch} of {size.width} x {size.height} pixels, as {pixels.why}")
@@ -195,13 +195,13 @@ def _encode_picture(inputs: Inputs, following: Following) -> Values:
     return ({"samples": module.encode(cut)},)
 
 
-def _encode_for_inpaint(inputs: Inputs, following: Following) -> Values:
+def _encode_for_inpaint(inputs: Inputs, following: NodeTurn) -> Values:
     """The mask only says where noise goes, and has the picture's size."""
     (latent,) = _encode_picture(inputs, following)
     return ({**latent, "noise_mask": known(inputs, "mask")},)
 
 
-def _inpaint_conditioning(inputs: Inputs, following: Following) -> Values:
+def _inpaint_conditioning(inputs: Inputs, following: NodeTurn) -> Values:
     (latent,) = _encode_picture(inputs, following)
     masked = {"concat_latent_image": latent["samples"], "concat_mask": known(inputs, "mask")}
     set_values = node_helpers.conditioning_set_values
@@ -209,14 +209,14 @@ def _inpaint_conditioning(inputs: Inputs, following: Following) -> Values:
     return positive, negative, latent
 
 
-def _own_vae(inputs: Inputs) -> RemoteVAE:
+def _own_vae(inputs: Inputs) -> ComponentVAE:
     vae = known(inputs, "vae")
-    if not isinstance(vae, RemoteVAE):
+    if not isinstance(vae, ComponentVAE):
         raise Unplanned("its VAE is not a GGML one")
     return vae
 
 
-def _load_image(inputs: Inputs, _following: Following) -> Values:
+def _load_image(inputs: Inputs, _following: NodeTurn) -> Values:
     """A picture's size from its header."""
     path = Path(folder_paths.get_annotated_filepath(str(known(inputs, "image")))).resolve()
     if not path.is_relative_to(Path(folder_paths.get_input_directory()).resolve()):
@@ -229,7 +229,7 @@ def _load_image(inputs: Inputs, _following: Following) -> Values:
     return _zeros(1, height, width, 3), _zeros(1, height, width)
 
 
-def _load_image_mask(inputs: Inputs, following: Following) -> Values:
+def _load_image_mask(inputs: Inputs, following: NodeTurn) -> Values:
     return (_load_image(inputs, following)[1],)
 
 
@@ -237,23 +237,23 @@ def _zeros(*shape: int) -> Tensor:
     return torch.zeros(()).expand(shape)
 
 
-def _planner(inputs: Inputs, _following: Following) -> Values:
+def _planner(inputs: Inputs, _following: NodeTurn) -> Values:
     """What is in its line goes through."""
     shown = Unknown("it hangs on the planner's own report")
     absent = Unknown("nothing is linked to the planner's input")
     return (shown, shown, *(inputs.get(name, absent) for name in ("model", "clip", "vae")))
 
 
-def _language_model(inputs: Inputs, following: Following) -> Values:
+def _language_model(inputs: Inputs, following: NodeTurn) -> Values:
     (model,) = GGMLLanguageModel.execute(**_all(inputs)).result
     return (PlacedLanguageModel(model, following.recorder.part.node),)
 
 
-def _language_server(_inputs: Inputs, _following: Following) -> Values:
+def _language_server(_inputs: Inputs, _following: NodeTurn) -> Values:
     return (None,)  # it takes nothing of this machine
 
 
-def _expander(inputs: Inputs, following: Following) -> Values:
+def _expander(inputs: Inputs, following: NodeTurn) -> Values:
     target = TARGETS.get(str(known(inputs, "target")))
     if target is None:
         raise Unplanned(f"it knows no target {inputs['target']!r}")
@@ -261,19 +261,19 @@ def _expander(inputs: Inputs, following: Following) -> Values:
     return written, written, written
 
 
-def _chat(inputs: Inputs, following: Following) -> Values:
+def _chat(inputs: Inputs, following: NodeTurn) -> Values:
     return (_written(inputs, following, 256),)
 
 
-def _written(inputs: Inputs, following: Following, tokens: int) -> Unknown:
+def _written(inputs: Inputs, following: NodeTurn, tokens: int) -> Unknown:
     """What a language model writes, its coming noted."""
     model = known(inputs, "llm")
     if isinstance(model, PlacedLanguageModel):
-        following.recorder.note_outside(taken_by(model.model, following), model.loader)
+        following.recorder.note_external(taken_by(model.model, following), model.loader)
     return Unknown("a language model writes it", tokens)
 
 
-def _nothing(_inputs: Inputs, _following: Following) -> Values:
+def _nothing(_inputs: Inputs, _following: NodeTurn) -> Values:
     return ()
 
 

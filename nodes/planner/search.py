@@ -24,7 +24,7 @@ _OVERLAP = 64  # pixels, of the VAE's node; a tile holds it twice
 Inputs = Mapping[str, Any]
 
 
-def fitted(prompt: Prompt, machine: Machine, planned: Callable[[Prompt], Plan]) -> tuple[Change, Plan]:
+def search(prompt: Prompt, machine: Machine, planned: Callable[[Prompt], Plan]) -> tuple[Change, Plan]:
     """The inputs to set and the plan with them; its shortage tells where nothing fits.
 
     Each component starts with what is fastest for it (in a GPU's memory, streamed through it, on the CPU; the whole
@@ -43,7 +43,7 @@ def fitted(prompt: Prompt, machine: Machine, planned: Callable[[Prompt], Plan]) 
         taken[moving] += 1
 
 
-def spoken_choice(prompt: Prompt, change: Change) -> str:
+def describe_choice(prompt: Prompt, change: Change) -> str:
     """What was chosen, in words."""
     parts = []
     for node, inputs in change.items():

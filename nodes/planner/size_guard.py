@@ -15,7 +15,7 @@ _LARGEST = 1 << 30  # bytes
 _REPEAT = torch.ops.aten.repeat.default
 
 
-class Frugal(TorchDispatchMode):
+class SizeGuard(TorchDispatchMode):
     """Ends a node that would make a tensor of more than 1 GiB: raises Unplanned."""
 
     def __torch_dispatch__(

@@ -29,7 +29,7 @@ class Size:
 
 
 @dataclass
-class Following:
+class NodeTurn:
     """A node's turn: who notes its models' work, what is taken for unknown sizes, and what has been taken, in words."""
 
     recorder: Recorder

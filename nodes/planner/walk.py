@@ -15,14 +15,14 @@ import nodes as core
 from ...native.engines.dry_run import Recorder, recording
 from ...native.planning import Part
 from .rules import PURE, RULES
-from .size_guard import Frugal
-from .unknown import Following, Size, Unknown, Unplanned
+from .size_guard import SizeGuard
+from .unknown import NodeTurn, Size, Unknown, Unplanned
 
 log = logging.getLogger(__name__)
 Prompt = Mapping[str, Any]  # the API's format: node id -> {"class_type", "inputs"}
 
 
-def follow(
+def walk(
     prompt: Prompt, recorder: Recorder, unknown: Size | None = None, targets: Sequence[str] | None = None
 ) -> list[str]:
     """Have the recorder note what the prompt's models do; a damaged prompt is followed as far as it makes sense.
@@ -73,7 +73,7 @@ class _Walk:
         inputs = {str(name): self._input(value) for name, value in described["inputs"].items()}
         rule = RULES.get(class_type)
         self._recorder.part = Part(node, rule.title if rule and rule.title else class_type)
-        following = Following(self._recorder, self._unknown)
+        following = NodeTurn(self._recorder, self._unknown)
         try:
             if rule:
                 return rule.make(inputs, following)
@@ -120,7 +120,7 @@ def _executed(class_type: str, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
     if found is None:
         raise Unplanned(f"this ComfyUI has no node {class_type}")
     try:
-        with Frugal():
+        with SizeGuard():
             if issubclass(found, io.ComfyNode):
                 made = found.PREPARE_CLASS_CLONE(None).EXECUTE_NORMALIZED(**inputs)
                 return tuple(made.result or ())

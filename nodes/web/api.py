@@ -12,12 +12,12 @@ from aiohttp import web
 
 from ...native.client import RunnerError, shared
 from ...native.llm.errors import LanguageModelError
-from ...native.planning import ProfileError, described_machine, profile_of, spoken_plan
+from ...native.planning import ProfileError, described_machine, plan_json, profile_of
 from ..language.server import LISTING, listed_models, server_at
 from ..loaders.device_inputs import devices
 from ..planner.interruption import beside_what_runs
-from ..planner.planner import Made, NobodyAsks, make_plan
-from ..planner.request import MODES, REJECT, THIS_MACHINE, asked_of, profiles
+from ..planner.planner import MadePlan, NobodyAsks, make_plan
+from ..planner.request import MODES, REJECT, THIS_MACHINE, profiles, request_of
 
 _NUMBERS = ("gpu_budget", "ram_budget", "unknown_width", "unknown_height", "unknown_batch")
 
@@ -55,13 +55,13 @@ async def _plan(request: web.Request) -> web.Response:
         return web.json_response({"error": str(error)}, status=404)
     except Exception as error:  # a prompt can be anything
         return _wrong(f"the workflow cannot be planned: {type(error).__name__}: {error}")
-    return web.json_response({**spoken_plan(made.plan, made.advised), "chosen": made.change})
+    return web.json_response({**plan_json(made.plan, made.advised), "chosen": made.change})
 
 
-def _made(asked: dict[str, Any], gone: Callable[[], bool]) -> Made:
+def _made(asked: dict[str, Any], gone: Callable[[], bool]) -> MadePlan:
     profile = asked.get("profile")
     described = isinstance(profile, dict)
-    wanted = asked_of({**asked, "hardware": THIS_MACHINE if described or profile is None else profile})
+    wanted = request_of({**asked, "hardware": THIS_MACHINE if described or profile is None else profile})
     if described:
         wanted = replace(wanted, profile=profile_of(profile))
     return make_plan(asked["prompt"], wanted, gone=gone)

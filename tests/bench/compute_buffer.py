@@ -44,13 +44,13 @@ def _line(name: str, size: int, device: str, lowering: LowerOptions) -> str:
     types = {each: WeightType(stored, shape) for each, (shape, stored) in hollow.types(module, real.matrices).items()}
     program = lower(trace(name, module, real.function, real.inputs(size)), types, lowering).program
     counts = Counter(row.name for row in program.tensors if row.kind == "op" and row.name not in NAMING)
-    spoken = f"{name:5} {size:5} on {device}: {sum(counts.values()):5} operations, "
+    text = f"{name:5} {size:5} on {device}: {sum(counts.values()):5} operations, "
     try:
-        taken = shared().measure(name, device, program)
+        taken = shared().estimate(name, device, program)
     except RunnerError as error:
-        return f"{spoken}{error}"
+        return f"{text}{error}"
     largest = f"largest tensor {taken.largest_tensor / 1e6:7.1f} MB"
-    return f"{spoken}{largest}, compute buffer {taken.compute / 1e6:7.1f} MB, scratch {taken.work / 1e6:6.1f} MB"
+    return f"{text}{largest}, compute buffer {taken.compute / 1e6:7.1f} MB, scratch {taken.work / 1e6:6.1f} MB"
 
 
 if __name__ == "__main__":

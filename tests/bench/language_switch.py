@@ -64,7 +64,7 @@ def main() -> None:
         timed("a first token", lambda: _ask(model, 1))
         timed(f"{_TOKENS} tokens", lambda: _ask(model, _TOKENS))
         held = psutil.Process(serving.running().pid).memory_info()
-        timed("language model given back", serving.make_way)
+        timed("language model given back", serving.unload_if_idle)
         left = before - psutil.virtual_memory().available  # also what others took meanwhile
         timed("a step after it", lambda: ours._sample(flux, options.size, 1))
         comfy.model_management.load_models_gpu([flux])

@@ -84,11 +84,11 @@ def steps(options: argparse.Namespace) -> Report:
     if options.steps == 1:
         _sample(model, TRACED // 2, 1)
     seconds = _sample(model, options.size, options.steps)
-    spoken = f"{notes}; steps of {', '.join(f'{each:.2f}' for each in seconds)} s"
+    text = f"{notes}; steps of {', '.join(f'{each:.2f}' for each in seconds)} s"
     if (held := _held(model)) is None:
-        return Report(seconds[-1], physical_cores(), spoken)
+        return Report(seconds[-1], physical_cores(), text)
     weights = held.mapped + held.copied + held.repacked
-    return Report(seconds[-1], physical_cores(), spoken, held.compute, weights)
+    return Report(seconds[-1], physical_cores(), text, held.compute, weights)
 
 
 def encode(options: argparse.Namespace) -> Report:
@@ -136,8 +136,8 @@ def _loaded(options: argparse.Namespace) -> tuple[Any, Any, str]:
 
 def _engine(patcher: Any) -> str:
     """What computes a component; of both text encoders the larger one's."""
-    modules = [module for _, module in pack.part("nodes.components.component").remote_modules(patcher.model)]
-    engine: str = max(modules, key=lambda module: module.nbytes).remote.placement.engine
+    modules = [module for _, module in pack.part("nodes.components.component").components_of(patcher.model)]
+    engine: str = max(modules, key=lambda module: module.nbytes).engine_model.placement.engine
     return engine
 
 
@@ -145,7 +145,7 @@ def _held(model: Any) -> Any:
     """What the runner holds for the model; None where torch computes it."""
     if _engine(model) == "torch":
         return None
-    remote = model.model.diffusion_model.remote
+    remote = model.model.diffusion_model.engine_model
     models = remote.runner.memory().models
     return next(each for each in models if each.digest == remote.weights.digest)
 
@@ -158,7 +158,7 @@ def _trace(model: Any, size: int) -> None:
     latent = _latent(size, 0)
 
     def lower_only(key: Hashable, function: Callable, tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor]:
-        module.remote.lowered(key, function, tensors)
+        module.engine_model.lowered(key, function, tensors)
         return (latent,)
 
     module.compute = lower_only

@@ -51,7 +51,7 @@ def _lowering(file: Path) -> None:
     module = model.model.diffusion_model
 
     def lower_only(key: Hashable, function: Callable, tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor]:
-        module.remote.lowered(key, function, tensors)
+        module.engine_model.lowered(key, function, tensors)
         return (_inputs()["x"],)
 
     module.compute = lower_only

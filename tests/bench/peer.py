@@ -20,7 +20,7 @@ from native.runner.cpu_cores import physical_cores
 from .task import PROMPT, Report, perform, write
 
 COMPUTE_BUFFER = re.compile(r"flux compute buffer size: *([0-9.]+) MB")
-WEIGHTS = re.compile(r"diffusion_model ([0-9.]+)MB")
+RESIDENCIES = re.compile(r"diffusion_model ([0-9.]+)MB")
 ENCODERS = re.compile(r"text_encoders ([0-9.]+)MB")
 ENCODED = re.compile(r"get_learned_condition completed, taking ([0-9.]+)s")
 DECODED = re.compile(r"decode_first_stage completed, taking ([0-9.]+)s")
@@ -38,7 +38,7 @@ def load(options: argparse.Namespace) -> Report:
     start = time.perf_counter()
     _model(options)
     seconds = time.perf_counter() - start
-    return Report(seconds, physical_cores(), weights=mebibytes(WEIGHTS, "".join(log)))
+    return Report(seconds, physical_cores(), weights=mebibytes(RESIDENCIES, "".join(log)))
 
 
 def steps(options: argparse.Namespace) -> Report:
@@ -54,10 +54,10 @@ def steps(options: argparse.Namespace) -> Report:
         times.append(time.perf_counter())
         if step == count:
             seconds = [after - before for before, after in pairwise(times)]
-            spoken = f"steps of {', '.join(f'{each:.2f}' for each in seconds)} s"
+            text = f"steps of {', '.join(f'{each:.2f}' for each in seconds)} s"
             said = "".join(log)
-            sizes = [mebibytes(pattern, said) for pattern in (COMPUTE_BUFFER, WEIGHTS, ENCODERS)]
-            write(options.report, Report(seconds[-1], physical_cores(), spoken, *sizes))
+            sizes = [mebibytes(pattern, said) for pattern in (COMPUTE_BUFFER, RESIDENCIES, ENCODERS)]
+            write(options.report, Report(seconds[-1], physical_cores(), text, *sizes))
             os._exit(0)
 
     _generate(model, options, PROMPT, options.steps, after_step)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from native.client import shared
-from native.engines.ggml import RemoteModel
+from native.engines.ggml import GgmlModel
 from native.lower import LowerOptions
 from native.placement import Placement
 from native.program.ops import flops
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def _profile(real: hollow.RealModel, module: Any, weights: WeightSet, placement: Placement, size: int) -> None:
-    remote = RemoteModel(module, weights, placement, WIDE if real.wide else None)
+    remote = GgmlModel(module, weights, placement, WIDE if real.wide else None)
     inputs = real.inputs(size)
     lowered = remote.lowered("profile", real.function, inputs)
     arrays = lowered.host(inputs) | {name: inputs[name].numpy() for name in lowered.device_inputs}
@@ -75,12 +75,14 @@ def _profile(real: hollow.RealModel, module: Any, weights: WeightSet, placement:
     (held,) = remote.runner.memory().models
     print(f"{sum(seconds.values()):.3f} s in {len(seconds)} operations")
     _table("operation", lowered, seconds, {i: row.name for i, row in enumerate(lowered.program.tensors)})
-    _table("module", lowered, seconds, {i: re.sub(r"\.\d+\b", ".*", place) for i, place in enumerate(lowered.places)})
+    _table(
+        "module", lowered, seconds, {i: re.sub(r"\.\d+\b", ".*", place) for i, place in enumerate(lowered.module_paths)}
+    )
     peak, alive = liveness.at_peak(lowered.program)
     print(f"\ncompute buffer {held.compute:,} bytes; at its peak {peak:,} bytes are alive, the largest of them:")
     for index in alive[:LARGEST]:
         row = lowered.program.tensors[index]
-        print(f"{nbytes(row):>14,}  {row.kind} {row.name} {row.type}{list(row.ne)}  {lowered.places[index]}")
+        print(f"{nbytes(row):>14,}  {row.kind} {row.name} {row.type}{list(row.ne)}  {lowered.module_paths[index]}")
 
 
 def _table(title: str, lowered: Any, seconds: dict[int, float], groups: dict[int, str]) -> None:

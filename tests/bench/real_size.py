@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from native.placement import AUTO, WEIGHTS
+from native.placement import AUTO, RESIDENCIES
 from tests import pack
 
 from . import real_size_files
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512], help="pixels")
     parser.add_argument("--file", type=Path, default=real_size_files.FLUX_FILE)
     parser.add_argument("--device", default="CPU")
-    parser.add_argument("--weights", choices=WEIGHTS, default=AUTO, help="where they live")
+    parser.add_argument("--weights", choices=RESIDENCIES, default=AUTO, help="where they live")
     options = parser.parse_args()
     if not options.file.exists():
         start = time.perf_counter()

@@ -74,11 +74,11 @@ def _measure(runner: Runner, weights: WeightSet, type_: str, rounds: int) -> Non
             runner.run(weights, PLACEMENTS[repacked], program, {"x": x})
             times.append(time.perf_counter() - start)
     ratio = statistics.median(plain / fast for plain, fast in zip(taken[False], taken[True], strict=True))
-    spoken = ", ".join(
+    text = ", ".join(
         f"{name} {min(times):.3f} s at best ({FLOPS / min(times) / 1e9:.0f} GFLOP/s)"
         for name, times in (("mapped", taken[False]), ("repacked", taken[True]))
     )
-    print(f"{type_}: {spoken}; mapped / repacked {ratio:.2f}; repacking {report.repacked:,} bytes: {seconds:.2f} s")
+    print(f"{type_}: {text}; mapped / repacked {ratio:.2f}; repacking {report.repacked:,} bytes: {seconds:.2f} s")
     for repacked in taken:
         runner.unload(weights.digest, PLACEMENTS[repacked])
 

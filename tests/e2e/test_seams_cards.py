@@ -74,7 +74,7 @@ def workflow(model: str = FLUX_Q4, t5: str = T5_Q8, side: int = 1024, **inputs: 
 
 
 def planned(prompt: dict[str, Any], card: str = RX_580[0], mode: str = "reject") -> Any:
-    return make.make_plan(prompt, asked.Asked(mode, memory.known_profiles()[card]))
+    return make.make_plan(prompt, asked.PlanRequest(mode, memory.known_profiles()[card]))
 
 
 def words(made: Any) -> str:

@@ -268,7 +268,7 @@ def test_same_seed_same_bits(schnell: Models) -> None:
 def test_unloading_frees_the_runner_and_sampling_loads_again(schnell: Models) -> None:
     ours = schnell[0]
     first = sample(ours, empty())
-    remote = ours.model.diffusion_model.remote
+    remote = ours.model.diffusion_model.engine_model
     assert remote.weights.digest in {model.digest for model in remote.runner.memory().models}
     comfy.model_management.unload_all_models()
     assert remote.weights.digest not in {model.digest for model in remote.runner.memory().models}
@@ -280,7 +280,7 @@ def test_unloading_frees_the_runner_and_sampling_loads_again(schnell: Models) ->
 def test_model_that_is_dropped_leaves_the_runner(tmp_path: Path, schnell: Models) -> None:
     dropped, _ = load(tmp_path, depth=1)
     sample(dropped, empty())
-    remote = dropped.model.diffusion_model.remote
+    remote = dropped.model.diffusion_model.engine_model
     digest, runner = remote.weights.digest, remote.runner
     comfy.model_management.current_loaded_models.clear()
     del dropped, remote
@@ -295,7 +295,7 @@ def test_out_of_memory_is_cores_out_of_memory(schnell: Models, monkeypatch: pyte
     def full(*_: Any, **__: Any) -> Any:
         raise client.OutOfMemory("the compute buffer needs 9 MiB on CPU, where 1 MiB is free.", "CPU", "buffer", 9, 1)
 
-    monkeypatch.setattr(module.remote, "run", full)
+    monkeypatch.setattr(module.engine_model, "run", full)
     with pytest.raises(comfy.model_management.OOM_EXCEPTION, match="needs 9 MiB") as error:
         sample(schnell[0], empty())
     assert comfy.model_management.is_oom(error.value)

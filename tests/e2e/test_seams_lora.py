@@ -133,7 +133,7 @@ def test_two_loras_on_one_weight_and_back_to_none(models: tuple[Any, Any]) -> No
 
 
 def test_replaced_branches_do_not_stay_in_the_runner(models: tuple[Any, Any]) -> None:
-    remote = models[0].model.diffusion_model.remote
+    remote = models[0].model.diffusion_model.engine_model
     for strength in (0.1, 0.2, 0.3):
         sample(comfy.sd.load_lora_for_models(models[0], None, kohya(), strength, 0.0)[0])
     held = [model for model in remote.runner.memory().models if model.files_digest == held_files(remote)]

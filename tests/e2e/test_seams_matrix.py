@@ -171,13 +171,13 @@ def runners(limit: int) -> Iterator[Any]:
 
 
 def planned(graph: dict[str, Any], limit: int) -> Any:
-    return make.make_plan(graph, asked.Asked(asked.WARN, gpu_budget=limit, ram_budget=ENOUGH)).plan
+    return make.make_plan(graph, asked.PlanRequest(asked.WARN, gpu_budget=limit, ram_budget=ENOUGH)).plan
 
 
 def empty(real: Any) -> None:
     """Nothing is held any more."""
     for each in list(residency._all):
-        if not each.model.rehearsed:
+        if not each.model.dry_run:
             each.unload()
     assert not real.memory().models
 

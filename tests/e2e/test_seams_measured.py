@@ -22,7 +22,7 @@ from tests.runner_toys import new_runner
 
 MIB = 1 << 20
 ENOUGH = 1 << 40
-WIDE_SCALE = 64.0  # of activations that pass F16, as in nodes.remote_module
+F16_OVERFLOW_SCALE = 64.0  # of activations that pass F16, as in nodes.remote_module
 
 
 def prepared(folder: Path, name: str, blocks: int, matrices: str, pixels: int) -> tuple[WeightSet, Lowered, Any]:
@@ -31,7 +31,7 @@ def prepared(folder: Path, name: str, blocks: int, matrices: str, pixels: int) -
     module, inputs = model.build(blocks).eval(), model.inputs(pixels)
     weights = hollow.weight_set(folder / name, name, module, matrices)
     types = {key: WeightType(kind, shape) for key, (shape, kind) in hollow.types(module, matrices).items()}
-    options = LowerOptions(activation_scale=WIDE_SCALE if model.wide else 1.0)
+    options = LowerOptions(activation_scale=F16_OVERFLOW_SCALE if model.wide else 1.0)
     lowered = lower(trace(name, module, model.function, inputs), types, options)
     arrays = lowered.host(inputs)
     arrays |= {key: inputs[key].to(torch.float32).contiguous().numpy() for key in lowered.device_inputs}
@@ -40,7 +40,7 @@ def prepared(folder: Path, name: str, blocks: int, matrices: str, pixels: int) -
 
 def planned(runner: Runner, weights: WeightSet, device: str, lowered: Lowered) -> int:
     steps = [Step("run", weights, Placement(device, DEVICE), lowered.program)]
-    done = runner.rehearse({"CPU": ENOUGH, "Vulkan0": ENOUGH}, steps)
+    done = runner.dry_run({"CPU": ENOUGH, "Vulkan0": ENOUGH}, steps)
     assert done.error is None
     return done.steps[-1].peak[device]
 

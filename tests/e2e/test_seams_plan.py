@@ -104,7 +104,7 @@ def run(prompt: dict[str, Any]) -> Iterator[None]:
 
 def planned(prompt: dict[str, Any], gpu: int) -> Any:
     """The plan for a GPU of that many bytes and any amount of RAM."""
-    return make.make_plan(prompt, asked.Asked(gpu_budget=gpu, ram_budget=ENOUGH))
+    return make.make_plan(prompt, asked.PlanRequest(gpu_budget=gpu, ram_budget=ENOUGH))
 
 
 def held(phase: Any) -> list[Any]:
@@ -157,10 +157,10 @@ def test_what_models_hold_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> Non
     prompt = workflow(random.Random(1))
     for node in ("1", "2", "3"):
         prompt[node]["inputs"] |= {"device": "Vulkan0", "weights": "device"}
-    before = make.make_plan(prompt, asked.Asked()).plan
+    before = make.make_plan(prompt, asked.PlanRequest()).plan
     assert sum(1 for _ in run(prompt)) == len(PHASES)
     assert {device.name: device.held for device in client.shared().memory().devices}["Vulkan0"] > MIB
-    after = make.make_plan(prompt, asked.Asked()).plan
+    after = make.make_plan(prompt, asked.PlanRequest()).plan
     assert before.capacity["Vulkan0"] == after.capacity["Vulkan0"] == 64 * MIB
     assert after.phases == before.phases
 
@@ -182,7 +182,7 @@ def test_memory_that_runs_out_all_the_same_is_told_with_what_would_fit(monkeypat
         prompt[node]["inputs"] |= {"device": "CPU", "weights": "ram"}
     prompt["1"]["inputs"] |= {"device": "Vulkan0", "weights": "device"}
     monkeypatch.setattr(measured, "_running", lambda: prompt)
-    monkeypatch.setattr(watcher, "_watcher", measured.WATCHER)
+    monkeypatch.setattr(watcher, "_watcher", measured.OBSERVER)
     with pytest.raises(Exception, match="Vulkan0") as caught:
         for _ in run(prompt):
             pass

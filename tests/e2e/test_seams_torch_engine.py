@@ -53,7 +53,7 @@ def inference() -> Iterator[None]:
 
 
 def test_torch_computes(models: Models) -> None:
-    assert isinstance(models[0].model.diffusion_model.remote, torch_engine.TorchModel)
+    assert isinstance(models[0].model.diffusion_model.engine_model, torch_engine.TorchModel)
 
 
 def test_batch_with_guidance_by_two_prompts_of_different_length(models: Models) -> None:
@@ -85,16 +85,16 @@ def test_lora_of_the_model_and_of_one_prompt(models: Models) -> None:
 
 def test_interrupt_in_the_middle_of_a_step(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between layers; core's flag is down again after it was honoured."""
-    remote, entered = models[0].model.diffusion_model.remote, []
+    remote, entered = models[0].model.diffusion_model.engine_model, []
     run = remote.run
 
-    def interrupted(*args: Any, cancelled: Any, **options: Any) -> Any:
+    def interrupted(*args: Any, interrupted: Any, **options: Any) -> Any:
         def ask() -> bool:
             entered.append(1)
             comfy.model_management.interrupt_current_processing(len(entered) == 5)
-            return cancelled()
+            return interrupted()
 
-        return run(*args, cancelled=ask, **options)
+        return run(*args, interrupted=ask, **options)
 
     monkeypatch.setattr(remote, "run", interrupted)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
@@ -106,7 +106,7 @@ def test_interrupt_in_the_middle_of_a_step(models: Models, monkeypatch: pytest.M
 
 
 def test_unloading_gives_back_what_is_held(models: Models) -> None:
-    remote = models[0].model.diffusion_model.remote
+    remote = models[0].model.diffusion_model.engine_model
     first = sample(models[0], empty())
     assert remote.nbytes > 0
     comfy.model_management.unload_all_models()
@@ -118,7 +118,7 @@ def test_vae_whole_and_in_tiles(tmp_path: Path) -> None:
     tensors = random_models.vae()
     path = random_models.write_safetensors(tmp_path / "vae.safetensors", tensors, torch.float32)
     tiles = vae_nodes.TileChoice("auto", 128, 32)
-    vae = vae_nodes.RemoteVAE(weights.vae(weights.read_header(path)), PLACED, tiles)
+    vae = vae_nodes.ComponentVAE(weights.vae(weights.read_header(path)), PLACED, tiles)
     core = core_vae(tensors)
     latents, pixels = torch.randn(2, 16, 12, 10), torch.rand(2, 99, 104, 3)
     assert psnr(vae.decode(latents), core.decode(latents)) >= 80
@@ -129,7 +129,7 @@ def test_vae_whole_and_in_tiles(tmp_path: Path) -> None:
 
 def test_memory_that_is_not_there_is_cores_out_of_memory(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the allocator of torch says it, which makes core cut pictures into tiles."""
-    core = models[0].model.diffusion_model.remote.module
+    core = models[0].model.diffusion_model.engine_model.module
 
     def greedy(*_: Any, **__: Any) -> Tensor:
         return torch.empty(1 << 60, dtype=torch.uint8)

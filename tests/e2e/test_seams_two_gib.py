@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from native.client import Cancelled, OutOfMemory, Runner
+from native.client import Interrupted, OutOfMemory, Runner
 from native.lower import Lowered, WeightType, lower
-from native.placement import WEIGHTS, Placement
+from native.placement import RESIDENCIES, Placement
 from native.trace import trace
 from native.weights.weight_set import WeightSet
 from native.wire.messages import Step
@@ -56,15 +56,15 @@ def allocates(runner: Runner, step: Step, inputs: dict[str, torch.Tensor]) -> bo
     low = {name: x.to(torch.float32).contiguous().numpy() for name, x in inputs.items()}
     computing = lambda: any(model.compute for model in runner.memory().models)  # noqa: E731
     try:
-        runner.run(step.weights, step.placement, step.program, low, cancelled=computing)
+        runner.run(step.weights, step.placement, step.program, low, interrupted=computing)
     except OutOfMemory:
         return False
-    except Cancelled:
+    except Interrupted:
         pass
     return True
 
 
-@pytest.mark.parametrize(("case", "residency"), list(product(CASES, WEIGHTS)), ids=str)
+@pytest.mark.parametrize(("case", "residency"), list(product(CASES, RESIDENCIES)), ids=str)
 def test_accepted_allocates_and_rejected_does_not(
     runner: Runner, folder: Path, case: tuple[int, str, int], residency: str
 ) -> None:
@@ -72,13 +72,13 @@ def test_accepted_allocates_and_rejected_does_not(
     total = next(device.total for device in runner.devices() if device.name == GPU)
     low = lowered(*case)
     step = Step("run", weights(folder, blocks, matrices), Placement(GPU, residency), low.program)
-    rehearsed = runner.rehearse({GPU: total}, [step])
+    dry_run = runner.dry_run({GPU: total}, [step])
     inputs = FLUX.inputs(pixels)
     arrays = {name: torch.from_numpy(array) for name, array in low.host(inputs).items()}
     arrays |= {name: inputs[name] for name in low.device_inputs}
-    assert allocates(runner, step, arrays) == (rehearsed.error is None)
-    if rehearsed.error is None:
-        assert runner.peaks[GPU] == rehearsed.steps[-1].peak[GPU] <= total
+    assert allocates(runner, step, arrays) == (dry_run.error is None)
+    if dry_run.error is None:
+        assert runner.peaks[GPU] == dry_run.steps[-1].peak[GPU] <= total
     runner.unload(step.weights.digest, step.placement)
 
 
@@ -89,5 +89,5 @@ def test_both_are_met(runner: Runner, folder: Path) -> None:
     for blocks, matrices, pixels in CASES:
         program = lowered(blocks, matrices, pixels).program
         step = Step("run", weights(folder, blocks, matrices), Placement(GPU, "device"), program)
-        fits.append(runner.rehearse({GPU: total}, [step]).error is None)
+        fits.append(runner.dry_run({GPU: total}, [step]).error is None)
     assert 2 <= sum(fits) <= len(fits) - 2, fits

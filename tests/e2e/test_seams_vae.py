@@ -46,7 +46,9 @@ def path(request: pytest.FixtureRequest, tensors: random_models.Tensors, tmp_pat
 
 
 def load(path: Path, mode: str = "auto", tile: int = 512, overlap: int = 64) -> Any:
-    return vae_nodes.RemoteVAE(weights.vae(weights.read_header(path)), "CPU", vae_nodes.TileChoice(mode, tile, overlap))
+    return vae_nodes.ComponentVAE(
+        weights.vae(weights.read_header(path)), "CPU", vae_nodes.TileChoice(mode, tile, overlap)
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -88,13 +90,13 @@ def test_mask_for_inpainting(path: Path, core: Any) -> None:
 
 def spy(vae: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The shapes that the runner is given from now on."""
-    run, shapes = vae.first_stage_model.remote.run, []
+    run, shapes = vae.first_stage_model.engine_model.run, []
 
     def noted(key: Any, function: Any, inputs: dict[str, Tensor], **options: Any) -> Any:
         shapes.extend(tuple(x.shape) for x in inputs.values())
         return run(key, function, inputs, **options)
 
-    monkeypatch.setattr(vae.first_stage_model.remote, "run", noted)
+    monkeypatch.setattr(vae.first_stage_model.engine_model, "run", noted)
     return shapes
 
 
@@ -136,7 +138,7 @@ def test_core_asks_for_tiles(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def without_room(vae: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """A VAE that finds no memory for more than 32 latents along a side; returns the shapes that it is given."""
     client = part("native.client")
-    run, shapes = vae.first_stage_model.remote.run, []
+    run, shapes = vae.first_stage_model.engine_model.run, []
 
     def small(key: Any, function: Any, inputs: dict[str, Tensor], **options: Any) -> Any:
         (x,) = inputs.values()
@@ -145,7 +147,7 @@ def without_room(vae: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, .
             raise client.OutOfMemory("too large", "CPU", "buffer", 9, 1)
         return run(key, function, inputs, **options)
 
-    monkeypatch.setattr(vae.first_stage_model.remote, "run", small)
+    monkeypatch.setattr(vae.first_stage_model.engine_model, "run", small)
     return shapes
 
 
@@ -185,7 +187,7 @@ def small_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def on_gpu(path: Path, tile: int = 0) -> Any:
     read = weights.vae(weights.read_header(path))
-    return vae_nodes.RemoteVAE(read, "Vulkan0", tile_choice.TileChoice("auto", tile, 16))
+    return vae_nodes.ComponentVAE(read, "Vulkan0", tile_choice.TileChoice("auto", tile, 16))
 
 
 def test_auto_takes_the_largest_tiles_that_fit_a_gpu(
@@ -203,7 +205,7 @@ def test_auto_takes_the_largest_tiles_that_fit_a_gpu(
     vae, cut = chosen()
     assert (cut.height, cut.width) == (24, 16)
     tile = latents[:, :, :13, :9]  # of two each way
-    measured = vae.first_stage_model.remote.measure("decode", vae_module._decode, {"x": tile})
+    measured = vae.first_stage_model.engine_model.estimate("decode", vae_module._decode, {"x": tile})
     memory = str(vae.first_stage_model.nbytes + (1 << 20) + measured.compute + measured.constants)
     expected = tiling.Tiling(13, 9, 2)
     assert chosen("--largest-buffer", str(measured.largest_tensor))[1] == expected

@@ -43,7 +43,7 @@ def model(tmp_path: Path) -> LocalModel:
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     yield
-    serving.release()
+    serving.unload()
 
 
 def ask(model: LocalModel) -> str:
@@ -127,6 +127,6 @@ def test_the_key_is_in_no_command_line_variable_or_log(model: LocalModel, caplog
     assert engine is not None
     process, key = psutil.Process(engine.pid), engine.endpoint.key
     assert len(key) > 30
-    assert key not in " ".join(process.cmdline()) + str(process.environ()) + caplog.text + engine.obituary()
+    assert key not in " ".join(process.cmdline()) + str(process.environ()) + caplog.text + engine.exit_report()
     assert key[-4:] not in caplog.text
     assert key not in repr(engine.endpoint)

@@ -31,7 +31,7 @@ def test_a_hundred_expansions_hold_to_the_schema(tmp_path: Path, length: str, ti
             seed, temperature = seed_of(rng.getrandbits(64)), rng.uniform(0, 2)
             found = answer(
                 model,
-                lambda endpoint: request(idea, seed, temperature, endpoint),  # noqa: B023
+                lambda endpoint: request(idea, seed, temperature, endpoint),  # noqa: B023  # noqa: B023
                 lambda _: None,
                 lambda: False,
             )
@@ -41,4 +41,4 @@ def test_a_hundred_expansions_hold_to_the_schema(tmp_path: Path, length: str, ti
             assert made.prompt.startswith("red hat, two dogs")
             assert max(count(made.prompt), count(made.negative)) <= TARGETS[target].tokens
     finally:
-        serving.release()
+        serving.unload()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from native.client import Cancelled
+from native.client import Interrupted
 from native.llm import conversation
 from native.llm.answer import answer, models_of
 from native.llm.chat import Endpoint
@@ -41,7 +41,9 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-def ask(server: RemoteServer, cancelled: Callable[[], bool] = lambda: False, shown: list[str] | None = None) -> Answer:
+def ask(
+    server: RemoteServer, interrupted: Callable[[], bool] = lambda: False, shown: list[str] | None = None
+) -> Answer:
     def asked(endpoint: Endpoint) -> dict[str, Any]:
         return conversation.request("", "hello", (), 1, 1.0, 20, endpoint)
 
@@ -49,7 +51,7 @@ def ask(server: RemoteServer, cancelled: Callable[[], bool] = lambda: False, sho
         if shown is not None:
             shown.append(so_far.text)
 
-    return answer(server, asked, show, cancelled)
+    return answer(server, asked, show, interrupted)
 
 
 def refusal(responds: Respond, **changes: Any) -> str:
@@ -174,9 +176,9 @@ def test_a_server_that_says_nothing_is_left_and_can_be_interrupted() -> None:
     try:
         assert "said nothing for 0.2 seconds" in refusal(hangs, patience=0.2)
         looks: list[int] = []
-        with server_that(hangs) as url, pytest.raises(Cancelled):
+        with server_that(hangs) as url, pytest.raises(Interrupted):
             ask(RemoteServer(url, "m", patience=60.0), lambda: len(looks) > 3 or bool(looks.append(1)))
-        with server_that(hangs) as url, pytest.raises(Cancelled):
+        with server_that(hangs) as url, pytest.raises(Interrupted):
             ask(RemoteServer(url, patience=60.0), lambda: True)
     finally:
         done.set()
@@ -188,7 +190,7 @@ def test_an_interrupt_between_two_words_ends_the_connection() -> None:
 
     shown: list[str] = []
     with server_that(endless("cat ", gone)) as url:
-        with pytest.raises(Cancelled):
+        with pytest.raises(Interrupted):
             ask(RemoteServer(url, "m"), lambda: len(shown) > 1, shown)
         assert gone.wait(30)
     assert shown[0].startswith("cat ")

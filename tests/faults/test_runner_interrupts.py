@@ -9,7 +9,7 @@ from time import monotonic, sleep
 import numpy as np
 import pytest
 
-from native.client import Cancelled, Runner
+from native.client import Interrupted, Runner
 from native.program import Program
 from tests.runner_toys import DEVICES, NO_WEIGHTS, Table, long_program, new_runner
 
@@ -34,13 +34,13 @@ def test_an_interrupt_ends_a_run_early_and_the_runner_lives(runner: Runner, devi
     runner.run(NO_WEIGHTS, device, doubled((4,)), {"x": np.ones(4, "f4")})
     pid = runner.pid
     fractions: list[float] = []
-    with pytest.raises(Cancelled):
+    with pytest.raises(Interrupted):
         runner.run(
             NO_WEIGHTS,
             device,
             long_program(600, 256),
             {"x": np.eye(256, dtype="f4")},
-            cancelled=lambda: bool(fractions),
+            interrupted=lambda: bool(fractions),
             progress=fractions.append,
         )
     assert fractions
@@ -58,8 +58,8 @@ def test_on_the_cpu_an_interrupt_is_honoured_inside_a_segment(runner: Runner) ->
     fractions: list[float] = []
     program = table.program(y)
     runner.run(NO_WEIGHTS, "CPU", program, INPUTS)  # built, so that the next one is interrupted while it computes
-    with pytest.raises(Cancelled):
-        runner.run(NO_WEIGHTS, "CPU", program, INPUTS, cancelled=lambda: True, progress=fractions.append)
+    with pytest.raises(Interrupted):
+        runner.run(NO_WEIGHTS, "CPU", program, INPUTS, interrupted=lambda: True, progress=fractions.append)
     assert fractions == []
 
 
@@ -75,8 +75,8 @@ def test_an_interrupt_that_comes_when_all_is_done_is_one(runner: Runner) -> None
         sleep(seconds + 2)
         return True
 
-    with pytest.raises(Cancelled):
-        runner.run(NO_WEIGHTS, "CPU", program, INPUTS, cancelled=too_late)
+    with pytest.raises(Interrupted):
+        runner.run(NO_WEIGHTS, "CPU", program, INPUTS, interrupted=too_late)
     runner.run(NO_WEIGHTS, "CPU", doubled((4,)), {"x": np.ones(4, "f4")})
     assert runner.pid == pid
 
@@ -114,13 +114,13 @@ def test_questions_are_answered_while_a_run_works(runner: Runner) -> None:
             thread.join()
         fractions.append(fraction)
 
-    with pytest.raises(Cancelled):
+    with pytest.raises(Interrupted):
         runner.run(
             NO_WEIGHTS,
             "CPU",
             long_program(1000, 2 * SIZE),
             {"x": np.eye(2 * SIZE, dtype="f4")},
-            cancelled=lambda: bool(answers),
+            interrupted=lambda: bool(answers),
             progress=ask,
         )
     assert len(answers) == 1

@@ -29,7 +29,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path
     """A model of three layers, and its eyes."""
     folder = tmp_path_factory.mktemp("models")
     yield random_llm.write(folder / "m.gguf", Sizes(layers=3)), random_projector.write(folder / "mmproj-m.gguf")
-    serving.release()
+    serving.unload()
 
 
 def placed(files: tuple[Path, Path], device: str, layers: int = -1, sees: bool = False) -> LocalModel:

@@ -13,8 +13,8 @@ from native.engines.model import Function
 from native.lower import LowerOptions, WeightType
 from native.lower.host import HostStorages
 from native.lower.lowering import Lowering
-from native.lower.storage_content import Content
-from native.lower.strides import dense
+from native.lower.storage_content import StorageLayout
+from native.lower.strides import contiguous
 from native.program import Output
 from native.trace import Trace, trace
 from native.weights import WeightSet
@@ -52,10 +52,10 @@ def differences(
     return _against_torch(traced, inputs, parameters, results, got)
 
 
-def _copied(lowering: Lowering, content: Content) -> int:
+def _copied(lowering: Lowering, content: StorageLayout) -> int:
     """An output of its own in torch's order: what an operation makes may be a view or be overwritten."""
     b, size = lowering.b, content.whole.numel
-    return b.op("scale", b.reshape(dense(b, content.whole), (size,)), ne=(size,), parameters=(1.0, 0.0))
+    return b.op("scale", b.reshape(contiguous(b, content.whole), (size,)), ne=(size,), parameters=(1.0, 0.0))
 
 
 def _against_torch(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from native.client import Runner
-from native.engines.ggml import RemoteModel
+from native.engines.ggml import GgmlModel
 from native.lower import LowerOptions
 from native.placement import DEVICE, Placement
 
@@ -35,9 +35,9 @@ def _error(
     for name in ("context", "embeds", "z"):
         if name in inputs and scale != 1.0:
             inputs[name].view(-1)[::97] *= scale
-    remote = RemoteModel(case.build("meta").eval(), in_memory(real), place.device, options, runner)
-    results = remote.run(case.name, case.function, inputs)
-    remote.unload()
+    model = GgmlModel(case.build("meta").eval(), in_memory(real), place.device, options, runner)
+    results = model.run(case.name, case.function, inputs)
+    model.unload()
     return worst(results, reference(real, case, inputs))
 
 
@@ -95,9 +95,9 @@ def test_every_type_in_a_linear(kind: str, place: Place, runner: Runner, tmp_pat
     torch.manual_seed(1)
     real, inputs = torch.nn.Linear(512, 96), {"x": torch.randn(2, 9, 512)}
     weights = quantized_file(tmp_path / "model.gguf", real, kind)
-    remote = RemoteModel(torch.nn.Linear(512, 96, device="meta"), weights, place.device, None, runner)
-    results = remote.run(kind, _call, inputs)
-    remote.unload()
+    model = GgmlModel(torch.nn.Linear(512, 96, device="meta"), weights, place.device, None, runner)
+    results = model.run(kind, _call, inputs)
+    model.unload()
     assert worst(results, [_call(real, inputs).detach()]) <= (2e-3 if kind == "F16" else 2e-2)
 
 
@@ -121,9 +121,9 @@ def test_quantized_model(name: str, kind: str, place: Place, runner: Runner, tmp
     torch.manual_seed(1)
     real, inputs = randomize(case.build("cpu")), case.inputs(1)
     weights = quantized_file(tmp_path / "model.gguf", real, kind)
-    remote = RemoteModel(case.build("meta").eval(), weights, place.device, None, runner)
-    results = remote.run(name, case.function, inputs)
-    remote.unload()
+    model = GgmlModel(case.build("meta").eval(), weights, place.device, None, runner)
+    results = model.run(name, case.function, inputs)
+    model.unload()
     expected = reference(real, case, inputs)
     _judge(results, expected, real, case, inputs, kind, place)
 
@@ -137,10 +137,10 @@ def test_repacked_model(name: str, kind: str, place: Place, runner: Runner, tmp_
     torch.manual_seed(1)
     real, inputs = randomize(case.build("cpu")), case.inputs(2)
     weights = quantized_file(tmp_path / "model.gguf", real, kind)
-    remote = RemoteModel(case.build("meta").eval(), weights, Placement(place.device, DEVICE), None, runner)
-    results = remote.run(name, case.function, inputs)
+    model = GgmlModel(case.build("meta").eval(), weights, Placement(place.device, DEVICE), None, runner)
+    results = model.run(name, case.function, inputs)
     (held,) = [model for model in runner.memory().models if model.digest == weights.digest]
-    remote.unload()
+    model.unload()
     _judge(results, reference(real, case, inputs), real, case, inputs, kind, place)
     repacked = sum(p.nbytes for p in weights.parameters.values() if p.stored == kind)
     assert held.repacked == repacked or (kind == "Q8_0" and held.repacked == 0)
@@ -157,9 +157,9 @@ def test_quantized_t5_with_outliers(kind: str, place: Place, runner: Runner, tmp
         if name.endswith("wi_1.weight"):
             p.data *= 1e4
     weights = quantized_file(tmp_path / "model.gguf", real, kind)
-    remote = RemoteModel(case.build("meta").eval(), weights, place.device, place.wide, runner)
-    results = remote.run(case.name, case.function, inputs)
-    remote.unload()
+    model = GgmlModel(case.build("meta").eval(), weights, place.device, place.wide, runner)
+    results = model.run(case.name, case.function, inputs)
+    model.unload()
     _judge(results, reference(real, case, inputs), real, case, inputs, kind, place)
 
 
@@ -167,7 +167,7 @@ def test_quantized_t5_with_outliers(kind: str, place: Place, runner: Runner, tmp
 def test_tracing_reads_only_shapes(name: str) -> None:
     """A second call with other values and the same shapes uses the same program."""
     case = BY_NAME[name]
-    remote = RemoteModel(case.build("meta").eval(), in_memory(randomize(case.build("cpu"))), "CPU")
-    first = remote.lowered(0, case.function, case.inputs(1))
-    assert remote.lowered(0, case.function, case.inputs(1)) is first
-    assert remote.lowered(0, case.function, case.inputs(2)) is not first
+    model = GgmlModel(case.build("meta").eval(), in_memory(randomize(case.build("cpu"))), "CPU")
+    first = model.lowered(0, case.function, case.inputs(1))
+    assert model.lowered(0, case.function, case.inputs(1)) is first
+    assert model.lowered(0, case.function, case.inputs(2)) is not first

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from native.client import Runner
-from native.engines.ggml import RemoteModel
+from native.engines.ggml import GgmlModel
 from native.lower import LowerError, LowerOptions
 from native.lower.lowering import HANDLERS
 from native.trace import trace
@@ -41,11 +41,9 @@ def _run(case: Case, inputs: Inputs, device: str, runner: Runner, options: Lower
     real = Parameters(case.parameters, "cpu")
     expected = case.function(real, {name: x.clone() for name, x in inputs.items()})
     arrays = {name: p.numpy() for name, p in real.named_parameters()}
-    remote = RemoteModel(
-        Parameters(case.parameters, "meta"), WeightSet("a case", {}, (), arrays), device, options, runner
-    )
-    results = remote.run(case.name, case.function, inputs)
-    remote.unload()
+    model = GgmlModel(Parameters(case.parameters, "meta"), WeightSet("a case", {}, (), arrays), device, options, runner)
+    results = model.run(case.name, case.function, inputs)
+    model.unload()
     return _error(results, expected if isinstance(expected, tuple) else (expected,))
 
 
@@ -86,9 +84,9 @@ def test_every_handler_has_a_case() -> None:
 def test_unknown_operation_is_named() -> None:
     """The error says which operation, in which model."""
     module = Parameters({}, "meta")
-    remote = RemoteModel(module, WeightSet("my model", {}, ()), "CPU")
+    model = GgmlModel(module, WeightSet("my model", {}, ()), "CPU")
     with pytest.raises(LowerError, match=r"my model.*aten\.cumsum"):
-        remote.lowered(0, lambda m, t: t["x"].cumsum(-1), {"x": torch.zeros(2, 6, 32)})
+        model.lowered(0, lambda m, t: t["x"].cumsum(-1), {"x": torch.zeros(2, 6, 32)})
 
 
 def test_low_rank_branch(place: Place, runner: Runner) -> None:
@@ -101,11 +99,11 @@ def test_low_rank_branch(place: Place, runner: Runner) -> None:
     rng = np.random.default_rng(5)
     branch = LowRank(rng.normal(size=(4, 32)).astype("f4"), rng.normal(size=(48, 4)).astype("f4"))
     weights = WeightSet("a case", {}, (), {name: p.numpy().copy() for name, p in real.named_parameters()})
-    remote = RemoteModel(Parameters(case.parameters, "meta"), weights, place.device, None, runner)
-    before = remote.run(0, case.function, inputs)
-    remote.set_branches({"w": branch})
-    results = remote.run(0, case.function, inputs)
+    model = GgmlModel(Parameters(case.parameters, "meta"), weights, place.device, None, runner)
+    before = model.run(0, case.function, inputs)
+    model.set_branches({"w": branch})
+    results = model.run(0, case.function, inputs)
     real.w.data += torch.from_numpy(branch.up @ branch.down)
     assert _error(results, (case.function(real, inputs),)) <= place.exact
-    remote.set_branches({})
-    assert torch.equal(remote.run(0, case.function, inputs)[0], before[0])
+    model.set_branches({})
+    assert torch.equal(model.run(0, case.function, inputs)[0], before[0])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from native.client import Runner
-from native.engines.ggml import RemoteModel
+from native.engines.ggml import GgmlModel
 from native.engines.model import LowRank
 from native.lower import LowerOptions
 from native.placement import DEVICE, Placement
@@ -20,13 +20,13 @@ from .places import PLACES, Place
 from .test_models import BY_NAME
 
 ON_CPU, ON_VULKAN, ON_VULKAN_F16 = PLACES
-WHOLE = LowerOptions(wide_bytes=1 << 60)
-PARTS = LowerOptions(wide_bytes=0, chunk_tokens=16)
+WHOLE = LowerOptions(chunk_threshold_bytes=1 << 60)
+PARTS = LowerOptions(chunk_threshold_bytes=0, chunk_tokens=16)
 NAMES = ("FLUX schnell", "FLUX control", "T5", "CLIP-L", "VAE decoder")
 
 
-def _products(remote: RemoteModel, name: str, inputs: dict[str, torch.Tensor]) -> int:
-    rows = remote.lowered(name, BY_NAME[name].function, inputs).program.tensors
+def _products(model: GgmlModel, name: str, inputs: dict[str, torch.Tensor]) -> int:
+    rows = model.lowered(name, BY_NAME[name].function, inputs).program.tensors
     return sum(row.name == "mul_mat" for row in rows)
 
 
@@ -36,13 +36,13 @@ def test_parts(name: str, place: Place, runner: Runner) -> None:
     case = BY_NAME[name]
     torch.manual_seed(2)
     real, inputs = randomize(case.build("cpu")), case.inputs(2)
-    remotes = [
-        RemoteModel(case.build("meta").eval(), in_memory(real), place.device, options, runner)
+    models = [
+        GgmlModel(case.build("meta").eval(), in_memory(real), place.device, options, runner)
         for options in (WHOLE, PARTS)
     ]
-    whole, parts = (remote.run(name, case.function, inputs) for remote in remotes)
-    fewer, more = (_products(remote, name, inputs) for remote in remotes)
-    remotes[0].unload()
+    whole, parts = (model.run(name, case.function, inputs) for model in models)
+    fewer, more = (_products(model, name, inputs) for model in models)
+    models[0].unload()
     assert (more > fewer) == name.startswith(("FLUX", "T5", "CLIP"))
     assert worst(parts, reference(real, case, inputs)) <= (place.gelu if case.gelu else place.exact)
     if place is ON_CPU:
@@ -59,10 +59,10 @@ def test_parts_of_repacked_weights(kind: str, place: Place, runner: Runner, tmp_
     weights = quantized_file(tmp_path / "model.gguf", real, kind)
     results = []
     for options in (WHOLE, PARTS):
-        remote = RemoteModel(case.build("meta").eval(), weights, Placement(place.device, DEVICE), options, runner)
-        results.append(remote.run(case.name, case.function, inputs))
+        model = GgmlModel(case.build("meta").eval(), weights, Placement(place.device, DEVICE), options, runner)
+        results.append(model.run(case.name, case.function, inputs))
         (held,) = [model for model in runner.memory().models if model.digest == weights.digest]
-        remote.unload()
+        model.unload()
         assert held.repacked == sum(p.nbytes for p in weights.parameters.values() if p.stored == kind) or kind == "Q8_0"
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
@@ -79,10 +79,10 @@ def test_parts_of_a_low_rank_branch(place: Place, runner: Runner) -> None:
         rows, columns = real.get_parameter(name).shape
         down, up = rng.normal(size=(4, columns)) * columns**-0.5, rng.normal(size=(rows, 4)) * 0.2
         branches[name] = LowRank(down.astype("f4"), up.astype("f4"))
-    remote = RemoteModel(case.build("meta").eval(), in_memory(real), place.device, PARTS, runner)
-    remote.set_branches(branches)
-    results = remote.run(case.name, case.function, inputs)
-    remote.unload()
+    model = GgmlModel(case.build("meta").eval(), in_memory(real), place.device, PARTS, runner)
+    model.set_branches(branches)
+    results = model.run(case.name, case.function, inputs)
+    model.unload()
     for name, branch in branches.items():
         real.get_parameter(name).data += torch.from_numpy(branch.up @ branch.down)
     assert worst(results, reference(real, case, inputs)) <= max(2e-3, place.gelu)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from native.client import RunnerError
 from native.client import runner as client
-from native.engines.ggml import RemoteModel
+from native.engines.ggml import GgmlModel
 from native.engines.torch_cpu import TorchModel
 from native.threads import VARIABLE
 from tests.runner_toys import weight_file
@@ -40,7 +40,7 @@ def test_threads_of_the_runner(layer, monkeypatch):
     for said in ("1", "4"):
         monkeypatch.setenv(VARIABLE, said)
         monkeypatch.setattr(client, "_shared", None)
-        model = RemoteModel(*layer, "CPU")
+        model = GgmlModel(*layer, "CPU")
         model.run(0, call, {"x": torch.ones(64, 256)})
         counts.append(psutil.Process(model.runner.pid).num_threads())
         model.runner.close()
@@ -66,6 +66,6 @@ def test_threads_of_torch(layer, monkeypatch):
 def test_what_is_no_number_is_said(layer, monkeypatch, said):
     monkeypatch.setenv(VARIABLE, said)
     with pytest.raises(RunnerError, match=f"{VARIABLE} is '{said}'"):
-        RemoteModel(*layer, "CPU")
+        GgmlModel(*layer, "CPU")
     with pytest.raises(RunnerError, match=f"{VARIABLE} is '{said}'"):
         TorchModel(*layer, "CPU").run(0, call, {"x": torch.ones(4, 256)})

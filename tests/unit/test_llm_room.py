@@ -14,7 +14,7 @@ residency = part("nodes.components.lifetime")
 class Held:
     """A model that takes so many bytes of a device's memory."""
 
-    rehearsed = False
+    dry_run = False
 
     def __init__(self, device: str, nbytes: int, free: dict[str, int]) -> None:
         self.placement, self._nbytes, self._free = Placement(device), nbytes, free
@@ -29,7 +29,7 @@ class Held:
 
 def loaded(free: dict[str, int], *placed: tuple[str, int]) -> list[Any]:
     """Residencies of models, with what keeps them there."""
-    found = [residency.Residency(model := Held(device, nbytes, free), model) for device, nbytes in placed]
+    found = [residency.LoadedWeights(model := Held(device, nbytes, free), model) for device, nbytes in placed]
     for each in found:
         each.load(lambda _done, _total: None, lambda: False)
     return found
@@ -39,11 +39,11 @@ def test_only_as_much_leaves_as_is_needed_and_only_there() -> None:
     free = {"Vulkan0": 100, "CPU": 100}
     kept = loaded(free, ("Vulkan0", 40), ("Vulkan0", 40), ("CPU", 90))
     assert free == {"Vulkan0": 20, "CPU": 10}
-    residency.make_room("Vulkan0", 20, lambda: free["Vulkan0"])
+    residency.evict("Vulkan0", 20, lambda: free["Vulkan0"])
     assert free["Vulkan0"] == 20
-    residency.make_room("Vulkan0", 50, lambda: free["Vulkan0"])
+    residency.evict("Vulkan0", 50, lambda: free["Vulkan0"])
     assert free == {"Vulkan0": 60, "CPU": 10}
-    residency.make_room("Vulkan0", 500, lambda: free["Vulkan0"])
+    residency.evict("Vulkan0", 500, lambda: free["Vulkan0"])
     assert free == {"Vulkan0": 100, "CPU": 10}
     for each in kept:
         each.unload()

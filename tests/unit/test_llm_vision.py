@@ -25,7 +25,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
     folder: Path = tmp_path_factory.mktemp("seeing")
     words, eyes = random_llm.write(folder / "m.gguf"), random_projector.write(folder / "mmproj-m.gguf")
     yield local_model(str(words), "CPU", -1, 1024, 1, str(eyes), False)
-    serving.release()
+    serving.unload()
 
 
 def picture(colour: str) -> str:

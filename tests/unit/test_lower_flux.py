@@ -37,8 +37,8 @@ def lowered(traced: Trace, weights: dict[str, WeightType]) -> Lowered:
 
 def _operations(lowered: Lowered, block: str) -> Counter[str]:
     """What a block computes, by ggml operation."""
-    placed = zip(lowered.program.tensors, lowered.places, strict=True)
-    inside = [row for row, place in placed if place == block or place.startswith(f"{block}.")]
+    placed = zip(lowered.program.tensors, lowered.module_paths, strict=True)
+    inside = [row for row, module_path in placed if module_path == block or module_path.startswith(f"{block}.")]
     return Counter(row.name for row in inside if row.kind == "op" and row.name not in NAMING)
 
 
@@ -51,9 +51,9 @@ def test_no_tensor_passes_2_gib(lowered: Lowered) -> None:
 
 def test_compute_buffer(lowered: Lowered, traced: Trace, weights: dict[str, WeightType]) -> None:
     """Less than six activations of 4,352 tokens; in one piece it takes fifteen."""
-    whole = lower(traced, weights, LowerOptions(wide_bytes=1 << 60))
+    whole = lower(traced, weights, LowerOptions(chunk_threshold_bytes=1 << 60))
     runner = new_runner()
-    parts, piece = (runner.measure("FLUX.1", "CPU", each.program).compute for each in (lowered, whole))
+    parts, piece = (runner.estimate("FLUX.1", "CPU", each.program).compute for each in (lowered, whole))
     runner.close()
     assert parts <= 310e6
     assert piece >= 800e6
@@ -69,7 +69,7 @@ def _largest_activation(lowered: Lowered) -> int:
 @pytest.mark.parametrize(("block", "most"), [("double_blocks.7", 64), ("single_blocks.20", 25)])
 def test_operations_of_a_block(block: str, most: int, traced: Trace, weights: dict[str, WeightType]) -> None:
     """In one piece, as at small sizes: four rotations, a norm and its scale side by side, no copy but the joins."""
-    whole = lower(traced, weights, LowerOptions(wide_bytes=1 << 60))
+    whole = lower(traced, weights, LowerOptions(chunk_threshold_bytes=1 << 60))
     counts = _operations(whole, block)
     assert counts["rope"] == 4
     assert counts["cont"] == counts["repeat"] == 0

@@ -81,7 +81,7 @@ def test_diffusion_model_of_any_size(tmp_path: Path, changes: dict[str, int], gu
     tensors = random_models.flux(guidance_embed=guidance, mlp_ratio=3.0, **changes)
     path = random_models.write_gguf(tmp_path / "flux.gguf", "flux", tensors)
     patcher = diffusion.load_diffusion(weights.flux(weights.read_header(path)), "CPU")
-    core = patcher.model.diffusion_model.remote.module
+    core = patcher.model.diffusion_model.engine_model.module
     assert {name: tensor.shape for name, tensor in core.state_dict().items()} == {
         name: tensor.shape for name, tensor in tensors.items()
     }
@@ -112,7 +112,7 @@ def test_choice_of_where_weights_live_reaches_every_model(
     ]
     expected = (device, chosen.get("weights", "auto"), chosen.get("budget", 0) << 20)
     for module in held:
-        placement = module.remote.placement
+        placement = module.engine_model.placement
         assert (placement.device, placement.weights, placement.budget) == expected
 
 
@@ -126,7 +126,9 @@ def test_modules_have_their_weights_under_dynamic_vram(folder: Path, monkeypatch
 
 
 def test_vae_of_any_size(folder: Path) -> None:
-    made = vae.RemoteVAE(weights.vae(weights.read_header(folder / "vae.gguf")), "CPU", vae.TileChoice("auto", 512, 64))
+    made = vae.ComponentVAE(
+        weights.vae(weights.read_header(folder / "vae.gguf")), "CPU", vae.TileChoice("auto", 512, 64)
+    )
     assert made.latent_channels == 16
     assert made.spacial_compression_decode() == 8
     assert made.model_size() == made.patcher.model_size() > 0
@@ -137,7 +139,7 @@ def test_vae_that_lacks_a_block_is_refused(tmp_path: Path) -> None:
     del tensors["decoder.mid.attn_1.q.weight"]
     path = random_models.write_gguf(tmp_path / "vae.gguf", "vae", tensors)
     with pytest.raises(weights.WeightFileError, match=r"decoder\.mid\.attn_1\.q\.weight .* is missing"):
-        vae.RemoteVAE(weights.vae(weights.read_header(path)), "CPU", vae.TileChoice("auto", 512, 64))
+        vae.ComponentVAE(weights.vae(weights.read_header(path)), "CPU", vae.TileChoice("auto", 512, 64))
 
 
 def test_token_embedding_reads_rows(folder: Path) -> None:

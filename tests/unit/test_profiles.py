@@ -14,9 +14,9 @@ from native.client import Runner
 from native.placement import RAM, Placement
 from native.planning import ProfileError, described_machine, known_profiles, profile_of, read_profiles
 from native.runner.device.quirks import GCN, INTEGRATED, OTHER, WATCHED, WATCHED_FAST, Facts, traits_of
-from native.wire.messages import Imagined, Step
+from native.wire.messages import DeviceInfo, Step
 from tests.runner_toys import new_runner
-from tests.unit.test_runner_rehearsal import chain, layers
+from tests.unit.test_runner_dry_run import chain, layers
 
 MIB = 1 << 20
 GPU = {"description": "AMD Radeon RX 580 Series", "memory": 8192}
@@ -32,11 +32,11 @@ TRAITS = {
 
 @pytest.mark.parametrize("name", list(known_profiles()))
 def test_known_cards_are_treated_as_what_they_are(name: str) -> None:
-    gpu = known_profiles()[name].imagined[0]
-    found = traits_of(Facts(gpu.type, gpu.description, gpu.features, gpu.small_window, gpu.system), {})
+    gpu = known_profiles()[name].foreign[0]
+    found = traits_of(Facts(gpu.type, gpu.description, gpu.features, gpu.small_bar, gpu.system), {})
     wanted = TRAITS[name]
     assert (found.largest_segment, found.nodes_per_submit) == (wanted.largest_segment, wanted.nodes_per_submit)
-    assert found.avoids_window == gpu.small_window
+    assert found.avoids_window == gpu.small_bar
 
 
 def test_amounts() -> None:
@@ -79,8 +79,8 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
 
 def test_a_description_is_read_as_it_was_told() -> None:
     for profile in known_profiles().values():
-        read = profile_of({**described_machine(profile.devices, profile.imagined[0].system), "name": profile.name})
-        assert read.imagined == profile.imagined
+        read = profile_of({**described_machine(profile.devices, profile.foreign[0].system), "name": profile.name})
+        assert read.foreign == profile.foreign
         assert [(d.free, d.total, d.type) for d in read.devices] == [(d.free, d.total, d.type) for d in profile.devices]
 
 
@@ -97,7 +97,7 @@ def test_a_card_that_is_not_there_is_treated_as_it_would_be(runner: Runner, tmp_
     limits = []
     for name in ("RX 580 8 GB, Linux", "Arc A750 8 GB, Linux"):
         steps = [Step("measure", weights, Placement("Vulkan0", RAM), program)]
-        done = runner.rehearse({"Vulkan0": 8 << 30}, steps, known_profiles()[name].imagined)
+        done = runner.dry_run({"Vulkan0": 8 << 30}, steps, known_profiles()[name].foreign)
         assert done.steps[0].measured is not None
         limits.append(done.steps[0].measured.operation_limit)
     assert limits == [GCN.largest_operation, OTHER.largest_operation]
@@ -106,9 +106,9 @@ def test_a_card_that_is_not_there_is_treated_as_it_would_be(runner: Runner, tmp_
 def test_a_gpu_without_memory_of_its_own_takes_ram(runner: Runner, tmp_path: Path) -> None:
     weights = layers(tmp_path / "w", "F16")  # 3.1 MB
     for kind, fits in (("GPU", True), ("IGPU", False)):
-        gpu = Imagined("Vulkan0", kind, "AMD Radeon 780M", ("fp16",), False, "linux")
-        cpu = Imagined("CPU", "CPU", "CPU", (), False, "linux")
+        gpu = DeviceInfo("Vulkan0", kind, "AMD Radeon 780M", ("fp16",), False, "linux")
+        cpu = DeviceInfo("CPU", "CPU", "CPU", (), False, "linux")
         more = weights.with_arrays({"lora": np.zeros((2 * MIB,), "f4")})  # 8 MiB on the CPU
         steps = [Step("load", more, Placement("CPU", RAM)), Step("load", weights, Placement("Vulkan0", "device"))]
-        done = runner.rehearse({"Vulkan0": 64 * MIB, "CPU": 9 * MIB}, steps, (gpu, cpu))
+        done = runner.dry_run({"Vulkan0": 64 * MIB, "CPU": 9 * MIB}, steps, (gpu, cpu))
         assert (done.error is None) == fits

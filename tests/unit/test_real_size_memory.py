@@ -15,13 +15,13 @@ from native.placement import AUTO, DEVICE, RAM, Placement
 from native.planning import known_profiles
 from native.trace import Trace, trace
 from native.weights.weight_set import WeightSet
-from native.wire.messages import Rehearsal, Step
+from native.wire.messages import DryRun, Step
 from tests.bench import hollow
 from tests.runner_toys import new_runner
 
 GPU = "Vulkan0"
 CARD = 8 << 30  # bytes of an RX 580
-WIDE_SCALE = 64.0  # of activations that pass F16, as in nodes.remote_module
+F16_OVERFLOW_SCALE = 64.0  # of activations that pass F16, as in nodes.remote_module
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def traced(name: str, pixels: int) -> Trace:
 def lowered(name: str, pixels: int, matrices: str) -> Lowered:
     model = hollow.MODELS[name]
     types = hollow.types(model.build(None), matrices).items()
-    options = LowerOptions(activation_scale=WIDE_SCALE if model.wide else 1.0)
+    options = LowerOptions(activation_scale=F16_OVERFLOW_SCALE if model.wide else 1.0)
     return lower(traced(name, pixels), {key: WeightType(kind, shape) for key, (shape, kind) in types}, options)
 
 
@@ -58,7 +58,7 @@ def weights(folder: Path, name: str, matrices: str) -> WeightSet:
 
 def drawn(
     runner: Runner, folder: Path, capacity: int, pixels: int, placement: Placement, *models: str, there: str = ""
-) -> Rehearsal:
+) -> DryRun:
     """The models' phases on one GPU, one after the other, each named NAME-TYPE. there: a profile whose GPU it is."""
     steps = []
     for model in models:
@@ -66,12 +66,12 @@ def drawn(
         held = weights(folder, name, matrices)
         program = lowered(name, pixels, matrices).program
         steps += [Step("load", held, placement), Step("run", held, placement, program)]
-    return runner.rehearse({GPU: capacity}, steps, known_profiles()[there].imagined if there else ())
+    return runner.dry_run({GPU: capacity}, steps, known_profiles()[there].foreign if there else ())
 
 
-def most(rehearsal: Rehearsal) -> int:
-    assert rehearsal.error is None
-    return max(step.peak[GPU] for step in rehearsal.steps)
+def most(dry_run_of: DryRun) -> int:
+    assert dry_run_of.error is None
+    return max(step.peak[GPU] for step in dry_run_of.steps)
 
 
 def test_flux_q4_k_at_1024(runner: Runner, folder: Path) -> None:
@@ -93,9 +93,9 @@ def test_encoders_share_the_gpu_in_phases(runner: Runner, folder: Path) -> None:
 @pytest.mark.parametrize("matrices", ["Q8_0", "F16"])
 def test_files_larger_than_the_card_run(runner: Runner, folder: Path, matrices: str) -> None:
     """12.7 and 23.8 GB through 8 GiB."""
-    rehearsal = drawn(runner, folder, CARD, 1024, Placement(GPU, AUTO), f"flux-{matrices}")
-    assert most(rehearsal) <= CARD
-    (model,) = rehearsal.steps[-1].models
+    dry_run_of = drawn(runner, folder, CARD, 1024, Placement(GPU, AUTO), f"flux-{matrices}")
+    assert most(dry_run_of) <= CARD
+    (model,) = dry_run_of.steps[-1].models
     assert model.streamed > CARD
     with pytest.raises(RunnerError, match="choose a smaller picture"):
         raise drawn(runner, folder, CARD, 1024, Placement(GPU, DEVICE), f"flux-{matrices}").error or AssertionError

@@ -128,7 +128,7 @@ def test_what_is_measured_is_what_is_held(runner: Runner, device: str, tmp_path:
     program = table.program(table.op("add", (5, 96), y, table.op("silu", (5, 96), z)))
     runner.devices()
     before = {each.name: each.held for each in runner.memory().devices}[device]
-    measured = runner.measure("toy", device, program)
+    measured = runner.estimate("toy", device, program)
     memory = runner.memory()
     assert {each.name: each.held for each in memory.devices}[device] == before
     assert weights.digest not in [model.digest for model in memory.models]
@@ -145,12 +145,12 @@ def test_what_is_measured_is_what_is_held(runner: Runner, device: str, tmp_path:
 def test_measured_room_is_what_idle_programs_give_back_too() -> None:
     runner = new_runner("--device-memory", str(12 << 20), "--largest-buffer", str(3 << 20))
     side = 512  # 1 MiB a matrix
-    empty = runner.measure("toy", "Vulkan0", many_kept(4, side).program(8))
+    empty = runner.estimate("toy", "Vulkan0", many_kept(4, side).program(8))
     runner.run(NO_WEIGHTS, "Vulkan0", many_kept(3, side).program(6), {"x": np.ones((1, side), "f4")})
-    measured = runner.measure("toy", "Vulkan0", many_kept(4, side).program(8))
-    assert measured.room == empty.room == 12 << 20
+    measured = runner.estimate("toy", "Vulkan0", many_kept(4, side).program(8))
+    assert measured.headroom == empty.headroom == 12 << 20
     assert measured.largest_buffer == 3 << 20
     assert measured.fits
-    assert not runner.measure("toy", "Vulkan0", many_kept(14, side).program(28)).fits  # too much together
-    assert not runner.measure("toy", "Vulkan0", many_kept(1, 2 * side).program(2)).fits  # 4 MiB in one
+    assert not runner.estimate("toy", "Vulkan0", many_kept(14, side).program(28)).fits  # too much together
+    assert not runner.estimate("toy", "Vulkan0", many_kept(1, 2 * side).program(2)).fits  # 4 MiB in one
     runner.close()

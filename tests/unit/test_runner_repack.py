@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from native.client import Runner
-from native.errors import Aborted
+from native.errors import Interrupted
 from native.placement import DEVICE, Placement
 from native.program import Program
 from native.runner.device.devices import Device
@@ -95,7 +95,7 @@ def test_an_interruption_between_tensors_leaves_nothing(cpu: Device, tmp_path: P
     weights = weight_file(tmp_path / "w", {f"w{n}": quantized(256, 256)[0] for n in range(9)})
     size = weights.parameters["w0"].nbytes
     seen: list[tuple[int, int]] = []
-    with pytest.raises(Aborted, match="the weights of toy"):
+    with pytest.raises(Interrupted, match="the weights of toy"):
         FileWeights(weights, cpu, lambda *done: seen.append(done), lambda: len(seen) == 3, None, DEVICE)
     assert seen == [(size * n, size * 9) for n in (1, 2, 3)]
     assert cpu.held == 0

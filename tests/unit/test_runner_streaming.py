@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 import pytest
 
-from native.client import Cancelled, OutOfMemory, Runner, RunnerError
+from native.client import Interrupted, OutOfMemory, Runner, RunnerError
 from native.placement import DEVICE, RAM, Placement
 from native.program import Program
 from native.runner.graph.segments import cuts
@@ -22,7 +22,7 @@ MIB = 1 << 20
 SIDE, TOKENS, LAYERS = 1536, 3, 7
 A_LAYER_EACH = ("--largest-segment", str(2 * SIDE * SIDE * TOKENS))
 LAYER = SIDE * SIDE // 32 * 34  # bytes
-WEIGHTS = LAYERS * (LAYER + SIDE * 4)
+RESIDENCIES = LAYERS * (LAYER + SIDE * 4)
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
 IN_RAM, ON_DEVICE = Placement("Vulkan0", RAM), Placement("Vulkan0", DEVICE)
 X = np.random.default_rng(3).standard_normal((TOKENS, SIDE), "f4")
@@ -158,8 +158,8 @@ def test_interrupted_run_leaves_streaming_in_order(runner: Runner, layers: Weigh
     program = chain(list(range(LAYERS)))
     (expected,) = runner.run(layers, IN_RAM, program, {"x": X})
     seen: list[float] = []
-    with pytest.raises(Cancelled):
-        runner.run(layers, IN_RAM, program, {"x": X}, cancelled=lambda: bool(seen), progress=seen.append)
+    with pytest.raises(Interrupted):
+        runner.run(layers, IN_RAM, program, {"x": X}, interrupted=lambda: bool(seen), progress=seen.append)
     assert seen
     assert seen[-1] < 1
     (found,) = runner.run(layers, IN_RAM, program, {"x": X})
@@ -167,7 +167,7 @@ def test_interrupted_run_leaves_streaming_in_order(runner: Runner, layers: Weigh
     runner.unload(layers.digest, IN_RAM)
 
 
-@pytest.mark.parametrize("memory", [12 * MIB, WEIGHTS + 2 * TOKENS * SIDE * 4 - 1])
+@pytest.mark.parametrize("memory", [12 * MIB, RESIDENCIES + 2 * TOKENS * SIDE * 4 - 1])
 def test_usual_placement_streams_what_does_not_fit(layers: WeightSet, memory: int) -> None:
     """With 12 MiB the weights are too large, with the other figure weights and compute buffer together."""
     program = chain(list(range(LAYERS)))

@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 import pytest
 
-from native.client import Cancelled, OutOfMemory, Runner, RunnerError
+from native.client import Interrupted, OutOfMemory, Runner, RunnerError
 from native.ggml_types import LAYOUTS
 from native.placement import DEVICE, Placement
 from native.weights.weight_set import WeightSet
@@ -216,8 +216,8 @@ def test_loading_can_be_cancelled_and_leaves_nothing(tmp_path: Path) -> None:
     shape = (16, 512, 256)  # as a convolution's kernel, it is dequantized: slow enough to be interrupted
     tensors = {f"w{n}": ("Q4_K", shape, bytes(16 * 512 * 144)) for n in range(8)}
     weights = weight_file(tmp_path / "w", tensors)
-    with pytest.raises(Cancelled):
-        runner.load(weights, "CPU", cancelled=lambda: True)
+    with pytest.raises(Interrupted):
+        runner.load(weights, "CPU", interrupted=lambda: True)
     memory = runner.memory()
     assert memory.models == ()
     assert memory.devices[-1].held == 0

@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from native.client import Cancelled, RunnerError
+from native.client import Interrupted, RunnerError
 from native.engines import choose as engine
-from native.engines.ggml import RemoteModel
+from native.engines import cpu_benchmark
+from native.engines.ggml import GgmlModel
 from native.engines.model import LowRank
 from native.engines.torch_cpu import TorchModel
 from native.engines.torch_cpu import weight_reader as values
@@ -167,7 +168,7 @@ def test_interrupt_between_layers(tmp_path: Path) -> None:
     layers = torch.nn.Sequential(*(linear(32, 32) for _ in range(6)))
     model = TorchModel(layers, weight_file(tmp_path / "w", {f"{n}.weight": small_q8(32, 32) for n in range(6)}), "CPU")
     fractions: list[float] = []
-    with pytest.raises(Cancelled):
+    with pytest.raises(Interrupted):
         model.run(0, call, {"x": torch.ones(1, 32)}, lambda: len(fractions) == 3, fractions.append)
     assert fractions == [1 / 6, 2 / 6, 3 / 6]
     fractions.clear()
@@ -230,36 +231,38 @@ def chosen(weights: WeightSet, placement: Placement) -> type:
 
 @pytest.fixture
 def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WeightSet:
-    monkeypatch.setattr(engine, "_known", {})
+    monkeypatch.setattr(cpu_benchmark, "_known", {})
     return weight_file(tmp_path / "w", {"weight": small_q8(1024, 1024), "small": small_q8(32, 32)})
 
 
 def test_engine_that_is_named(large: WeightSet) -> None:
     assert chosen(large, Placement("CPU", engine=TORCH)) is TorchModel
-    assert chosen(large, Placement("CPU", engine=GGML)) is RemoteModel
-    assert chosen(large, Placement("Vulkan0", engine=AUTO)) is RemoteModel
-    assert not engine._known
+    assert chosen(large, Placement("CPU", engine=GGML)) is GgmlModel
+    assert chosen(large, Placement("Vulkan0", engine=AUTO)) is GgmlModel
+    assert not cpu_benchmark._known
     with pytest.raises(ValueError, match="computes on the CPU only, not on Vulkan0: choose the device CPU"):
         chosen(large, Placement("Vulkan0", engine=TORCH))
 
 
 def test_auto_measures_both_once_and_says_so(large: WeightSet, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "native.engines.choose"):
+    with caplog.at_level(logging.INFO, "native.engines.cpu_benchmark"):
         found = {chosen(large, Placement("CPU", engine=AUTO)) for _ in range(3)}
     assert len(found) == 1
     (said,) = caplog.messages
     assert said.startswith("Q8_0 weights of 1024 x 1024 on the CPU: ")
-    (speeds,) = engine._known.values()
+    (speeds,) = cpu_benchmark._known.values()
     assert min(speeds.ggml, speeds.torch) > 1e8
-    assert chosen(large, Placement("CPU", DEVICE, engine=AUTO)) in (TorchModel, RemoteModel)
-    assert len(engine._known) == 2
+    assert chosen(large, Placement("CPU", DEVICE, engine=AUTO)) in (TorchModel, GgmlModel)
+    assert len(cpu_benchmark._known) == 2
 
 
-@pytest.mark.parametrize(("torch_speed", "expected"), [(1.4, RemoteModel), (1.6, TorchModel)])
+@pytest.mark.parametrize(("torch_speed", "expected"), [(1.4, GgmlModel), (1.6, TorchModel)])
 def test_auto_takes_torch_by_a_margin(
     torch_speed: float, expected: type, large: WeightSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(engine._known, ("Q8_0", (1024, 1024), AUTO, 256), engine._Speeds(1.0, torch_speed))
+    monkeypatch.setitem(
+        cpu_benchmark._known, ("Q8_0", (1024, 1024), AUTO, 256), cpu_benchmark._Speeds(1.0, torch_speed)
+    )
     assert chosen(large, Placement("CPU", engine=AUTO)) is expected
 
 
@@ -273,4 +276,4 @@ def test_what_is_measured_is_of_the_kind_that_most_weights_are(tmp_path: Path) -
     assert found.name == "middle"
     only_small = weight_file(tmp_path / "v", {"small": small_q8(32, 32)})
     assert engine.typical_layer(only_small) is None
-    assert chosen(only_small, Placement("CPU", engine=AUTO)) is RemoteModel
+    assert chosen(only_small, Placement("CPU", engine=AUTO)) is GgmlModel

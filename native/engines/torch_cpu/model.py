@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from ...client.errors import OutOfMemory
-from ...output_check import check_sound
+from ...output_check import check_outputs
 from ...placement import Placement
 from ...threads import wanted_threads
 from ...weights import WeightSet, check_unchanged
@@ -47,7 +47,7 @@ class TorchModel(Model):
         key: Hashable,
         function: Function,
         inputs: Mapping[str, Tensor],
-        cancelled: Callable[[], bool] | None = None,
+        interrupted: Callable[[], bool] | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> tuple[Tensor, ...]:
         """As Model.run; raises WeightFileError and OutOfMemory too."""
@@ -64,7 +64,7 @@ class TorchModel(Model):
                     progress(min(1.0, done / matrices))
 
             self._values = Values(self.weights)
-            mode = EngineMode(names, self._values, self._vectors, half, cancelled, advance)
+            mode = EngineMode(names, self._values, self._vectors, half, interrupted, advance)
             given = {name: x.detach().to("cpu", copy=True) for name, x in inputs.items()}
             try:
                 with mode:
@@ -76,7 +76,7 @@ class TorchModel(Model):
             results = tuple(x.to(torch.float32).contiguous() for x in tensors)
             finite = [bool(x.isfinite().all()) for x in results]
             arrays, outputs = {name: x.numpy() for name, x in given.items()}, [x.numpy() for x in results]
-            check_sound(self.weights, self.placement.device, arrays, outputs, finite)
+            check_outputs(self.weights, self.placement.device, arrays, outputs, finite)
             return results
 
     def fits(self, key: Hashable, function: Function, inputs: Mapping[str, Tensor]) -> bool:
@@ -84,7 +84,7 @@ class TorchModel(Model):
         return True
 
     def load(
-        self, progress: Callable[[int, int], None] | None = None, cancelled: Callable[[], bool] | None = None
+        self, progress: Callable[[int, int], None] | None = None, interrupted: Callable[[], bool] | None = None
     ) -> None:
         """Nothing to bring anywhere; raises WeightFileError where a file changed."""
         check_unchanged(self.weights)

@@ -17,7 +17,7 @@ from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from ...client import Cancelled
+from ...client import Interrupted
 from .weight_reader import Values
 
 # What is asked of a parameter without its values.
@@ -31,7 +31,7 @@ class EngineMode(TorchFunctionMode):
 
     def __init__(
         self, names: dict[int, str], values: Values, vectors: dict[str, Tensor], half: bool,
-        cancelled: Callable[[], bool] | None, advance: Callable[[], None],
+        interrupted: Callable[[], bool] | None, advance: Callable[[], None],
     ) -> None:  # fmt: skip
         """names: of the parameters, by their id. vectors: small parameters once read, which stay.
 
@@ -42,7 +42,7 @@ class EngineMode(TorchFunctionMode):
         self.values = values
         self.vectors = vectors
         self.half = half
-        self.cancelled = cancelled
+        self.interrupted = interrupted
         self.advance = advance
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -110,8 +110,8 @@ class EngineMode(TorchFunctionMode):
         return torch.from_numpy(arrays[f"{name}.lora_down"]), torch.from_numpy(arrays[f"{name}.lora_up"])
 
     def _enter_layer(self) -> None:
-        if self.cancelled is not None and self.cancelled():
-            raise Cancelled("the run was interrupted")
+        if self.interrupted is not None and self.interrupted():
+            raise Interrupted("the run was interrupted")
         self.advance()
 
 

@@ -6,7 +6,7 @@ import torch
 
 from ...trace.graph import Window
 from ..lowering import LowerError, Lowering, Made, handler
-from ..strides import Operand, contiguous_stride, dense, packed
+from ..strides import Operand, contiguous, contiguous_stride, rows_packed
 
 _LARGEST = 3.4028234e38
 
@@ -32,12 +32,12 @@ def _mask(low: Lowering, mask: Window | None, tokens: int) -> int | None:
     if mask is None:
         return None
     if mask.dtype == torch.bool:
-        x = low.computed("mask", lambda m: torch.zeros(m.shape).masked_fill_(~m, -_LARGEST), mask)
+        x = low.host_computed("mask", lambda m: torch.zeros(m.shape).masked_fill_(~m, -_LARGEST), mask)
     else:
         x = low.operand(mask)
     shape = (*(1,) * (4 - len(mask.shape)), *mask.shape)
     x = x.broadcast((*shape[:2], tokens, shape[3]))
-    return low.b.reshape(dense(low.b, x), tuple(reversed(x.shape)))
+    return low.b.reshape(contiguous(low.b, x), tuple(reversed(x.shape)))
 
 
 def _heads(low: Lowering, x: Window) -> int:
@@ -46,7 +46,7 @@ def _heads(low: Lowering, x: Window) -> int:
     dims = list(zip(operand.shape, operand.stride, strict=True))
     if dims[-1][1] == 1 and all(step for n, step in dims if n != 1):
         return low.b.window(operand.tensor, list(reversed(dims)), operand.offset)
-    return low.b.reshape(dense(low.b, operand), tuple(reversed(x.shape)))
+    return low.b.reshape(contiguous(low.b, operand), tuple(reversed(x.shape)))
 
 
 def _plain(
@@ -55,16 +55,16 @@ def _plain(
     b = low.b
     batch, heads, tokens, _ = query.shape
     keys = key.shape[2]
-    left, right = (low.reduced(packed(b, _heads(low, x))) for x in (key, query))
+    left, right = (low.scale_down(rows_packed(b, _heads(low, x))) for x in (key, query))
     scores = b.op("mul_mat", left, right, ne=(keys, tokens, heads, batch), parameters=("F32",))
     factor *= low.options.activation_scale**2  # instead of restoring the scores
     masks = [m for m in (_mask(low, mask, tokens),) if m is not None]
     weights = b.op("soft_max", scores, *masks, ne=b[scores].ne, parameters=(factor,))
     columns = low.operand(value).permuted((0, 1, 3, 2))
-    transposed = b.reshape(dense(b, columns), (keys, value.shape[3], heads, batch))
+    transposed = b.reshape(contiguous(b, columns), (keys, value.shape[3], heads, batch))
     ne = (value.shape[3], tokens, heads, batch)
-    result = b.op("mul_mat", low.reduced(transposed), weights, ne=ne, parameters=("F32",))
-    return low.natural(low.restored(result), out)
+    result = b.op("mul_mat", low.scale_down(transposed), weights, ne=ne, parameters=("F32",))
+    return low.to_layout(low.unscale(result), out)
 
 
 def _flash(low: Lowering, query: Window, key: Window, value: Window, mask: Window | None, factor: float) -> Operand:

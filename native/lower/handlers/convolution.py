@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ...trace.graph import Window
 from ..lowering import LowerError, Lowering, handler
-from ..strides import dense
+from ..strides import contiguous
 
 
 @handler("convolution")
@@ -18,15 +18,15 @@ def convolution(
     if transposed or groups != 1 or len(x.shape) != 4:
         raise LowerError(f"a convolution of {x.shape} with {weight.shape}, groups {groups}, transposed {transposed}")
     b = low.b
-    picture = b.reshape(dense(b, low.operand(x)), tuple(reversed(x.shape)))
+    picture = b.reshape(contiguous(b, low.operand(x)), tuple(reversed(x.shape)))
     kernel = low.stored(weight).tensor
     ne = tuple(reversed(out.shape))
     parameters = (*reversed(stride), *reversed(padding), *reversed(dilation))
     if b[kernel].type == "F32":
         result = b.op("conv_2d", kernel, picture, ne=ne, parameters=parameters)
     else:  # ggml brings the picture to the kernel's type
-        result = low.restored(b.op("conv_2d", kernel, low.reduced(picture), ne=ne, parameters=parameters))
+        result = low.unscale(b.op("conv_2d", kernel, low.scale_down(picture), ne=ne, parameters=parameters))
     if bias is not None:
-        added = b.reshape(dense(b, low.operand(bias)), (1, 1, bias.numel))
+        added = b.reshape(contiguous(b, low.operand(bias)), (1, 1, bias.numel))
         result = b.op("add", result, added, ne=ne)
-    return low.natural(result, out)
+    return low.to_layout(result, out)

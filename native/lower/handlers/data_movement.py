@@ -10,13 +10,13 @@ import torch
 
 from ...trace.graph import Window
 from ..lowering import LowerError, Lowering, Made, handler
-from ..strides import Operand, collapse, contiguous_stride, dense, physical_order, strided_dimensions, view
+from ..strides import Operand, collapse, contiguous, contiguous_stride, physical_order, strided_dimensions, view
 
 
 @handler("clone", "_to_copy")
 def clone(low: Lowering, out: Window, x: Window, *_: Any, **__: Any) -> int:
     """A copy, laid out as the result wants it."""
-    return dense(low.b, low.operand(x).broadcast(out.shape).permuted(low.layout(out).order))
+    return contiguous(low.b, low.operand(x).broadcast(out.shape).permuted(low.layout(out).order))
 
 
 @handler("copy")
@@ -29,7 +29,7 @@ def copy(low: Lowering, out: Window, _target: Window, source: Window, *_: Any) -
 def fill(low: Lowering, out: Window, _target: Window, value: float = 0.0) -> int:
     """Overwrite a window with a number."""
     constant = low.b.constant(torch.full((1,), float(value)).numpy())
-    return dense(low.b, Operand(constant, (1,), (1,)).broadcast(out.shape))
+    return contiguous(low.b, Operand(constant, (1,), (1,)).broadcast(out.shape))
 
 
 @handler("cat")
@@ -55,7 +55,7 @@ def _concat(low: Lowering, first: Operand, second: Operand, dim: int) -> Operand
     shape = tuple(n + second.shape[dim] if i == dim else n for i, n in enumerate(first.shape))
     for whole in (False, True):
         if whole:
-            first, second = (Operand(dense(b, x), x.shape, contiguous_stride(x.shape)) for x in (first, second))
+            first, second = (Operand(contiguous(b, x), x.shape, contiguous_stride(x.shape)) for x in (first, second))
         groups, inner = _concat_groups(first, second, dim)
         if all(strided_dimensions(each) <= 4 and all(stride for _, stride in each) for each in groups):
             break
@@ -90,7 +90,7 @@ def stack(low: Lowering, out: Window, parts: Sequence[Window], dim: int = 0) -> 
         x = Operand(x.tensor, (*x.shape[:dim], 1, *x.shape[dim:]), (*x.stride[:dim], 1, *x.stride[dim:]), x.offset)
         joined = x if joined is None else _concat(low, joined, x, dim)
     assert joined is not None
-    return low.natural(dense(low.b, joined), out)
+    return low.to_layout(contiguous(low.b, joined), out)
 
 
 @handler("repeat")
@@ -103,7 +103,7 @@ def repeat(low: Lowering, out: Window, x: Window, times: Sequence[int]) -> int:
         once = joined
         for _ in range(count - 1):
             joined = _concat(low, joined, once, dim)
-    return low.natural(dense(low.b, joined), out)
+    return low.to_layout(contiguous(low.b, joined), out)
 
 
 @handler("constant_pad_nd")
@@ -111,9 +111,9 @@ def pad(low: Lowering, out: Window, x: Window, amounts: Sequence[int], value: fl
     """Zeros around the last dimensions."""
     if value or any(amount < 0 for amount in amounts) or len(x.shape) > 4:
         raise LowerError(f"padding {list(amounts)} with {value}")
-    source = low.b.reshape(dense(low.b, low.operand(x)), tuple(reversed(x.shape)))
+    source = low.b.reshape(contiguous(low.b, low.operand(x)), tuple(reversed(x.shape)))
     parameters = (*amounts, *[0] * (8 - len(amounts)))
-    return low.natural(low.b.op("pad", source, ne=tuple(reversed(out.shape)), parameters=parameters), out)
+    return low.to_layout(low.b.op("pad", source, ne=tuple(reversed(out.shape)), parameters=parameters), out)
 
 
 @handler("embedding")
@@ -121,10 +121,10 @@ def embedding(low: Lowering, out: Window, table: Window, ids: Window, *_: Any) -
     """Rows of a table by whole numbers that come from the host."""
     if low.on_device(ids):
         raise LowerError("an embedding whose ids the device computes")
-    numbers = low.b.reshape(dense(low.b, low.stored(ids)), (ids.numel,))
+    numbers = low.b.reshape(contiguous(low.b, low.stored(ids)), (ids.numel,))
     rows_of = low.stored(table)
     result = low.b.op("get_rows", rows_of.tensor, numbers, ne=(table.shape[1], ids.numel))
-    return low.natural(result, out)
+    return low.to_layout(result, out)
 
 
 @handler("index")
@@ -142,10 +142,10 @@ def index(low: Lowering, out: Window, x: Window, indices: Sequence[Window | None
             flat = flat * size + torch.where(part < 0, part + size, part)
         return flat.reshape(-1)
 
-    numbers = dense(low.b, low.computed(("positions", sizes), positions, *given, dtype=torch.int64))
+    numbers = contiguous(low.b, low.host_computed(("positions", sizes), positions, *given, dtype=torch.int64))
     length = math.prod(inner)
-    table = low.b.reshape(dense(low.b, low.operand(x)), (length, x.numel // length))
-    return low.natural(low.b.op("get_rows", table, numbers, ne=(length, out.numel // length)), out)
+    table = low.b.reshape(contiguous(low.b, low.operand(x)), (length, x.numel // length))
+    return low.to_layout(low.b.op("get_rows", table, numbers, ne=(length, out.numel // length)), out)
 
 
 @handler("upsample_nearest2d", "_upsample_nearest_exact2d")
@@ -153,5 +153,5 @@ def upsample_nearest(low: Lowering, out: Window, x: Window, *_: Any) -> int:
     """Larger pictures by repeating pixels, [batch, channels, height, width]."""
     if any(o % i for o, i in zip(out.shape[2:], x.shape[2:], strict=True)):
         raise LowerError(f"enlarging {x.shape[2:]} to {out.shape[2:]}, which is no whole factor")
-    source = low.b.reshape(dense(low.b, low.operand(x)), tuple(reversed(x.shape)))
-    return low.natural(low.b.op("upscale", source, ne=tuple(reversed(out.shape)), parameters=("nearest",)), out)
+    source = low.b.reshape(contiguous(low.b, low.operand(x)), tuple(reversed(x.shape)))
+    return low.to_layout(low.b.op("upscale", source, ne=tuple(reversed(out.shape)), parameters=("nearest",)), out)

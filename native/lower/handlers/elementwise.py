@@ -171,8 +171,8 @@ def masked_fill(low: Lowering, out: Window, x: Window, mask: Window, value: Argu
     number = _number(low, value)
     if number is None or not math.isfinite(number):
         raise LowerError(f"a masked fill with {value}")
-    kept = low.computed("kept", lambda m: (~m.bool()).float(), mask)
-    filled = low.computed(("filled", number), lambda m: m.float() * number, mask)
+    kept = low.host_computed("kept", lambda m: (~m.bool()).float(), mask)
+    filled = low.host_computed(("filled", number), lambda m: m.float() * number, mask)
     product = low.temporary(out.shape)
     low.bind(product, binary(low.b, "mul", low.operand(x), kept, low.layout(product)))
     return binary(low.b, "add", low.operand(product), filled, low.layout(out))

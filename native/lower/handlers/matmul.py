@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from ...trace.graph import Window
 from ..lowering import LowerError, Lowering, handler
-from ..strides import Operand, binary, contiguous_stride, dense, packed, rows
+from ..strides import Operand, binary, contiguous, contiguous_stride, rows, rows_packed
 
 
 @handler("linear")
 def linear(low: Lowering, out: Window, x: Window, weight: Window, bias: Window | None = None) -> int:
     """x [.., in] times weight [out, in], and its low-rank branch where it has one (Hu et al. 2021, section 4)."""
     b = low.b
-    columns = packed(b, rows(b, low.operand(x)))
+    columns = rows_packed(b, rows(b, low.operand(x)))
     result = _multiply(low, _matrix(low, weight), columns)
     name = low.weight_name(weight)
     rank = low.ranks.get(name or "", 0)
@@ -21,9 +21,9 @@ def linear(low: Lowering, out: Window, x: Window, weight: Window, bias: Window |
         branch = _multiply(low, up, _multiply(low, down, columns))
         result = b.op("add", result, branch, ne=b[result].ne)
     if bias is not None:
-        added = b.reshape(dense(b, low.operand(bias)), (bias.numel,))
+        added = b.reshape(contiguous(b, low.operand(bias)), (bias.numel,))
         result = b.op("add", result, added, ne=b[result].ne)
-    return low.natural(result, out)
+    return low.to_layout(result, out)
 
 
 def _matrix(low: Lowering, weight: Window) -> int:
@@ -34,15 +34,15 @@ def _matrix(low: Lowering, weight: Window) -> int:
 def _multiply(low: Lowering, matrix: int, columns: int) -> int:
     """ggml's mul_mat of weights with activations."""
     ne = (low.b[matrix].ne[1], *low.b[columns].ne[1:])
-    result = low.b.op("mul_mat", matrix, low.reduced(columns), ne=ne, parameters=("F32",))
-    return low.restored(result)
+    result = low.b.op("mul_mat", matrix, low.scale_down(columns), ne=ne, parameters=("F32",))
+    return low.unscale(result)
 
 
 @handler("mm")
 def mm(low: Lowering, out: Window, first: Window, second: Window) -> int:
     """first [m, k] times second [k, n]."""
     right = low.stored(second).permuted((1, 0))
-    return low.natural(_multiply(low, rows(low.b, right), packed(low.b, rows(low.b, low.operand(first)))), out)
+    return low.to_layout(_multiply(low, rows(low.b, right), rows_packed(low.b, rows(low.b, low.operand(first)))), out)
 
 
 @handler("addmm")
@@ -61,8 +61,8 @@ def bmm(low: Lowering, out: Window, first: Window, second: Window) -> int:
     """first [b, m, k] times second [b, k, n]; both differ from one b to the next."""
     b = low.b
     batch, tokens, inner = first.shape
-    left = b.reshape(dense(b, low.operand(first)), (inner, tokens, batch))
-    right = b.reshape(dense(b, low.operand(second).permuted((0, 2, 1))), (inner, second.shape[2], batch))
+    left = b.reshape(contiguous(b, low.operand(first)), (inner, tokens, batch))
+    right = b.reshape(contiguous(b, low.operand(second).permuted((0, 2, 1))), (inner, second.shape[2], batch))
     ne = (second.shape[2], tokens, batch)
-    result = b.op("mul_mat", low.reduced(right), low.reduced(left), ne=ne, parameters=("F32",))
-    return low.natural(low.restored(result, 2), out)
+    result = b.op("mul_mat", low.scale_down(right), low.scale_down(left), ne=ne, parameters=("F32",))
+    return low.to_layout(low.unscale(result, 2), out)

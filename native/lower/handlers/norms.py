@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ...trace.graph import Window
 from ..lowering import Lowering, handler
-from ..strides import Operand, dense, norm_rows
+from ..strides import Operand, contiguous, norm_rows
 
 
 def _affine(low: Lowering, normed: int, weight: Window | None, bias: Window | None, ne: Sequence[int]) -> int:
@@ -16,7 +16,7 @@ def _affine(low: Lowering, normed: int, weight: Window | None, bias: Window | No
     b = low.b
     for name, vector in (("mul", weight), ("add", bias)):
         if vector is not None:
-            normed = b.op(name, normed, b.reshape(dense(b, low.operand(vector)), ne), ne=b[normed].ne)
+            normed = b.op(name, normed, b.reshape(contiguous(b, low.operand(vector)), ne), ne=b[normed].ne)
     return normed
 
 
@@ -48,6 +48,6 @@ def group_norm(
 ) -> int:  # fmt: skip
     """Group normalisation of [batch, channels, ..] (Wu and He 2018)."""
     b = low.b
-    source = b.reshape(dense(b, low.operand(x)), (area, 1, channels, batch))
+    source = b.reshape(contiguous(b, low.operand(x)), (area, 1, channels, batch))
     normed = b.op("group_norm", source, ne=b[source].ne, parameters=(groups, eps))
-    return low.natural(_affine(low, normed, weight, bias, (1, 1, channels)), out)
+    return low.to_layout(_affine(low, normed, weight, bias, (1, 1, channels)), out)

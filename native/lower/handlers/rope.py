@@ -7,7 +7,7 @@ import torch
 
 from ...trace.graph import Window
 from ..lowering import Lowering, handler
-from ..strides import Layout, Operand, binary, contiguous_stride, dense, physical_order
+from ..strides import Layout, Operand, binary, contiguous, contiguous_stride, physical_order
 
 _AXES = 3  # with more of them the table takes fewer operations
 _STILL = 1e30  # divides an angle to nothing
@@ -20,11 +20,11 @@ def rope(low: Lowering, out: Window, x: Window, table: Window) -> Operand:
 
     x: [batch, heads, tokens, channels]; table: [batch or 1, heads or 1, tokens, channels / 2, 2, 2], from the host.
     """
-    turns = _turns(low, table, x.shape[2])
+    rotations = _rotations(low, table, x.shape[2])
     source = low.operand(x)
-    if turns is None or source.stride[-1] != 1 or 0 in source.stride[:3]:
+    if rotations is None or source.stride[-1] != 1 or 0 in source.stride[:3]:
         return _by_table(low, source, table)
-    return _by_position(low, source, turns)
+    return _by_position(low, source, rotations)
 
 
 @handler("comfy_kitchen.apply_rope.default")
@@ -33,13 +33,13 @@ def rope_both(low: Lowering, out: Window, query: Window, key: Window, table: Win
     return rope(low, out, query, table), rope(low, low.output(1), key, table)
 
 
-def _by_position(low: Lowering, x: Operand, turns: list[tuple[int, int]]) -> Operand:
+def _by_position(low: Lowering, x: Operand, rotations: list[tuple[int, int]]) -> Operand:
     """One rotation for each axis of positions."""
     batch, heads, tokens, channels = x.shape
     dims = [(channels, 1), *((x.shape[i], x.stride[i]) for i in (1, 2, 0))]
     turned = low.b.window(x.tensor, dims, x.offset)
     ne = (channels, heads, tokens, batch)
-    for positions, divisors in turns:
+    for positions, divisors in rotations:
         turned = low.b.op("rope", turned, positions, divisors, ne=ne)
     strides = contiguous_stride((batch, tokens, heads, channels))
     return Operand(turned, x.shape, tuple(strides[i] for i in (0, 2, 1, 3)))
@@ -53,12 +53,12 @@ def _by_table(low: Lowering, x: Operand, table: Window) -> Operand:
         def pick(f: torch.Tensor) -> torch.Tensor:
             return torch.stack((f[..., 0, which], f[..., 1, 1 - which]), -1).flatten(-2)[..., :tokens, :].float()
 
-        return low.computed(("rope", which, tokens), pick, table)
+        return low.host_computed(("rope", which, tokens), pick, table)
 
     order = physical_order(x.shape, x.stride) if x.stride[-1] == 1 and 0 not in x.stride else tuple(range(4))
     if order[-1] != 3:
         order = tuple(range(4))
-    source = dense(b, x.permuted(order))
+    source = contiguous(b, x.permuted(order))
     strides = contiguous_stride([x.shape[i] for i in order])
     stride = tuple(strides[order.index(i)] for i in range(4))
     odd, even = (b.window(source, [(1, 1), (x.numel // 2, 2)], offset) for offset in (1, 0))
@@ -70,11 +70,11 @@ def _by_table(low: Lowering, x: Operand, table: Window) -> Operand:
     return Operand(result, x.shape, stride)
 
 
-def _turns(low: Lowering, table: Window, tokens: int) -> list[tuple[int, int]] | None:
+def _rotations(low: Lowering, table: Window, tokens: int) -> list[tuple[int, int]] | None:
     """(positions, divisors) of each rotation that makes the table, as constants; None where none do."""
     if not low.is_constant(table) or table.shape[:2] != (1, 1):
         return None
-    key = ("turns", table, tokens)
+    key = ("rotations", table, tokens)
     if key not in low.kept:
         found = axes(low.value(table)[0, 0, :tokens].double().numpy())
         low.kept[key] = None if found is None or len(found) > _AXES else [

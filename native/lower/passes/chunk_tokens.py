@@ -19,25 +19,25 @@ _ALONE = (*(name for name in UNARY if name not in ("sum_rows", "mean")), "scale"
 _BINARY = ("add", "sub", "mul", "div")
 
 
-def in_chunks(b: Builder, outputs: Sequence[int], wide_bytes: int, tokens: int) -> list[int]:
+def in_chunks(b: Builder, outputs: Sequence[int], chunk_threshold_bytes: int, tokens: int) -> list[int]:
     """The outputs on a table in which narrowing products of `wide_bytes` and more run on about `tokens` at a time."""
     indices = needed(b, outputs)
     using = users(b, indices, outputs)
     regions = {
         index: region
         for index in indices
-        if b[index].name == "mul_mat" and (region := _region(b, index, using, wide_bytes, tokens))
+        if b[index].name == "mul_mat" and (region := _region(b, index, using, chunk_threshold_bytes, tokens))
     }
     rewriting = Rewriting(b)
     rewriting.run(indices, lambda old: _chunked(rewriting, old, regions[old], tokens) if old in regions else None)
     return [rewriting[output] for output in outputs]
 
 
-def _region(b: Builder, product: int, using: dict[int, list[int]], wide_bytes: int, tokens: int) -> set[int]:
+def _region(b: Builder, product: int, using: dict[int, list[int]], chunk_threshold_bytes: int, tokens: int) -> set[int]:
     """What a narrowing product of many tokens hangs on alone, as far as it is wide and keeps tokens apart."""
     count = b[product].ne[1]
     first = b[product].sources[1]
-    if count < 2 * tokens or not _apart(b, product, count) or b.nbytes(first) < wide_bytes:
+    if count < 2 * tokens or not _apart(b, product, count) or b.nbytes(first) < chunk_threshold_bytes:
         return set()
     region: set[int] = set()
     reached = [first]
@@ -118,7 +118,7 @@ def _chunked(rewriting: Rewriting, product: int, region: set[int], tokens: int) 
         chunk = range(start, min(start + step, count))
         made: dict[int, int] = {}
         for index in (*sorted(region), product):
-            b.place = b.places[index]
+            b.module_path = b.module_paths[index]
             sources = tuple(
                 made[source] if source in region else _some(rewriting, source, chunk, count)
                 for source in b[index].sources

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from ...trace.graph import Step, Trace, Window
+from ...trace.graph import Trace, TracedOp, Window
 
 
 def fuse(trace: Trace) -> Trace:
@@ -23,7 +23,7 @@ def fuse(trace: Trace) -> Trace:
     return replace(trace, steps=tuple(steps))
 
 
-Maker = Callable[[object], Step | None]
+Maker = Callable[[object], TracedOp | None]
 
 
 def _written_twice(trace: Trace) -> set[int]:
@@ -36,7 +36,7 @@ def _written_twice(trace: Trace) -> set[int]:
     return twice
 
 
-def _maker(value: object, makers: dict[int, Step], written: set[int]) -> Step | None:
+def _maker(value: object, makers: dict[int, TracedOp], written: set[int]) -> TracedOp | None:
     """The step that made a window whole and for good."""
     if not isinstance(value, Window) or value.storage in written:
         return None
@@ -44,7 +44,7 @@ def _maker(value: object, makers: dict[int, Step], written: set[int]) -> Step | 
     return step if step is not None and step.outputs[0] == value else None
 
 
-def rms_norm(step: Step, maker: Maker) -> Step | None:
+def rms_norm(step: TracedOp, maker: Maker) -> TracedOp | None:
     """x * rsqrt(mean(x ** 2, -1) + eps), as T5 and Llama write it (Zhang and Sennrich 2019, equation 4)."""
     if step.name != "aten.mul.Tensor":
         return None

@@ -46,7 +46,7 @@ class Rewriting:
     def run(self, indices: Sequence[int], rule: Rule) -> None:
         """Build every tensor anew, in order; what hangs on nothing new stays as it is."""
         for old in indices:
-            self.b.place = self.b.places[old]
+            self.b.module_path = self.b.module_paths[old]
             made = rule(old)
             self._new[old] = self.again(old, self.b[old].sources) if made is None else made
 

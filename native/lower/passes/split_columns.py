@@ -17,14 +17,14 @@ _ALIGNMENT = 256  # bytes: the most that Vulkan may ask of where a buffer's part
 Columns = tuple[int, int]  # from, to
 
 
-def split_columns(b: Builder, outputs: Sequence[int], wide_bytes: int) -> list[int]:
+def split_columns(b: Builder, outputs: Sequence[int], chunk_threshold_bytes: int) -> list[int]:
     """The outputs on a table in which products of `wide_bytes` and more are split at the columns that are used."""
     indices = needed(b, outputs)
     using = users(b, indices, outputs)
     rewriting = Rewriting(b)
     parts: dict[int, Columns] = {}  # views of what is split
     for index in indices:
-        if b[index].kind == "op" and b.nbytes(index) >= wide_bytes:
+        if b[index].kind == "op" and b.nbytes(index) >= chunk_threshold_bytes:
             parts |= _windows(b, index, using)
 
     def rule(view: int) -> int | None:
@@ -84,7 +84,7 @@ def _part(rewriting: Rewriting, index: int, columns: Columns) -> int | None:
     tensor, (first, last) = b[index], columns
     if tensor.kind != "op" or tensor.name == "get_rows":
         return None
-    b.place = b.places[index]
+    b.module_path = b.module_paths[index]
     ne = (last - first, *tensor.ne[1:])
     if tensor.name == "mul_mat":
         weight = b[tensor.sources[0]]

@@ -17,7 +17,7 @@ class Budget:
     taken: int
 
     @property
-    def left(self) -> int:
+    def headroom(self) -> int:
         """Bytes for all else; negative where the weights alone are too much."""
         return self.total - self.taken
 

@@ -14,7 +14,7 @@ from .devices import Device
 Ne = tuple[int, int, int, int]
 
 
-class Placed:
+class Allocation:
     """Named tensors in buffers of a device."""
 
     def __init__(self, tensors: dict[str, Any], described_in: Any, device: Device) -> None:
@@ -35,7 +35,7 @@ class Placed:
         for buffer in self.buffers:
             ggml.ggml_backend_buffer_free(buffer)
         self.buffers.clear()
-        self.device.gave_back(self.nbytes)
+        self.device.freed(self.nbytes)
         self.nbytes = 0
         if self._context:
             ggml.ggml_free(self._context)
@@ -43,7 +43,7 @@ class Placed:
         self.tensors = {}
 
 
-def describe(device: Device, tensors: Iterable[tuple[str, str, Ne]]) -> Placed:
+def describe(device: Device, tensors: Iterable[tuple[str, str, Ne]]) -> Allocation:
     """Tensors (name, ggml type, ne) without memory."""
     listed = list(tensors)
     made = context(len(listed))
@@ -54,23 +54,23 @@ def describe(device: Device, tensors: Iterable[tuple[str, str, Ne]]) -> Placed:
             ggml.ggml_free(made)
             raise RequestError(f"the tensor {name} cannot be {type_} with {ne[0]} elements a row")
         named[name] = ggml.ggml_new_tensor(made, number, 4, (ctypes.c_int64 * 4)(*ne))
-    return Placed(named, made, device)
+    return Allocation(named, made, device)
 
 
 def allocate(
-    placed: Placed, names: Iterable[str], what: str, largest: int | None = None, buffer_type: int | None = None
+    allocation: Allocation, names: Iterable[str], what: str, largest: int | None = None, buffer_type: int | None = None
 ) -> None:
     """Give the tensors `names` memory on their device; `what` is for the message of OutOfMemory.
 
     No buffer is larger than the device's largest (or `largest` bytes), but for a single tensor that is.
     buffer_type: of the device; its usual one unless it is said.
     """
-    device = placed.device
+    device = allocation.device
     buffer_type = buffer_type or device.buffer_type
     limit = min(ggml.ggml_backend_buft_get_max_size(buffer_type), largest or 1 << 62)
     groups: list[tuple[list[tuple[Any, int]], int]] = []  # tensors with offsets, bytes of their buffer
     for name in names:
-        tensor = placed.tensors[name]
+        tensor = allocation.tensors[name]
         size = device_bytes(buffer_type, tensor)
         if groups and groups[-1][1] + size <= limit:
             members, end = groups[-1]
@@ -81,7 +81,7 @@ def allocate(
     require(device, what, sum(size for _, size in groups))
     for members, size in groups:
         buffer = new_buffer(device, buffer_type, size, what)
-        placed.adopt(buffer, size)
+        allocation.adopt(buffer, size)
         for tensor, offset in members:
             device.put(tensor, buffer, offset)
 

@@ -14,7 +14,7 @@ from .quirks import Facts, traits_of
 _SOMEWHERE = 1 << 12  # an address that nobody reads: ggml's allocator leaves alone what has one
 
 
-class StandIn(Device):
+class CountingDevice(Device):
     """Like `device`, with `capacity` bytes that are all free at first."""
 
     def __init__(self, device: Device, capacity: int) -> None:
@@ -25,7 +25,7 @@ class StandIn(Device):
         self.ram = 0
         self._backend = None
 
-    def imagine(self, facts: Facts, name: str) -> None:
+    def become(self, facts: Facts, name: str) -> None:
         """Be a device of another machine."""
         self.name, self.type, self.description, self.features = name, facts.type, facts.description, facts.features
         self.traits = traits_of(facts)

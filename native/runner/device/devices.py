@@ -14,7 +14,7 @@ import numpy as np
 
 from ...errors import RequestError
 from ..ggml_binding import ggml, pointer, vulkan_features
-from .quirks import Facts, is_software, spoken, starting, traits_of
+from .quirks import Facts, describe_traits, is_software, starting, traits_of
 from .vulkan_info import VulkanFacts, vulkan_facts
 
 _TYPES = {0: "CPU", 1: "GPU", 2: "IGPU", 3: "ACCEL", 4: "META"}  # enum ggml_backend_dev_type
@@ -28,7 +28,7 @@ class Device:
         handle: int,
         threads: int,
         limit: int | None,
-        aborted: Callable[[], bool],
+        interrupted: Callable[[], bool],
         vulkan: Mapping[str, VulkanFacts] = MappingProxyType({}),
     ) -> None:
         """vulkan: what Vulkan says of its devices, by their description."""
@@ -39,8 +39,8 @@ class Device:
         self.features = vulkan_features.get(self.name) or self._cpu_features()
         facts = vulkan.get(self.description)
         self.driver = facts.driver if facts else ""
-        self.small_window = bool(facts and facts.small_window)
-        self.traits = traits_of(Facts(self.type, self.description, self.features, self.small_window))
+        self.small_bar = bool(facts and facts.small_bar)
+        self.traits = traits_of(Facts(self.type, self.description, self.features, self.small_bar))
         with starting(self.traits):
             self.buffer_type = ggml.ggml_backend_dev_buffer_type(handle)
         self.repack_buffer_type = _extra_buffer_type(handle, b"CPU_REPACK")  # None where ggml was built without
@@ -50,7 +50,7 @@ class Device:
         self.threads = threads
         self._limit = limit
         # ggml keeps the pointer, so this must live as long as the backend
-        self._abort_callback = ggml.ggml_abort_callback(lambda _: aborted())
+        self._abort_callback = ggml.ggml_abort_callback(lambda _: interrupted())
         self._backend: Any = None
 
     @property
@@ -80,7 +80,7 @@ class Device:
         """From here on request_peak counts."""
         self.request_peak = self.held
 
-    def gave_back(self, nbytes: int) -> None:
+    def freed(self, nbytes: int) -> None:
         """Note bytes freed on it, and end the backend, which keeps scratch memory and names freed buffers.
 
         ggml-vulkan writes the descriptors that a shader has and leaves the others of a set as they were. Mesa's
@@ -129,8 +129,8 @@ class Device:
             "total": total,
             "largest_buffer": self.largest_buffer,
             "features": (*["software"] * is_software(self.description), *self.features),
-            "traits": spoken(self.traits),
-            "small_window": self.small_window,
+            "traits": describe_traits(self.traits),
+            "small_bar": self.small_bar,
             "driver": self.driver,
         }
 
@@ -178,9 +178,9 @@ class Devices:
     """
 
     def __init__(
-        self, threads: int, limit: int | None, aborted: Callable[[], bool], loading: Callable[[bool], None]
+        self, threads: int, limit: int | None, interrupted: Callable[[], bool], loading: Callable[[bool], None]
     ) -> None:
-        self._new = lambda handle, *vulkan: Device(handle, threads, limit, aborted, *vulkan)
+        self._new = lambda handle, *vulkan: Device(handle, threads, limit, interrupted, *vulkan)
         self._loading = loading
         self._cpu = self._new(ggml.ggml_backend_reg_dev_get(ggml.ggml_backend_cpu_reg(), 0))
         self._all: list[Device] | None = None

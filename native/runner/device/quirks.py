@@ -22,7 +22,7 @@ class Facts:
     type: str  # CPU, GPU, IGPU or ACCEL
     description: str  # the driver's name for it
     features: tuple[str, ...] = ()  # as ggml-vulkan lists them: "fp16", "matrix cores KHR_coopmat", ...
-    small_window: bool = False  # the processor sees only a part of its memory: no resizable BAR
+    small_bar: bool = False  # the processor sees only a part of its memory: no resizable BAR
     system: str = sys.platform
 
     def has(self, feature: str) -> bool:
@@ -109,7 +109,7 @@ def traits_of(device: Facts, environment: Mapping[str, str] = os.environ) -> Tra
     found = next(traits for applies, traits in RULES if applies(device))
     own = environment.get(SUBMIT_VARIABLE, "")
     nodes = int(own) if own.isdecimal() else found.nodes_per_submit
-    return replace(found, nodes_per_submit=nodes, avoids_window=device.small_window or WINDOW_VARIABLE in environment)
+    return replace(found, nodes_per_submit=nodes, avoids_window=device.small_bar or WINDOW_VARIABLE in environment)
 
 
 @contextmanager
@@ -129,7 +129,7 @@ def starting(traits: Traits) -> Iterator[None]:
             del os.environ[name]
 
 
-def spoken(traits: Traits) -> tuple[str, ...]:
+def describe_traits(traits: Traits) -> tuple[str, ...]:
     """The traits that matter to a person."""
     said = []
     if traits.nodes_per_submit is not None:

@@ -19,7 +19,7 @@ class VulkanFacts:
     """What Vulkan says of a device."""
 
     driver: str  # name and version as the driver says them, such as "radv Mesa 25.2.4"
-    small_window: bool  # a discrete GPU of whose memory the processor sees only a part: no resizable BAR
+    small_bar: bool  # a discrete GPU of whose memory the processor sees only a part: no resizable BAR
 
 
 class _ApplicationInfo(ctypes.Structure):  # VkApplicationInfo
@@ -86,7 +86,7 @@ class _Memory(ctypes.Structure):  # VkPhysicalDeviceMemoryProperties
     ]
 
 
-def is_small_window(types: Sequence[tuple[int, int]], heaps: Sequence[tuple[int, int]]) -> bool:
+def is_small_bar(types: Sequence[tuple[int, int]], heaps: Sequence[tuple[int, int]]) -> bool:
     """Whether the processor sees only a part of a card's memory: types as (flags, heap), heaps as (bytes, flags)."""
     card = [size for size, flags in heaps if flags & _DEVICE_LOCAL]
     both = _DEVICE_LOCAL | _HOST_VISIBLE
@@ -129,7 +129,7 @@ def _fact(vulkan: Any, device: ctypes.c_void_p) -> tuple[str, VulkanFacts]:
     types = [(each.flags, each.heap) for each in memory.types[: memory.types_count]]
     heaps = [(each.size, each.flags) for each in memory.heaps[: memory.heaps_count]]
     said = f"{_text(driver.name)} {_text(driver.info)}".strip()
-    return _text(properties.name), VulkanFacts(said, properties.kind == _DISCRETE and is_small_window(types, heaps))
+    return _text(properties.name), VulkanFacts(said, properties.kind == _DISCRETE and is_small_bar(types, heaps))
 
 
 def _text(value: bytes) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import Aborted, RequestError
+from ...errors import Interrupted, RequestError
 from ...wire.shared_memory import layout
 from ..ggml_binding import ggml, pointer
 from .graph import Graph, ProgramFault
@@ -21,31 +21,31 @@ def execute(
     graph: Graph,
     arena: np.ndarray,
     inputs: dict[str, tuple[int, int]],
-    aborted: Callable[[], bool],
+    interrupted: Callable[[], bool],
     progress: Callable[[float], None],
 ) -> list[bool]:
     """Run `graph` on the `inputs` (offset, bytes) in `arena` and write the outputs there, one after the other.
 
-    Returns for each output whether all its values are finite. Raises Aborted, ProgramFault, RequestError.
+    Returns for each output whether all its values are finite. Raises Interrupted, ProgramFault, RequestError.
     """
     set_inputs(graph, arena, inputs)
     for number, (segment, fraction) in enumerate(graph.segments):
         if graph.stream:
             graph.stream.wait(number)
-        compute(graph, segment, aborted)
+        compute(graph, segment, interrupted)
         if graph.stream:
             graph.stream.leave(number)
         progress(fraction)
     return _take_outputs(graph, arena)
 
 
-def compute(graph: Graph, nodes: Any, aborted: Callable[[], bool]) -> None:
-    """Compute some nodes of the graph and wait for them; raises Aborted and RequestError."""
-    if aborted():
-        raise Aborted("the run was interrupted")
+def compute(graph: Graph, nodes: Any, interrupted: Callable[[], bool]) -> None:
+    """Compute some nodes of the graph and wait for them; raises Interrupted and RequestError."""
+    if interrupted():
+        raise Interrupted("the run was interrupted")
     status = ggml.ggml_backend_graph_compute(graph.device.backend, ctypes.byref(nodes))
     if status == _ABORTED:
-        raise Aborted("the run was interrupted")
+        raise Interrupted("the run was interrupted")
     if status != 0:
         name = ggml.ggml_status_to_string(status).decode()
         raise RequestError(f"{graph.device.name} ({graph.device.description}) failed while computing: {name}")

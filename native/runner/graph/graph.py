@@ -16,7 +16,7 @@ from ...ggml_types import LAYOUTS
 from ...program import Program, Tensor
 from ...program.ops import flops
 from ..device.budget import Budget, OverBudget
-from ..device.buffers import Placed, allocate, describe, device_bytes, require
+from ..device.buffers import Allocation, allocate, describe, device_bytes, require
 from ..device.devices import Device, Limits
 from ..ggml_binding import context, ggml, torch_shape_to_ne
 from ..weight_memory.resident import FileWeights
@@ -60,12 +60,12 @@ class Graph:
         Raises ProgramFault, OutOfMemory, and OverBudget where the budget is too small; then nothing is held.
         """
         self.name = name  # of the model, for messages
-        self.device = files.placed.device
+        self.device = files.allocation.device
         self.stream: Stream | None = None
         self._files = files
         self.compute_bytes = 0  # of the compute buffer
         self.work_bytes = 0  # that the CPU backend needs beside it
-        self.constants: Placed | None = None
+        self.constants: Allocation | None = None
         self.inputs: dict[str, Any] = {}
         self.row_of_node: list[int] = []  # of the program's table; -1 for a node that only names memory
         self.row_limits: dict[str, int] = {}  # inputs that pick rows of a table, and how many rows it has
@@ -91,7 +91,7 @@ class Graph:
         if self.constants:
             self.constants.free()
             self.constants = None
-        self.device.gave_back(self.compute_bytes)
+        self.device.freed(self.compute_bytes)
         self.compute_bytes = 0
 
     @property
@@ -123,7 +123,7 @@ class Graph:
             try:
                 tensor = self._leaf(row, weight) if row.kind != "op" else self._operation(row, rows, tensors)
             except OperationFault as fault:
-                raise ProgramFault(f"{self.name}: operation {index}, {_spoken(row)}, is not valid: {fault}") from fault
+                raise ProgramFault(f"{self.name}: operation {index}, {row_text(row)}, is not valid: {fault}") from fault
             tensors.append(tensor)
             ggml.ggml_build_forward_expand(graph, tensor)
             if row.kind == "op" and row.name not in VIEWS:
@@ -139,7 +139,7 @@ class Graph:
         ends = [end for end, _ in parts]
         by_segment = {name: (bisect_right(ends, a), bisect_right(ends, b)) for name, (a, b) in uses.items()}
         self._allocator = ggml.ggml_gallocr_new(self.device.buffer_type)
-        size = self._measured(graph, [self._files.placed.tensors[name] for name in uses])
+        size = self._measured(graph, [self._files.allocation.tensors[name] for name in uses])
         on_cpu = self.device.type == "CPU"
         work = ggml.ggml_graph_plan(graph, self.device.threads, None).work_size if on_cpu else 0
         return graph, Needs(size, work, len(self.segments), by_segment)
@@ -174,25 +174,25 @@ class Graph:
             raise OperationFault(f"{self.device.name} ({self.device.description}) cannot compute it for {sources}")
         return made
 
-    def _place_constants(self, program: Program, largest: int | None) -> Placed:
+    def _place_constants(self, program: Program, largest: int | None) -> Allocation:
         arrays = {key: np.ascontiguousarray(array) for key, array in program.constants.items()}
-        placed = _describe_constants(self.device, arrays)
+        allocation = _describe_constants(self.device, arrays)
         try:
-            allocate(placed, list(arrays), f"the constants of {self.name}", largest)
+            allocate(allocation, list(arrays), f"the constants of {self.name}", largest)
         except BaseException:
-            placed.free()
+            allocation.free()
             raise
         for key, array in arrays.items():
-            self.device.write(placed.tensors[key], array)
-        return placed
+            self.device.write(allocation.tensors[key], array)
+        return allocation
 
     def _allocate(self, graph: Any, needs: Needs, largest: int | None, budget: Budget | None) -> None:
         what, size = f"the compute buffer of {self.name}", needs.compute
-        streamed = {name: self._files.placed.tensors[name] for name in needs.uses}
+        streamed = {name: self._files.allocation.tensors[name] for name in needs.uses}
         sizes = self._sizes(needs.uses)
         computing = size + self.constant_bytes
-        planned = plan(needs.uses, sizes, needs.segments, None if budget is None else budget.left - computing)
-        if budget and computing + planned.nbytes > budget.left:
+        planned = plan(needs.uses, sizes, needs.segments, None if budget is None else budget.headroom - computing)
+        if budget and computing + planned.nbytes > budget.headroom:
             raise OverBudget(self.name, self.device.name, budget, computing, planned.nbytes)
         if streamed:
             name = f"the weights of {self.name} that compute at one time"
@@ -205,7 +205,7 @@ class Graph:
 
     def _sizes(self, names: Collection[str]) -> dict[str, int]:
         """Bytes of streamed weights on the device."""
-        tensors = self._files.placed.tensors
+        tensors = self._files.allocation.tensors
         return {name: device_bytes(self.device.buffer_type, tensors[name]) for name in names}
 
     def _measured(self, graph: Any, streamed: Collection[Any]) -> int:
@@ -230,7 +230,7 @@ def _note_uses(
             uses[root.name] = uses.get(root.name, (node, node))[0], node
 
 
-def _describe_constants(device: Device, arrays: Mapping[str, np.ndarray]) -> Placed:
+def _describe_constants(device: Device, arrays: Mapping[str, np.ndarray]) -> Allocation:
     """Constants of a program as tensors without memory; raises ProgramFault for a type they cannot have."""
     for key, array in arrays.items():
         if str(array.dtype) not in _CONSTANT_TYPES or 0 in array.shape:
@@ -248,10 +248,10 @@ def _check_result(row: Tensor, tensor: Any) -> None:
     layout = LAYOUTS.get(row.type)
     if found != row.ne or layout is None or layout.number != number:
         names = {layout.number: name for name, layout in LAYOUTS.items()}
-        raise OperationFault(f"it is {names.get(number, number)}{list(found)} where the program says {_spoken(row)}")
+        raise OperationFault(f"it is {names.get(number, number)}{list(found)} where the program says {row_text(row)}")
 
 
-def _spoken(row: Tensor) -> str:
+def row_text(row: Tensor) -> str:
     return f"{row.kind} {row.name} {row.type}{list(row.ne)}"
 
 
@@ -260,7 +260,7 @@ def _output(program: Program, number: int, tensors: list[Any]) -> Any:
     output = program.outputs[number]
     row, tensor = program.tensors[output.tensor], tensors[output.tensor]
     if row.type != "F32" or prod(output.shape) != prod(row.ne) or not ggml.ggml_is_contiguous(tensor):
-        raise ProgramFault(f"output {number} of shape {list(output.shape)} is not contiguous F32: {_spoken(row)}")
+        raise ProgramFault(f"output {number} of shape {list(output.shape)} is not contiguous F32: {row_text(row)}")
     for marked in (tensor, tensor.contents.view_src):
         if marked and not marked.contents.data:  # weights and constants stay anyway
             marked.contents.flags |= _FLAG_OUTPUT

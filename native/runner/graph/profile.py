@@ -16,7 +16,7 @@ def seconds_of_rows(
     graph: Graph,
     arena: np.ndarray,
     inputs: dict[str, tuple[int, int]],
-    aborted: Callable[[], bool],
+    interrupted: Callable[[], bool],
     progress: Callable[[float], None],
 ) -> dict[int, float]:
     """Seconds by row of the program's table, for each row that computes, of a run on `inputs` as `execute` takes them.
@@ -34,7 +34,7 @@ def seconds_of_rows(
             row = next(rows, -1)
             if row >= 0:
                 start = perf_counter()
-                compute(graph, part(segment, node, node + 1), aborted)
+                compute(graph, part(segment, node, node + 1), interrupted)
                 seconds[row] = seconds.get(row, 0.0) + perf_counter() - start
         if graph.stream:
             graph.stream.leave(number)

@@ -56,10 +56,10 @@ def cuts(amounts: list[float], largest: float, stops: Collection[int] = ()) -> l
     Never depends on measured time: what a backend fuses ends at a cut, and the same seed must give the same picture.
     """
     total = sum(amounts)
-    budget = min(max(total / _PARTS, _SMALLEST), largest)
+    flops_per_segment = min(max(total / _PARTS, _SMALLEST), largest)
     ends, held, done = [], 0.0, 0.0
     for index, amount in enumerate(amounts):
-        if held and (index in stops or (amount and held + amount > budget)):
+        if held and (index in stops or (amount and held + amount > flops_per_segment)):
             ends.append((index, done / total))
             held = 0.0
         held += amount

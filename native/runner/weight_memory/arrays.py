@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import RequestError
-from ..device.buffers import Placed, allocate, describe
+from ..device.buffers import Allocation, allocate, describe
 from ..device.devices import Device
 from ..ggml_binding import ggml, torch_shape_to_ne
 
@@ -17,7 +17,7 @@ class Arrays:
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._groups: dict[str, Placed] = {}  # array digest -> what it was placed with
+        self._groups: dict[str, Allocation] = {}  # array digest -> what it was placed with
         self._empty: set[str] = set()  # placed, not yet filled
 
     def place(self, arrays: list[tuple[str, str, tuple[int, ...]]], what: str, largest: int | None) -> list[str]:
@@ -25,13 +25,13 @@ class Arrays:
         new = {digest: (type_, shape) for digest, type_, shape in arrays if digest not in self._groups}
         if new:
             described = [(digest, type_, torch_shape_to_ne(shape)) for digest, (type_, shape) in new.items()]
-            placed = describe(self._device, described)
+            allocation = describe(self._device, described)
             try:
-                allocate(placed, list(new), what, largest)
+                allocate(allocation, list(new), what, largest)
             except RequestError:
-                placed.free()
+                allocation.free()
                 raise
-            self._groups.update(dict.fromkeys(new, placed))
+            self._groups.update(dict.fromkeys(new, allocation))
             self._empty.update(new)
         return [digest for digest, _, _ in arrays if digest in self._empty]
 
@@ -56,8 +56,8 @@ class Arrays:
     def keep(self, used: set[str]) -> None:
         """Free what was placed together and is no longer used at all."""
         alive = {id(self._groups[digest]) for digest in used if digest in self._groups}
-        gone = {id(placed): placed for placed in self._groups.values() if id(placed) not in alive}
-        self._groups = {digest: placed for digest, placed in self._groups.items() if id(placed) not in gone}
+        gone = {id(allocation): allocation for allocation in self._groups.values() if id(allocation) not in alive}
+        self._groups = {digest: allocation for digest, allocation in self._groups.items() if id(allocation) not in gone}
         self._empty &= set(self._groups)
-        for placed in gone.values():
-            placed.free()
+        for allocation in gone.values():
+            allocation.free()

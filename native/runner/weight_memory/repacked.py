@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import Aborted
+from ...errors import Interrupted
 from ...ggml_types import LAYOUTS
 from ...program import Program, Tensor
-from ..device.buffers import Ne, Placed, allocate, describe, require
+from ..device.buffers import Allocation, Ne, allocate, describe, require
 from ..device.devices import Device
 from ..ggml_binding import context, ggml
-from ..process_memory import let_go
+from ..process_memory import trim_heap
 
 _PROBE_TOKENS = 4
 _TOGETHER = 16  # rows that the widest of the layouts weaves into one another
@@ -46,7 +46,7 @@ class Repacked:
     def __init__(self, device: Device) -> None:
         self.nbytes = 0  # allocated for them
         self._device = device
-        self._copies: dict[str, Placed] = {}
+        self._copies: dict[str, Allocation] = {}
 
     def tensor(self, name: str) -> Any:
         """The repacked tensor of a weight, None where it has none."""
@@ -54,11 +54,11 @@ class Repacked:
         return copy.tensors[name] if copy else None
 
     def make(
-        self, sources: Sequence[Source], what: str, advance: Callable[[int], None], aborted: Callable[[], bool]
+        self, sources: Sequence[Source], what: str, advance: Callable[[int], None], interrupted: Callable[[], bool]
     ) -> None:
         """Repack weights on as many threads as the device computes with; `advance` gets the bytes of each done.
 
-        Raises OutOfMemory or Aborted; `free` after either.
+        Raises OutOfMemory or Interrupted; `free` after either.
         """
         require(self._device, what, sum(source.nbytes for source in sources))
         with ThreadPoolExecutor(self._device.threads) as pool:
@@ -66,8 +66,8 @@ class Repacked:
                 repacking = {pool.submit(self.fill, self._place(source, what), source): source for source in sources}
                 for done in as_completed(repacking):
                     done.result()
-                    if aborted():
-                        raise Aborted(f"repacking {what} was interrupted")
+                    if interrupted():
+                        raise Interrupted(f"repacking {what} was interrupted")
                     advance(repacking[done].nbytes)
             except BaseException:
                 pool.shutdown(cancel_futures=True)
@@ -83,7 +83,7 @@ class Repacked:
             if whole > 0:
                 source.mapping.madvise(mmap.MADV_DONTNEED, first, whole)
 
-    def unfit(self, program: Program) -> set[str]:
+    def not_repackable(self, program: Program) -> set[str]:
         """The weights here that some operation of the program cannot take repacked, or that it gives out."""
         rows = program.tensors
         leaving = {rows[output.tensor].name for output in program.outputs if rows[output.tensor].kind == "weight"}
@@ -95,18 +95,18 @@ class Repacked:
                     leaving.add(weight.name)
         return leaving & self._copies.keys()
 
-    def give_back(self, names: Iterable[str]) -> None:
+    def free_copies(self, names: Iterable[str]) -> None:
         """Free the copies of these weights."""
         leaving = [self._copies.pop(name) for name in names]
         for copy in leaving:
             self.nbytes -= copy.nbytes
             copy.free()
         if leaving:
-            let_go()
+            trim_heap()
 
     def free(self) -> None:
         """Free all of them."""
-        self.give_back(list(self._copies))
+        self.free_copies(list(self._copies))
 
     def _is_taken(self, row: Tensor, position: int, weight: Tensor, columns: Tensor) -> bool:
         """Whether an operation can take a weight, at that position of its sources, repacked."""

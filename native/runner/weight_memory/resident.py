@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import Aborted, RequestError
+from ...errors import Interrupted, RequestError
 from ...placement import RAM
 from ...program import Program
 from ...weights.convert import convert, pieces
@@ -35,7 +35,7 @@ class FileWeights:
 
     residency: RAM leaves them in the pages of their files, from which a CPU computes and a Stream feeds other devices;
     otherwise they live on the device, and a CPU makes repacked copies of the matrices it has that layout for.
-    Raises WeightsError, OutOfMemory or Aborted, and then holds nothing.
+    Raises WeightsError, OutOfMemory or Interrupted, and then holds nothing.
     """
 
     copies = Repacked
@@ -45,7 +45,7 @@ class FileWeights:
         weights: WeightSet,
         device: Device,
         progress: Progress,
-        aborted: Callable[[], bool],
+        interrupted: Callable[[], bool],
         largest: int | None,
         residency: str = RAM,
     ) -> None:
@@ -56,9 +56,9 @@ class FileWeights:
         self._maps: dict[str, mmap.mmap] = {}
         self._in_place: dict[str, Any] = {}  # buffers around them, by path
         parameters = weights.parameters.values()
-        self.placed = describe(device, ((p.name, p.type, torch_shape_to_ne(p.shape)) for p in parameters))
+        self.allocation = describe(device, ((p.name, p.type, torch_shape_to_ne(p.shape)) for p in parameters))
         try:
-            self._load(progress, aborted, largest, residency)
+            self._load(progress, interrupted, largest, residency)
         except BaseException:
             self.free()
             raise
@@ -66,7 +66,7 @@ class FileWeights:
     @property
     def copied(self) -> int:
         """Bytes of device memory that were allocated for them."""
-        return self.placed.nbytes
+        return self.allocation.nbytes
 
     @property
     def streamed_nbytes(self) -> int:
@@ -76,17 +76,17 @@ class FileWeights:
     def tensor(self, name: str) -> Any:
         """The tensor to compute with, None for an unknown name."""
         repacked = self.repacked.tensor(name)
-        return self.placed.tensors.get(name) if repacked is None else repacked
+        return self.allocation.tensors.get(name) if repacked is None else repacked
 
     def fill(self, name: str) -> None:
         """Write a streamed weight where its tensor now is; another thread may compute with others meanwhile."""
         self.upload(self.streamed[name], lambda _nbytes: None, lambda: False)
 
-    def fit(self, program: Program) -> None:
+    def unrepack_for(self, program: Program) -> None:
         """Go back to the file for the repacked weights that an operation of this program needs as they were."""
-        unfit = self.repacked.unfit(program)
-        self.repacked.give_back(unfit)
-        self.mapped += sum(self._weights.parameters[name].nbytes for name in unfit)
+        not_repackable = self.repacked.not_repackable(program)
+        self.repacked.free_copies(not_repackable)
+        self.mapped += sum(self._weights.parameters[name].nbytes for name in not_repackable)
 
     def open(self) -> None:
         """Map the files; raises WeightsError when one is no longer what its header said."""
@@ -95,24 +95,24 @@ class FileWeights:
 
     def point(self, parameter: Parameter) -> None:
         """Give a weight its place in its mapped file."""
-        data, device = np.frombuffer(self._maps[parameter.path], np.uint8), self.placed.device
+        data, device = np.frombuffer(self._maps[parameter.path], np.uint8), self.allocation.device
         if parameter.path not in self._in_place:
             buffer = ggml.ggml_backend_dev_buffer_from_host_ptr(device.handle, pointer(data), data.nbytes, data.nbytes)
             self._in_place[parameter.path] = buffer
-            self.placed.adopt(buffer, 0)
-        device.put(self.placed.tensors[parameter.name], self._in_place[parameter.path], parameter.offset)
+            self.allocation.adopt(buffer, 0)
+        device.put(self.allocation.tensors[parameter.name], self._in_place[parameter.path], parameter.offset)
 
-    def upload(self, parameter: Parameter, advance: Callable[[int], None], aborted: Callable[[], bool]) -> None:
+    def upload(self, parameter: Parameter, advance: Callable[[int], None], interrupted: Callable[[], bool]) -> None:
         """Write a weight where its tensor is, converted piece by piece; `advance` gets the bytes of each piece."""
-        tensor = self.placed.tensors[parameter.name]
+        tensor = self.allocation.tensors[parameter.name]
         data = np.frombuffer(self._maps[parameter.path], np.uint8)
         unchanged = parameter.type == parameter.stored
         for piece in pieces(parameter, PIECE) if unchanged else pieces(parameter):
-            if aborted():
-                raise Aborted(f"loading {self._weights.name} was interrupted")
+            if interrupted():
+                raise Interrupted(f"loading {self._weights.name} was interrupted")
             loaded = convert(parameter, data[piece.offset : piece.offset + piece.nbytes])
             assert loaded.nbytes == piece.target_nbytes
-            self.placed.device.write(tensor, loaded, piece.target)
+            self.allocation.device.write(tensor, loaded, piece.target)
             advance(piece.nbytes)
 
     def check_files(self) -> None:
@@ -125,29 +125,29 @@ class FileWeights:
     def free(self) -> None:
         """Give everything back."""
         self.repacked.free()
-        self.placed.free()
+        self.allocation.free()
         self._maps.clear()
         self._in_place.clear()
         self.mapped = 0
         self.streamed = {}
 
-    def _load(self, progress: Progress, aborted: Callable[[], bool], largest: int | None, residency: str) -> None:
+    def _load(self, progress: Progress, interrupted: Callable[[], bool], largest: int | None, residency: str) -> None:
         self.open()
         parameters = list(self._weights.parameters.values())
         in_ram = residency == RAM
         repacked: list[Parameter] = []
-        if self.placed.device.type == "CPU":
+        if self.allocation.device.type == "CPU":
             copied = self._use_in_place(parameters)
             repacked = [] if in_ram else [p for p in parameters if self._is_repackable(p)]
         else:
             self.streamed = {p.name: p for p in parameters if in_ram and p.loaded_nbytes > SMALL}
             copied = [p for p in parameters if p.name not in self.streamed]
         what = f"the weights of {self._weights.name}"
-        allocate(self.placed, [p.name for p in copied], what, largest)
+        allocate(self.allocation, [p.name for p in copied], what, largest)
         advance = _advance(sum(p.nbytes for p in (*copied, *repacked)), progress)
         for parameter in copied:
-            self.upload(parameter, advance, aborted)
-        self.repacked.make([self._source(p) for p in repacked], what, advance, aborted)
+            self.upload(parameter, advance, interrupted)
+        self.repacked.make([self._source(p) for p in repacked], what, advance, interrupted)
         if not self.mapped and not self.streamed:
             self._maps.clear()
         self.mapped -= sum(p.nbytes for p in repacked)
@@ -165,7 +165,7 @@ class FileWeights:
 
     def _is_repackable(self, parameter: Parameter) -> bool:
         ne = torch_shape_to_ne(parameter.shape)
-        return mappable(parameter) and repackable(self.placed.device, parameter.type, ne)
+        return mappable(parameter) and repackable(self.allocation.device, parameter.type, ne)
 
     def _source(self, parameter: Parameter) -> Source:
         ne, mapping = torch_shape_to_ne(parameter.shape), self._maps.get(parameter.path)

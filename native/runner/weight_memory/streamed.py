@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from ..device.buffers import Placed, allocate, device_bytes, new_buffer, require
+from ..device.buffers import Allocation, allocate, device_bytes, new_buffer, require
 from ..device.devices import Device
 
 SMALL = 64 << 10  # bytes; smaller weights stay on the device: a copy of each at every run costs too much
@@ -45,17 +45,17 @@ class Plan:
         return self.kept_nbytes + sum(self.staging)
 
 
-def plan(uses: Uses, sizes: Mapping[str, int], segments: int, room: int | None) -> Plan:
+def plan(uses: Uses, sizes: Mapping[str, int], segments: int, headroom: int | None) -> Plan:
     """The plan that keeps as many blocks on the device as fit into `room` bytes; none of them where that is None.
 
     sizes: bytes on the device by weight. Where not even the smallest plan fits, that one is returned.
     """
-    wide = {name for name, use in uses.items() if _is_wide(use, segments)}
-    blocks = _blocks({name: use for name, use in uses.items() if name not in wide}, sizes)
-    plans = [_keeping(wide, blocks, count, sizes) for count in range(len(blocks) + 1)]
-    if room is None:
+    long_lived = {name for name, use in uses.items() if _is_long_lived(use, segments)}
+    blocks = _blocks({name: use for name, use in uses.items() if name not in long_lived}, sizes)
+    plans = [_keeping(long_lived, blocks, count, sizes) for count in range(len(blocks) + 1)]
+    if headroom is None:
         return plans[0]
-    fitting = [each for each in plans if each.nbytes <= room]
+    fitting = [each for each in plans if each.nbytes <= headroom]
     return fitting[-1] if fitting else min(plans, key=lambda each: each.nbytes)
 
 
@@ -65,7 +65,7 @@ def stops(uses: Uses, sizes: Mapping[str, int], nodes: int) -> frozenset[int]:
     uses: by node instead of segment.
     """
     found, held = set(), 0
-    for block in _blocks({name: use for name, use in uses.items() if not _is_wide(use, nodes)}, sizes):
+    for block in _blocks({name: use for name, use in uses.items() if not _is_long_lived(use, nodes)}, sizes):
         if held and held + block.nbytes > _TOGETHER:
             found.add(block.first)
             held = 0
@@ -73,7 +73,7 @@ def stops(uses: Uses, sizes: Mapping[str, int], nodes: int) -> frozenset[int]:
     return frozenset(found)
 
 
-def _is_wide(use: tuple[int, int], parts: int) -> bool:
+def _is_long_lived(use: tuple[int, int], parts: int) -> bool:
     return use[1] - use[0] > max(_LONGEST, parts // _LONGEST)
 
 
@@ -90,8 +90,8 @@ def _blocks(uses: Uses, sizes: Mapping[str, int]) -> list[Block]:
     return blocks
 
 
-def _keeping(wide: Iterable[str], blocks: Sequence[Block], count: int, sizes: Mapping[str, int]) -> Plan:
-    kept = (*sorted(wide), *(name for block in blocks[:count] for name in block.names))
+def _keeping(long_lived: Iterable[str], blocks: Sequence[Block], count: int, sizes: Mapping[str, int]) -> Plan:
+    kept = (*sorted(long_lived), *(name for block in blocks[:count] for name in block.names))
     return Plan(kept, tuple(blocks[count:]), sum(sizes[name] for name in kept))
 
 
@@ -115,7 +115,7 @@ class Stream:
         self._tensors = {name: tensors[name] for block in planned.blocks for name in block.names}
         self._tensors |= {name: tensors[name] for name in planned.kept}
         self._fill = fill
-        self._placed = Placed(self._tensors, None, device)
+        self._placed = Allocation(self._tensors, None, device)
         self._arriving: list[tuple[int, Future[None]] | None] = [None, None]  # by slot: the block in it or on its way
         self._loader = ThreadPoolExecutor(1, "weights")
         try:

@@ -31,7 +31,7 @@ LARGE = torch.zeros(()).expand(HUGE)  # takes nothing
     ],
 )  # fmt: skip
 def test_what_is_huge_is_refused(make: Callable[[], torch.Tensor]) -> None:
-    with frugal.Frugal(), pytest.raises(values.Unplanned, match=r"it makes a tensor of [\d.]+ GiB"):
+    with frugal.SizeGuard(), pytest.raises(values.Unplanned, match=r"it makes a tensor of [\d.]+ GiB"):
         make()
 
 
@@ -46,5 +46,5 @@ def test_what_is_huge_is_refused(make: Callable[[], torch.Tensor]) -> None:
     ],
 )  # fmt: skip
 def test_what_is_usual_is_made(make: Callable[[], torch.Tensor]) -> None:
-    with frugal.Frugal():
+    with frugal.SizeGuard():
         assert make().numel()

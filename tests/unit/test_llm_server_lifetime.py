@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from native.client import Cancelled
+from native.client import Interrupted
 from native.llm import conversation
 from native.llm import server_lifetime as serving
 from native.llm.answer import answer
@@ -38,7 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     yield
-    serving.release()
+    serving.unload()
 
 
 def never() -> bool:
@@ -50,12 +50,12 @@ def nowhere(_: Answer) -> None:
 
 
 def chat(model: LocalModel, text: str = "hello", seed: int = 1, tokens: int = 30, show: Show = nowhere,
-         cancelled: Any = never) -> Answer:  # fmt: skip
+         interrupted: Any = never) -> Answer:  # fmt: skip
     def asked(endpoint: Endpoint) -> dict[str, Any]:
         # A token of the byte-level vocabulary that ends a text is as likely as any other.
         return conversation.request("", text, (), seed, 1.0, tokens, endpoint) | {"ignore_eos": True}
 
-    return answer(model, asked, show, cancelled)
+    return answer(model, asked, show, interrupted)
 
 
 def pid() -> int:
@@ -70,7 +70,7 @@ def test_a_seed_gives_one_text(model: LocalModel) -> None:
     assert chat(model, seed=2).text != first
     assert chat(model, "something else").text != first
     assert chat(model).text == first
-    serving.release()
+    serving.unload()
     assert chat(model).text == first
 
 
@@ -92,8 +92,8 @@ def test_text_is_shown_while_it_is_written(model: LocalModel) -> None:
 
 def test_an_interrupt_ends_the_answer_and_not_the_server(model: LocalModel) -> None:
     pieces: list[int] = []
-    with pytest.raises(Cancelled):
-        chat(model, tokens=LONG, show=lambda so_far: pieces.append(so_far.pieces), cancelled=lambda: bool(pieces))
+    with pytest.raises(Interrupted):
+        chat(model, tokens=LONG, show=lambda so_far: pieces.append(so_far.pieces), interrupted=lambda: bool(pieces))
     assert pieces[-1] < LONG // 2
     before = pid()
     assert chat(model).text  # there is one slot, so the long answer is over
@@ -101,8 +101,8 @@ def test_an_interrupt_ends_the_answer_and_not_the_server(model: LocalModel) -> N
 
 
 def test_an_interrupt_ends_the_start(model: LocalModel) -> None:
-    with pytest.raises(Cancelled):
-        chat(model, cancelled=lambda: True)
+    with pytest.raises(Interrupted):
+        chat(model, interrupted=lambda: True)
     assert serving.running() is None
 
 
@@ -140,7 +140,7 @@ def test_equal_models_share_a_process_and_the_memory_goes_with_it(model: LocalMo
     before = pid()
     chat(replace(model))
     assert pid() == before
-    serving.make_way()
+    serving.unload_if_idle()
     assert not psutil.pid_exists(before)
     assert serving.running() is None
 
@@ -149,11 +149,11 @@ def test_one_that_is_kept_does_not_make_way(model: LocalModel) -> None:
     kept = replace(model, kept=True)
     chat(kept)
     before = pid()
-    serving.make_way()
+    serving.unload_if_idle()
     assert pid() == before
-    serving.release(model)
+    serving.unload(model)
     assert pid() == before
-    serving.release(kept)
+    serving.unload(kept)
     assert serving.running() is None
 
 
@@ -161,7 +161,7 @@ def test_one_that_answers_does_not_make_way(model: LocalModel) -> None:
     alive: list[bool] = []
 
     def show(_: Answer) -> None:
-        serving.make_way()
+        serving.unload_if_idle()
         alive.append(serving.running() is not None)
 
     assert len(chat(model, tokens=500, show=show).text) > 400

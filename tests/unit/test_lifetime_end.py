@@ -38,7 +38,7 @@ class Owner:
 
 
 owner = Owner()
-kept = residency.Residency(Model(), owner)
+kept = residency.LoadedWeights(Model(), owner)
 del owner
 while residency._orphans:
     time.sleep(0.01)

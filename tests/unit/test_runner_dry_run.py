@@ -11,10 +11,10 @@ import pytest
 
 from native.client import Runner, RunnerError
 from native.ggml_types import tensor_bytes
-from native.placement import WEIGHTS, Placement
+from native.placement import RESIDENCIES, Placement
 from native.program import Program
 from native.weights.weight_set import WeightSet
-from native.wire.messages import ModelMemory, Outside, Rehearsal, Step
+from native.wire.messages import DryRun, ExternalModel, ModelMemory, Step
 from tests.runner_toys import DEVICES, Table, new_runner, weight_file
 
 MIB = 1 << 20
@@ -77,24 +77,24 @@ def do(runner: Runner, step: Step) -> None:
         runner.run(step.weights, step.placement, step.program, inputs, checked=False)
 
 
-def compare(runner: Runner, steps: list[Step], rehearsed: Rehearsal) -> None:
+def compare(runner: Runner, steps: list[Step], dry_run: DryRun) -> None:
     """Do the steps and compare what they take with what was foretold."""
     for number, step in enumerate(steps):
         error = refused(runner, step)
         if error is not None:
-            assert number == len(rehearsed.steps)
-            assert type(error) is type(rehearsed.error)
+            assert number == len(dry_run.steps)
+            assert type(error) is type(dry_run.error)
             if step.placement.device != "CPU":  # where the message tells how much memory this machine has free
-                assert str(error) == str(rehearsed.error)
+                assert str(error) == str(dry_run.error)
             return
-        assert number < len(rehearsed.steps), rehearsed.error
-        foretold, memory = rehearsed.steps[number], runner.memory()
+        assert number < len(dry_run.steps), dry_run.error
+        foretold, memory = dry_run.steps[number], runner.memory()
         assert foretold.held == {device.name: device.held for device in memory.devices}
         assert [taken(model) for model in foretold.models] == [taken(model) for model in memory.models]
-        most = {name: max(each.peak[name] for each in rehearsed.steps[: number + 1]) for name in DEVICES}
+        most = {name: max(each.peak[name] for each in dry_run.steps[: number + 1]) for name in DEVICES}
         assert most == {device.name: device.peak for device in memory.devices}
-    assert rehearsed.error is None
-    assert len(rehearsed.steps) == len(steps)
+    assert dry_run.error is None
+    assert len(dry_run.steps) == len(steps)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def random_steps(sets: dict[str, WeightSet], seed: int) -> list[Step]:
         if draw.random() < 0.3:  # as with a LoRA
             weights = weights.with_arrays({"lora": np.full((8, SIDE), draw.randrange(2), "f4")})
         budget = draw.choice((0, 0, 0, 0, 0, 2 * MIB, 9 * MIB))
-        placement = Placement(draw.choice(DEVICES), draw.choice(WEIGHTS), budget)
+        placement = Placement(draw.choice(DEVICES), draw.choice(RESIDENCIES), budget)
         do = draw.choice(("load", "run", "run", "run", "unload"))
         program = chain(stored, draw.choice(TOKENS)) if do == "run" else None
         steps.append(Step(do, weights, placement, program))
@@ -131,8 +131,8 @@ def test_random_steps(rehearsing: Runner, sets: dict[str, WeightSet], limit: int
     steps = random_steps(sets, seed)
     runner = new_runner("--largest-segment", "1e6", "--device-memory", str(limit))
     runner.devices()
-    rehearsed = rehearsing.rehearse({"CPU": ENOUGH, "Vulkan0": limit}, steps)
-    compare(runner, steps, rehearsed)
+    dry_run = rehearsing.dry_run({"CPU": ENOUGH, "Vulkan0": limit}, steps)
+    compare(runner, steps, dry_run)
     runner.close()
 
 
@@ -142,9 +142,9 @@ def test_random_steps_meet_all_that_can_happen(rehearsing: Runner, sets: dict[st
     for limit in LIMITS:
         for seed in range(8):
             steps = random_steps(sets, seed)
-            rehearsed = rehearsing.rehearse({"CPU": ENOUGH, "Vulkan0": limit}, steps)
-            ends.add(type(rehearsed.error).__name__)
-            models = [each.models for each in rehearsed.steps]
+            dry_run = rehearsing.dry_run({"CPU": ENOUGH, "Vulkan0": limit}, steps)
+            ends.add(type(dry_run.error).__name__)
+            models = [each.models for each in dry_run.steps]
             streamed += any(model.staging for each in models for model in each)
             repacked += any(model.repacked for each in models for model in each)
             gave_way += any(
@@ -162,9 +162,9 @@ def test_nothing_is_opened_and_nothing_stays(rehearsing: Runner, sets: dict[str,
     rehearsing.devices()  # of which nothing is known before
     before = rehearsing.memory()
     steps = [Step("run", weights, Placement(device, "device"), chain("Q4_0", 3)) for device in DEVICES]
-    rehearsed = rehearsing.rehearse({"CPU": ENOUGH, "Vulkan0": 64 * MIB}, steps)
-    assert rehearsed.error is None
-    assert min(rehearsed.steps[-1].held.values()) > LAYERS * SIDE * SIDE // 2
+    dry_run = rehearsing.dry_run({"CPU": ENOUGH, "Vulkan0": 64 * MIB}, steps)
+    assert dry_run.error is None
+    assert min(dry_run.steps[-1].held.values()) > LAYERS * SIDE * SIDE // 2
     after = rehearsing.memory()
     assert [device.held for device in after.devices] == [device.held for device in before.devices]
     assert (after.models, after.loads) == (before.models, before.loads)
@@ -172,10 +172,10 @@ def test_nothing_is_opened_and_nothing_stays(rehearsing: Runner, sets: dict[str,
 
 def test_a_device_that_is_not_there(rehearsing: Runner, sets: dict[str, WeightSet]) -> None:
     with pytest.raises(RunnerError, match="there is no device 'Vulkan9'"):
-        rehearsing.rehearse({"Vulkan9": MIB}, [])
+        rehearsing.dry_run({"Vulkan9": MIB}, [])
     steps = [Step("load", sets["F16"], Placement("Vulkan0"))]
     with pytest.raises(RunnerError, match="Vulkan0"):
-        raise rehearsing.rehearse({"CPU": MIB}, steps).error or AssertionError
+        raise rehearsing.dry_run({"CPU": MIB}, steps).error or AssertionError
 
 
 def test_a_model_in_another_process(rehearsing: Runner, sets: dict[str, WeightSet]) -> None:
@@ -184,18 +184,18 @@ def test_a_model_in_another_process(rehearsing: Runner, sets: dict[str, WeightSe
     load = Step("load", sets["F32"], here)  # 6.3 MB
     capacity = {"Vulkan0": 9 * MIB, "CPU": ENOUGH}
 
-    def held(*steps: Step | Outside) -> list[int]:
-        done = rehearsing.rehearse(capacity, steps)
+    def held(*steps: Step | ExternalModel) -> list[int]:
+        done = rehearsing.dry_run(capacity, steps)
         assert done.error is None, done.error
         return [step.held["Vulkan0"] for step in done.steps]
 
     (alone,) = held(load)
     small, large = ({"Vulkan0": {"weights": n * MIB}} for n in (1, 7))
-    assert held(load, Outside("a", small, False), load) == [alone, alone + MIB, alone]
-    assert held(load, Outside("a", large, False), load) == [alone, 7 * MIB, alone]
-    assert held(Outside("a", small, True), load) == [MIB, MIB + alone]
-    assert held(Outside("a", small, True), Outside("b", large, True)) == [MIB, 7 * MIB]
-    error = rehearsing.rehearse(capacity, [Outside("a", large, True), load]).error
+    assert held(load, ExternalModel("a", small, False), load) == [alone, alone + MIB, alone]
+    assert held(load, ExternalModel("a", large, False), load) == [alone, 7 * MIB, alone]
+    assert held(ExternalModel("a", small, True), load) == [MIB, MIB + alone]
+    assert held(ExternalModel("a", small, True), ExternalModel("b", large, True)) == [MIB, 7 * MIB]
+    error = rehearsing.dry_run(capacity, [ExternalModel("a", large, True), load]).error
     assert "the weights of" in str(error)
-    error = rehearsing.rehearse(capacity, [load, Outside("a", {"Vulkan0": {"KV cache": 10 * MIB}}, False)]).error
+    error = rehearsing.dry_run(capacity, [load, ExternalModel("a", {"Vulkan0": {"KV cache": 10 * MIB}}, False)]).error
     assert "the language model a needs 10.0 MiB on Vulkan0, where 9.0 MiB are free" in str(error)

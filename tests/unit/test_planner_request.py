@@ -46,18 +46,18 @@ def test_what_is_not_there_is_named(name: Any, own: Path) -> None:
 @pytest.mark.parametrize("junk", [None, "x", -1, 0.5, True, ["1", 0], {}])
 def test_what_makes_no_sense_is_as_usual(junk: Any) -> None:
     names = ("mode", "gpu_budget", "ram_budget", "unknown_width", "unknown_height", "unknown_batch")
-    assert asked.asked_of(dict.fromkeys(names, junk)) == asked.Asked()
+    assert asked.request_of(dict.fromkeys(names, junk)) == asked.PlanRequest()
 
 
 def test_amounts_are_mebibytes() -> None:
-    found = asked.asked_of({"mode": "fit", "gpu_budget": 3, "ram_budget": 5, "unknown_width": 64})
+    found = asked.request_of({"mode": "fit", "gpu_budget": 3, "ram_budget": 5, "unknown_width": 64})
     assert (found.mode, found.gpu_budget, found.ram_budget) == ("fit", 3 * MIB, 5 * MIB)
     assert (found.unknown.width, found.unknown.height, found.unknown.batch) == (64, 0, 1)
 
 
 def test_room_is_what_is_free_less_a_reserve() -> None:
     profile = memory.profile_of({**MINE, "ram_free": 7000, "gpus": [{**MINE["gpus"][0], "free": 3000}]})
-    machine = asked.machine_of(asked.Asked(profile=profile))
+    machine = asked.machine_of(asked.PlanRequest(profile=profile))
     assert machine.capacity == {"Vulkan0": (3000 - 512) * MIB, "CPU": 7000 * MIB - 8192 * MIB // 5}
-    machine = asked.machine_of(asked.Asked(profile=profile, gpu_budget=7 * MIB, ram_budget=9 * MIB))
+    machine = asked.machine_of(asked.PlanRequest(profile=profile, gpu_budget=7 * MIB, ram_budget=9 * MIB))
     assert machine.capacity == {"Vulkan0": 7 * MIB, "CPU": 9 * MIB}

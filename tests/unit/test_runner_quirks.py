@@ -13,7 +13,7 @@ import pytest
 from native.client import Runner
 from native.runner.device import quirks as traits
 from native.runner.device.quirks import Facts, traits_of
-from native.runner.device.vulkan_info import is_small_window
+from native.runner.device.vulkan_info import is_small_bar
 from tests.runner_toys import NO_WEIGHTS, Table, new_runner
 
 OLD = ("warp size 64", "shared memory 65536")
@@ -68,17 +68,17 @@ def test_the_users_environment_counts_for_more() -> None:
     assert traits_of(old, {"GGML_VK_MAX_NODES_PER_SUBMIT": "40"}).nodes_per_submit == 40
     assert not traits_of(old, {}).avoids_window
     assert traits_of(old, {"GGML_VK_DISABLE_HOST_VISIBLE_VIDMEM": "1"}).avoids_window
-    assert traits_of(Facts("GPU", "Radeon RX 580 Series", OLD, small_window=True), {}).avoids_window
+    assert traits_of(Facts("GPU", "Radeon RX 580 Series", OLD, small_bar=True), {}).avoids_window
 
 
 def test_window_without_and_with_resizable_bar() -> None:
     local, visible = 1, 2 | 4  # coherent
     types = [(local, 0), (visible, 1), (local | visible, 2), (visible | 8, 1)]
     card, ram = (7936 << 20, 1), (12 << 30, 0)
-    assert is_small_window(types, [card, ram, (256 << 20, 1)])
-    assert not is_small_window([(local, 0), (visible, 1), (local | visible, 0)], [card, ram])
-    assert not is_small_window([(local, 0), (visible, 1)], [card, ram])  # it sees nothing: nothing to avoid
-    assert not is_small_window([(local | visible, 0)], [(2 << 30, 1)])  # lavapipe, integrated GPUs
+    assert is_small_bar(types, [card, ram, (256 << 20, 1)])
+    assert not is_small_bar([(local, 0), (visible, 1), (local | visible, 0)], [card, ram])
+    assert not is_small_bar([(local, 0), (visible, 1)], [card, ram])  # it sees nothing: nothing to avoid
+    assert not is_small_bar([(local | visible, 0)], [(2 << 30, 1)])  # lavapipe, integrated GPUs
 
 
 Disguised = Callable[..., Runner]
