@@ -79,7 +79,7 @@ def test_the_faster_way_of_the_peer_counts(run):
     (row,) = bench_rows.chosen("CPU", ["vae_decode_512"])[:1]
     whole, tiled = row.peers
     run.found = {row.ours: found(20.0), whole: found(80.0), tiled: found(50.0)}
-    measured = bench.estimate(run, row)
+    measured = bench.measure(run, row)
     assert (measured.value, measured.peer_value, measured.ratio) == (20.0, 50.0, 0.4)
     assert "peer: 80.00 s" in measured.conditions
     assert "peer (tiled): 50.00 s" in measured.conditions
@@ -89,12 +89,12 @@ def test_the_faster_way_of_the_peer_counts(run):
 def test_memory_is_what_no_file_stands_behind_and_on_a_gpu_what_the_device_holds(run):
     (row,) = bench_rows.chosen("CPU", ["peak_memory_512_repacked"])
     run.found = {row.ours: found(1, 6000), row.peers[0]: found(1, 8000, beside=500 * MIB)}
-    assert bench.estimate(run, row).ratio == 0.8
+    assert bench.measure(run, row).ratio == 0.8
     (row,) = bench_rows.chosen("Vulkan0", ["peak_memory_512"])
     run.device = "Vulkan0"
     ours, theirs = {"weights": 600 * MIB, "compute_buffer": 100 * MIB}, {"weights": 700 * MIB, "compute_buffer": 0}
     run.found = {row.ours: found(1, 10, **ours), row.peers[0]: found(1, 9000, **theirs)}
-    assert bench.estimate(run, row).value == bench.estimate(run, row).peer_value == 700
+    assert bench.measure(run, row).value == bench.measure(run, row).peer_value == 700
 
 
 def test_a_file_that_does_not_fit_the_disk_is_not_begun(run, monkeypatch):

@@ -21,7 +21,7 @@ residency._GRACE = 0.0
 
 
 class Model:
-    rehearsed = False
+    dry_run = False
     weights = file_weights = SimpleNamespace(digest="the weights")
     placement = None
 

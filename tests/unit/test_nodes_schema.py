@@ -213,4 +213,4 @@ def test_importing_the_pack_starts_no_runner_and_loads_no_ggml() -> None:
     load("another_pack")
     assert sys.modules["another_pack.native.client.runner"]._shared is None
     assert not {"ggml", "xllamacpp"} & (set(sys.modules) - before)
-    assert sys.modules["another_pack.native.llm.serving"].running() is None
+    assert sys.modules["another_pack.native.llm.server_lifetime"].running() is None

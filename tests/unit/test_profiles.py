@@ -96,7 +96,7 @@ def test_a_card_that_is_not_there_is_treated_as_it_would_be(runner: Runner, tmp_
     weights, program = layers(tmp_path / "w", "F16"), chain("F16", 3)
     limits = []
     for name in ("RX 580 8 GB, Linux", "Arc A750 8 GB, Linux"):
-        steps = [Step("measure", weights, Placement("Vulkan0", RAM), program)]
+        steps = [Step("estimate", weights, Placement("Vulkan0", RAM), program)]
         done = runner.dry_run({"Vulkan0": 8 << 30}, steps, known_profiles()[name].foreign)
         assert done.steps[0].measured is not None
         limits.append(done.steps[0].measured.operation_limit)

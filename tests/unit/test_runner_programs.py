@@ -100,7 +100,7 @@ def test_clamp_leaves_its_source_alone(runner: Runner, device: str, tmp_path: An
 
 
 def test_every_operation_of_the_vocabulary_can_be_built() -> None:
-    code = "from native.runner.operations import BUILDERS as b; from native.program.ops import OPERATIONS as o; "
+    code = "from native.runner.graph.operations import BUILDERS as b; from native.program.ops import OPERATIONS as o; "
     found = subprocess.run(
         [sys.executable, "-c", code + "print(sorted(set(b) ^ set(o)))"], cwd=PACK, capture_output=True
     )
