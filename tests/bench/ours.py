@@ -51,20 +51,20 @@ def _placement(options: argparse.Namespace) -> dict[str, str]:
 def diffusion(options: argparse.Namespace) -> Any:
     """The MODEL of the node, with the inputs that a user could choose."""
     inputs = {"model_name": options.flux.name, **_placement(options)}
-    return _node("nodes.diffusion", "GGMLDiffusionModel", "diffusion_models", options.flux, inputs)
+    return _node("nodes.loaders.diffusion", "GGMLDiffusionModel", "diffusion_models", options.flux, inputs)
 
 
 def text_encoders(options: argparse.Namespace) -> Any:
     """The CLIP of the node."""
     folder_paths.add_model_folder_path("text_encoders", str(options.clip.parent), is_default=True)
     inputs = {"clip_name1": options.t5.name, "clip_name2": options.clip.name, **_placement(options)}
-    return _node("nodes.text_encoder", "GGMLTextEncoders", "text_encoders", options.t5, inputs)
+    return _node("nodes.loaders.text_encoders", "GGMLTextEncoders", "text_encoders", options.t5, inputs)
 
 
 def autoencoder(options: argparse.Namespace) -> Any:
     """The VAE of the node."""
     inputs = {"vae_name": options.vae.name, "tiling": "auto", "tile_size": 0, "overlap": 64, **_placement(options)}
-    return _node("nodes.vae", "GGMLVAE", "vae", options.vae, inputs)
+    return _node("nodes.loaders.vae", "GGMLVAE", "vae", options.vae, inputs)
 
 
 def load(options: argparse.Namespace) -> Report:
