@@ -52,7 +52,7 @@ def pack() -> ModuleType:
 
 
 def part(name: str) -> ModuleType:
-    """A module of the pack, such as "nodes.lora"."""
+    """A module of the pack, such as "nodes.components.lora"."""
     return importlib.import_module(f"{pack().__name__}.{name}")
 
 
