@@ -158,7 +158,7 @@ def test_a_changed_file_is_asked_anew(comfyui: Client) -> None:
 
 
 def test_text_and_progress_appear_while_it_is_written(comfyui: Client) -> None:
-    seen = comfyui.walk(changed(EXPAND, {"GGMLPromptExpander": {"seed": 60}, "KSampler": {"steps": 1}}))
+    seen = comfyui.follow(changed(EXPAND, {"GGMLPromptExpander": {"seed": 60}, "KSampler": {"steps": 1}}))
     shown = [data["text"] for kind, data in seen if kind == "progress_text" and data["node"] == EXPANDER]
     assert len(shown) > 2
     assert shown[-2].startswith(shown[0])
@@ -191,7 +191,7 @@ def test_an_interrupt_ends_the_writing(comfyui: Client) -> None:
             comfyui.send("/interrupt", {})
 
     with server_that(endless("word ", gone)) as url:
-        seen = comfyui.walk(request_of(url), interrupt)
+        seen = comfyui.follow(request_of(url), interrupt)
         (prompt,) = {data["prompt_id"] for kind, data in seen if kind == "execution_interrupted"}
         with pytest.raises(Interrupted):
             comfyui.wait(prompt)
@@ -202,7 +202,7 @@ def test_an_interrupt_ends_the_writing(comfyui: Client) -> None:
 def test_a_server_expands_and_its_key_is_nowhere(comfyui: Client, remote: str) -> None:
     server = {"url": remote, "key_variable": VARIABLE}
     asked = changed(WITH_SERVER, {"GGMLLanguageServer": server, "GGMLPromptExpander": {"on_failure": "stop"}})
-    seen = comfyui.walk(told(asked))
+    seen = comfyui.follow(told(asked))
     job = comfyui.wait(seen[0][1]["prompt_id"])
     prompt, _, answer = texts(job)
     assert prompt.startswith(KEPT)

@@ -109,7 +109,7 @@ def test_what_was_taken_stands_beside_what_was_planned(planning: Client) -> None
     """On the node while the workflow runs, and in the log."""
     planning.send("/free", {"unload_models": True, "free_memory": True})
     eventually(lambda: not planning.get("/ggml/health")["memory"]["models"], "an empty runner")
-    events = planning.walk(changed(planned(), {"KSampler": {"seed": 77}}))
+    events = planning.follow(changed(planned(), {"KSampler": {"seed": 77}}))
     reports = [data["text"] for kind, data in events if kind == "progress_text" and data["node"] == PLANNER]
     found = re.findall(r"CPU: ([\d,]+) MiB planned, ([\d,]+) measured", reports[-1])
     assert len(found) == 3  # phases

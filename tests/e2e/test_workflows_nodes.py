@@ -43,7 +43,7 @@ def test_decoding_in_tiles(comfyui: Client, by: str) -> None:
     else:
         sizes = {"tile_size": 64, "overlap": 16, "temporal_size": 64, "temporal_overlap": 8}
         wanted = added(TEXT_TO_IMAGE, n8=(by, {"samples": ["7", 0], "vae": ["3", 0], **sizes}))
-    events = comfyui.walk(wanted)
+    events = comfyui.follow(wanted)
     tiles = [data["max"] for kind, data in events if kind == "progress" and data["node"] == "8"]
     assert tiles[-1] == 9
     assert comfyui.draw(wanted).shape == (128, 128, 3)

@@ -21,7 +21,7 @@ def sampling(events: list[tuple[str, Any]], node: str = SAMPLER) -> list[tuple[i
 
 def test_progress_and_previews_arrive(comfyui: Client) -> None:
     wanted = changed(TEXT_TO_IMAGE, {"KSampler": {"seed": 100}})
-    events = comfyui.walk(wanted, preview_method="latent2rgb")
+    events = comfyui.follow(wanted, preview_method="latent2rgb")
     assert sampling(events)[-STEPS:] == [(step, STEPS) for step in range(1, STEPS + 1)]
     nodes = [data["node"] for kind, data in events if kind == "executing"]
     assert nodes.index(SAMPLER) < nodes.index(node_id(wanted, "VAEDecode"))
@@ -39,7 +39,7 @@ def test_an_interrupt_ends_sampling_and_nothing_else(comfyui: Client) -> None:
         if kind == "progress" and data["node"] == SAMPLER and data["value"] == 1:
             comfyui.send("/interrupt", {})
 
-    events = comfyui.walk(endless, interrupt)
+    events = comfyui.follow(endless, interrupt)
     (prompt,) = {data["prompt_id"] for kind, data in events if kind == "execution_interrupted"}
     with pytest.raises(Interrupted):
         comfyui.wait(prompt)
