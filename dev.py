@@ -86,7 +86,7 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument("--keep", action="store_true", help="keep the environments, of 6 GiB each, in .dev/matrix")
     command.set_defaults(run=run_matrix)
 
-    commands.add_parser("test", help="ruff, mypy and pytest; what follows goes to pytest")
+    commands.add_parser("test", help="ruff, mypy and pytest; what follows goes to pytest (--all: every combination)")
     commands.add_parser("llama", help="test language models on a GPU; what follows goes to pytest")
     return parser
 

@@ -1,4 +1,7 @@
-"""Every component in every placement and size: planned beside taken, accepted and rejected beside forced."""
+"""Every component in every placement and size: planned beside taken, accepted and rejected beside forced.
+
+A run takes one fifth of the combinations, another one each day of the year; `--all` takes all of them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.conftest import SAMPLES
 from tests.pack import part
 from tests.runner_toys import new_runner
 
@@ -72,6 +76,11 @@ MATRIX = {
     (kind.__name__, device): list(kind(device))
     for kind, device in product((encoding, sampling, decoding, encoding_a_picture), DEVICES)
 }
+
+
+def sample(number: int) -> dict[tuple[str, str], list[Case]]:
+    """Every fifth case of each kind and device: 5 divides none of a kind's counts of choices, so each comes in turn."""
+    return {key: cases[(number + turn) % SAMPLES :: SAMPLES] for turn, (key, cases) in enumerate(MATRIX.items())}
 
 
 def workflow(phase: str, case: dict[str, Any]) -> dict[str, Any]:
@@ -192,9 +201,26 @@ def test_the_matrix_is_large() -> None:
     assert sum(map(len, MATRIX.values())) >= 300
 
 
+@pytest.mark.parametrize("number", range(SAMPLES))
+def test_a_sample_has_every_choice_on_every_device(number: int) -> None:
+    """Also every residency with every file, size and tiling of at least one kind."""
+    chosen = sample(number)
+    assert 55 <= sum(map(len, chosen.values())) <= 65
+    for device in DEVICES:
+        sampled, decoded = ([case for _, case in chosen[kind, device]] for kind in ("sampling", "decoding"))
+        assert {case["model"]["weights"] for case in sampled} == set(RESIDENCIES)
+        assert {case["model"]["model_name"] for case in sampled} == set(FLUX)
+        assert {case["size"] for case in sampled} == set(SIZES)
+        assert {(case["vae"]["weights"], case["vae"]["tiling"]) for case in decoded} == set(
+            product(RESIDENCIES, [tiling for tiling, _ in TILINGS])
+        )
+        assert {case["size"] for case in decoded} > set(SIZES)
+
+
 @pytest.mark.parametrize("key", list(MATRIX), ids=" on ".join)
-def test_planned_is_what_is_taken(large: Any, key: tuple[str, str]) -> None:
-    for phase, case in MATRIX[key]:
+def test_planned_is_what_is_taken(large: Any, key: tuple[str, str], request: pytest.FixtureRequest) -> None:
+    chosen = MATRIX if request.config.getoption("--all") else sample(request.config.getoption("--sample"))
+    for phase, case in chosen[key]:
         graph = workflow(phase, case)
         plan = planned(graph, LARGE)
         assert plan.shortage is None, (case, plan.shortage)

@@ -1,0 +1,49 @@
+"""Options of the tests, and which files of tests two workers keep together."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from fnmatch import fnmatch
+from typing import Any
+
+import pytest
+
+SAMPLES = 5  # disjoint fifths of the combinations of tests/e2e/test_seams_matrix.py
+
+# Files that share a server are run by one worker, so that it is started once; real sizes, so that memory suffices.
+TOGETHER = (
+    ("tests/e2e/test_workflows_*", "tests/e2e/test_front_end_files.py", "tests/e2e/test_host.py"),
+    ("tests/e2e/test_planner*", "tests/e2e/test_docs_api.py"),
+    ("tests/faults/test_models_*", "tests/faults/test_server_faults.py"),
+    ("tests/e2e/test_seams_two_gib.py", "tests/unit/test_real_size_memory.py"),
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    today = datetime.now(timezone.utc).timetuple().tm_yday
+    group = parser.getgroup("combinations of tests/e2e/test_seams_matrix.py")
+    group.addoption("--all", action="store_true", help="run all of them, not one fifth")
+    group.addoption(
+        "--sample", type=int, choices=range(SAMPLES), default=today % SAMPLES, metavar="N",
+        help="run fifth N, 0 to 4; without it, the one whose turn it is today",
+    )  # fmt: skip
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    if config.getoption("--all"):
+        return "combinations: all"
+    number = config.getoption("--sample")
+    return f"combinations: fifth {number} of 0 to {SAMPLES - 1}, which --sample {number} repeats on any day"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whole files to each worker, those of a row of TOGETHER to the same one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return next((row[0] for row in TOGETHER if any(fnmatch(file, pattern) for pattern in row)), file)
+
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
