@@ -25,7 +25,7 @@ Show = Callable[[Sequence[Measured]], str]
 
 @dataclass(frozen=True)
 class Found:
-    """What a measuring process reported, and what it was seen to take."""
+    """A measuring process's report, and its memory as measured from outside."""
 
     report: Mapping[str, Any]
     taken: process_watch.Taken
@@ -74,7 +74,7 @@ def run(bench: Bench, rows: Sequence[Row], json_file: Path | None, plot_file: Pa
 
 
 def write_json(file: Path, measured: Sequence[Measured]) -> None:
-    """What is measured so far, so that a run that is interrupted leaves it."""
+    """Writes the results so far, so that an interrupted run keeps them."""
     partial = file.with_name(f"{file.name}.partial")
     partial.write_text(json.dumps([asdict(each) for each in measured], indent=1) + "\n", encoding="utf-8")
     partial.replace(file)
@@ -109,7 +109,7 @@ def figure(found: Found, name: str, device: str) -> float:
 
 
 def account(found: Found) -> str:
-    """What else a process said and was seen to take."""
+    """A line with a process's notes, threads and memory, and the load of other processes."""
     notes = f"{found.report['notes']}, " if found.report["notes"] else ""
     taken = found.taken
     return (
@@ -199,7 +199,7 @@ def python(bench: Bench, program: Path, arguments: Sequence[str | Path], log_nam
 
 
 def environment(bench: Bench) -> dict[str, str]:
-    """What the measuring processes find their code and their device by."""
+    """Environment of the measuring processes: import paths, ComfyUI and the device."""
     found = {"PYTHONPATH": str(bench.places.root), "COMFYUI_PATH": str(comfyui.tree(bench.places))}
     if bench.device.startswith("Vulkan"):
         found |= vulkan.software_environment(bench.places)

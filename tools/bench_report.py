@@ -1,4 +1,4 @@
-"""What `bench` found, as a table for a terminal or a page, and as a picture."""
+"""Results of `bench` as a table for a terminal or a page, and as a chart."""
 
 from __future__ import annotations
 

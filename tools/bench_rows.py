@@ -1,4 +1,4 @@
-"""What `bench` can measure: for each name the work of this project and the same work of a peer."""
+"""The rows of `bench`: for each name the work of this project and the same work of a peer."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def step_rows(device: str) -> Iterator[Row]:
 
 
 def memory_rows(device: str) -> Iterator[Row]:
-    """What a step at 512x512 pixels takes with FLUX.1 Q4_0."""
+    """Memory of a step at 512x512 pixels with FLUX.1 Q4_0."""
     flux = FLUX.format("Q4_0")
     peer = (step("peer", flux, 512),)
     said = "FLUX.1 Q4_0, 512x512 pixels, 256 text tokens; peer with flash attention"

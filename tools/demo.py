@@ -48,7 +48,7 @@ def post(server: Server, workflow: Workflow, client: str) -> str:
 
 
 def refusal(workflow: Workflow, body: bytes) -> str:
-    """What a 400 of the server says, as text."""
+    """The error message in the body of an HTTP 400, as text."""
     try:
         answer = json.loads(body)
         return node_errors(workflow, answer.get("node_errors") or {}) or str(answer["error"]["message"])
@@ -85,7 +85,7 @@ def follow(server: Server, messages: WebSocket, workflow: Workflow, prompt: str)
 
 
 def history(server: Server, prompt: str) -> dict[str, Any] | None:
-    """What the server keeps of a prompt that is done; None while it is not, or the server is too busy to say."""
+    """The history entry of a prompt; None until it has ended, or while the server does not answer."""
     try:
         entry: dict[str, Any] | None = json.loads(server.get(f"/history/{prompt}")).get(prompt)
     except OSError:
@@ -100,7 +100,7 @@ def is_end(prompt: str, message: dict[str, Any]) -> bool:
 
 
 def progress_line(workflow: Workflow, prompt: str, message: dict[str, Any]) -> str | None:
-    """What a message says about this prompt, or None when it says nothing that is worth a line."""
+    """The line to print for a message about this prompt; None for other messages."""
     data = message.get("data", {})
     if data.get("prompt_id") != prompt:
         return None

@@ -28,7 +28,7 @@ assert libraries, "this build of ggml has no Vulkan backend"
 
 
 def key() -> str:
-    """What the wheel depends on: its version, the flags, the headers, and the processor it is built for."""
+    """Cache key of the wheel: its version, the flags, the headers, and the processor it is built for."""
     return recipe_key(
         {
             "requirement": REQUIREMENT,

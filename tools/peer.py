@@ -43,7 +43,7 @@ class Peer:
         return FLAGS + VULKAN_FLAGS if self.vulkan else FLAGS
 
     def key(self) -> str:
-        """What the wheel depends on."""
+        """Cache key of the wheel."""
         return recipe_key(
             {
                 "requirement": REQUIREMENT,

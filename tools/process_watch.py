@@ -1,4 +1,4 @@
-"""What a process and its children took together, seen from outside: memory, and how much others disturbed them."""
+"""Measures a process and its children from outside: peak memory, and how busy other processes kept the machine."""
 
 from __future__ import annotations
 

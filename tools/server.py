@@ -28,7 +28,7 @@ MODEL_FOLDERS = ("diffusion_models", "text_encoders", "vae", "loras")
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """What a server runs: which Python and ComfyUI, the pack, its models, and the folder for all that it writes."""
+    """How a server is started: Python, ComfyUI, the pack, its models, and the folder that it writes to."""
 
     python: Path
     comfyui: Path

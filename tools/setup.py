@@ -48,7 +48,7 @@ def steps(places: Places) -> list[Step]:
 
 
 def browser() -> Step:
-    """What the tests of the editor need besides."""
+    """The step that installs the browser for the tests of the editor."""
     return Step(
         name="Browser",
         done=lambda: not system_packages.missing(system_packages.BROWSER),

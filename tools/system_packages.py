@@ -1,4 +1,4 @@
-"""What only the operating system can bring: the Vulkan loader and drivers, and a compiler when ggml must be built."""
+"""Packages of the operating system: the Vulkan loader and drivers, and a compiler when ggml must be built."""
 
 from __future__ import annotations
 

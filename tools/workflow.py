@@ -49,6 +49,6 @@ def takes_value(present: object) -> bool:
 
 
 def title(workflow: Workflow, node: str) -> str:
-    """What a person calls a node."""
+    """A node's title as the editor shows it."""
     entry = workflow.get(node, {})
     return str(entry.get("_meta", {}).get("title") or entry.get("class_type") or node)
