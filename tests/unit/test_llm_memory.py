@@ -1,4 +1,4 @@
-"""What a language model takes, known from its header and from llama.cpp's own reckoning, against what it allocates."""
+"""Estimated memory of a language model, from its header and from llama.cpp's estimate, against what it allocates."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ MARKUP = re.compile(r"[{}@|]")  # placeholders, links and plurals to the front e
 
 
 def texts_of(schema: Any) -> Json:
-    """What a locale says of a node, as its schema says it; the front end names bare outputs by their type."""
+    """A node's texts in a locale's layout, from its schema; without outputs that have no name: their type is shown."""
     texts: Json = {"display_name": schema.display_name, "description": schema.description}
     for each in schema.inputs:
         said = {"name": each.display_name or each.id, "tooltip": each.tooltip}

@@ -1,4 +1,4 @@
-"""What the planner is asked for, by the inputs of its node or of whoever calls the API."""
+"""Plan requests, from the inputs of the planner's node and from the API."""
 
 from __future__ import annotations
 

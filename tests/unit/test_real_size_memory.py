@@ -1,4 +1,4 @@
-"""What FLUX.1, T5-XXL and CLIP-L take of graphics cards at their real size, rehearsed: nothing is loaded."""
+"""GPU memory of FLUX.1, T5-XXL and CLIP-L at their real size, by dry run: nothing is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the registry and GitHub read: the pack's description, what it is packed of, forms and workflows."""
+"""The files that the registry and GitHub read: the pack's metadata, the package's content, issue forms, workflows."""
 
 from __future__ import annotations
 

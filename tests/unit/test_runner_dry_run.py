@@ -1,4 +1,4 @@
-"""What is rehearsed is what happens: the same bytes on every device after every step, and the same error."""
+"""A dry run predicts a real run: the same bytes on every device after every step, and the same error."""
 
 from __future__ import annotations
 

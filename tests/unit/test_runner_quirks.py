@@ -1,4 +1,4 @@
-"""What each device needs, by its real name, and that ggml-vulkan is told so."""
+"""The traits of devices by their real names, and that ggml-vulkan gets the settings that follow from them."""
 
 from __future__ import annotations
 
