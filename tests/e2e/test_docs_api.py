@@ -1,4 +1,4 @@
-"""What docs/api.md shows is what works: its script and its commands, run against a server as they stand."""
+"""Runs the script and the commands of docs/api.md, as they stand, against a server."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def pack_folder(tmp_path: Path) -> Path:
 
 
 def run(client: Client, folder: Path, *command: str) -> str:
-    """What a command of the page prints, with this server's address in it."""
+    """Runs a command of the page against this server and returns what it prints."""
     line = [part.replace(ADDRESS, client.server.url) for part in command]
     done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

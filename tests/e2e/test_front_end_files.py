@@ -1,4 +1,4 @@
-"""What the front end fetches of this pack besides its nodes: help, languages, templates with their thumbnails."""
+"""Files of this pack that the front end fetches: help pages, locales, templates and their thumbnails."""
 
 from __future__ import annotations
 

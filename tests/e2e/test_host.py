@@ -1,4 +1,4 @@
-"""What differs from one ComfyUI to the next: whether it takes this pack, and draws with it what the newest draws."""
+"""Compatibility with this ComfyUI: it imports the pack, has its nodes, and draws the newest ComfyUI's picture."""
 
 from __future__ import annotations
 

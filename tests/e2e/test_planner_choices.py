@@ -1,4 +1,4 @@
-"""What the planner can be asked for besides yes or no: to choose, for other hardware, and what was taken in the end."""
+"""The planner's modes: it chooses settings, plans for other hardware, and reports estimated beside actual memory."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_hardware_that_nobody_knows(planning: Client) -> None:
 
 
 def test_this_machine_as_a_profile(planning: Client) -> None:
-    """What one machine tells of itself, another plans with; by name likewise."""
+    """A plan for a profile that a machine exported, and for one known by name."""
     told = planning.get("/ggml/profiles")
     assert RX_580 in told["profiles"]
     for profile in (told["this_machine"], RX_580):

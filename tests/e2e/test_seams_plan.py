@@ -108,7 +108,7 @@ def planned(prompt: dict[str, Any], gpu: int) -> Any:
 
 
 def held(phase: Any) -> list[Any]:
-    """What its models hold at its end."""
+    """Memory held by each component of a phase at its end."""
     return [component.memory for component in phase.components]
 
 

@@ -93,7 +93,7 @@ def sample(model: Any, steps: int = 2) -> Tensor:
 
 
 def draw(loaded: tuple[Any, Any, Any], text: str = PROMPT) -> tuple[Tensor, ...]:
-    """What the encoders, the diffusion model and the VAE compute; the VAE both ways."""
+    """Results of the text encoders, the diffusion model and the VAE (decoded and encoded)."""
     model, clip, vae = loaded
     encoded = encode(clip, text)
     sampled = sample(model)

@@ -30,7 +30,7 @@ def drawn(name: str) -> Json:
 
 @pytest.fixture(scope="module")
 def known(comfyui: Client) -> Json:
-    """What the server tells the front end about every node."""
+    """The server's /object_info."""
     found: Json = comfyui.get("/object_info")
     return found
 
@@ -65,7 +65,7 @@ def widget_values(node: Json, info: Json) -> Json:
 
 
 def as_api(graph: Json, known: Json) -> Workflow:
-    """What the front end would post for a graph."""
+    """Converts a graph of the editor to API format, as the front end does."""
     links = {link[0]: link for link in graph["links"]}
     result = {}
     for node in graph["nodes"]:

@@ -1,4 +1,4 @@
-"""What a person sees while the server works, and what it does when it is told to stop or to make room."""
+"""Progress, previews, interruption and /free of a server at work."""
 
 from __future__ import annotations
 
