@@ -1,4 +1,4 @@
-"""What changing between a language model and the diffusion model costs, each given back before the other comes.
+"""Measures the switch between a language model and the diffusion model, each unloaded before the other is loaded.
 
     COMFYUI_PATH=... python -m tests.bench.language_switch --flux FILE --llm FILE [--size 64] [--rounds 3]
 

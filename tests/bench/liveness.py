@@ -1,4 +1,4 @@
-"""What lives while a program runs, as ggml's allocator sees it (ggml-alloc.c), but for the gaps it leaves."""
+"""Live tensors of a program at its memory peak, as ggml's allocator (ggml-alloc.c) counts them without gaps."""
 
 from __future__ import annotations
 

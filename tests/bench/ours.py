@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _node(module: str, node: str, folder: str, file: Path, inputs: dict[str, Any]) -> Any:
-    """What a loader's node makes of a file, which is the only one of its folder."""
+    """The output of a loader's node for a file, the only one of its folder."""
     folder_paths.add_model_folder_path(folder, str(file.parent), is_default=True)
     pack.part("nodes.loaders.files").register_folders()
     return getattr(pack.part(module), node).execute(**inputs).result[0]
@@ -135,14 +135,14 @@ def _loaded(options: argparse.Namespace) -> tuple[Any, Any, str]:
 
 
 def _engine(patcher: Any) -> str:
-    """What computes a component; of both text encoders the larger one's."""
+    """The engine of a component; of two text encoders, the larger one's."""
     modules = [module for _, module in pack.part("nodes.components.component").components_of(patcher.model)]
     engine: str = max(modules, key=lambda module: module.nbytes).engine_model.placement.engine
     return engine
 
 
 def _held(model: Any) -> Any:
-    """What the runner holds for the model; None where torch computes it."""
+    """The runner's memory report of a model; None where torch computes it."""
     if _engine(model) == "torch":
         return None
     remote = model.model.diffusion_model.engine_model

@@ -1,4 +1,4 @@
-"""What FLUX.1 at 12 B parameters and 1024x1024 costs beside computing: tracing, lowering, sending and receiving.
+"""Measures FLUX.1's overhead at 12 B parameters and 1024x1024: tracing, lowering, sending and receiving.
 
     COMFYUI_PATH=... python -m tests.bench.overhead [--file FILE.gguf]
 

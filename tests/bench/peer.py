@@ -75,7 +75,7 @@ def decode(options: argparse.Namespace) -> Report:
 
 
 def _second(options: argparse.Namespace, pattern: re.Pattern[str]) -> Report:
-    """What the second of two pictures of one step says of its seconds; the FLUX file may be a short one."""
+    """Seconds that the peer reports for the second of two pictures of one step; the FLUX file may have fewer blocks."""
     log = _listen()
     model = _model(options)
     for prompt in ("a first prompt", PROMPT):

@@ -1,4 +1,4 @@
-"""What a measuring process is asked and what it answers; `tools/bench.py` starts one for each measurement.
+"""Options and report of a measuring process; `tools/bench.py` starts one for each measurement.
 
     python -m tests.bench.ours steps --flux FILE --vae FILE --size 512 --report FILE.json
 
