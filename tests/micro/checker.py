@@ -35,7 +35,7 @@ class Found:
 
 
 def faults(picture: Image.Image, scene: Scene) -> list[str]:
-    """What is wrong with a picture of `scene`, one line each; an empty list when it is right."""
+    """Faults of a picture of `scene`, one line each; empty when it is right."""
     pixels = np.asarray(picture.convert("RGB"), np.float32)  # [height, width, 3]
     wrong = _background_faults(pixels, scene.background)
     found, specks = find_shapes(pixels)

@@ -29,7 +29,7 @@ RATES = {"muon": 0.01, "adam": 2e-3}
 
 @dataclass(frozen=True)
 class Said:
-    """What the encoders make of several captions of each scene.
+    """Encoded captions of scenes, several of each, with padding tokens merged.
 
     Nearly all of T5's tokens are padding and say nearly the same. Training keeps some of them, and adds to their
     attention scores the logarithm of how many each stands for, which does what as many equal tokens would do.
@@ -114,6 +114,6 @@ def fit(model: nn.Module, optimizer: Optimizer, latents: torch.Tensor, said: Sai
 
 
 def _mask(weight: torch.Tensor, patches: int) -> torch.Tensor:
-    """What is added to attention scores [batch, 1, queries, keys], for text tokens of `weight` before the picture's."""
+    """Additive attention mask [batch, 1, queries, keys]: `weight` of text tokens, then 0 for the picture's."""
     keys = functional.pad(weight, (0, patches))
     return keys[:, None, None].expand(-1, 1, keys.shape[1], -1)

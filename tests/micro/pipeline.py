@@ -19,7 +19,7 @@ STEPS = 4
 
 
 def encode(t5: nn.Module, clip: nn.Module, captions: list[str], length: int = T5_LENGTH) -> tuple[torch.Tensor, ...]:
-    """What FLUX reads: [batch, length, CONTEXT] and [batch, POOLED]."""
+    """Conditioning for FLUX: [batch, length, CONTEXT] of T5 and [batch, POOLED] of CLIP."""
     tokens = Tokenizer()(captions)
     return encode_t5(t5, padded(tokens["t5xxl"], length)), encode_clip(clip, tokens["l"])
 

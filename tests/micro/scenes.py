@@ -1,4 +1,4 @@
-"""What the micro FLUX can be asked to draw: one or two coloured shapes on a background; what training never sees."""
+"""Scenes that the micro FLUX draws: one or two coloured shapes on a background; some are held out of training."""
 
 from __future__ import annotations
 

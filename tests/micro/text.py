@@ -138,7 +138,7 @@ def _batch(tokenize: Tokenizer, encoder: str, known: list[int], rng: random.Rand
 
 
 def _places(scene: Scene) -> list[int]:
-    """What T5 must say: the layout, and what is in the first (left, top or only) and the second place."""
+    """Labels for T5: the layout, then colour and kind of the first (left, top or only) and second shape."""
     shapes = scene.shapes if scene.relation in (None, "left of", "above") else scene.shapes[::-1]
     layout = 0 if scene.relation is None else 1 if scene.relation in ("left of", "right of") else 2
     numbers = [layout]
