@@ -31,7 +31,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Editor]:
 
 @pytest.fixture(scope="package")
 def of_others(page: Editor) -> set[str]:
-    """What the console calls errors without what this pack adds to the editor."""
+    """Errors in the browser's console while this pack's extension is disabled."""
     page.open(**{"Comfy.Extension.Disabled": ["GGML.Memory"]})
     page.load("text_to_image")
     page.command("Comfy.BrowseTemplates")

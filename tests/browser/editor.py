@@ -50,7 +50,7 @@ class Editor:
         self.run("window.app.graph.clear()")
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """What a function body in JavaScript returns."""
+        """Runs a function body in JavaScript and returns its result."""
         return self.driver.execute_script(script, *arguments)
 
     def find(self, css: str, text: str = "") -> WebElement:
@@ -81,7 +81,7 @@ class Editor:
         return self.find(f".{PANEL}")
 
     def planned(self) -> str:
-        """What the panel says once it has worked out the plan of the graph as it is now."""
+        """The panel's verdict, after waiting for the plan of the current graph."""
         time.sleep(0.6)  # longer than the panel waits for another change
         eventually(lambda: not self.driver.find_elements(By.CSS_SELECTOR, ".ggml-waiting"), "the plan", 60)
         return self.find(".ggml-verdict").text
@@ -177,19 +177,19 @@ class Editor:
         self.choose({self.nodes()[kind]: inputs})
 
     def badge(self, kind: str) -> str:
-        """What this pack's badge says on the node of a class."""
+        """The text of this pack's badge on the node of a class."""
         said: str = self.run(
             "return window.app.graph.getNodeById(arguments[0]).badges.at(-1)().text", self.nodes()[kind]
         )
         return said
 
     def errors(self) -> set[str]:
-        """What the console has called an error since the last look, without addresses and numbers."""
+        """Errors in the browser's console since the last call, without addresses and numbers."""
         said = (entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE")
         return {re.sub(r"https?://[^/ ]+|\d+", "", message) for message in said}
 
     def keep(self, name: str) -> None:
-        """What is on the screen, as a picture of this name."""
+        """Saves a screenshot under this name."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.driver.save_screenshot(str(SCREENSHOTS / f"{name}.png"))
 

@@ -51,7 +51,7 @@ def open_as(editor: Editor, theme: str = DARK, nodes_2: bool = False, **settings
 
 
 def plan_of(editor: Editor) -> dict[str, Any]:
-    """What the server says of the graph."""
+    """The server's plan for the editor's graph."""
     plan: dict[str, Any] = editor.client.send("/ggml/plan", {"prompt": editor.prompt()})
     return plan
 
