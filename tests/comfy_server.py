@@ -47,7 +47,7 @@ class Refused(Exception):
         self.node_errors: dict[str, Any] = body.get("node_errors", {})
 
     def said(self, node: str) -> str:
-        """What it says is wrong with a node, one line for each fault."""
+        """The errors of one node, one line each."""
         return "\n".join(error["details"] or error["message"] for error in self.node_errors[node]["errors"])
 
 

@@ -1,4 +1,4 @@
-"""What llama.cpp allocates for a language model, in its own words."""
+"""Reads from llama.cpp's log which buffers it allocates for a language model."""
 
 from __future__ import annotations
 

@@ -58,6 +58,6 @@ def part(name: str) -> ModuleType:
 
 @cache
 def schemas() -> dict[str, Any]:
-    """What every node says of itself, by its id."""
+    """The schema of every node, by node id."""
     nodes = asyncio.run(part("nodes.extension").GGMLExtension().get_node_list())
     return {schema.node_id: schema for schema in (node.GET_SCHEMA() for node in nodes)}

@@ -27,7 +27,7 @@ _TEMPLATE = (
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a model is made of; context in tokens. tied: the output has no weight but the embeddings'."""
+    """Dimensions of a model; context in tokens. tied: the output layer shares the embeddings' weight."""
 
     layers: int = 2
     width: int = 64

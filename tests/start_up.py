@@ -1,4 +1,4 @@
-"""What this pack adds to the start of ComfyUI: one process, in which ComfyUI's own imports are done before.
+"""Measures what this pack adds to the start of ComfyUI, in one process that has done ComfyUI's own imports before.
 
 COMFYUI_PATH=... python -m tests.start_up        prints JSON
 """
@@ -23,7 +23,7 @@ NAME = "ggml_vulkan_pack"
 
 @dataclass(frozen=True)
 class StartUp:
-    """What importing the pack's nodes took and brought: modules that are not its own, files mapped, child processes."""
+    """Cost of importing the pack's nodes: seconds, foreign modules imported, files mapped, child processes."""
 
     seconds: float
     processor_seconds: float

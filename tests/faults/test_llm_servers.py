@@ -55,7 +55,7 @@ def ask(
 
 
 def refusal(responds: Respond, **changes: Any) -> str:
-    """What is said of a server that behaves so, which never names the key."""
+    """The error message for a server that answers with `responds`; asserts that the key is not in it."""
     with server_that(responds) as url, pytest.raises(LanguageModelError) as error:
         ask(RemoteServer(url, key_variable=VARIABLE, **changes))
     said = str(error.value)

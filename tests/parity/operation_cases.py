@@ -82,7 +82,7 @@ def _rope_axes(m: Any, t: Inputs) -> Tensor:
 
 
 def _rope_normed(m: Any, t: Inputs) -> Tensor:
-    """What a norm leaves in memory's order is rotated, joined, sliced and seen as rows again."""
+    """Rope of normed heads [batch, heads, tokens, width], then concatenation, slices and flattening."""
     x, y = (F.rms_norm(_heads(t[name]), (8,), m.w, 1e-6) for name in ("x", "y"))
     joined = torch.ops.comfy_kitchen.apply_rope1(torch.cat((x, y), 2), _rope_table(9, 8).to(x.device))
     return torch.cat((joined[:, 1:3, 2:].transpose(1, 2).flatten(2), joined[:, 2:, 2:, :].flatten(1, 2)[:, :7, :]), -1)

@@ -23,7 +23,7 @@ ROUNDED, LEEWAY = 1e-2, 1.2
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("case", MODELS, ids=lambda case: case.name)
 def test_model(case: ModelCase, batch: int) -> None:
-    """What a file has in F32 is computed in F32, whatever the processor is fast at."""
+    """F32 weights are multiplied in F32, also where the processor is faster in BF16."""
     torch.manual_seed(batch)
     real, inputs = randomize(case.build("cpu")), case.inputs(batch)
     engine = TorchModel(case.build("meta").eval(), in_memory(real), "CPU", half=True)
