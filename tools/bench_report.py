@@ -70,14 +70,14 @@ def plot(measured: Sequence[Measured]) -> str:
     ]
     for index, each in enumerate(measured, 1):
         top, longest = index * LINE, max(each.value, each.peer_value) or 1.0
-        spoken = f"{amount(each.value, each.unit)} / {amount(each.peer_value, each.unit)} = {each.ratio:.2f}"
+        said = f"{amount(each.value, each.unit)} / {amount(each.peer_value, each.unit)} = {each.ratio:.2f}"
         parts.append(f'<text x="{LABELS - 8}" y="{top + 15}" text-anchor="end">{html.escape(each.name)}</text>')
         for value, colour, offset in ((each.value, OURS, 2), (each.peer_value, PEERS, 11)):
             length = value / longest * WIDTH * 0.75
             parts.append(f'<rect x="{LABELS}" y="{top + offset}" width="{length:.1f}" height="8" fill="{colour}"/>')
         end = LABELS + WIDTH * 0.75 + 8
         parts.append(
-            f'<text x="{end:.0f}" y="{top + 15}">{html.escape(spoken)}<title>{html.escape(each.peer)}: '
+            f'<text x="{end:.0f}" y="{top + 15}">{html.escape(said)}<title>{html.escape(each.peer)}: '
             f"{html.escape(each.conditions)}</title></text>"
         )
     return "\n".join([*parts, "</svg>", ""])

@@ -145,9 +145,9 @@ def _held(model: Any) -> Any:
     """The runner's memory report of a model; None where torch computes it."""
     if _engine(model) == "torch":
         return None
-    remote = model.model.diffusion_model.engine_model
-    models = remote.runner.memory().models
-    return next(each for each in models if each.digest == remote.weights.digest)
+    engine_model = model.model.diffusion_model.engine_model
+    models = engine_model.runner.memory().models
+    return next(each for each in models if each.digest == engine_model.weights.digest)
 
 
 def _trace(model: Any, size: int) -> None:

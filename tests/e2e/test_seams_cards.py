@@ -12,7 +12,7 @@ from tests.bench import real_size_files
 from tests.pack import part
 from tests.runner_toys import new_runner
 
-make, asked, change = part("nodes.planner.planner"), part("nodes.planner.request"), part("nodes.planner.walk")
+planner, request, walk = part("nodes.planner.planner"), part("nodes.planner.request"), part("nodes.planner.walk")
 advice = part("nodes.planner.advice")
 client, memory = part("native.client.runner"), part("native.planning")
 diffusion, encoders, vae_nodes = (
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rehearsing() -> Iterator[Any]:
+def dry_runner() -> Iterator[Any]:
     toy = new_runner()
     runner = client.Runner(toy._options, toy._environment)
     yield runner
@@ -45,11 +45,11 @@ def rehearsing() -> Iterator[Any]:
 
 
 @pytest.fixture(autouse=True)
-def with_these_files(folder: Path, rehearsing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def with_these_files(folder: Path, dry_runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (diffusion, encoders, vae_nodes, advice):
         monkeypatch.setattr(module, "model_path", lambda kind, name: str(folder / name))
     monkeypatch.setattr(advice, "model_names", lambda kind: [FLUX_Q4, FLUX_Q8])
-    monkeypatch.setattr(make, "_runner", rehearsing)
+    monkeypatch.setattr(planner, "_runner", dry_runner)
 
 
 def workflow(model: str = FLUX_Q4, t5: str = T5_Q8, side: int = 1024, **inputs: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def workflow(model: str = FLUX_Q4, t5: str = T5_Q8, side: int = 1024, **inputs: 
 
 
 def planned(prompt: dict[str, Any], card: str = RX_580[0], mode: str = "reject") -> Any:
-    return make.make_plan(prompt, asked.PlanRequest(mode, memory.known_profiles()[card]))
+    return planner.make_plan(prompt, request.PlanRequest(mode, memory.known_profiles()[card]))
 
 
 def words(made: Any) -> str:
@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_rejected_with_the_right_advice(prompt: dict, phase
 def test_every_advice_is_true() -> None:
     for prompt in (T5_ON_THE_GPU, RESIDENT):
         for each in planned(prompt).advised:
-            plan = planned(change.changed(prompt, each.change)).plan
+            plan = planned(walk.changed(prompt, each.change)).plan
             assert plan.shortage is None
             assert plan.peaks == each.peaks
 
@@ -137,7 +137,7 @@ def test_fit_makes_them_run(prompt: dict, chosen: set[str], card: str) -> None:
         assert prompt[node]["inputs"].get("device") == "auto" or "device" not in inputs
     again = planned(prompt, card, "fit")
     assert (again.change, again.plan.peaks) == (made.change, made.plan.peaks)
-    settled = planned(change.changed(prompt, made.change), card)
+    settled = planned(walk.changed(prompt, made.change), card)
     assert settled.plan.peaks == made.plan.peaks
 
 

@@ -18,7 +18,7 @@ from tests.conftest import SAMPLES
 from tests.pack import part
 from tests.runner_toys import new_runner
 
-make, asked = part("nodes.planner.planner"), part("nodes.planner.request")
+planner, requests = part("nodes.planner.planner"), part("nodes.planner.request")
 client, residency = part("native.client.runner"), part("nodes.components.lifetime")
 diffusion, encoders, vae_nodes = (
     part("nodes.loaders.diffusion"),
@@ -164,23 +164,23 @@ def runner_finishes(weights: Any) -> bool:
 
 @contextmanager
 def runners(limit: int) -> Iterator[Any]:
-    """A runner that computes on a GPU of so many bytes, and one that rehearses."""
+    """A runner that computes on a GPU of so many bytes, and one for dry runs."""
     toys = [new_runner("--device-memory", str(limit), "--largest-segment", "4e7") for _ in range(2)]
-    real, rehearsing = (client.Runner(toy._options, toy._environment) for toy in toys)
+    real, dry_runner = (client.Runner(toy._options, toy._environment) for toy in toys)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client, "_shared", real)
-        patch.setattr(make, "_runner", rehearsing)
+        patch.setattr(planner, "_runner", dry_runner)
         patch.setattr(client.Runner, "run", stopping(client.Runner.run))
         for module in (diffusion, encoders, vae_nodes):
             patch.setattr(module, "model_path", lambda kind, name: str(MICRO / kind / name))
         with torch.inference_mode():
             yield real
     real.close()
-    rehearsing.close()
+    dry_runner.close()
 
 
 def planned(graph: dict[str, Any], limit: int) -> Any:
-    return make.make_plan(graph, asked.PlanRequest(asked.WARN, gpu_budget=limit, ram_budget=ENOUGH)).plan
+    return planner.make_plan(graph, requests.PlanRequest(requests.WARN, gpu_budget=limit, ram_budget=ENOUGH)).plan
 
 
 def empty(real: Any) -> None:

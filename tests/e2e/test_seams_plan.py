@@ -14,7 +14,7 @@ import torch
 from tests.pack import part
 from tests.runner_toys import new_runner
 
-make, asked = part("nodes.planner.planner"), part("nodes.planner.request")
+planner, request = part("nodes.planner.planner"), part("nodes.planner.request")
 measured, watcher = part("nodes.planner.actual"), part("nodes.components.observer")
 client = part("native.client.runner")
 files = part("nodes.loaders.files")
@@ -42,17 +42,17 @@ def limit() -> int:
 
 @pytest.fixture(autouse=True)
 def at_home(limit: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As ComfyUI runs nodes, on the micro models, with a runner that computes and one that rehearses."""
+    """As ComfyUI runs nodes, on the micro models, with a runner that computes and one for dry runs."""
     for module in (diffusion, encoders, vae_nodes):
         monkeypatch.setattr(module, "model_path", lambda kind, name: str(MICRO / kind / name))
     toys = [new_runner("--device-memory", str(limit), "--largest-segment", "4e7") for _ in range(2)]
-    real, rehearsing = (client.Runner(toy._options, toy._environment) for toy in toys)
+    real, dry_runner = (client.Runner(toy._options, toy._environment) for toy in toys)
     monkeypatch.setattr(client, "_shared", real)
-    monkeypatch.setattr(make, "_runner", rehearsing)
+    monkeypatch.setattr(planner, "_runner", dry_runner)
     with torch.inference_mode():
         yield
     real.close()
-    rehearsing.close()
+    dry_runner.close()
 
 
 def workflow(draw: random.Random) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def run(prompt: dict[str, Any]) -> Iterator[None]:
 
 def planned(prompt: dict[str, Any], gpu: int) -> Any:
     """The plan for a GPU of that many bytes and any amount of RAM."""
-    return make.make_plan(prompt, asked.PlanRequest(gpu_budget=gpu, ram_budget=ENOUGH))
+    return planner.make_plan(prompt, request.PlanRequest(gpu_budget=gpu, ram_budget=ENOUGH))
 
 
 def held(phase: Any) -> list[Any]:
@@ -153,14 +153,14 @@ def test_what_is_accepted_runs_and_what_is_rejected_does_not(seed: int, limit: i
 
 def test_what_models_hold_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """They make room, or are what the next prompt needs."""
-    monkeypatch.setattr(asked, "gpu_reserve", lambda: 0)
+    monkeypatch.setattr(request, "gpu_reserve", lambda: 0)
     prompt = workflow(random.Random(1))
     for node in ("1", "2", "3"):
         prompt[node]["inputs"] |= {"device": "Vulkan0", "weights": "device"}
-    before = make.make_plan(prompt, asked.PlanRequest()).plan
+    before = planner.make_plan(prompt, request.PlanRequest()).plan
     assert sum(1 for _ in run(prompt)) == len(PHASES)
     assert {device.name: device.held for device in client.shared().memory().devices}["Vulkan0"] > MIB
-    after = make.make_plan(prompt, asked.PlanRequest()).plan
+    after = planner.make_plan(prompt, request.PlanRequest()).plan
     assert before.capacity["Vulkan0"] == after.capacity["Vulkan0"] == 64 * MIB
     assert after.phases == before.phases
 

@@ -1,4 +1,4 @@
-"""FLUX.1 of real width on lavapipe's own 2 GiB: what is rehearsed is what happens, near the limit and beyond it."""
+"""FLUX.1 of real width on lavapipe's own 2 GiB: dry runs predict real runs, near the limit and beyond it."""
 
 from __future__ import annotations
 

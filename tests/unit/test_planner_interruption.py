@@ -11,7 +11,7 @@ import pytest
 
 from tests.pack import part
 
-walk, submit = part("nodes.planner.walk"), part("nodes.planner.middleware")
+walk, middleware = part("nodes.planner.walk"), part("nodes.planner.middleware")
 
 from comfy.model_management import InterruptProcessingException  # noqa: E402
 
@@ -37,6 +37,6 @@ def test_by_a_prompt_that_is_posted(monkeypatch: pytest.MonkeyPatch) -> None:
     def make_plan(*_: Any) -> None:
         raise InterruptProcessingException
 
-    monkeypatch.setattr(submit, "make_plan", make_plan)
+    monkeypatch.setattr(middleware, "make_plan", make_plan)
     with pytest.raises(InterruptProcessingException):
-        submit._looked_at({"prompt": {"1": {"class_type": "GGMLMemoryPlanner", "inputs": {}}}})
+        middleware._looked_at({"prompt": {"1": {"class_type": "GGMLMemoryPlanner", "inputs": {}}}})

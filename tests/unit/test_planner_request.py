@@ -10,7 +10,7 @@ import pytest
 
 from tests.pack import part
 
-asked, memory = part("nodes.planner.request"), part("native.planning")
+request, planning = part("nodes.planner.request"), part("native.planning")
 
 MIB = 1 << 20
 MINE = {"name": "mine", "system": "linux", "ram": 8192, "gpus": [{"description": "a card", "memory": 4096}]}
@@ -19,45 +19,45 @@ MINE = {"name": "mine", "system": "linux", "ram": 8192, "gpus": [{"description":
 @pytest.fixture(autouse=True)
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's own profiles."""
-    monkeypatch.setattr(asked, "own_profiles", lambda: tmp_path / "ggml_profiles.json")
+    monkeypatch.setattr(request, "own_profiles", lambda: tmp_path / "ggml_profiles.json")
     return tmp_path / "ggml_profiles.json"
 
 
 def test_profiles_of_ones_own_are_offered(own: Path) -> None:
     own.write_text(json.dumps([MINE]), encoding="utf-8")
-    assert asked.profile_names() == ["this machine", *memory.known_profiles(), "mine"]
-    assert asked.profile_named("mine").devices[0].total == 4096 * MIB
+    assert request.profile_names() == ["this machine", *planning.known_profiles(), "mine"]
+    assert request.profile_named("mine").devices[0].total == 4096 * MIB
 
 
 def test_a_broken_file_leaves_the_others(own: Path) -> None:
     own.write_text("[{", encoding="utf-8")
-    assert asked.profile_names() == ["this machine", *memory.known_profiles()]
-    assert asked.profile_named("this machine") is None
-    with pytest.raises(memory.ProfileError, match=r"ggml_profiles\.json cannot be read"):
-        asked.profile_named("mine")
+    assert request.profile_names() == ["this machine", *planning.known_profiles()]
+    assert request.profile_named("this machine") is None
+    with pytest.raises(planning.ProfileError, match=r"ggml_profiles\.json cannot be read"):
+        request.profile_named("mine")
 
 
 @pytest.mark.parametrize("name", ["mine", None, 7, ["1", 0], {}])
 def test_what_is_not_there_is_named(name: Any, own: Path) -> None:
-    with pytest.raises(memory.ProfileError, match="There is no hardware profile .* go into .*ggml_profiles"):
-        asked.profile_named(name)
+    with pytest.raises(planning.ProfileError, match="There is no hardware profile .* go into .*ggml_profiles"):
+        request.profile_named(name)
 
 
 @pytest.mark.parametrize("junk", [None, "x", -1, 0.5, True, ["1", 0], {}])
 def test_what_makes_no_sense_is_as_usual(junk: Any) -> None:
     names = ("mode", "gpu_budget", "ram_budget", "unknown_width", "unknown_height", "unknown_batch")
-    assert asked.request_of(dict.fromkeys(names, junk)) == asked.PlanRequest()
+    assert request.request_of(dict.fromkeys(names, junk)) == request.PlanRequest()
 
 
 def test_amounts_are_mebibytes() -> None:
-    found = asked.request_of({"mode": "fit", "gpu_budget": 3, "ram_budget": 5, "unknown_width": 64})
+    found = request.request_of({"mode": "fit", "gpu_budget": 3, "ram_budget": 5, "unknown_width": 64})
     assert (found.mode, found.gpu_budget, found.ram_budget) == ("fit", 3 * MIB, 5 * MIB)
     assert (found.unknown.width, found.unknown.height, found.unknown.batch) == (64, 0, 1)
 
 
 def test_room_is_what_is_free_less_a_reserve() -> None:
-    profile = memory.profile_of({**MINE, "ram_free": 7000, "gpus": [{**MINE["gpus"][0], "free": 3000}]})
-    machine = asked.machine_of(asked.PlanRequest(profile=profile))
+    profile = planning.profile_of({**MINE, "ram_free": 7000, "gpus": [{**MINE["gpus"][0], "free": 3000}]})
+    machine = request.machine_of(request.PlanRequest(profile=profile))
     assert machine.capacity == {"Vulkan0": (3000 - 512) * MIB, "CPU": 7000 * MIB - 8192 * MIB // 5}
-    machine = asked.machine_of(asked.PlanRequest(profile=profile, gpu_budget=7 * MIB, ram_budget=9 * MIB))
+    machine = request.machine_of(request.PlanRequest(profile=profile, gpu_budget=7 * MIB, ram_budget=9 * MIB))
     assert machine.capacity == {"Vulkan0": 7 * MIB, "CPU": 9 * MIB}

@@ -9,7 +9,7 @@ import torch
 
 from tests.pack import part
 
-frugal, values = part("nodes.planner.size_guard"), part("nodes.planner.unknown")
+size_guard, unknown = part("nodes.planner.size_guard"), part("nodes.planner.unknown")
 
 HUGE = 1 << 29  # elements: 2 GiB
 SOME = torch.zeros(1, 4, 64, 64)
@@ -31,7 +31,7 @@ LARGE = torch.zeros(()).expand(HUGE)  # takes nothing
     ],
 )  # fmt: skip
 def test_what_is_huge_is_refused(make: Callable[[], torch.Tensor]) -> None:
-    with frugal.SizeGuard(), pytest.raises(values.Unplanned, match=r"it makes a tensor of [\d.]+ GiB"):
+    with size_guard.SizeGuard(), pytest.raises(unknown.Unplanned, match=r"it makes a tensor of [\d.]+ GiB"):
         make()
 
 
@@ -46,5 +46,5 @@ def test_what_is_huge_is_refused(make: Callable[[], torch.Tensor]) -> None:
     ],
 )  # fmt: skip
 def test_what_is_usual_is_made(make: Callable[[], torch.Tensor]) -> None:
-    with frugal.SizeGuard():
+    with size_guard.SizeGuard():
         assert make().numel()

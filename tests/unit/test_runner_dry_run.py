@@ -104,8 +104,8 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, WeightSet]:
 
 
 @pytest.fixture(scope="module")
-def rehearsing() -> Runner:
-    """A runner that only rehearses."""
+def dry_runner() -> Runner:
+    """A runner for dry runs only."""
     return new_runner("--largest-segment", "1e6")
 
 
@@ -127,22 +127,22 @@ def random_steps(sets: dict[str, WeightSet], seed: int) -> list[Step]:
 
 @pytest.mark.parametrize("limit", LIMITS)
 @pytest.mark.parametrize("seed", range(8))
-def test_random_steps(rehearsing: Runner, sets: dict[str, WeightSet], limit: int, seed: int) -> None:
+def test_random_steps(dry_runner: Runner, sets: dict[str, WeightSet], limit: int, seed: int) -> None:
     steps = random_steps(sets, seed)
     runner = new_runner("--largest-segment", "1e6", "--device-memory", str(limit))
     runner.devices()
-    dry_run = rehearsing.dry_run({"CPU": ENOUGH, "Vulkan0": limit}, steps)
+    dry_run = dry_runner.dry_run({"CPU": ENOUGH, "Vulkan0": limit}, steps)
     compare(runner, steps, dry_run)
     runner.close()
 
 
-def test_random_steps_meet_all_that_can_happen(rehearsing: Runner, sets: dict[str, WeightSet]) -> None:
+def test_random_steps_meet_all_that_can_happen(dry_runner: Runner, sets: dict[str, WeightSet]) -> None:
     """The steps above: streamed and repacked weights, sets that give way, too small budgets and too small devices."""
     ends, streamed, repacked, gave_way = set(), 0, 0, 0
     for limit in LIMITS:
         for seed in range(8):
             steps = random_steps(sets, seed)
-            dry_run = rehearsing.dry_run({"CPU": ENOUGH, "Vulkan0": limit}, steps)
+            dry_run = dry_runner.dry_run({"CPU": ENOUGH, "Vulkan0": limit}, steps)
             ends.add(type(dry_run.error).__name__)
             models = [each.models for each in dry_run.steps]
             streamed += any(model.staging for each in models for model in each)
@@ -156,36 +156,36 @@ def test_random_steps_meet_all_that_can_happen(rehearsing: Runner, sets: dict[st
     assert min(streamed, repacked, gave_way) > 0
 
 
-def test_nothing_is_opened_and_nothing_stays(rehearsing: Runner, sets: dict[str, WeightSet], tmp_path: Path) -> None:
+def test_nothing_is_opened_and_nothing_stays(dry_runner: Runner, sets: dict[str, WeightSet], tmp_path: Path) -> None:
     weights = layers(tmp_path / "gone", "Q4_0")
     (tmp_path / "gone").unlink()
-    rehearsing.devices()  # of which nothing is known before
-    before = rehearsing.memory()
+    dry_runner.devices()  # of which nothing is known before
+    before = dry_runner.memory()
     steps = [Step("run", weights, Placement(device, "device"), chain("Q4_0", 3)) for device in DEVICES]
-    dry_run = rehearsing.dry_run({"CPU": ENOUGH, "Vulkan0": 64 * MIB}, steps)
+    dry_run = dry_runner.dry_run({"CPU": ENOUGH, "Vulkan0": 64 * MIB}, steps)
     assert dry_run.error is None
     assert min(dry_run.steps[-1].held.values()) > LAYERS * SIDE * SIDE // 2
-    after = rehearsing.memory()
+    after = dry_runner.memory()
     assert [device.held for device in after.devices] == [device.held for device in before.devices]
     assert (after.models, after.loads) == (before.models, before.loads)
 
 
-def test_a_device_that_is_not_there(rehearsing: Runner, sets: dict[str, WeightSet]) -> None:
+def test_a_device_that_is_not_there(dry_runner: Runner, sets: dict[str, WeightSet]) -> None:
     with pytest.raises(RunnerError, match="there is no device 'Vulkan9'"):
-        rehearsing.dry_run({"Vulkan9": MIB}, [])
+        dry_runner.dry_run({"Vulkan9": MIB}, [])
     steps = [Step("load", sets["F16"], Placement("Vulkan0"))]
     with pytest.raises(RunnerError, match="Vulkan0"):
-        raise rehearsing.dry_run({"CPU": MIB}, steps).error or AssertionError
+        raise dry_runner.dry_run({"CPU": MIB}, steps).error or AssertionError
 
 
-def test_a_model_in_another_process(rehearsing: Runner, sets: dict[str, WeightSet]) -> None:
+def test_a_model_in_another_process(dry_runner: Runner, sets: dict[str, WeightSet]) -> None:
     """It makes others go, goes for them unless it is kept, and gives way to the next of its kind."""
     here = Placement("Vulkan0", "device")
     load = Step("load", sets["F32"], here)  # 6.3 MB
     capacity = {"Vulkan0": 9 * MIB, "CPU": ENOUGH}
 
     def held(*steps: Step | ExternalModel) -> list[int]:
-        done = rehearsing.dry_run(capacity, steps)
+        done = dry_runner.dry_run(capacity, steps)
         assert done.error is None, done.error
         return [step.held["Vulkan0"] for step in done.steps]
 
@@ -195,7 +195,7 @@ def test_a_model_in_another_process(rehearsing: Runner, sets: dict[str, WeightSe
     assert held(load, ExternalModel("a", large, False), load) == [alone, 7 * MIB, alone]
     assert held(ExternalModel("a", small, True), load) == [MIB, MIB + alone]
     assert held(ExternalModel("a", small, True), ExternalModel("b", large, True)) == [MIB, 7 * MIB]
-    error = rehearsing.dry_run(capacity, [ExternalModel("a", large, True), load]).error
+    error = dry_runner.dry_run(capacity, [ExternalModel("a", large, True), load]).error
     assert "the weights of" in str(error)
-    error = rehearsing.dry_run(capacity, [load, ExternalModel("a", {"Vulkan0": {"KV cache": 10 * MIB}}, False)]).error
+    error = dry_runner.dry_run(capacity, [load, ExternalModel("a", {"Vulkan0": {"KV cache": 10 * MIB}}, False)]).error
     assert "the language model a needs 10.0 MiB on Vulkan0, where 9.0 MiB are free" in str(error)
