@@ -25,8 +25,9 @@ def run_checks(places: Places, pytest_arguments: Sequence[str]) -> int:
     codes = check_side_by_side(static_checks(places), environment)
     if failed := [name for name, code in codes.items() if code]:
         say(f"Failed: {', '.join(failed)}")
-    # Two workers on one GPU would take each other's memory.
+    # Two workers on one GPU would take each other's memory. Threads that wait sleep, as the cores are shared.
     command = pytest_command(places, workers=2 if software else 0)
+    environment["OMP_WAIT_POLICY"] = "passive"
     codes["pytest"] = check("pytest", [*command, *pytest_arguments], places.root, environment)
     return next((code for code in codes.values() if code), 0)
 
