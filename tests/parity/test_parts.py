@@ -40,12 +40,14 @@ def test_parts(name: str, place: Place, runner: Runner) -> None:
         GgmlModel(case.build("meta").eval(), in_memory(real), place.device, options, runner)
         for options in (WHOLE, PARTS)
     ]
-    whole, parts = (model.run(name, case.function, inputs) for model in models)
     fewer, more = (_products(model, name, inputs) for model in models)
-    models[0].unload()
     assert (more > fewer) == name.startswith(("FLUX", "T5", "CLIP"))
+    parts = models[1].run(name, case.function, inputs)
     assert worst(parts, reference(real, case, inputs)) <= (place.gelu if case.gelu else place.exact)
-    if place is ON_CPU:
+    models[1].unload()
+    if place is ON_CPU:  # on Vulkan it may round otherwise, and takes 15 s, which test_models.py spends already
+        whole = models[0].run(name, case.function, inputs)
+        models[0].unload()
         assert all(torch.equal(a, b) for a, b in zip(parts, whole, strict=True))
 
 
