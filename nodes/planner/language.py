@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from ...native.llm.errors import LanguageModelError
 from ...native.llm.memory import compute_buffers, memory_of_model
-from ...native.llm.model import LocalModel
+from ...native.llm.model import LanguageModelError, LocalModel
 from ...native.placement import CPU
 from ...native.wire.messages import ExternalModel
 from .unknown import NodeTurn, Unplanned

@@ -11,9 +11,9 @@ from typing import Any
 from aiohttp import web
 
 from ...native.client import RunnerError, shared
-from ...native.llm.errors import LanguageModelError
+from ...native.llm.model import LanguageModelError
 from ...native.planning import ProfileError, described_machine, plan_json, profile_of
-from ..language.server import LISTING, listed_models, server_at
+from ..language.server import LIST_TIMEOUT, listed_models, server_at
 from ..loaders.device_inputs import devices
 from ..planner.interruption import beside_what_runs
 from ..planner.planner import MadePlan, NobodyAsks, make_plan
@@ -107,7 +107,7 @@ async def _language_models(request: web.Request) -> web.Response:
     if not isinstance(url, str) or not isinstance(variable, str):
         return _wrong('the body must be {"url": the address of a server}')
     try:
-        server = server_at(url, "", variable, LISTING)
+        server = server_at(url, "", variable, LIST_TIMEOUT)
         return web.json_response({"models": await asyncio.to_thread(listed_models, server)})
     except LanguageModelError as error:
         return _wrong(f"{error}")
