@@ -18,7 +18,7 @@ from .loaders.files import register_folders
 from .loaders.text_encoders import GGMLTextEncoders
 from .loaders.vae import GGMLVAE
 from .planner.actual import OBSERVER
-from .planner.middleware import plan_posted_prompt, apply_choice
+from .planner.middleware import apply_choice, plan_posted_prompt
 from .planner.node import GGMLMemoryPlanner
 from .settings import set_threads
 from .web.api import add_routes

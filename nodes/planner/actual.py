@@ -95,7 +95,7 @@ OBSERVER = Observer(on_peak, explain_oom)
 
 
 def _machine_at(error: OutOfMemory) -> Machine:
-    """This machine with the capacity of the device that the runner got; memory that the driver refused counts as none."""
+    """This machine with the capacity that the runner got of the device; refused memory does not count."""
     machine = machine_of(PlanRequest())
     held = {device.name: device.held for device in shared().memory().devices}
     capacity = held.get(error.device, 0) + min(error.free, error.requested - 1)

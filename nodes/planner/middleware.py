@@ -19,7 +19,7 @@ from .walk import Change, Prompt, changed
 
 log = logging.getLogger(__name__)
 # From the middleware, which sees a prompt first, to the handler that ComfyUI lets change it.
-_chosen: ContextVar[Change | None] = ContextVar("chosen", deerror=None)
+_chosen: ContextVar[Change | None] = ContextVar("chosen", default=None)
 
 
 @web.middleware

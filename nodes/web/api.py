@@ -66,7 +66,7 @@ def _plan_of(body: dict[str, Any], gone: Callable[[], bool]) -> PlanResult:
 
 
 async def _profiles(_request: web.Request) -> web.Response:
-    """GET /ggml/profiles: the hardware profiles' names, and this machine's description for POST /ggml/plan elsewhere."""
+    """GET /ggml/profiles: the profiles' names, and this machine's description, for POST /ggml/plan elsewhere."""
     try:
         this = described_machine(await asyncio.to_thread(devices), sys.platform)
         return web.json_response({"profiles": list(profiles()), "this_machine": this})
