@@ -34,11 +34,11 @@ def describe(present: list[Device]) -> str:
 
 
 class GGMLDevices(io.ComfyNode):
-    """The node."""
+    """The node GGML Devices."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The node's inputs and outputs."""
         return io.Schema(
             node_id="GGMLDevices",
             display_name="GGML Devices",

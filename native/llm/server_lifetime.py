@@ -48,7 +48,7 @@ def running() -> ServerProcess | None:
 
 
 def unload_if_idle() -> None:
-    """Ends the server unless it is answering or its model is `kept` in memory; called before other models compute."""
+    """Ends the server unless it is answering or its model is `kept` in memory; called before another model computes."""
     if _server is not None and not _server.model.kept and _in_use.acquire(blocking=False):
         try:
             _stop()

@@ -67,7 +67,7 @@ class ServerProcess:
         return self._child.ended.wait(1)
 
     def exit_report(self) -> str:
-        """How the process ended, and its last lines of stderr."""
+        """The exit code or signal of the process, and its last lines of stderr."""
         return self._child.exit_report()
 
     def close(self) -> None:

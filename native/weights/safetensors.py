@@ -46,10 +46,10 @@ def _entries(path: str, header: bytes) -> dict[str, Any]:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
         raise ValueError("a name is listed twice")
-    return found
+    return fields
 
 
 def _tensor(path: str, name: str, entry: Any, data: int) -> FileTensor:

@@ -1,4 +1,4 @@
-"""What the nodes that query a language model share: the GGML_LLM type, inputs, and the call with progress."""
+"""Shared by the nodes that query a language model: the GGML_LLM type, inputs, and the call with progress."""
 
 from __future__ import annotations
 

@@ -18,11 +18,11 @@ from .answering import LLM, answer_at, seed_input, temperature_input
 
 
 class GGMLChat(io.ComfyNode):
-    """The node."""
+    """The node GGML Chat."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The node's inputs and outputs."""
         return io.Schema(
             node_id="GGMLChat",
             display_name="GGML Chat",

@@ -16,11 +16,11 @@ RELEASE, KEEP = "release", "keep"
 
 
 class GGMLLanguageModel(io.ComfyNode):
-    """The node."""
+    """The node GGML Language Model."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The node's inputs and outputs."""
         return io.Schema(
             node_id="GGMLLanguageModel",
             display_name="GGML Language Model",

@@ -23,11 +23,11 @@ _TOKENIZERS = {"t5": T5XXLTokenizer, "clip": SDTokenizer}
 
 
 class GGMLPromptExpander(io.ComfyNode):
-    """The node."""
+    """The node GGML Prompt Expander."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The node's inputs and outputs."""
         return io.Schema(
             node_id="GGMLPromptExpander",
             display_name="GGML Prompt Expander",

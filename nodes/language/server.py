@@ -30,11 +30,11 @@ def listed_models(server: RemoteServer, interrupted: IsInterrupted = lambda: Fal
 
 
 class GGMLLanguageServer(io.ComfyNode):
-    """The node."""
+    """The node GGML Language Server."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The node's inputs and outputs."""
         return io.Schema(
             node_id="GGMLLanguageServer",
             display_name="GGML Language Server",

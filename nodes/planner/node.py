@@ -15,11 +15,11 @@ from .request import MODES, REJECT, THIS_MACHINE, profile_names, request_of
 
 
 class GGMLMemoryPlanner(io.ComfyNode):
-    """The node."""
+    """The node GGML Memory Planner."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The node's inputs and outputs."""
         return io.Schema(
             node_id=PLANNER,
             display_name="GGML Memory Planner",

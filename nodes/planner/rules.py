@@ -39,7 +39,7 @@ READING = frozenset({"LoadImage", "LoadImageMask", "LoraLoader", "LoraLoaderMode
 
 @dataclass(frozen=True)
 class PlannedNode:
-    """How a node is followed."""
+    """The rule of a node and the title of its phase."""
 
     title: str  # its work, in words; "": it does none with models
     rule: Rule  # its outputs from its inputs; notes the work of its models
