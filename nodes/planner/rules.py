@@ -85,6 +85,7 @@ def _latent(inputs: Inputs, name: str, turn: NodeTurn, channels: int, ratio: int
 
 
 def _k_sampler(inputs: Inputs, turn: NodeTurn) -> Outputs:
+    """KSampler and KSamplerAdvanced."""
     guider = comfy.samplers.CFGGuider(_model(known(inputs, "model")))
     guider.set_conds(known(inputs, "positive"), known(inputs, "negative"))
     guider.set_cfg(float(known(inputs, "cfg")))
@@ -92,11 +93,13 @@ def _k_sampler(inputs: Inputs, turn: NodeTurn) -> Outputs:
 
 
 def _sampler_custom(inputs: Inputs, turn: NodeTurn) -> Outputs:
+    """SamplerCustom."""
     (latent,) = _k_sampler(inputs, turn)
     return latent, latent
 
 
 def _sampler_custom_advanced(inputs: Inputs, turn: NodeTurn) -> Outputs:
+    """SamplerCustomAdvanced."""
     guider = known(inputs, "guider")
     _model(guider.model_patcher)
     latent = _sampled(guider, inputs, turn)
@@ -110,7 +113,7 @@ def _model(patcher: Any) -> ComponentPatcher:
 
 
 def _sampled(guider: Any, inputs: Inputs, turn: NodeTurn) -> dict[str, Any]:
-    """One step, whose memory is that of every step; prepared as in comfy.samplers.CFGGuider.sample."""
+    """The latent after one step, whose memory is that of every step; prepared as in comfy.samplers.CFGGuider.sample."""
     patcher = guider.model_patcher
     space = patcher.model.latent_format
     latent = _latent(inputs, "latent_image", turn, space.latent_channels, space.spacial_downscale_ratio)
@@ -134,6 +137,7 @@ def _sampled(guider: Any, inputs: Inputs, turn: NodeTurn) -> dict[str, Any]:
 
 
 def _decode(inputs: Inputs, turn: NodeTurn) -> Outputs:
+    """VAEDecode and VAEDecodeTiled: a latent to [batch, height, width, channels]."""
     vae = _own_vae(inputs)
     ratio = vae.first_stage_model.ratio
     samples = _latent(inputs, "samples", turn, vae.latent_channels, ratio)["samples"]
@@ -148,6 +152,7 @@ def _decode(inputs: Inputs, turn: NodeTurn) -> Outputs:
 
 
 def _encode_picture(inputs: Inputs, turn: NodeTurn) -> Outputs:
+    """VAEEncode and VAEEncodeTiled: [batch, height, width, channels] to a latent."""
     vae, pixels, size = _own_vae(inputs), inputs.get("pixels"), turn.unknown
     if isinstance(pixels, Unknown) and size.width and size.height:
         turn.assumptions.append(f"{size.batch} of {size.width} x {size.height} pixels, as {pixels.why}")
@@ -157,11 +162,11 @@ def _encode_picture(inputs: Inputs, turn: NodeTurn) -> Outputs:
     vae.patcher.load()
     module = vae.first_stage_model
     height, width = (size // module.ratio * module.ratio for size in pixels.shape[1:3])
-    cut = pixels[:, :height, :width, :3].movedim(-1, 1)
+    cropped = pixels[:, :height, :width, :3].movedim(-1, 1)  # [batch, 3, height, width]
     if "tile_size" in inputs:
         tile, overlap = int(known(inputs, "tile_size")), int(known(inputs, "overlap"))
-        return ({"samples": module.encode_tiled(cut, tile, tile, overlap)},)
-    return ({"samples": module.encode(cut)},)
+        return ({"samples": module.encode_tiled(cropped, tile, tile, overlap)},)
+    return ({"samples": module.encode(cropped)},)
 
 
 def _encode_for_inpaint(inputs: Inputs, turn: NodeTurn) -> Outputs:
@@ -171,6 +176,7 @@ def _encode_for_inpaint(inputs: Inputs, turn: NodeTurn) -> Outputs:
 
 
 def _inpaint_conditioning(inputs: Inputs, turn: NodeTurn) -> Outputs:
+    """InpaintModelConditioning."""
     (latent,) = _encode_picture(inputs, turn)
     masked = {"concat_latent_image": latent["samples"], "concat_mask": known(inputs, "mask")}
     set_values = node_helpers.conditioning_set_values
@@ -199,10 +205,12 @@ def _load_image(inputs: Inputs, _turn: NodeTurn) -> Outputs:
 
 
 def _load_image_mask(inputs: Inputs, turn: NodeTurn) -> Outputs:
+    """LoadImageMask."""
     return (_load_image(inputs, turn)[1],)
 
 
 def _zeros(*shape: int) -> Tensor:
+    """Zeros of a shape, which take no memory."""
     return torch.zeros(()).expand(shape)
 
 
@@ -214,6 +222,7 @@ def _planner(inputs: Inputs, _turn: NodeTurn) -> Outputs:
 
 
 def _nothing(_inputs: Inputs, _turn: NodeTurn) -> Outputs:
+    """An output node without models."""
     return ()
 
 

@@ -96,11 +96,9 @@ class _Walk:
         outputs = self.outputs(str(node))
         if 0 <= output < len(outputs):
             return outputs[output]
-        return (
-            outputs[0]
-            if outputs and isinstance(outputs[0], Unknown)
-            else Unknown(f"node {node} has no output {output}")
-        )
+        if outputs and isinstance(outputs[0], Unknown):
+            return outputs[0]
+        return Unknown(f"node {node} has no output {output}")
 
 
 def _is_link(value: Any) -> bool:
