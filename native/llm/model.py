@@ -71,7 +71,7 @@ def local_model(
     """The model of a GGUF file; its context is at most what it was trained for. Raises WeightFileError."""
     header = read_header(path)
     trained = trained_context(header)
-    needed = f"{header.architecture}.needed"
+    needed = f"{header.architecture}.block_count"
     if header.format != "gguf" or needed not in header.metadata:
         raise WeightFileError(f"{path} is no language model in GGUF format: it lacks {needed}. Choose another file.")
     if projector is not None:
