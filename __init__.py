@@ -5,9 +5,9 @@ WEB_DIRECTORY = "./js"
 
 async def comfy_entrypoint():  # type: ignore[no-untyped-def]  # a ComfyExtension, which only ComfyUI knows
     """What ComfyUI calls for this pack's nodes; they are imported only now."""
-    from .nodes.versions import refuse_what_is_too_old
+    from .nodes.versions import require_versions
 
-    refuse_what_is_too_old()
+    require_versions()
     from .nodes.extension import GGMLExtension
 
     return GGMLExtension()

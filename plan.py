@@ -35,7 +35,7 @@ def main() -> int:
     comfy.options.enable_args_parsing()
     asyncio.run(_start(comfyui))
     logging.disable(logging.NOTSET)
-    return int(importlib.import_module(f"{NAME}.nodes.plan.command").run(arguments[:behind]))
+    return int(importlib.import_module(f"{NAME}.nodes.planner.command").run(arguments[:behind]))
 
 
 async def _start(comfyui: Path) -> None:

@@ -7,12 +7,12 @@ export const BADGES = "GGML.Memory.Badges";
 const RESERVE = "GGML.Memory.Reserve";
 const DEVICES = ["auto", "CPU", "Vulkan0", "Vulkan1", "Vulkan2", "Vulkan3"];
 
-/** Settings whose value a new node begins with: by the node's class and input. */
+// The loader nodes, without "GGML" before their ids; the planner's table of them is nodes/planner/loaders.py.
+const LOADERS = ["DiffusionModel", "TextEncoders", "VAE", "LanguageModel"];
+
+/** Settings that are the defaults of new nodes: the node's class and input, by setting. */
 export const USUAL = {
-  "GGML.Device.DiffusionModel": ["GGMLDiffusionModel", "device"],
-  "GGML.Device.TextEncoders": ["GGMLTextEncoders", "device"],
-  "GGML.Device.VAE": ["GGMLVAE", "device"],
-  "GGML.Device.LanguageModel": ["GGMLLanguageModel", "device"],
+  ...Object.fromEntries(LOADERS.map((kind) => [`GGML.Device.${kind}`, [`GGML${kind}`, "device"]])),
   "GGML.Language.AfterUse": ["GGMLLanguageModel", "after_use"],
   "GGML.Language.ServerURL": ["GGMLLanguageServer", "url"],
 };
@@ -55,7 +55,7 @@ export function settings(onPlan) {
       options: ["release", "keep"], defaultValue: "release",
       tooltip: "keep: it stays in memory until ComfyUI unloads models.",
     },
-    ...["DiffusionModel", "TextEncoders", "VAE", "LanguageModel"].map((kind) => ({
+    ...LOADERS.map((kind) => ({
       id: `GGML.Device.${kind}`, name: `Device of a new ${kind}`, type: "combo", options: DEVICES, defaultValue: "auto",
       tooltip: "Nodes that are there keep theirs.",
     })),

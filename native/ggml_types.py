@@ -1,4 +1,4 @@
-"""How each stored number type is laid out: ggml's types, and the ones only safetensors has."""
+"""Block sizes and numbers of the element types of weights: ggml's, and those that only safetensors has."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from math import prod
 
 @dataclass(frozen=True, slots=True)
 class TypeLayout:
-    """Elements and bytes of one block of a type, and its number in GGUF files (None: never in one)."""
+    """The block of a type: its elements and bytes; and the number of the type in ggml and GGUF files."""
 
     block: int  # elements
     nbytes: int  # bytes
-    number: int | None = None
+    number: int | None = None  # None: not a type of ggml
 
 
 # Numbers and sizes: enum ggml_type and type_traits in ggml.h / ggml.c 0.15.
@@ -68,12 +68,12 @@ QUANTIZED = frozenset(LAYOUTS) - FLOATS - INTEGERS - ACTIVATIONS
 
 
 def tensor_bytes(type_name: str, shape: tuple[int, ...]) -> int:
-    """Bytes of a tensor of this type and shape (torch order, last dimension a whole number of blocks)."""
+    """Bytes of a tensor of this type and shape (torch order; the last dimension is a multiple of the block)."""
     layout = LAYOUTS[type_name]
     return prod(shape) // layout.block * layout.nbytes
 
 
 def alignment(type_name: str) -> int:
-    """Bytes that a tensor of this type must be aligned to for ggml to read it in place."""
+    """Alignment in bytes that ggml needs to read a tensor of this type in place."""
     layout = LAYOUTS[type_name]
     return layout.nbytes if layout.block == 1 else 4

@@ -1,1 +1,1 @@
-"""What a user drags: one file per node family, and beside them the seams through which they enter ComfyUI."""
+"""The nodes of this pack, and what connects them to ComfyUI: the extension, settings and routes."""

@@ -1,4 +1,4 @@
-"""GGML Devices: what there is to compute on."""
+"""GGML Devices: lists the devices of this machine."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .node_text import show
 GIB = 2**30
 
 
-def describe(found: list[Device]) -> str:
-    """The devices, one paragraph each, and what `auto` means with them."""
+def describe(present: list[Device]) -> str:
+    """The devices in words, one paragraph each, and the devices that `auto` means."""
     paragraphs = []
-    for device in found:
+    for device in present:
         lines = [
             f"{device.name}: {device.description} ({device.type})",
             f"  memory: {device.free / GIB:.1f} of {device.total / GIB:.1f} GiB free",
@@ -29,16 +29,16 @@ def describe(found: list[Device]) -> str:
             lines.append(f"  features: {', '.join(device.features)}")
         lines += [f"  {trait}" for trait in device.traits]
         paragraphs.append("\n".join(lines))
-    auto = f"auto is {first_gpu(found)} for the diffusion model, {CPU} for text encoders and the VAE."
+    auto = f"auto is {first_gpu(present)} for the diffusion model, {CPU} for text encoders and the VAE."
     return "\n".join([*paragraphs, auto])
 
 
 class GGMLDevices(io.ComfyNode):
-    """The node."""
+    """The node GGML Devices."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The node's inputs and outputs."""
         return io.Schema(
             node_id="GGMLDevices",
             display_name="GGML Devices",
@@ -52,12 +52,12 @@ class GGMLDevices(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **_: Any) -> float:
-        """Never equal to itself: free memory changes."""
+        """NaN, so that the node always runs: free memory changes."""
         return float("nan")
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        """Asks the runner."""
+        """Shows the devices; starts the runner where it does not run. Raises RunnerError."""
         text = describe(devices())
         show(cls, text)
         return io.NodeOutput(text, ui=ui.PreviewText(text))

@@ -1,4 +1,4 @@
-"""The list of nodes that ComfyUI asks for."""
+"""The extension that ComfyUI loads: its nodes, settings, routes and the planner of posted prompts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .loaders.files import register_folders
 from .loaders.text_encoders import GGMLTextEncoders
 from .loaders.vae import GGMLVAE
 from .planner.actual import OBSERVER
-from .planner.middleware import plan_before_it_is_queued, set_what_was_chosen
+from .planner.middleware import apply_choice, plan_posted_prompt
 from .planner.node import GGMLMemoryPlanner
 from .settings import set_threads
 from .web.api import add_routes
@@ -28,20 +28,20 @@ class GGMLExtension(ComfyExtension):
     """This pack's nodes."""
 
     async def on_load(self) -> None:
-        """Make `.gguf` files known to ComfyUI's model folders, take the user's settings, plan prompts, add routes."""
+        """Registers `.gguf` files with ComfyUI's model folders, applies settings, adds the planner and the routes."""
         register_folders()
         set_threads()
         if hasattr(PromptServer, "instance"):  # not where nodes are used without a server
-            PromptServer.instance.app.middlewares.append(plan_before_it_is_queued)
-            PromptServer.instance.add_on_prompt_handler(set_what_was_chosen)
+            PromptServer.instance.app.middlewares.append(plan_posted_prompt)
+            PromptServer.instance.add_on_prompt_handler(apply_choice)
             add_routes(PromptServer.instance.routes)
             watch(OBSERVER)
-            # Planning makes so many objects that Python would look through all of ComfyUI's and torch's for garbage,
-            # a third of a second in which the server does not answer. What is there at the start stays anyway.
+            # Planning creates so many objects that Python would collect garbage among all of ComfyUI's and torch's,
+            # a third of a second in which the server does not answer. Objects of the start live on anyway.
             gc.freeze()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """Every node class."""
+        """The node classes."""
         return [
             GGMLDiffusionModel,
             GGMLTextEncoders,

@@ -1,4 +1,4 @@
-"""Text on nodes."""
+"""Shows text on nodes in the editor."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from server import PromptServer
 
 
 def show(node: type[io.ComfyNode], text: str) -> None:
-    """Put text below the widgets of the node that is being executed; its schema must ask for the hidden unique_id."""
+    """Shows text below the widgets of the executing node, whose schema must have the hidden input unique_id."""
     show_on(node.hidden.unique_id, text)
 
 
 def show_on(node_id: str, text: str) -> None:
-    """Put text below the widgets of a node."""
+    """Shows text below the widgets of a node."""
     PromptServer.instance.send_progress_text(text, node_id)

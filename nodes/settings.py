@@ -1,4 +1,4 @@
-"""What the user set for this pack in ComfyUI's settings and Python needs; js/settings.js declares it."""
+"""Reads the settings of this pack that Python needs from ComfyUI's settings file; js/settings.js declares them."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from ..native.threads import VARIABLE
 
 log = logging.getLogger(__name__)
 RESERVE, THREADS = "GGML.Memory.Reserve", "GGML.CPU.Threads"
-_USUAL_RESERVE = 512  # MiB, for the desktop and other programs
+_DEFAULT_RESERVE = 512  # MiB, for the desktop and other programs
 _MIB = 1 << 20
 
 
 def gpu_reserve() -> int:
-    """Bytes of each GPU that no plan counts with."""
-    return _number(RESERVE, _USUAL_RESERVE) * _MIB
+    """Bytes of each GPU that plans leave to other programs."""
+    return _number(RESERVE, _DEFAULT_RESERVE) * _MIB
 
 
 def set_threads() -> None:
-    """Has both engines compute with as many threads as the user set; a variable in the environment counts for more."""
+    """Sets both engines' number of CPU threads from the settings, unless the environment variable is set."""
     threads = _number(THREADS, 0)
     if threads:
         os.environ.setdefault(VARIABLE, str(threads))
 
 
-def _number(name: str, usual: int) -> int:
-    """A setting of ComfyUI's usual user that is a whole number from 0."""
+def _number(name: str, default: int) -> int:
+    """A setting of ComfyUI's default user that is a whole number from 0; `default` where it is missing or invalid."""
     file = Path(folder_paths.get_user_directory()) / "default" / "comfy.settings.json"
     try:
-        value = json.loads(file.read_text(encoding="utf-8")).get(name, usual)
+        value = json.loads(file.read_text(encoding="utf-8")).get(name, default)
     except FileNotFoundError:
-        return usual
+        return default
     except (OSError, ValueError, AttributeError) as error:
-        log.warning("ComfyUI's settings in %s cannot be read, %s is taken as %s: %s", file, name, usual, error)
-        return usual
-    return value if type(value) is int and value >= 0 else usual
+        log.warning("ComfyUI's settings in %s cannot be read, %s is taken as %s: %s", file, name, default, error)
+        return default
+    return value if type(value) is int and value >= 0 else default

@@ -1,4 +1,4 @@
-"""The oldest ComfyUI and torch that this pack works with, and what it says to older ones."""
+"""The oldest versions of ComfyUI and torch that this pack works with, and the refusal of older ones."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 OLDEST_COMFYUI, OLDEST_TORCH = "0.18.0", "2.7.0"
 
 
-def refuse_what_is_too_old() -> None:
-    """Raises ImportError, which ComfyUI puts into its log before it goes on without this pack."""
-    found = (("ComfyUI", comfyui_version.__version__, OLDEST_COMFYUI), ("torch", torch.__version__, OLDEST_TORCH))
-    for name, version, oldest in found:
+def require_versions() -> None:
+    """Raises ImportError for older versions; ComfyUI logs it and continues without this pack."""
+    installed = (("ComfyUI", comfyui_version.__version__, OLDEST_COMFYUI), ("torch", torch.__version__, OLDEST_TORCH))
+    for name, version, oldest in installed:
         if _numbers(version) < _numbers(oldest):
             raise ImportError(
                 f"GGML Vulkan works with {name} {oldest} and newer, and this is {version}: update {name}, "
@@ -23,5 +23,5 @@ def refuse_what_is_too_old() -> None:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """(2, 7, 0) of "2.7.0+cu126"."""
+    """The first three numbers of a version: (2, 7, 0) of "2.7.0+cu126"."""
     return tuple(int(number) for number in re.findall(r"\d+", version.partition("+")[0])[:3])

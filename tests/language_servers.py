@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from native.llm.start import start_child
+from native.llm.server_process import start_child
 from native.llm.task import Task
 
 PATIENCE = 60.0  # seconds

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import asdict
 
 from native.llm.model import LocalModel
-from native.llm.start import task_of
+from native.llm.server_process import task_of
 from native.process.child import PACK
 
 # "llama_kv_cache:    Vulkan0 KV buffer size =     4.00 MiB", and the line behind the last such

@@ -1,4 +1,4 @@
 """Language models: llama.cpp's server in a child process, or any OpenAI-compatible server.
 
-Empty, so that the child loads nothing of what stands on our side of it.
+Nothing is imported here: the child must not load the parent's modules.
 """

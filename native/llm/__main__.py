@@ -1,7 +1,7 @@
-"""The child: llama.cpp's server on loopback, until stdin ends.
+"""The child process of language models: runs llama.cpp's server on loopback until its stdin ends.
 
-It reads one line of JSON, the fields of a Task, and writes one: {"port": N}, or {"error": TEXT} for what it can
-tell itself; llama.cpp gives its reasons on stderr alone.
+It reads one line of JSON, the fields of a Task, and writes one: {"port": N}, or {"error": TEXT} for errors of its own;
+llama.cpp's are on stderr.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from .task import Task
 
 
 def main() -> None:
-    """Run until stdin ends."""
+    """Runs the server until stdin ends."""
     parser = argparse.ArgumentParser(prog="native.llm")
-    parser.add_argument("--parent", type=int, required=True, help="process id whose end is ours too")
+    parser.add_argument("--parent", type=int, required=True, help="process id with which this one ends")
     die_with_parent(parser.parse_args().parent)
     incoming, outgoing = take_pipes()
     task = Task(**json.loads(incoming.readline()))
-    threading.Thread(target=_end_with, args=(incoming,), daemon=True).start()
+    threading.Thread(target=_exit_at_end_of, args=(incoming,), daemon=True).start()
     from .serve import Unusable, serve  # loads llama.cpp, whose own printing now goes to stderr
 
     try:
-        said: dict[str, object] = {"port": serve(task)}
+        reply: dict[str, object] = {"port": serve(task)}
     except Unusable as error:
-        said = {"error": str(error)}
-    outgoing.write(json.dumps(said).encode() + b"\n")
+        reply = {"error": str(error)}
+    outgoing.write(json.dumps(reply).encode() + b"\n")
     outgoing.flush()
-    if "error" in said:
+    if "error" in reply:
         sys.exit(1)  # not at once: llama.cpp's log is written by a thread of its own
     threading.Event().wait()  # the server has threads of its own
 
 
-def _end_with(incoming: BinaryIO) -> None:
+def _exit_at_end_of(incoming: BinaryIO) -> None:
     while os.read(incoming.fileno(), 1 << 16):
         pass
-    os._exit(0)  # the server's own end waits for requests that are being answered
+    os._exit(0)  # the server's own shutdown waits for requests in progress
 
 
 if __name__ == "__main__":

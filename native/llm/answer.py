@@ -1,47 +1,31 @@
-"""An answer of a language model, wherever it is."""
+"""Answers of a language model, local or on a server."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from .chat import Cancel, Endpoint, Show, ask, list_models
-from .errors import LanguageModelError
-from .model import LanguageModel, LocalModel, RemoteServer
-from .server_lifetime import with_model
+from .chat import Endpoint, IsInterrupted, OnProgress, complete, endpoint_of
+from .model import LanguageModel, LocalModel
+from .server_lifetime import with_server
 from .stream import Answer
 
 
 def answer(
-    model: LanguageModel, request: Callable[[Endpoint], dict[str, Any]], show: Show, interrupted: Cancel
+    model: LanguageModel,
+    request: Callable[[Endpoint], dict[str, Any]],
+    on_progress: OnProgress,
+    interrupted: IsInterrupted,
 ) -> Answer:
-    """The answer to the request that is made for the model's endpoint, shown as it grows.
+    """The model's answer to a chat request; a local model is started first where it is not running.
 
+    request: the request's body for an endpoint. on_progress: gets what has come so far.
     Raises LanguageModelError, Interrupted.
     """
 
-    def use(endpoint: Endpoint) -> Answer:
-        return ask(endpoint, request(endpoint), show, interrupted)
+    def complete_at(endpoint: Endpoint) -> Answer:
+        return complete(endpoint, request(endpoint), on_progress, interrupted)
 
-    return (
-        with_model(model, use, interrupted) if isinstance(model, LocalModel) else use(endpoint_of(model, interrupted))
-    )
-
-
-def models_of(server: RemoteServer, interrupted: Cancel) -> list[str]:
-    """The names of the models that a server lists. Raises LanguageModelError, Interrupted."""
-    return list_models(_endpoint(server, ""), interrupted)
-
-
-def endpoint_of(server: RemoteServer, interrupted: Cancel) -> Endpoint:
-    """A server's endpoint with one of its models; raises LanguageModelError where it has none, Interrupted."""
-    if server.model:
-        return _endpoint(server, server.model)
-    models = models_of(server, interrupted)
-    if not models:
-        raise LanguageModelError(f"The language model server {server.url} has no model. Load one there.")
-    return _endpoint(server, models[0])
-
-
-def _endpoint(server: RemoteServer, model: str) -> Endpoint:
-    return Endpoint(server.url.rstrip("/"), model, server.key(), server.patience)
+    if isinstance(model, LocalModel):
+        return with_server(model, complete_at, interrupted)
+    return complete_at(endpoint_of(model, interrupted))

@@ -1,6 +1,6 @@
-"""Asking an OpenAI-compatible server: one answer as it is written, or why there is none.
+"""The client of OpenAI-compatible servers: chat completions, streamed, and the list of models.
 
-One client for llama.cpp's server in our child and for any other.
+It serves llama.cpp's server in our child and any other.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any, TypeVar
 import aiohttp
 
 from ..client.errors import Interrupted
-from .errors import ConnectionLost, LanguageModelError
+from .model import ConnectionLost, LanguageModelError, RemoteServer
 from .stream import Answer, Malformed, read_stream
 
 Result = TypeVar("Result")
-Show = Callable[[Answer], None]
-Cancel = Callable[[], bool]
-Work = Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Result]]
-_CONNECT = 10.0  # seconds
-_POLL = 0.05  # seconds between looks at `interrupted` and between two shows of an answer
-_LONGEST_BODY, _LONGEST_ERROR = 1 << 16, 400  # bytes of a refusal; characters of the server's own words
-_MEANINGS = {
+OnProgress = Callable[[Answer], None]
+IsInterrupted = Callable[[], bool]
+Request = Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Result]]
+_CONNECT_TIMEOUT = 10.0  # seconds
+_POLL = 0.05  # seconds between calls of `interrupted`, and between reports of progress
+_MAX_ERROR_BODY, _MAX_REASON = 1 << 16, 400  # bytes of a refusal; characters that are quoted of it
+_STATUS_MEANINGS = {
     401: "it does not take this key",
     403: "this key may not do that",
     404: "it has no such address or model",
@@ -40,49 +40,46 @@ _MEANINGS = {
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a model answers: url ends before /chat/completions; the key is in no text that is made of this.
+    """A server and the model on it that answers."""
 
-    patience: seconds without a word after which the server counts as hanging.
-    takes_grammar: whether it is a llama.cpp server that is known to take `grammar`.
-    """
-
-    url: str
+    url: str  # without /chat/completions
     model: str
-    key: str = field(repr=False)
-    patience: float
-    takes_grammar: bool = False
+    key: str = field(repr=False)  # "": none
+    read_timeout: float  # seconds without data after which the server counts as hanging
+    takes_grammar: bool = False  # a llama.cpp server that is known to take `grammar`
 
 
-def ask(endpoint: Endpoint, body: dict[str, Any], show: Show, interrupted: Cancel) -> Answer:
-    """The answer to a chat request, shown as it grows.
+def complete(endpoint: Endpoint, body: dict[str, Any], on_progress: OnProgress, interrupted: IsInterrupted) -> Answer:
+    """Sends a chat request and returns the answer; `on_progress` gets what has come so far.
 
-    Raises LanguageModelError, also for an answer that ends in the middle, and Interrupted.
+    Raises LanguageModelError, also for an answer that breaks off, and Interrupted.
     """
     answer = Answer()
 
-    async def work(session: aiohttp.ClientSession) -> Answer:
-        posted = {**body, "model": endpoint.model, "stream": True}
-        async with session.post(f"{endpoint.url}/chat/completions", json=posted, allow_redirects=False) as reply:
+    async def post(session: aiohttp.ClientSession) -> Answer:
+        payload = {**body, "model": endpoint.model, "stream": True}
+        async with session.post(f"{endpoint.url}/chat/completions", json=payload, allow_redirects=False) as reply:
             await _check(endpoint, reply)
             await read_stream(reply, answer)
         return answer
 
-    shown = 0
+    reported = 0
 
-    def look() -> bool:
-        nonlocal shown
-        if answer.pieces > shown:
-            shown = answer.pieces
-            show(answer)
+    def report() -> bool:
+        nonlocal reported
+        if answer.pieces > reported:
+            reported = answer.pieces
+            on_progress(answer)
         return interrupted()
 
-    return _run(endpoint, work, look)
+    return _run(endpoint, post, report)
 
 
-def list_models(endpoint: Endpoint, interrupted: Cancel) -> list[str]:
-    """The names of the models that a server has. Raises LanguageModelError, Interrupted."""
+def list_models(server: RemoteServer, interrupted: IsInterrupted) -> list[str]:
+    """The names of the models that a server lists. Raises LanguageModelError, Interrupted."""
+    endpoint = _endpoint(server, "")
 
-    async def work(session: aiohttp.ClientSession) -> list[str]:
+    async def get(session: aiohttp.ClientSession) -> list[str]:
         async with session.get(f"{endpoint.url}/models", allow_redirects=False) as reply:
             await _check(endpoint, reply)
             body = await reply.text(errors="replace")
@@ -91,71 +88,88 @@ def list_models(endpoint: Endpoint, interrupted: Cancel) -> list[str]:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise Malformed(f"sent {body[:80]!r}, which is no list of models. Its address often ends in /v1") from error
 
-    return _run(endpoint, work, interrupted)
+    return _run(endpoint, get, interrupted)
 
 
-def _run(endpoint: Endpoint, work: Work[Result], look: Cancel) -> Result:
-    """Do `work` in a thread of its own, as ComfyUI's has an event loop running; `look` is asked whether to stop.
+def endpoint_of(server: RemoteServer, interrupted: IsInterrupted) -> Endpoint:
+    """The endpoint of a server's chosen model, or of the first that it lists.
 
-    One that is told to stop is not waited for: a look-up of a name cannot be interrupted.
+    Raises LanguageModelError where it has none, Interrupted.
     """
-    found: Future[Result] = Future()
-    stops: list[Callable[[], object]] = []
+    if server.model:
+        return _endpoint(server, server.model)
+    models = list_models(server, interrupted)
+    if not models:
+        raise LanguageModelError(f"The language model server {server.url} has no model. Load one there.")
+    return _endpoint(server, models[0])
+
+
+def _endpoint(server: RemoteServer, model: str) -> Endpoint:
+    return Endpoint(server.url.rstrip("/"), model, server.key(), server.read_timeout)
+
+
+def _run(endpoint: Endpoint, request: Request[Result], poll: IsInterrupted) -> Result:
+    """Runs a request in an event loop of its own thread (ComfyUI's has one running already), while polling for a stop.
+
+    poll: true to interrupt. An interrupted request is not waited for: a name lookup cannot be interrupted.
+    """
+    result: Future[Result] = Future()
+    cancels: list[Callable[[], object]] = []
     stopped = threading.Event()
 
-    async def watched() -> Result:
+    async def cancellable() -> Result:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
-        stops.append(lambda: loop.call_soon_threadsafe(task.cancel))
+        cancels.append(lambda: loop.call_soon_threadsafe(task.cancel))
         if stopped.is_set():
             raise asyncio.CancelledError
-        return await _in_session(endpoint, work)
+        return await _in_session(endpoint, request)
 
     def run() -> None:
         try:
-            found.set_result(asyncio.run(watched()))
+            result.set_result(asyncio.run(cancellable()))
         except BaseException as error:
-            found.set_exception(error)
+            result.set_exception(error)
 
     threading.Thread(target=run, name="language model", daemon=True).start()
-    while not wait({found}, _POLL).done:
-        if look():
+    while not wait({result}, _POLL).done:
+        if poll():
             stopped.set()
             with suppress(RuntimeError):  # it has just ended
-                for stop in stops:
-                    stop()
+                for cancel in cancels:
+                    cancel()
             raise Interrupted("the language model was interrupted")
-    look()  # the last words
-    return found.result()
+    poll()  # reports the end of the answer
+    return result.result()
 
 
-async def _in_session(endpoint: Endpoint, work: Work[Result]) -> Result:
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=endpoint.patience)
+async def _in_session(endpoint: Endpoint, request: Request[Result]) -> Result:
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT, sock_read=endpoint.read_timeout)
     headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
     async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
         try:
-            return await work(session)
+            return await request(session)
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError, Malformed) as error:
             raise _explained(endpoint, error) from None  # its parts may hold the key
 
 
 async def _check(endpoint: Endpoint, reply: aiohttp.ClientResponse) -> None:
     if reply.status != 200:
-        said = _without(endpoint.key, _reason((await reply.content.read(_LONGEST_BODY)).decode(errors="replace")))
-        meaning = _MEANINGS.get(reply.status, "it refused the request")
-        told = f"The language model server {endpoint.url} answered {reply.status}: {meaning}."
-        raise LanguageModelError(f"{told} It says: {said.rstrip('.')}." if said else told)
+        reason = _without(endpoint.key, _reason((await reply.content.read(_MAX_ERROR_BODY)).decode(errors="replace")))
+        meaning = _STATUS_MEANINGS.get(reply.status, "it refused the request")
+        message = f"The language model server {endpoint.url} answered {reply.status}: {meaning}."
+        raise LanguageModelError(f"{message} It says: {reason.rstrip('.')}." if reason else message)
 
 
 def _reason(body: str) -> str:
-    """The message in a server's JSON, or the beginning of whatever it sent."""
+    """The error message in a server's JSON, or the beginning of whatever it sent."""
     try:
-        found = json.loads(body)
-        error = found.get("error", found.get("message", found.get("detail", body)))
+        fields = json.loads(body)
+        error = fields.get("error", fields.get("message", fields.get("detail", body)))
         body = str(error.get("message", error)) if isinstance(error, dict) else str(error)
     except (ValueError, AttributeError, RecursionError):
         pass
-    return " ".join(body.split())[:_LONGEST_ERROR]
+    return " ".join(body.split())[:_MAX_REASON]
 
 
 def _without(key: str, text: str) -> str:
@@ -169,10 +183,10 @@ def _explained(endpoint: Endpoint, error: Exception) -> LanguageModelError:
             return ConnectionLost(f"{server} cannot be reached. Start it, or correct the address in the node.")
         case asyncio.TimeoutError():
             return LanguageModelError(
-                f"{server} said nothing for {endpoint.patience:g} seconds. Raise timeout in the node, or choose a "
+                f"{server} said nothing for {endpoint.read_timeout:g} seconds. Raise timeout in the node, or choose a "
                 "smaller model."
             )
         case Malformed():
-            said = _without(endpoint.key, " ".join(str(error).split()))[:_LONGEST_ERROR]
-            return LanguageModelError(f"{server} {said}.")
+            problem = _without(endpoint.key, " ".join(str(error).split()))[:_MAX_REASON]
+            return LanguageModelError(f"{server} {problem}.")
     return ConnectionLost(f"{server} broke the connection in the middle of its answer. Try again.")

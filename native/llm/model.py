@@ -1,4 +1,4 @@
-"""Which language model answers: a GGUF file on this machine, or a server."""
+"""The description of a language model: a GGUF file on this machine, or an OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -7,59 +7,58 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from ..placement import CPU
 from ..weights.header import read_header
 from ..weights.weight_file import WeightFile, WeightFileError
-from .errors import LanguageModelError
 
-CPU = "CPU"
 ALL_LAYERS = -1
-KEY_PREFIX = "GGML_LLM_"  # a workflow from elsewhere must not be able to send other secrets anywhere
+KEY_PREFIX = "GGML_LLM_"  # of environment variables; a workflow from elsewhere must not get at other secrets
 _VARIABLE = re.compile(KEY_PREFIX + r"[A-Z0-9_]+")
 _KEY = re.compile(r"[\x21-\x7e]+")
 
 
+class LanguageModelError(RuntimeError):
+    """The model could not be started, or gave no usable answer. The message is for the user."""
+
+
+class ConnectionLost(LanguageModelError):
+    """The server cannot be reached, or closed the connection before the end of its answer."""
+
+
 @dataclass(frozen=True)
 class LocalModel:
-    """A GGUF file and how llama.cpp runs it; equal ones share a process.
-
-    size, mtime_ns: the file's, so that another file of that name is another model.
-    layers: that compute on the device, from the last one on; ALL_LAYERS for all. context: tokens.
-    threads: 0 for one on each core. kept: whether it stays when another model computes.
-    """
+    """A GGUF file and how llama.cpp runs it; equal ones share a process."""
 
     path: str
-    size: int
+    size: int  # bytes; with mtime_ns, so that a changed file is another model
     mtime_ns: int
     device: str = CPU
-    layers: int = ALL_LAYERS
-    context: int = 4096
-    threads: int = 0
-    projector: str | None = None
-    kept: bool = False
+    layers: int = ALL_LAYERS  # on the device, counted from the last layer
+    context: int = 4096  # tokens
+    threads: int = 0  # 0: one on each core
+    projector: str | None = None  # path of the vision projector
+    kept: bool = False  # stays in memory when another model computes
 
     @property
     def name(self) -> str:
-        """What a person calls it."""
+        """The file's name, for messages."""
         return os.path.basename(self.path)
 
 
 @dataclass(frozen=True)
 class RemoteServer:
-    """An OpenAI-compatible server; key_variable names the environment variable with its key, or is empty.
+    """An OpenAI-compatible server and one of its models."""
 
-    model: as the server names it; empty for the first it lists. patience: seconds without a word.
-    """
-
-    url: str
-    model: str = ""
-    key_variable: str = ""
-    patience: float = 120.0
+    url: str  # up to and with /v1
+    model: str = ""  # as the server names it; "": the first that it lists
+    key_variable: str = ""  # the environment variable that holds its key; "": none
+    read_timeout: float = 120.0  # seconds without data
 
     def key(self) -> str:
-        """The key, or an empty text where none is asked for. Raises LanguageModelError when the variable has none."""
-        wrong = check_key_variable(self.key_variable)
-        if wrong:
-            raise LanguageModelError(wrong)
+        """The server's key; "" where it needs none. Raises LanguageModelError when the variable holds no usable key."""
+        problem = check_key_variable(self.key_variable)
+        if problem:
+            raise LanguageModelError(problem)
         return os.environ[self.key_variable].strip() if self.key_variable else ""
 
 
@@ -69,9 +68,9 @@ LanguageModel = LocalModel | RemoteServer
 def local_model(
     path: str, device: str, layers: int, context: int, threads: int, projector: str | None, kept: bool
 ) -> LocalModel:
-    """The model of a file, its context no longer than it was trained for. Raises WeightFileError."""
+    """The model of a GGUF file; its context is at most what it was trained for. Raises WeightFileError."""
     header = read_header(path)
-    longest = trained_context(header)
+    trained = trained_context(header)
     needed = f"{header.architecture}.block_count"
     if header.format != "gguf" or needed not in header.metadata:
         raise WeightFileError(f"{path} is no language model in GGUF format: it lacks {needed}. Choose another file.")
@@ -79,18 +78,18 @@ def local_model(
         read_header(projector)
     return LocalModel(
         header.path, header.size, header.mtime_ns, device, layers if device != CPU else 0,
-        min(context, longest or context), threads, projector, kept,
+        min(context, trained or context), threads, projector, kept,
     )  # fmt: skip
 
 
 def trained_context(header: WeightFile) -> int | None:
-    """The tokens that a model was trained to see at once, where its file says so."""
+    """The context in tokens that a model was trained for; None where its file does not say."""
     length = header.metadata.get(f"{header.architecture}.context_length")
     return length if isinstance(length, int) and length > 0 else None
 
 
 def check_url(url: str) -> str | None:
-    """What is wrong with the address of a server, if anything."""
+    """The problem with a server's address, for the user; None for a usable one."""
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
@@ -107,7 +106,10 @@ def check_url(url: str) -> str | None:
 
 
 def check_key_variable(variable: str) -> str | None:
-    """What is wrong with the name of the variable that holds a server's key, if anything; never says what it is."""
+    """The problem with an environment variable for a server's key, for the user; None for a usable one.
+
+    The message never repeats the input, which may be the key itself.
+    """
     if not variable:
         return None
     if not _VARIABLE.fullmatch(variable):

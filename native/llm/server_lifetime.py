@@ -1,4 +1,4 @@
-"""The one local language model that is in memory: who uses it, and when it gives its memory back."""
+"""The lifetime of the one local language model in memory: started on use, unloaded for other models."""
 
 from __future__ import annotations
 
@@ -9,85 +9,84 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from ..client.errors import Interrupted
-from .chat import Endpoint
-from .errors import ConnectionLost, LanguageModelError
-from .model import LocalModel
-from .server_process import Cancel, ServerProcess
+from .chat import Endpoint, IsInterrupted
+from .model import ConnectionLost, LanguageModelError, LocalModel
+from .server_process import ServerProcess
 
 Result = TypeVar("Result")
-_POLL = 0.05  # seconds between looks at `interrupted`
-_using = threading.Lock()
-_engine: ServerProcess | None = None
+_POLL = 0.05  # seconds between calls of `interrupted`
+_in_use = threading.Lock()
+_server: ServerProcess | None = None
 
 
-def with_model(model: LocalModel, use: Callable[[Endpoint], Result], interrupted: Cancel) -> Result:
-    """What `use` makes of the model's server, which is started where it is not there; another model's is ended.
+def with_server(model: LocalModel, function: Callable[[Endpoint], Result], interrupted: IsInterrupted) -> Result:
+    """Calls `function` with the endpoint of the model's server, which is started first where it is not running.
 
-    When the server dies meanwhile, `use` is called once more with a new one.
-    Raises LanguageModelError, Interrupted, and what `use` does.
+    Another model's server is ended. When the server dies during the call, `function` is called again with a new one.
+    Raises LanguageModelError, Interrupted, and whatever `function` raises.
     """
-    with _turn(interrupted):
+    with _exclusive(interrupted):
         try:
-            return use(_living(model, interrupted).endpoint)
+            return function(_started(model, interrupted).endpoint)
         except ConnectionLost:
-            if _engine is None or not _engine.died():
+            if _server is None or not _server.died():
                 raise
         try:
-            return use(_living(model, interrupted).endpoint)
+            return function(_started(model, interrupted).endpoint)
         except ConnectionLost as error:
-            if _engine is None or not _engine.died():
+            if _server is None or not _server.died():
                 raise
             raise LanguageModelError(
-                f"llama.cpp ended twice over the same request: {_engine.exit_report()}\n"
+                f"llama.cpp ended twice over the same request: {_server.exit_report()}\n"
                 f"Choose the device CPU, fewer layers, a shorter context or another file than {model.name}."
             ) from error
 
 
 def running() -> ServerProcess | None:
-    """The model's process that is there, if any."""
-    return _engine if _engine and _engine.alive else None
+    """The server process that runs now; None where none does."""
+    return _server if _server and _server.alive else None
 
 
 def unload_if_idle() -> None:
-    """Give the memory back where the model need not stay while others compute; not while it answers."""
-    if _engine is not None and not _engine.model.kept and _using.acquire(blocking=False):
+    """Ends the server unless it is answering or its model is `kept` in memory; called before another model computes."""
+    if _server is not None and not _server.model.kept and _in_use.acquire(blocking=False):
         try:
-            _end()
+            _stop()
         finally:
-            _using.release()
+            _in_use.release()
 
 
 def unload(model: LocalModel | None = None) -> None:
-    """Give the memory of this model back, or of whichever is there, as soon as it has answered."""
-    with _using:
-        if model is None or (_engine is not None and _engine.model == model):
-            _end()
+    """Ends this model's server, or whichever runs, as soon as it has answered."""
+    with _in_use:
+        if model is None or (_server is not None and _server.model == model):
+            _stop()
 
 
 @contextmanager
-def _turn(interrupted: Cancel) -> Iterator[None]:
-    while not _using.acquire(timeout=_POLL):
+def _exclusive(interrupted: IsInterrupted) -> Iterator[None]:
+    while not _in_use.acquire(timeout=_POLL):
         if interrupted():
             raise Interrupted("waiting for the language model was interrupted")
     try:
         yield
     finally:
-        _using.release()
+        _in_use.release()
 
 
-def _living(model: LocalModel, interrupted: Cancel) -> ServerProcess:
-    global _engine
-    if _engine is None or _engine.model != model or not _engine.alive:
-        _end()
-        _engine = ServerProcess(model, interrupted)
-    return _engine
+def _started(model: LocalModel, interrupted: IsInterrupted) -> ServerProcess:
+    global _server
+    if _server is None or _server.model != model or not _server.alive:
+        _stop()
+        _server = ServerProcess(model, interrupted)
+    return _server
 
 
-def _end() -> None:
-    global _engine
-    engine, _engine = _engine, None
-    if engine is not None:
-        engine.close()
+def _stop() -> None:
+    global _server
+    server, _server = _server, None
+    if server is not None:
+        server.close()
 
 
-atexit.register(_end)
+atexit.register(_stop)

@@ -1,7 +1,8 @@
-"""What the expander asks a language model for: styles, targets and lengths, and the words that say so."""
+"""The choices of the prompt expander (styles, target encoders, lengths) and the system message made of them."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 NO_STYLE, OWN_STYLE = "none", "own text"
@@ -18,11 +19,11 @@ STYLES = {
 
 @dataclass(frozen=True)
 class Target:
-    """The text encoder that reads the prompt: which tokenizer counts, how many tokens it sees, how it likes them."""
+    """The text encoder that a prompt is written for."""
 
-    tokenizer: str
-    tokens: int
-    form: str
+    tokenizer: str  # "t5" or "clip"
+    tokens: int  # that it reads
+    form: str  # instruction: sentences or tags
 
 
 _SENTENCES = "Write flowing sentences that describe what is seen, subject first, no lists, no commands."
@@ -36,10 +37,10 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Length:
-    """How long a prompt is asked for, in words, and how long it can be, in characters."""
+    """The length of a prompt."""
 
-    words: int
-    characters: int
+    words: int  # requested
+    characters: int  # at most
 
 
 LENGTHS = {"short": Length(30, 300), "medium": Length(80, 800), "long": Length(180, 1800)}
@@ -53,14 +54,31 @@ _ANSWER = (
 )
 
 
-def instructions(style: str, own_style: str, target: str, length: str, must_keep: list[str]) -> str:
-    """The system message."""
+@dataclass(frozen=True)
+class Idea:
+    """A user's short idea and how it is to be expanded."""
+
+    text: str
+    style: str  # a key of STYLES
+    own_style: str  # used with OWN_STYLE
+    target: str  # a key of TARGETS
+    length: str  # a key of LENGTHS
+    must_keep: tuple[str, ...]  # phrases that the prompt must contain
+
+
+def must_keep_phrases(text: str) -> tuple[str, ...]:
+    """The phrases of a `must_keep` input, separated by commas or line ends; each once."""
+    return tuple(dict.fromkeys(phrase.strip() for phrase in re.split(r"[,\n]", text) if phrase.strip()))
+
+
+def instructions(idea: Idea) -> str:
+    """The system message for an idea."""
     lines = [
         _TASK,
-        own_style.strip() if style == OWN_STYLE else STYLES[style],
-        TARGETS[target].form,
-        f"About {LENGTHS[length].words} words.",
+        idea.own_style.strip() if idea.style == OWN_STYLE else STYLES[idea.style],
+        TARGETS[idea.target].form,
+        f"About {LENGTHS[idea.length].words} words.",
     ]
-    if must_keep:
-        lines.append(f"These words must be in the prompt as they are: {', '.join(must_keep)}.")
+    if idea.must_keep:
+        lines.append(f"These words must be in the prompt as they are: {', '.join(idea.must_keep)}.")
     return "\n".join(line for line in [*lines, _ANSWER] if line)

@@ -1,4 +1,4 @@
-"""What the child is asked to serve, as it goes through its stdin."""
+"""The request that starts llama.cpp's child, one line of JSON on its stdin. Both processes import it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Task:
-    """A model file and where it computes; `key` is what requests must bring.
+    """A model to serve and how to run it."""
 
-    device: CPU, or a device as the child's llama.cpp calls it. layers: on the device, -1 for all. context: tokens.
-    threads: 0 for llama.cpp's own choice. template: whether the model's own chat template is used, not one that
-    llama.cpp takes for like it. measured: only what it would take is worked out, and said on stderr.
-    """
-
-    model: str
-    key: str
-    device: str
-    layers: int
-    context: int
-    threads: int
-    projector: str | None = None
-    template: bool = True
-    measured: bool = False
+    model: str  # path
+    key: str  # that requests must carry
+    device: str  # CPU, or a device as the child's llama.cpp names it
+    layers: int  # on the device; -1: all
+    context: int  # tokens
+    threads: int  # 0: llama.cpp's default
+    projector: str | None = None  # path
+    template: bool = True  # the file's own chat template, not the built-in one that llama.cpp finds most like it
+    estimate_only: bool = False  # llama.cpp logs what the model would allocate, to stderr

@@ -1,4 +1,4 @@
-"""A workflow's phases and the memory that each takes of every device. All sizes in bytes."""
+"""The memory plan of a workflow: its phases and their peak on every device. All sizes in bytes."""
 
 from __future__ import annotations
 
@@ -6,103 +6,103 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..client import OutOfMemory
-from ..wire.messages import DryRun, ExternalModel, ModelMemory, Step
-from .machine import Machine
+from ..wire.messages import Device, DeviceInfo, DryRun, ExternalModel, ModelMemory, Step
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The devices that a workflow is planned for, this machine's or a profile's, and their capacity."""
+
+    devices: tuple[Device, ...]
+    capacity: Mapping[str, int]  # bytes that the workflow may take, by device name
+    foreign: tuple[DeviceInfo, ...] = ()  # the devices of another machine
+    profile: str = ""  # the other machine's name
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a step of a rehearsal belongs to: the node whose turn it is, its work in words, the model's loader node.
+    """The part of a workflow that a step of a dry run belongs to."""
 
-    loading: it only brings weights.
-    """
-
-    node: str
-    title: str
-    loader: str = ""
-    loading: bool = False
+    node: str  # id of the node that is executed
+    title: str  # its work, in words
+    loader: str = ""  # id of the model's loader node
+    loading: bool = False  # the step only loads weights
 
 
 @dataclass(frozen=True)
 class Component:
-    """What a model holds, and the node that loads it."""
+    """The memory of a model, and the node that loads it."""
 
-    loader: str
+    loader: str  # node id
     memory: ModelMemory
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What one node does. peak: by device; components and outside: what is held at its end.
-
-    outside_loader: the node that names the outside.
-    """
+    """The work of one node."""
 
     node: str
     title: str
-    peak: Mapping[str, int]
-    components: tuple[Component, ...]
-    external: ExternalModel | None = None
-    external_loader: str = ""
+    peak: Mapping[str, int]  # by device
+    components: tuple[Component, ...]  # in memory at its end
+    external: ExternalModel | None = None  # in a process of its own, in memory at its end
+    external_loader: str = ""  # node id
 
 
 @dataclass(frozen=True)
 class Shortage:
-    """The first thing that does not fit. over: bytes that are lacking; 0 where a budget or a limit says no.
-
-    loading: there is no room for the weights, whatever they compute.
-    """
+    """The first step that does not fit. docs/plan.schema.json has these fields."""
 
     node: str
     title: str
-    loader: str
-    loading: bool
+    loader: str  # id of the loader node
+    loading: bool  # the weights alone do not fit
     device: str
-    over: int
+    over: int  # bytes that are lacking; 0 where a budget or a limit of the device refuses
     message: str
 
 
 @dataclass(frozen=True)
 class Plan:
-    """phases: in the order in which they run, as far as they fit. notes: what is not in the plan."""
+    """The phases of a workflow on a machine."""
 
     machine: Machine
-    phases: tuple[Phase, ...]
-    shortage: Shortage | None
-    notes: tuple[str, ...]
+    phases: tuple[Phase, ...]  # in the order of execution, up to the shortage
+    shortage: Shortage | None  # None: everything fits
+    notes: tuple[str, ...]  # what is not in the plan, for the user
 
     @property
     def peaks(self) -> dict[str, int]:
-        """The most that any phase takes, by device."""
+        """The highest peak of any phase, by device."""
         return {device: max((phase.peak[device] for phase in self.phases), default=0) for device in self.capacity}
 
     @property
     def capacity(self) -> Mapping[str, int]:
-        """What the workflow may take, by device."""
+        """The bytes that the workflow may take, by device."""
         return self.machine.capacity
 
 
 @dataclass(frozen=True)
 class Advice:
-    """A change with which a workflow fits, in words and as inputs by node, and what it takes then, by device."""
+    """A change with which a workflow fits."""
 
     words: str
-    change: Mapping[str, Mapping[str, object]]
-    peaks: Mapping[str, int]
+    change: Mapping[str, Mapping[str, object]]  # node id -> input -> value
+    peaks: Mapping[str, int]  # of the changed workflow, by device
 
 
 def plan_of(
     machine: Machine,
     steps: Sequence[tuple[Step | ExternalModel, Part]],
     loaders: Mapping[str, str],
-    dry_run_of: DryRun,
+    dry_run: DryRun,
     notes: Sequence[str] = (),
 ) -> Plan:
-    """The plan of a rehearsal of these steps. loaders: the node of a model, by its weights' digest."""
+    """The plan from the dry run of these steps. loaders: loader node ids, by the digest of a model's weights."""
     phases: list[Phase] = []
     external: ExternalModel | None = None
     external_loader = ""
-    for (step, part), done in zip(steps, dry_run_of.steps, strict=False):
+    for (step, part), done in zip(steps, dry_run.steps, strict=False):
         if isinstance(step, ExternalModel):
             external, external_loader = step, part.loader
         elif not done.external:
@@ -113,10 +113,10 @@ def plan_of(
         components = tuple(Component(loaders.get(model.digest, ""), model) for model in done.models)
         phases.append(Phase(part.node, part.title, peak, components, external, external_loader))
     shortage = None
-    if dry_run_of.error is not None:
-        part, device, over = steps[len(dry_run_of.steps)][1], "", 0
-        if isinstance(dry_run_of.error, OutOfMemory):
-            device = dry_run_of.error.device
-            over = dry_run_of.error.requested - dry_run_of.error.free
-        shortage = Shortage(part.node, part.title, part.loader, part.loading, device, over, str(dry_run_of.error))
+    if dry_run.error is not None:
+        part, device, over = steps[len(dry_run.steps)][1], "", 0
+        if isinstance(dry_run.error, OutOfMemory):
+            device = dry_run.error.device
+            over = dry_run.error.requested - dry_run.error.free
+        shortage = Shortage(part.node, part.title, part.loader, part.loading, device, over, str(dry_run.error))
     return Plan(machine, tuple(phases), shortage, tuple(notes))

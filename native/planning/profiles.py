@@ -1,9 +1,9 @@
-"""Hardware to plan for that is not this machine's: a table of usual cards, and descriptions of anyone's own.
+"""Profiles of other machines to plan for: a table of usual graphics cards, and users' own descriptions.
 
 A description is JSON, with amounts in MiB: {"name", "system": "linux" or "win32", "ram", "ram_free", "gpus":
 [{"description", "type", "memory", "free", "resizable_bar", "features"}]}. `description` is the driver's name for the
-card, by which the runner knows what it needs. The RX 580's free memory on Linux is that of llama.cpp #5441, less the
-window of 256 MiB that the runner leaves alone; desktops and other programs are what the planner's reserve is for.
+card, from which the runner derives its quirks. The RX 580's free memory on Linux is that of llama.cpp #5441, less the
+window of 256 MiB that the runner does not use; desktops and other programs are covered by the planner's reserve.
 """
 
 from __future__ import annotations
@@ -18,49 +18,49 @@ from typing import Any
 from ..wire.messages import Device, DeviceInfo
 
 _MIB = 1 << 20
-_RAM_IN_USE = 3 << 10  # MiB of a system, a browser and ComfyUI with its torch, where a description does not say
-_LARGEST_BUFFER = 1 << 30  # ggml-vulkan makes none larger unless a single tensor is (suballocation_block_size)
+_RAM_IN_USE = 3 << 10  # MiB of a system, a browser and ComfyUI with torch; the default of ram - ram_free
+_LARGEST_BUFFER = 1 << 30  # bytes; ggml-vulkan allocates more only for a larger tensor (suballocation_block_size)
 _SYSTEMS = ("linux", "win32", "darwin")
 
 
 class ProfileError(ValueError):
-    """A description of hardware that cannot be used; the message says what is wrong with it."""
+    """A hardware description that cannot be used. The message is for the user."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A machine: its devices as its runner would report them, and what decides how it treats them."""
+    """A machine that is not this one."""
 
     name: str
-    devices: tuple[Device, ...]
-    foreign: tuple[DeviceInfo, ...]
+    devices: tuple[Device, ...]  # as its runner would report them
+    foreign: tuple[DeviceInfo, ...]  # what its runner's quirks are derived from
 
 
 @cache
 def known_profiles() -> Mapping[str, Profile]:
-    """The table, by name."""
-    listed = json.loads(Path(__file__).with_name("profiles.json").read_text(encoding="utf-8"))
-    return {described["name"]: profile_of(described) for described in listed}
+    """The profiles of profiles.json, by name."""
+    descriptions = json.loads(Path(__file__).with_name("profiles.json").read_text(encoding="utf-8"))
+    return {described["name"]: profile_of(described) for described in descriptions}
 
 
 def read_profiles(path: Path) -> dict[str, Profile]:
-    """A file with a list of descriptions; empty where there is none. Raises ProfileError, which names the file."""
+    """The profiles in a user's file, by name; none where there is no file. Raises ProfileError, naming the file."""
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
+        descriptions = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise ProfileError(f"{path} cannot be read: {error}") from error
-    if not isinstance(listed, list):
+    if not isinstance(descriptions, list):
         raise ProfileError(f"{path} must hold a list of descriptions of machines: [{{...}}, ...].")
     try:
-        return {profile.name: profile for profile in map(profile_of, listed)}
+        return {profile.name: profile for profile in map(profile_of, descriptions)}
     except ProfileError as error:
         raise ProfileError(f"{path}: {error}") from error
 
 
 def profile_of(described: Any) -> Profile:
-    """The profile that a description makes; raises ProfileError."""
+    """The profile of a description. Raises ProfileError for one that cannot be used."""
     if not isinstance(described, Mapping):
         raise ProfileError("a machine is described by a JSON object")
     name, system = _text(described, "name"), _text(described, "system")
@@ -77,7 +77,7 @@ def profile_of(described: Any) -> Profile:
 
 
 def described_machine(devices: Sequence[Device], system: str) -> dict[str, Any]:
-    """The description of a machine with these devices, for someone else to plan with."""
+    """The description of a machine with these devices, with which others can plan for it. system: sys.platform."""
     (cpu,) = (device for device in devices if device.type == "CPU")
     gpus = [
         {
@@ -104,9 +104,9 @@ def _gpu(name: str, gpu: Mapping[str, Any], system: str) -> tuple[Device, Device
         raise ProfileError(f"the features of {description!r} must be a list of words, as GGML Devices shows them")
     memory, small_bar = _mib(gpu, "memory"), gpu.get("resizable_bar", True) is False
     free = min(_mib(gpu, "free", memory), memory)
-    listed = tuple(features)
-    device = Device(name, description, type_, free, memory, min(_LARGEST_BUFFER, memory), listed, (), small_bar)
-    return device, DeviceInfo(name, type_, description, listed, small_bar, system)
+    names = tuple(features)
+    device = Device(name, description, type_, free, memory, min(_LARGEST_BUFFER, memory), names, (), small_bar)
+    return device, DeviceInfo(name, type_, description, names, small_bar, system)
 
 
 def _text(described: Mapping[str, Any], key: str) -> str:
@@ -117,7 +117,7 @@ def _text(described: Mapping[str, Any], key: str) -> str:
 
 
 def _mib(described: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    """Bytes of an amount in MiB."""
+    """An amount in MiB, as bytes. Raises ProfileError."""
     value = described.get(key)
     if value is None and default is not None:
         return default

@@ -1,4 +1,4 @@
-"""A plan in words, for the person at the node."""
+"""Reports of plans: as text for the user, and as JSON."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ from ..wire.messages import ModelMemory
 from .plan import Advice, Phase, Plan
 
 _MIB = 1 << 20
-Peaks = Mapping[str, Mapping[str, int]]  # the most that each node took, by device
+Peaks = Mapping[str, Mapping[str, int]]  # bytes by device, by node id
 
 
-def report(plan: Plan, advised: Sequence[Advice] = (), chosen: str = "", measured: Peaks | None = None) -> str:
-    """What does not fit and what would first, then every phase with its peak on every device.
+def report(plan: Plan, advised: Sequence[Advice] = (), chosen: str = "", actual: Peaks | None = None) -> str:
+    """The report of a plan: the verdict and what would fit, then every phase with its peak on every device in MiB.
 
-    chosen: what was settled so that it fits, in words. measured: by node, what phases that have run took.
+    chosen: the choices of the mode `fit`, in words. actual: peaks of the nodes that have run.
     """
-    return "\n".join(_lines(plan, advised, chosen, measured or {}))
+    return "\n".join(_lines(plan, advised, chosen, actual or {}))
 
 
 def verdict(plan: Plan) -> str:
-    """One sentence: which phase does not fit, where and by how much; or that all fits."""
-    lacking = plan.shortage
-    if lacking is None:
+    """One sentence: the phase that does not fit, by how much and where; or that the workflow fits."""
+    shortage = plan.shortage
+    if shortage is None:
         return "The workflow fits."
-    where = f" by {_mib(lacking.over)} MiB on {lacking.device}" if lacking.over else ""
-    return f"{lacking.title} (node {lacking.node}) does not fit{where}."
+    where = f" by {_mib(shortage.over)} MiB on {shortage.device}" if shortage.over else ""
+    return f"{shortage.title} (node {shortage.node}) does not fit{where}."
 
 
 def shares(phase: Phase, device: str) -> dict[str, int]:
-    """The bytes of a phase's peak on a device by what they are; what it freed before its end is told as that."""
-    there = [each.memory for each in phase.components if each.memory.device == device]
-    files = {model.files_digest: model for model in there}  # which sets may share
-    found = {
+    """The bytes of a phase's peak on a device, by use; memory that it frees before its end is a share of its own."""
+    models = [each.memory for each in phase.components if each.memory.device == device]
+    files = {model.files_digest: model for model in models}  # sets of the same files share weights
+    by_use = {
         "weights": sum(model.copied + model.repacked for model in files.values()),
-        "staging": sum(model.staging for model in there),
-        "LoRA": sum(model.arrays for model in there),
-        "constants": sum(model.constants for model in there),
-        "compute buffer": sum(model.compute for model in there),
+        "staging": sum(model.staging for model in models),
+        "LoRA": sum(model.arrays for model in models),
+        "constants": sum(model.constants for model in models),
+        "compute buffer": sum(model.compute for model in models),
         "language model": sum(phase.external.taken.get(device, {}).values()) if phase.external else 0,
     }
-    found["freed within the phase"] = max(0, phase.peak.get(device, 0) - sum(found.values()))
-    return {what: nbytes for what, nbytes in found.items() if nbytes}
+    by_use["freed within the phase"] = max(0, phase.peak.get(device, 0) - sum(by_use.values()))
+    return {use: nbytes for use, nbytes in by_use.items() if nbytes}
 
 
 def plan_json(plan: Plan, advised: Sequence[Advice] = ()) -> dict[str, Any]:
-    """A plan as JSON; sizes in bytes. Its schema is docs/plan.schema.json."""
-    lacking = plan.shortage
+    """A plan as JSON, sizes in bytes; docs/plan.schema.json is its schema."""
+    shortage = plan.shortage
     return {
-        "fits": lacking is None,
+        "fits": shortage is None,
         "verdict": verdict(plan),
         "profile": plan.machine.profile or None,
         "devices": {
@@ -67,7 +67,7 @@ def plan_json(plan: Plan, advised: Sequence[Advice] = ()) -> dict[str, Any]:
             }
             for phase in plan.phases
         ],
-        "shortage": None if lacking is None else asdict(lacking),
+        "shortage": None if shortage is None else asdict(shortage),
         "advice": [asdict(each) for each in advised],
         "notes": list(plan.notes),
     }
@@ -83,18 +83,18 @@ def _describe_models(phase: Phase) -> Iterator[dict[str, Any]]:
             "bytes": _shares_of(model),
         }
     if phase.external:
-        for device, held in phase.external.taken.items():
-            taken = {what: nbytes for what, nbytes in held.items() if nbytes}
-            yield {"loader": phase.external_loader, "name": phase.external.name, "device": device, "bytes": taken}
+        for device, by_use in phase.external.taken.items():
+            shown = {use: nbytes for use, nbytes in by_use.items() if nbytes}
+            yield {"loader": phase.external_loader, "name": phase.external.name, "device": device, "bytes": shown}
 
 
-def _lines(plan: Plan, advised: Sequence[Advice], chosen: str, measured: Peaks) -> Iterator[str]:
+def _lines(plan: Plan, advised: Sequence[Advice], chosen: str, actual: Peaks) -> Iterator[str]:
     yield verdict(plan)
     if chosen:
         yield chosen
     for each in advised:
-        taken = ", ".join(f"{_mib(nbytes)} MiB of {device}" for device, nbytes in each.peaks.items() if nbytes)
-        yield f"It fits with {each.words}; that takes {taken}."
+        peaks = ", ".join(f"{_mib(nbytes)} MiB of {device}" for device, nbytes in each.peaks.items() if nbytes)
+        yield f"It fits with {each.words}; that takes {peaks}."
     if plan.shortage:
         yield plan.shortage.message
     if plan.machine.profile:
@@ -106,14 +106,16 @@ def _lines(plan: Plan, advised: Sequence[Advice], chosen: str, measured: Peaks) 
         yield f"{phase.title} (node {phase.node})"
         for device, nbytes in phase.peak.items():
             if nbytes:
-                took = measured.get(phase.node, {}).get(device)
-                yield f"  {device}: {_mib(nbytes)} MiB" + ("" if took is None else f" planned, {_mib(took)} measured")
+                measured = actual.get(phase.node, {}).get(device)
+                yield f"  {device}: {_mib(nbytes)} MiB" + (
+                    "" if measured is None else f" planned, {_mib(measured)} measured"
+                )
         for component in phase.components:
             model = component.memory
             yield f"  {model.name} on {model.device}: {_listed(_shares_of(model))}"
         if phase.external:
-            for device, held in phase.external.taken.items():
-                yield f"  {phase.external.name} on {device}: {_listed(held)}"
+            for device, by_use in phase.external.taken.items():
+                yield f"  {phase.external.name} on {device}: {_listed(by_use)}"
     yield from plan.notes
 
 
@@ -127,11 +129,11 @@ def _shares_of(model: ModelMemory) -> dict[str, int]:
         "constants": model.constants,
         "compute buffer": model.compute,
     }
-    return {what: nbytes for what, nbytes in shares.items() if nbytes}
+    return {use: nbytes for use, nbytes in shares.items() if nbytes}
 
 
 def _listed(shares: Mapping[str, int]) -> str:
-    return ", ".join(f"{what} {_mib(nbytes)} MiB" for what, nbytes in shares.items() if nbytes)
+    return ", ".join(f"{use} {_mib(nbytes)} MiB" for use, nbytes in shares.items() if nbytes)
 
 
 def _mib(nbytes: int) -> str:

@@ -1,13 +1,9 @@
-"""Weight files: headers, parameters by module name, and their conversion to what ggml loads."""
+"""Weight files: headers, parameters by module name, and conversion to the types that ggml loads."""
 
-from .clip import clip_l
-from .convert import PIECE, Piece, convert, pieces
-from .flux import flux
+from .convert import PIECE, Piece, convert, pieces, read_parameter, read_rows
 from .header import read_header
 from .identify import Kind, identify
-from .read import read_parameter, read_rows
-from .t5 import t5
-from .vae import vae
+from .names import clip_l, flux, t5, vae
 from .weight_file import FileTensor, WeightFile, WeightFileError
 from .weight_set import Parameter, WeightSet, check_unchanged, load_type, mappable
 

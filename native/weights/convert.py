@@ -1,20 +1,25 @@
-"""Stored bytes to loaded values: FP8, BF16, F64 and quantized blocks to what ggml or numpy computes with."""
+"""Stored bytes to loaded values: by piece for the runner, whole or by rows for ComfyUI's process.
+
+FP8, BF16, F64 and quantized blocks become what ggml or numpy computes with.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import prod
-from typing import Any
+from math import gcd, prod
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from ..ggml_types import LAYOUTS
-from .dequantize import dequantize
+from .weight_file import WeightFileError
 from .weight_set import Parameter
 
 PIECE = 4 << 20  # bytes, loaded; converting a piece takes up to four times that
+ROW = 4096  # elements; gguf works on 16 rows at a time, and short rows keep that in the CPU's cache
 LOADED: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
 PLAIN = LOADED | {"F64": np.dtype("<f8")}
 Raw = bytes | memoryview | np.ndarray
@@ -22,12 +27,12 @@ Raw = bytes | memoryview | np.ndarray
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A run of whole blocks of a parameter: where it is in the file, and where in the loaded tensor (bytes)."""
+    """A run of whole blocks of a parameter: its bytes in the file, and those it becomes in the loaded tensor."""
 
-    offset: int  # from the start of the file
-    nbytes: int
-    target: int  # from the start of the loaded tensor
-    target_nbytes: int
+    offset: int  # bytes from the start of the file
+    nbytes: int  # in the file
+    target: int  # bytes from the start of the loaded tensor
+    target_nbytes: int  # in the loaded tensor
 
 
 def pieces(parameter: Parameter, limit: int = PIECE) -> Iterator[Piece]:
@@ -47,7 +52,7 @@ def pieces(parameter: Parameter, limit: int = PIECE) -> Iterator[Piece]:
 
 
 def convert(parameter: Parameter, raw: Raw) -> np.ndarray:
-    """The loaded form of whole stored blocks, flat: the bytes where nothing changes, else float32 or float16.
+    """Whole stored blocks in their loaded form, flat: the same bytes (uint8) where nothing changes, else float32/16.
 
     Raises WeightFileError where quantized blocks cannot be read.
     """
@@ -57,24 +62,27 @@ def convert(parameter: Parameter, raw: Raw) -> np.ndarray:
 
 
 def values(parameter: Parameter, raw: Raw, dtype: np.dtype) -> np.ndarray:
-    """The values, flat, that whole stored blocks of a parameter stand for, as `dtype`."""
+    """Whole stored blocks of a parameter as values of `dtype`, flat, times the parameter's scale."""
     if parameter.stored.startswith("F8_"):
         return _f8_values(parameter.stored, parameter.scale, dtype)[np.frombuffer(raw, np.uint8)]
     if parameter.stored in PLAIN:
-        found = np.frombuffer(raw, PLAIN[parameter.stored])
+        unscaled = np.frombuffer(raw, PLAIN[parameter.stored])
     elif parameter.stored == "BF16":
-        found = (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
+        unscaled = (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
     else:
-        found = dequantize(parameter.stored, np.frombuffer(raw, np.uint8))
+        unscaled = dequantize(parameter.stored, np.frombuffer(raw, np.uint8))
     with np.errstate(over="ignore", invalid="ignore"):  # infinite and NaN weights pass through, as in torch
         if parameter.scale != 1.0:
-            found = found.astype(np.float32) * np.float32(parameter.scale)
-        return found.astype(dtype, copy=False)
+            unscaled = unscaled.astype(np.float32) * np.float32(parameter.scale)
+        return unscaled.astype(dtype, copy=False)
 
 
 @lru_cache(maxsize=64)
 def _f8_values(stored: str, scale: float, dtype: np.dtype) -> np.ndarray:
-    """What each of the 256 bytes stands for. E4M3 is the "FN" form: no infinity, NaN at 0x7F and 0xFF (OCP OFP8)."""
+    """The value of each of the 256 FP8 bytes.  # [256]
+
+    E4M3 is the "FN" form: no infinity, NaN at 0x7F and 0xFF (OCP OFP8).
+    """
     byte = np.arange(256, dtype=np.uint16)
     if stored == "F8_E5M2":
         unscaled = (byte << 8).view(np.float16).astype(np.float32)
@@ -84,3 +92,80 @@ def _f8_values(stored: str, scale: float, dtype: np.dtype) -> np.ndarray:
         unscaled = np.where(byte & 127 == 127, np.nan, magnitude) * np.where(byte & 128, -1, 1)
     with np.errstate(over="ignore", invalid="ignore"):
         return (unscaled.astype(np.float32) * np.float32(scale)).astype(dtype)
+
+
+def dequantize(stored: str, raw: np.ndarray) -> np.ndarray:
+    """Whole quantized blocks (uint8, flat) as float32 (flat), by the gguf package.
+
+    Raises WeightFileError where that package is missing or does not know the type.
+    """
+    try:
+        from gguf import GGMLQuantizationType, quants  # 0.3 s, and most files never need it
+    except ImportError as error:
+        raise WeightFileError(
+            f"The Python package gguf is needed to read {stored} weights. Install this pack's requirements.txt."
+        ) from error
+    layout = LAYOUTS[stored]
+    row = layout.nbytes * gcd(raw.size // layout.nbytes, max(1, ROW // layout.block))
+    with np.errstate(all="ignore"):  # the scales of a damaged file may be NaN or infinite
+        try:
+            return quants.dequantize(raw.reshape(-1, row), GGMLQuantizationType(layout.number)).reshape(-1)
+        except (NotImplementedError, ValueError) as error:
+            raise WeightFileError(
+                f"The installed Python package gguf cannot read {stored} weights: {error}. Update it."
+            ) from error
+
+
+def read_parameter(parameter: Parameter) -> np.ndarray:
+    """Reads a whole parameter as float32, in its shape (torch order). Raises WeightFileError."""
+    result = np.empty(prod(parameter.shape), np.float32)
+    start = 0
+    with _opened(parameter) as file:
+        for piece in pieces(replace(parameter, type="F32")):
+            part = values(parameter, _read_bytes(parameter, file, piece.offset, piece.nbytes), LOADED["F32"])
+            result[start : start + part.size] = part
+            start += part.size
+    return result.reshape(parameter.shape)
+
+
+def read_rows(parameter: Parameter, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Reads rows of a matrix as float32, such as the embeddings of tokens.  # [rows, columns]
+
+    Raises IndexError for a row beyond the matrix, WeightFileError for a file that cannot be read.
+    """
+    count, columns = parameter.shape
+    distinct, inverse = np.unique(np.asarray(rows, np.int64), return_inverse=True)
+    if distinct.size and (distinct[0] < 0 or distinct[-1] >= count):
+        raise IndexError(f"{parameter.name} has {count:,} rows; {distinct[0]:,} to {distinct[-1]:,} were requested")
+    if not distinct.size:
+        return np.empty((0, columns), np.float32)
+    if columns % LAYOUTS[parameter.stored].block:
+        return read_parameter(parameter)[distinct][inverse]  # rows that share blocks
+    nbytes = parameter.nbytes // count
+    with _opened(parameter) as file:
+        raw = b"".join(
+            _read_bytes(parameter, file, parameter.offset + row * nbytes, nbytes) for row in distinct.tolist()
+        )
+    return values(parameter, raw, LOADED["F32"]).reshape(-1, columns)[inverse]
+
+
+def _read_bytes(parameter: Parameter, file: BinaryIO, offset: int, nbytes: int) -> bytes:
+    file.seek(offset)
+    raw = file.read(nbytes)
+    if len(raw) < nbytes:
+        raise WeightFileError(
+            f"{parameter.path} ends at byte {offset + len(raw):,}, inside the tensor of {parameter.name}: it was cut "
+            "short after its header was read. Download or copy it again."
+        )
+    return raw
+
+
+@contextmanager
+def _opened(parameter: Parameter) -> Iterator[BinaryIO]:
+    try:
+        with open(parameter.path, "rb") as file:
+            yield file
+    except OSError as error:
+        raise WeightFileError(
+            f"{parameter.path} can no longer be read: {error.strerror}. Choose the file again."
+        ) from error

@@ -1,4 +1,4 @@
-"""GGUF headers, versions 2 and 3, little endian. Format: docs/gguf.md in the ggml repository."""
+"""Reads GGUF headers, versions 2 and 3, little endian. Format: docs/gguf.md in the ggml repository."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from struct import Struct, unpack
 from typing import Any, BinaryIO
 
 from ..ggml_types import GGML_TYPES, LAYOUTS, tensor_bytes
-from .header_cursor import HeaderCursor
 from .weight_file import MAX_NAME, FileTensor, WeightFile, WeightFileError, check_extents
 
 MAGIC = b"GGUF"
 U32, U64 = Struct("<I"), Struct("<Q")
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
-MAX_TEXT = 1 << 20  # bytes; longer strings are passed over
-MAX_KEPT = 64  # elements; longer arrays (tokenizers) are passed over
-MAX_STRINGS = 1 << 22  # elements of one array: ten times the largest vocabulary, under a second to pass over
+MAX_TEXT = 1 << 20  # bytes; longer strings are skipped
+MAX_KEPT = 64  # elements; longer arrays (tokenizers) are skipped
+MAX_STRINGS = 1 << 22  # elements of one array: ten times the largest vocabulary, under a second to skip
 MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
+CHUNK = 1 << 18  # bytes that are read of the file at once
 
 
 def read_gguf(path: str, file: BinaryIO, size: int, mtime_ns: int) -> WeightFile:
-    """The header of an open GGUF file of `size` bytes; raises WeightFileError."""
+    """Reads the header of an open GGUF file of `size` bytes. Raises WeightFileError."""
     cursor = HeaderCursor(path, file, size)
     cursor.take(len(MAGIC), "the magic number")
     tensor_count, metadata_count = _counts(cursor)
@@ -50,7 +50,7 @@ def read_gguf(path: str, file: BinaryIO, size: int, mtime_ns: int) -> WeightFile
 
 
 def _counts(cursor: HeaderCursor) -> tuple[int, int]:
-    """Checks the version; returns how many tensors and how many metadata entries follow."""
+    """Checks the version; returns the number of tensors and of metadata entries."""
     version = cursor.number(U32, "the version")
     if version & 0xFFFF == 0:
         raise WeightFileError(f"{cursor.path} is a big-endian GGUF file. Use the ordinary (little-endian) file.")
@@ -83,7 +83,7 @@ def _metadata(cursor: HeaderCursor, count: int) -> dict[str, Any]:
 
 
 def _value(cursor: HeaderCursor, kind: int, key: str) -> Any:
-    """One metadata value, or None where it is too long to keep."""
+    """Reads a metadata value; None for one that is too long to keep."""
     if kind in SCALARS:
         return cursor.numbers(SCALARS[kind], 1, key)[0]
     if kind == STRING:
@@ -116,7 +116,7 @@ def _alignment(cursor: HeaderCursor, metadata: dict[str, Any]) -> int:
 
 
 def _entry(cursor: HeaderCursor) -> tuple[str, tuple[int, ...], int, int]:
-    """One tensor's name, dimensions (fastest first), type number, and offset within the data."""
+    """Reads a tensor's name, dimensions (ne order), ggml type number, and offset in bytes within the data."""
     name = cursor.string(MAX_NAME, "a tensor's name")
     count = cursor.number(U32, f"the number of dimensions of {name}")
     if count > MAX_DIMENSIONS:
@@ -146,7 +146,7 @@ def _tensor(
 def _original_shape(
     cursor: HeaderCursor, name: str, shape: tuple[int, ...], metadata: dict[str, Any]
 ) -> tuple[int, ...]:
-    """The shape before ComfyUI-GGUF's converter folded the rows to fit a quantization's blocks; the bytes stay."""
+    """The shape (torch order) before ComfyUI-GGUF's converter reshaped it to fit quantized blocks; same bytes."""
     original = metadata.get(f"comfy.gguf.orig_shape.{name}")
     if original is None:
         return shape
@@ -157,3 +157,100 @@ def _original_shape(
     ):
         raise cursor.damaged(f"the tensor {name} is {list(shape)} but its original shape is given as {original}")
     return tuple(original)
+
+
+class HeaderCursor:
+    """A buffered position in the header of a file of `size` bytes, which never reads past the end of the file.
+
+    label: the thing that is read, for messages. Every method raises WeightFileError where the file is too short.
+    """
+
+    def __init__(self, path: str, file: BinaryIO, size: int) -> None:
+        self.path = path
+        self._file, self._size = file, size
+        self._chunk, self._start, self._at = b"", 0, 0  # buffered bytes, their offset in the file, the next to read
+
+    @property
+    def position(self) -> int:
+        """Bytes from the start of the file."""
+        return self._start + self._at
+
+    def damaged(self, problem: str) -> WeightFileError:
+        """The error for a header that contradicts itself."""
+        return WeightFileError(f"{self.path}: {problem}. The file is damaged: download or copy it again.")
+
+    def take(self, count: int, label: str) -> bytes:
+        """Reads `count` bytes."""
+        end = self._at + count
+        if end > len(self._chunk):
+            self._fill(count, label)
+            end = count
+        data = self._chunk[self._at : end]
+        self._at = end
+        return data
+
+    def skip(self, count: int, label: str) -> None:
+        """Skips `count` bytes without reading them."""
+        if count > self._size - self.position:
+            raise self._short(count, label)
+        self._at += count
+
+    def expect(self, count: int, least: int, label: str) -> None:
+        """Checks that the rest of the file can hold `count` items of at least `least` bytes each."""
+        if count * least > self._size - self.position:
+            raise WeightFileError(
+                f"{self.path} is {self._size:,} bytes long but its header announces {count:,} {label} from byte "
+                f"{self.position:,} on. The file is incomplete or damaged: download or copy it again."
+            )
+
+    def number(self, layout: Struct, label: str) -> int:
+        """Reads an integer."""
+        return layout.unpack(self.take(layout.size, label))[0]
+
+    def numbers(self, code: str, count: int, label: str) -> tuple[Any, ...]:
+        """Reads `count` numbers of a struct module code."""
+        layout = Struct(f"<{count}{code}")
+        return layout.unpack(self.take(layout.size, label))
+
+    def string(self, limit: int, label: str) -> str:
+        """Reads a string, which must be printable UTF-8 of at most `limit` bytes."""
+        length = self.number(U64, label)
+        if length > limit:
+            raise self.damaged(f"{label} at byte {self.position:,} is {length:,} bytes long, more than {limit:,}")
+        text = self.take(length, label).decode(errors="replace")
+        if not text.isprintable() or "\ufffd" in text:
+            raise self.damaged(f"{label} at byte {self.position - length:,} is not text")
+        return text
+
+    def text(self, limit: int, label: str) -> str | None:
+        """Reads a string, with undecodable bytes replaced; skips one of more than `limit` bytes and returns None."""
+        length = self.number(U64, label)
+        if length > limit:
+            self.skip(length, label)
+            return None
+        return self.take(length, label).decode(errors="replace")
+
+    def skip_strings(self, count: int, label: str) -> None:
+        """Skips `count` strings; that the last one ends within the file is checked by the next read."""
+        unpack = U64.unpack_from
+        for _ in range(count):
+            if self._at + 8 > len(self._chunk):
+                self._fill(8, label)
+            (length,) = unpack(self._chunk, self._at)
+            self._at += 8 + length
+
+    def _fill(self, count: int, label: str) -> None:
+        """Buffers at least `count` bytes from the position on."""
+        position = self.position
+        if count > self._size - position:
+            raise self._short(count, label)
+        self._file.seek(position)
+        self._chunk, self._start, self._at = self._file.read(max(count, CHUNK)), position, 0
+        if len(self._chunk) < count:
+            raise self._short(count, label)
+
+    def _short(self, count: int, label: str) -> WeightFileError:
+        return WeightFileError(
+            f"{self.path} is {self._size:,} bytes long and ends inside its header: {label} takes {count:,} bytes from "
+            f"byte {self.position:,} on. The file is incomplete or damaged: download or copy it again."
+        )

@@ -1,4 +1,4 @@
-"""Opening a weight file: which format it is, or why it is none."""
+"""Reads the header of a weight file of either format, or says why the file is no weight file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .safetensors import read_safetensors
 from .weight_file import WeightFile, WeightFileError
 
 CACHED_HEADERS = 32
-BEGINNINGS = (  # what people choose instead of a model, by the first bytes
+NOT_WEIGHTS = (  # first bytes of files that people choose by mistake, and the message
     (b"version https://git-lfs", "is a Git LFS pointer, not the file it stands for. Download the file itself"),
     (b"<", "is a web page, not a model. Download the file itself, not the page that shows it"),
     (
@@ -26,18 +26,21 @@ BEGINNINGS = (  # what people choose instead of a model, by the first bytes
 
 
 def read_header(path: str | os.PathLike[str]) -> WeightFile:
-    """The header of a GGUF or safetensors file, cached while its size and mtime stay; raises WeightFileError."""
+    """Reads the header of a GGUF or safetensors file; cached as long as its size and modification time stay.
+
+    Raises WeightFileError for a file that cannot be read, is of another format, or is damaged.
+    """
     path = os.path.abspath(os.fspath(path))
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
-    if not stat.S_ISREG(found.st_mode):
-        what = "a folder" if stat.S_ISDIR(found.st_mode) else "not an ordinary file"
-        raise WeightFileError(f"{path} is {what}. Choose a .gguf or .safetensors file.")
-    if found.st_size == 0:
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not an ordinary file"
+        raise WeightFileError(f"{path} is {kind}. Choose a .gguf or .safetensors file.")
+    if status.st_size == 0:
         raise WeightFileError(f"{path} is empty (0 bytes). Download or copy it again.")
-    return _read(path, found.st_size, found.st_mtime_ns)
+    return _read(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=CACHED_HEADERS)
@@ -52,9 +55,9 @@ def _read(path: str, size: int, mtime_ns: int) -> WeightFile:
                 return read_safetensors(path, file, size, mtime_ns)
     except OSError as error:
         raise _unreadable(path, error) from error
-    for first, advice in BEGINNINGS:
-        if beginning.startswith(first):
-            raise WeightFileError(f"{path} {advice}.")
+    for first_bytes, problem in NOT_WEIGHTS:
+        if beginning.startswith(first_bytes):
+            raise WeightFileError(f"{path} {problem}.")
     raise WeightFileError(
         f"{path} ({size:,} bytes) is neither GGUF nor safetensors: it begins with {beginning[:8]!r}. "
         "The file is damaged or of another format: choose a .gguf or .safetensors file."

@@ -1,4 +1,4 @@
-"""Which models a weight file holds, told by the names of its tensors."""
+"""Identifies the models in a weight file by its tensor names."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from .weight_file import WeightFile, WeightFileError
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of model: what to call it, tensors that only it has (any of them), and where it belongs."""
+    """A kind of model and the tensor names by which it is recognised."""
 
     key: str
-    description: str
-    markers: tuple[str, ...]
-    advice: str
+    description: str  # for messages
+    markers: tuple[str, ...]  # names that only it has, behind any prefix; one is enough
+    advice: str  # what to do with such a file
 
 
 DIFFUSION = "Choose it in GGML Diffusion Model."
 ENCODERS = "Choose it in GGML Text Encoders."
 ELSEWHERE = "This node does not run it."
-# Within a group the first kind that fits is the one; a file may hold a kind of each group. The names are those of
-# model_detection.py and sd.py in ComfyUI 0.30, and llama.cpp's.
+# Within a group the first kind that matches counts; a file may hold a kind of each group. Names: model_detection.py
+# and sd.py in ComfyUI 0.30, and llama.cpp.
 ADAPTERS = (
     Kind("lora", "a LoRA", ("lora_down.weight", "lora_A.weight", "lora_A.default.weight"), "Choose it in Load LoRA."),
     Kind(
@@ -79,7 +79,7 @@ MODELS = (
         ),
     ),
 )
-LANGUAGE = Kind(  # looked for last: T5's names in llama.cpp end in the same way
+LANGUAGE = Kind(  # matched last: T5's names in llama.cpp end in the same way
     "language",
     "a language model",
     ("blk.0.attn_q.weight", "blk.0.attn_qkv.weight", "model.layers.0.self_attn.q_proj.weight"),
@@ -88,7 +88,7 @@ LANGUAGE = Kind(  # looked for last: T5's names in llama.cpp end in the same way
 
 
 def identify(header: WeightFile) -> tuple[Kind, ...]:
-    """The kinds of model a file holds: several in an all-in-one checkpoint, none when nothing is recognised."""
+    """The kinds of model in a file: several in an all-in-one checkpoint, none where nothing is recognised."""
     adapter = _first(header, ADAPTERS)
     if adapter:
         return (adapter,)
@@ -97,11 +97,11 @@ def identify(header: WeightFile) -> tuple[Kind, ...]:
 
 
 def _first(header: WeightFile, group: tuple[Kind, ...]) -> Kind | None:
-    return next((kind for kind in group if any(_ends(header, marker) for marker in kind.markers)), None)
+    return next((kind for kind in group if any(_has_tensor(header, marker) for marker in kind.markers)), None)
 
 
-def _ends(header: WeightFile, marker: str) -> bool:
-    """Whether a tensor has this name, behind any prefix."""
+def _has_tensor(header: WeightFile, marker: str) -> bool:
+    """Whether the file has a tensor of this name, behind any prefix."""
     return marker in header.tensors or any(name.endswith("." + marker) for name in header.tensors)
 
 
@@ -109,8 +109,8 @@ def another_kind(header: WeightFile, wanted: str) -> WeightFileError:
     """The error for a file that does not hold the `wanted` kind of model."""
     kinds = identify(header)
     if kinds:
-        found = " with ".join(kind.description for kind in kinds)
-        return WeightFileError(f"{header.path} seems to be {found}, not {wanted}. {kinds[0].advice}")
+        held = " with ".join(kind.description for kind in kinds)
+        return WeightFileError(f"{header.path} seems to be {held}, not {wanted}. {kinds[0].advice}")
     sample = ", ".join(list(header.tensors)[:3])
     architecture = f", architecture {header.architecture!r:.40}" if header.architecture else ""
     return WeightFileError(

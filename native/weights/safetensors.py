@@ -1,4 +1,4 @@
-"""safetensors headers. Format: the README of the safetensors repository."""
+"""Reads safetensors headers. Format: the README of the safetensors repository."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_DIMENSIONS = 8
 
 
 def read_safetensors(path: str, file: BinaryIO, size: int, mtime_ns: int) -> WeightFile:
-    """The header of an open safetensors file of `size` bytes; raises WeightFileError."""
+    """Reads the header of an open safetensors file of `size` bytes. Raises WeightFileError."""
     header = file.read(LENGTH.size)
     length = LENGTH.unpack(header)[0] if len(header) == LENGTH.size else 0
     data = LENGTH.size + length
@@ -46,10 +46,10 @@ def _entries(path: str, header: bytes) -> dict[str, Any]:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
         raise ValueError("a name is listed twice")
-    return found
+    return fields
 
 
 def _tensor(path: str, name: str, entry: Any, data: int) -> FileTensor:
@@ -81,5 +81,5 @@ def _naturals(value: Any) -> TypeGuard[list[int]]:
     return all(type(number) is int and 0 <= number < 1 << 63 for number in value)
 
 
-def _damaged(path: str, what: str) -> WeightFileError:
-    return WeightFileError(f"{path} {what}. The file is incomplete or damaged: download or copy it again.")
+def _damaged(path: str, problem: str) -> WeightFileError:
+    return WeightFileError(f"{path} {problem}. The file is incomplete or damaged: download or copy it again.")

@@ -1,4 +1,4 @@
-"""What a weight file's header says: its tensors, where they lie, and what went wrong reading it."""
+"""The header of a weight file, as both formats' readers return it, and the error that they raise."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ MAX_NAME = 1024  # bytes or characters; ggml's own limit is 64, the longest know
 
 
 class WeightFileError(ValueError):
-    """A weight file that cannot be used; the message is for the person at the node."""
+    """A weight file that cannot be used. The message is for the user: file, problem, what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileTensor:
-    """One tensor as the file stores it."""
+    """A tensor as the file stores it."""
 
     name: str
-    stored: str  # a type of types.LAYOUTS
+    stored: str  # a type of ggml_types.LAYOUTS
     shape: tuple[int, ...]  # torch order
     offset: int  # bytes from the start of the file
     nbytes: int
@@ -26,20 +26,20 @@ class FileTensor:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A weight file's header; `metadata` holds its scalars, strings and short arrays."""
+    """The header of a weight file."""
 
     path: str
     size: int  # bytes
     mtime_ns: int
     format: Literal["gguf", "safetensors"]
-    architecture: str | None
-    metadata: dict[str, Any] = field(repr=False)
-    tensors: dict[str, FileTensor] = field(repr=False)
+    architecture: str | None  # as the file names it
+    metadata: dict[str, Any] = field(repr=False)  # scalars, strings and short arrays
+    tensors: dict[str, FileTensor] = field(repr=False)  # by name
 
 
 def check_extents(path: str, size: int, tensors: Iterable[FileTensor]) -> None:
-    """Raise WeightFileError unless every tensor lies inside the file and no two share bytes."""
-    end, before = 0, ""
+    """Checks that every tensor is within a file of `size` bytes and no two overlap. Raises WeightFileError."""
+    end, previous = 0, ""
     for tensor in sorted(tensors, key=lambda t: (t.offset, t.nbytes)):
         if tensor.offset + tensor.nbytes > size:
             raise WeightFileError(
@@ -49,8 +49,8 @@ def check_extents(path: str, size: int, tensors: Iterable[FileTensor]) -> None:
             )
         if tensor.nbytes and tensor.offset < end:
             raise WeightFileError(
-                f"{path}: the header places the tensors {before} and {tensor.name} over each other at byte "
+                f"{path}: the header places the tensors {previous} and {tensor.name} over each other at byte "
                 f"{tensor.offset:,}. The file is damaged: download or copy it again."
             )
         if tensor.nbytes:
-            end, before = tensor.offset + tensor.nbytes, tensor.name
+            end, previous = tensor.offset + tensor.nbytes, tensor.name

@@ -1,4 +1,4 @@
-"""The parameters of one model: where each lies, and as what it is loaded."""
+"""The parameters of a model: where each is stored, and the ggml type it is loaded as."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ ARRAY_TYPES = {"float32": "F32", "float16": "F16"}
 
 
 def load_type(stored: str, shape: tuple[int, ...], scale: float = 1.0) -> str:
-    """The ggml type a parameter stored so is loaded as.
+    """The ggml type that a parameter of type `stored` and this shape (torch order) is loaded as.
 
     Vectors (biases, norms) are F32. Matrices keep what ggml can multiply. Convolution kernels keep F32 and F16, for
-    which alone ggml convolves. F8, which ggml has not, becomes F16, or F32 where `scale` takes it out of F16's range.
+    which alone ggml convolves. F8, which ggml lacks, becomes F16, or F32 where `scale` takes it out of F16's range.
     """
     if len(shape) <= 1 or stored == "F64":
         return "F32"
@@ -36,7 +36,7 @@ def load_type(stored: str, shape: tuple[int, ...], scale: float = 1.0) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter of a module, as its file stores it and as it is loaded."""
+    """A parameter of a module: its place and type in a file, and the type it is loaded as."""
 
     name: str  # in the module
     type: str  # ggml type once loaded
@@ -45,7 +45,7 @@ class Parameter:
     stored: str  # type in the file
     offset: int  # bytes from the start of the file
     nbytes: int  # in the file
-    scale: float = 1.0  # what the stored values are multiplied by
+    scale: float = 1.0  # factor of the stored values
 
     @property
     def loaded_nbytes(self) -> int:
@@ -54,7 +54,7 @@ class Parameter:
 
 
 def mappable(parameter: Parameter) -> bool:
-    """Whether ggml can use the file's own bytes: nothing to convert, and aligned to the type."""
+    """Whether ggml can use the mapped file's bytes in place: nothing to convert, and aligned to the type."""
     return (
         parameter.type == parameter.stored
         and parameter.scale == 1.0
@@ -63,7 +63,7 @@ def mappable(parameter: Parameter) -> bool:
 
 
 def parameter_of(header: WeightFile, tensor: FileTensor, name: str, scale: float = 1.0) -> Parameter:
-    """The parameter `name` of a module, held by `tensor`; raises WeightFileError when its type is no weight's."""
+    """The parameter `name` of a module from a tensor of a file. Raises WeightFileError for a type of no weight."""
     if tensor.stored in INTEGERS or tensor.stored in ACTIVATIONS:
         raise WeightFileError(
             f"{header.path}: the weight {tensor.name} is stored as {tensor.stored}, which ggml cannot compute with. "
@@ -90,7 +90,10 @@ def parameter_of(header: WeightFile, tensor: FileTensor, name: str, scale: float
 
 @dataclass(frozen=True, eq=False)
 class WeightSet:
-    """The parameters of one model. `arrays` are held in memory (F32 or F16) and hide file parameters of their name."""
+    """The parameters of a model, from files and from memory.
+
+    arrays: parameters in memory (float32 or float16); they take the place of file parameters of the same name.
+    """
 
     name: str  # for messages
     parameters: dict[str, Parameter] = field(repr=False)
@@ -99,23 +102,26 @@ class WeightSet:
 
     @cached_property
     def digest(self) -> str:
-        """What names this content: equal for the same tensors of the same unchanged files and the same arrays."""
-        whole = hashlib.sha256()
-        listed = [astuple(self.parameters[name]) for name in sorted(self.parameters)]
-        whole.update(json.dumps([self.files, listed]).encode())
+        """SHA-256 of the content: equal for the same tensors of the same unchanged files and the same arrays."""
+        content = hashlib.sha256()
+        parameters = [astuple(self.parameters[name]) for name in sorted(self.parameters)]
+        content.update(json.dumps([self.files, parameters]).encode())
         for name in sorted(self.arrays):
             array = self.arrays[name]
-            whole.update(json.dumps([name, array.dtype.str, array.shape]).encode())
-            whole.update(np.ascontiguousarray(array).data)
-        return whole.hexdigest()
+            content.update(json.dumps([name, array.dtype.str, array.shape]).encode())
+            content.update(np.ascontiguousarray(array).data)
+        return content.hexdigest()
 
     def shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape (torch order) and loaded ggml type of every parameter and array, by name."""
-        held = {name: (parameter.shape, parameter.type) for name, parameter in self.parameters.items()}
-        return held | {name: (array.shape, ARRAY_TYPES[str(array.dtype)]) for name, array in self.arrays.items()}
+        """Shape (torch order) and loaded ggml type of every parameter, by name."""
+        stored = {name: (parameter.shape, parameter.type) for name, parameter in self.parameters.items()}
+        return stored | {name: (array.shape, ARRAY_TYPES[str(array.dtype)]) for name, array in self.arrays.items()}
 
     def with_arrays(self, arrays: Mapping[str, np.ndarray]) -> WeightSet:
-        """A set with these arrays (F32 or F16) besides, hiding what had their names; its digest is another."""
+        """A copy of the set in which these arrays (float32 or float16) replace or add parameters.
+
+        Raises TypeError for an array of another type.
+        """
         for name, array in arrays.items():
             if str(array.dtype) not in ARRAY_TYPES:
                 raise TypeError(f"the array {name} is {array.dtype}; a weight set holds float32 and float16 arrays")
@@ -123,13 +129,13 @@ class WeightSet:
         return replace(self, parameters=kept, arrays=self.arrays | dict(arrays))
 
     def require(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Raise WeightFileError unless every parameter a module declares is here in its shape (torch order)."""
-        held = self.shapes()
-        faults = [f"{name} {list(shape)} is missing" for name, shape in shapes.items() if name not in held]
+        """Checks that the set has a module's parameters in their shapes (torch order). Raises WeightFileError."""
+        present = self.shapes()
+        faults = [f"{name} {list(shape)} is missing" for name, shape in shapes.items() if name not in present]
         faults += [
-            f"{name} is {list(held[name][0])} where {list(shape)} is needed"
+            f"{name} is {list(present[name][0])} where {list(shape)} is needed"
             for name, shape in shapes.items()
-            if name in held and held[name][0] != tuple(shape)
+            if name in present and present[name][0] != tuple(shape)
         ]
         if faults:
             paths = ", ".join(path for path, _, _ in self.files)
@@ -141,14 +147,14 @@ class WeightSet:
 
 
 def check_unchanged(weights: WeightSet) -> None:
-    """Raise WeightFileError when a file of the set is gone or is no longer the one whose header was read."""
+    """Checks that the files of a set are still those whose headers were read. Raises WeightFileError."""
     for path, size, mtime_ns in weights.files:
         try:
-            now = os.stat(path)
+            status = os.stat(path)
         except OSError as error:
             raise WeightFileError(f"{path} can no longer be read: {error.strerror}. Choose the file again.") from error
-        if (now.st_size, now.st_mtime_ns) != (size, mtime_ns):
+        if (status.st_size, status.st_mtime_ns) != (size, mtime_ns):
             raise WeightFileError(
-                f"{path} changed since its header was read ({size:,} bytes then, {now.st_size:,} now). "
+                f"{path} changed since its header was read ({size:,} bytes then, {status.st_size:,} now). "
                 "Queue the prompt again to load the new file."
             )

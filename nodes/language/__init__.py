@@ -1,1 +1,1 @@
-"""The language model nodes: models, servers, prompt expansion and chat."""
+"""Language model nodes: models, servers, prompt expansion and chat."""

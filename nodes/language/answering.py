@@ -1,4 +1,4 @@
-"""The GGML_LLM type, and an answer of such a model as a node gives it: shown while it is written, interruptible."""
+"""Shared by the nodes that query a language model: the GGML_LLM type, inputs, and the call with progress."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from ...native.llm.model import LanguageModel, LocalModel
 from ...native.llm.stream import Answer
 from ..components.component import as_comfy
 from ..node_text import show
-from .patcher import account_for
+from .patcher import register
 
 LLM = io.Custom("GGML_LLM")
-SEED = 0xFFFFFFFFFFFFFFFF  # the largest
+MAX_SEED = 0xFFFFFFFFFFFFFFFF
 
 
 def seed_input() -> io.Input:
-    """The `seed` input of nodes that ask a language model."""
+    """The `seed` input."""
     return io.Int.Input(
-        "seed", default=0, min=0, max=SEED, control_after_generate=True,
+        "seed", default=0, min=0, max=MAX_SEED, control_after_generate=True,
         tooltip="The same seed gives the same text. A GGUF file on this machine keeps to that; servers need not.",
     )  # fmt: skip
 
 
 def temperature_input() -> io.Input:
-    """The `temperature` input of nodes that ask a language model."""
+    """The `temperature` input."""
     return io.Float.Input(
         "temperature", default=0.7, min=0.0, max=2.0, step=0.05,
         tooltip="How freely words are chosen. 0: always the likeliest; above 1 texts fall apart.",
@@ -37,19 +37,20 @@ def temperature_input() -> io.Input:
 
 
 def answer_at(
-    node: type[io.ComfyNode], model: LanguageModel, request: Callable[[Endpoint], dict[str, Any]], pieces: int
+    node: type[io.ComfyNode], model: LanguageModel, request: Callable[[Endpoint], dict[str, Any]], tokens: int
 ) -> Answer:
-    """The answer to a request, as text on the node and progress of about `pieces` parts.
+    """The model's answer to a request; the node shows its text and progress while it is written.
 
-    Raises LanguageModelError, and what ComfyUI ends an interrupted prompt with.
+    tokens: about how long the answer is, for the progress bar.
+    Raises LanguageModelError, and InterruptProcessingException when the user interrupts.
     """
-    bar = comfy.utils.ProgressBar(pieces)
+    bar = comfy.utils.ProgressBar(tokens)
 
     def show_so_far(so_far: Answer) -> None:
-        bar.update_absolute(min(so_far.pieces, pieces))
+        bar.update_absolute(min(so_far.pieces, tokens))
         show(node, so_far.text or f"thinking: {so_far.reasoning}")
 
     if isinstance(model, LocalModel):
-        account_for(model)
+        register(model)
     with as_comfy():
         return answer(model, request, show_so_far, comfy.model_management.processing_interrupted)

@@ -1,4 +1,4 @@
-"""GGML Chat: a question to a language model, with a picture where it can see."""
+"""GGML Chat: a language model answers a question, which may include images."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from comfy_api.latest import io, ui
 from PIL import Image
 from torch import Tensor
 
-from ...native.llm.conversation import request
 from ...native.llm.expansion import without_reasoning
 from ...native.llm.model import LanguageModel
-from ...native.llm.seed import seed_of
+from ...native.llm.requests import conversation_request
 from ..node_text import show
 from .answering import LLM, answer_at, seed_input, temperature_input
 
 
 class GGMLChat(io.ComfyNode):
-    """The node."""
+    """The node GGML Chat."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The node's inputs and outputs."""
         return io.Schema(
             node_id="GGMLChat",
             display_name="GGML Chat",
@@ -61,20 +60,23 @@ class GGMLChat(io.ComfyNode):
         max_tokens: int,
         image: Tensor | None = None,
     ) -> io.NodeOutput:
-        """Asks the model; the text appears on the node while it is written."""
-        pictures = [] if image is None else [data_url(each) for each in image]
-        found = answer_at(
+        """Sends the question; the node shows the answer while it is written. Raises LanguageModelError."""
+        images = [] if image is None else [data_url(each) for each in image]
+        reply = answer_at(
             cls, llm,
-            lambda endpoint: request(system, text, pictures, seed_of(seed), temperature, max_tokens, endpoint),
+            lambda endpoint: conversation_request(system, text, images, seed, temperature, max_tokens, endpoint),
             max_tokens,
         )  # fmt: skip
-        said = without_reasoning(found.text)
-        show(cls, said)
-        return io.NodeOutput(said, ui=ui.PreviewText(said))
+        answer = without_reasoning(reply.text)
+        show(cls, answer)
+        return io.NodeOutput(answer, ui=ui.PreviewText(answer))
 
 
 def data_url(image: Tensor) -> str:
-    """A picture [height, width, channels] of 0 to 1 as a PNG in a data URL."""
+    """An image as a PNG in a data URL.
+
+    image: [height, width, channels], 0 to 1.
+    """
     file = streams.BytesIO()
     Image.fromarray((image.clamp(0, 1).cpu().numpy() * 255).round().astype(np.uint8)).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

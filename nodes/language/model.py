@@ -1,4 +1,4 @@
-"""GGML Language Model: a GGUF file to a GGML_LLM."""
+"""GGML Language Model: a GGML_LLM from a GGUF file, run on this machine."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ RELEASE, KEEP = "release", "keep"
 
 
 class GGMLLanguageModel(io.ComfyNode):
-    """The node."""
+    """The node GGML Language Model."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The node's inputs and outputs."""
         return io.Schema(
             node_id="GGMLLanguageModel",
             display_name="GGML Language Model",
@@ -63,7 +63,7 @@ class GGMLLanguageModel(io.ComfyNode):
 
     @classmethod
     async def validate_inputs(cls, device: str) -> bool | str:
-        """Whether this machine has the device."""
+        """True, or the problem with the device."""
         return await check_device(device)
 
     @classmethod
@@ -82,8 +82,8 @@ class GGMLLanguageModel(io.ComfyNode):
         after_use: str,
         projector: str = NONE,
     ) -> io.NodeOutput:
-        """Reads the header; the model is loaded when it is asked."""
+        """Reads the header; the model is loaded when it first answers. Raises WeightFileError."""
         path = model_path(LANGUAGE_MODELS, model_name)
-        eyes = None if projector == NONE else model_path(LANGUAGE_MODELS, projector)
+        vision = None if projector == NONE else model_path(LANGUAGE_MODELS, projector)
         kept = after_use == KEEP
-        return io.NodeOutput(local_model(path, companion_device(device), layers, context, threads, eyes, kept))
+        return io.NodeOutput(local_model(path, companion_device(device), layers, context, threads, vision, kept))

@@ -1,30 +1,33 @@
-"""GGML Prompt Expander: a short idea to a prompt that the diffusion model understands."""
+"""GGML Prompt Expander: a language model turns a short idea into a prompt for the diffusion model's text encoder."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import cache
 
+from comfy.sd1_clip import SDTokenizer
+from comfy.text_encoders.flux import T5XXLTokenizer
 from comfy_api.latest import io
 
-from ...native.llm.errors import LanguageModelError
-from ...native.llm.expansion import Expansion, Idea, expansion, passed_through, request, words_to_keep
-from ...native.llm.model import LanguageModel
-from ...native.llm.seed import seed_of
-from ...native.llm.styles import LENGTHS, NO_STYLE, OWN_STYLE, STYLES, TARGETS
+from ...native.llm.expansion import Expansion, expansion, unexpanded
+from ...native.llm.model import LanguageModel, LanguageModelError
+from ...native.llm.requests import expansion_request
+from ...native.llm.styles import LENGTHS, NO_STYLE, OWN_STYLE, STYLES, TARGETS, Idea, must_keep_phrases
 from ..node_text import show
 from .answering import LLM, answer_at, seed_input, temperature_input
-from .token_counts import counter
 
 log = logging.getLogger(__name__)
 STOP, PASS = "stop", "pass the idea through"
+_TOKENIZERS = {"t5": T5XXLTokenizer, "clip": SDTokenizer}
 
 
 class GGMLPromptExpander(io.ComfyNode):
-    """The node."""
+    """The node GGML Prompt Expander."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The node's inputs and outputs."""
         return io.Schema(
             node_id="GGMLPromptExpander",
             display_name="GGML Prompt Expander",
@@ -83,21 +86,21 @@ class GGMLPromptExpander(io.ComfyNode):
         on_failure: str,
         own_style: str = "",
     ) -> io.NodeOutput:
-        """Asks the model; the text appears on the node while it is written."""
-        wanted = Idea(idea.strip(), style, own_style, target, length, words_to_keep(must_keep))
+        """Sends the request; the node shows the answer while it is written. Raises LanguageModelError with STOP."""
+        request = Idea(idea.strip(), style, own_style, target, length, must_keep_phrases(must_keep))
         raw = ""
         try:
             raw = answer_at(
                 cls, llm,
-                lambda endpoint: request(wanted, seed_of(seed), temperature, endpoint),
+                lambda endpoint: expansion_request(request, seed, temperature, endpoint),
                 2 * LENGTHS[length].words,
             ).text  # fmt: skip
-            expanded = expansion(raw, wanted, counter(TARGETS[target].tokenizer))
+            expanded = expansion(raw, request, counter(TARGETS[target].tokenizer))
         except LanguageModelError as error:
             if on_failure == STOP:
                 raise
             log.warning("The prompt is not expanded: %s", error)
-            expanded = passed_through(wanted)
+            expanded = unexpanded(request)
             show(cls, f"Not expanded: {error}")
         else:
             show(cls, _describe(expanded))
@@ -106,3 +109,16 @@ class GGMLPromptExpander(io.ComfyNode):
 
 def _describe(expanded: Expansion) -> str:
     return f"{expanded.prompt}\n\nnegative: {expanded.negative}" if expanded.negative else expanded.prompt
+
+
+@cache
+def counter(tokenizer: str) -> Callable[[str], int]:
+    """A function that counts the tokens of a text, with start and end tokens. tokenizer: "t5" or "clip"."""
+    instance = _TOKENIZERS[tokenizer]()
+
+    def count(text: str) -> int:
+        *full, last = instance.tokenize_with_weights(text)
+        ids = [token for token, _ in last]
+        return sum(map(len, full)) + ids.index(instance.end_token) + 1  # the rest is padding
+
+    return count

@@ -1,4 +1,4 @@
-"""GGML Language Server: the address of an OpenAI-compatible server to a GGML_LLM."""
+"""GGML Language Server: a GGML_LLM on an OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -7,36 +7,34 @@ from dataclasses import replace
 import comfy.model_management
 from comfy_api.latest import io
 
-from ...native.llm.answer import models_of
-from ...native.llm.chat import Cancel
-from ...native.llm.errors import LanguageModelError
-from ...native.llm.model import KEY_PREFIX, RemoteServer, check_key_variable, check_url
+from ...native.llm.chat import IsInterrupted, list_models
+from ...native.llm.model import KEY_PREFIX, LanguageModelError, RemoteServer, check_key_variable, check_url
 from ..components.component import as_comfy
 from ..node_text import show
 from .answering import LLM
 
-LISTING = 5.0  # seconds
+LIST_TIMEOUT = 5.0  # seconds
 
 
-def server_at(url: str, model: str, key_variable: str, patience: float) -> RemoteServer:
-    """The server of these inputs; raises LanguageModelError where one of them is none."""
-    wrong = check_url(url) or check_key_variable(key_variable)
-    if wrong:
-        raise LanguageModelError(wrong)
-    return RemoteServer(url.strip(), model.strip(), key_variable, patience)
+def server_at(url: str, model: str, key_variable: str, read_timeout: float) -> RemoteServer:
+    """The server of these inputs. Raises LanguageModelError for an unusable address or key variable."""
+    problem = check_url(url) or check_key_variable(key_variable)
+    if problem:
+        raise LanguageModelError(problem)
+    return RemoteServer(url.strip(), model.strip(), key_variable, read_timeout)
 
 
-def listed_models(server: RemoteServer, interrupted: Cancel = lambda: False) -> list[str]:
-    """The models that a server lists within 5 seconds. Raises LanguageModelError, Interrupted."""
-    return models_of(replace(server, patience=min(LISTING, server.patience)), interrupted)
+def listed_models(server: RemoteServer, interrupted: IsInterrupted = lambda: False) -> list[str]:
+    """The models that a server lists within LIST_TIMEOUT. Raises LanguageModelError, Interrupted."""
+    return list_models(replace(server, read_timeout=min(LIST_TIMEOUT, server.read_timeout)), interrupted)
 
 
 class GGMLLanguageServer(io.ComfyNode):
-    """The node."""
+    """The node GGML Language Server."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The node's inputs and outputs."""
         return io.Schema(
             node_id="GGMLLanguageServer",
             display_name="GGML Language Server",
@@ -70,12 +68,12 @@ class GGMLLanguageServer(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, url: str, key_variable: str) -> bool | str:
-        """Whether the address is one and the key is set; a linked input is None here."""
+        """True, or the problem with the address or the key variable; a linked input is None here."""
         return (url is not None and check_url(url)) or (key_variable and check_key_variable(key_variable)) or True
 
     @classmethod
     def execute(cls, url: str, model: str, key_variable: str, timeout: int) -> io.NodeOutput:
-        """Shows the models that the server lists, or why it lists none; whether that matters is for who asks it."""
+        """Shows the models that the server lists, or why it lists none, which is no error until the model is used."""
         server = server_at(url, model, key_variable, float(timeout))
         try:
             with as_comfy():

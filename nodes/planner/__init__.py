@@ -1,1 +1,1 @@
-"""What a workflow takes of every device, known before any of it runs."""
+"""The memory planner: the memory that a workflow takes of every device, worked out before any of it runs."""

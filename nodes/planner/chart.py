@@ -1,4 +1,4 @@
-"""A plan as a picture: for every device what each phase holds, stacked by what it is, under the line of its budget."""
+"""Draws a plan as a chart: a bar per device and phase, stacked by use, with a line at the device's capacity."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MIB = 1 << 20
 
 
 def chart(plan: Plan) -> Tensor:
-    """[1, height, width, 3], 0 to 1."""
+    """The chart of a plan.  # [1, height, width, 3], 0 to 1"""
     devices = [device for device, nbytes in plan.peaks.items() if nbytes]
     rows = len(devices) * (len(plan.phases) + 2) + 1
     image = Image.new("RGB", (_WIDTH, 2 * _MARGIN + rows * _ROW), "white")
@@ -32,13 +32,13 @@ def chart(plan: Plan) -> Tensor:
         y += _ROW
         widest = max(plan.capacity[device], plan.peaks[device])
         if plan.capacity[device] > 4 * plan.peaks[device]:
-            widest = 2 * plan.peaks[device]  # or nothing would be seen of it
+            widest = 2 * plan.peaks[device]  # or the bars would be too short to see
         for phase in plan.phases:
             draw.text((_MARGIN, y), phase.title, "black", font)
             x = float(_NAMES)
-            for what, nbytes in shares(phase, device).items():
+            for use, nbytes in shares(phase, device).items():
                 width = nbytes / widest * _BAR
-                draw.rectangle((x, y, x + width, y + _ROW - 8), _COLOURS[what])
+                draw.rectangle((x, y, x + width, y + _ROW - 8), _COLOURS[use])
                 x += width
             draw.text((x + 6, y), f"{phase.peak[device] / _MIB:,.0f} MiB", "black", font)
             y += _ROW
@@ -47,8 +47,8 @@ def chart(plan: Plan) -> Tensor:
             draw.line((line, y - len(plan.phases) * _ROW - 4, line, y - 4), "red", 2)
         y += _ROW
     x = float(_MARGIN)
-    for what, colour in _COLOURS.items():
+    for use, colour in _COLOURS.items():
         draw.rectangle((x, y + 2, x + 12, y + 14), colour)
-        draw.text((x + 18, y), what, "black", font)
-        x += 18 + draw.textlength(what, font) + 18
+        draw.text((x + 18, y), use, "black", font)
+        x += 18 + draw.textlength(use, font) + 18
     return torch.from_numpy(np.asarray(image).copy()).float().div(255)[None]

@@ -1,4 +1,4 @@
-"""The planner at the command line: what a workflow file takes, without a server."""
+"""The planner at the command line (plan.py): the memory plan of a workflow file, without a server."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ FITS, DOES_NOT_FIT, UNUSABLE = 0, 1, 2  # exit codes
 
 
 def run(arguments: list[str]) -> int:
-    """Print the plan of the workflow file that the arguments name; returns the exit code."""
+    """Prints the plan of a workflow file; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
         prompt = prompt_of(json.loads(options.workflow.read_text(encoding="utf-8")))
         request = request_of({**vars(options), "hardware": THIS_MACHINE})
-        made = make_plan(prompt, replace(request, profile=_profile(options.hardware)))
+        result = make_plan(prompt, replace(request, profile=_profile(options.hardware)))
     except (OSError, ValueError, WorkflowError, ProfileError, WeightFileError, RunnerError) as error:
         print(f"{options.workflow}: {error}", file=sys.stderr)
         return UNUSABLE
     if options.json:
-        print(json.dumps({**plan_json(made.plan, made.advised), "chosen": made.change}, indent=2))
+        print(json.dumps({**plan_json(result.plan, result.advice), "chosen": result.change}, indent=2))
     else:
-        print(report(made.plan, made.advised, made.chosen))
-    return FITS if made.plan.shortage is None else DOES_NOT_FIT
+        print(report(result.plan, result.advice, result.choice))
+    return FITS if result.plan.shortage is None else DOES_NOT_FIT
 
 
 def _parser() -> argparse.ArgumentParser:

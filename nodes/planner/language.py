@@ -1,30 +1,66 @@
-"""What a local language model takes, as llama.cpp works it out."""
+"""The planner's rules for the language model nodes, and the memory of a local model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from ...native.llm.errors import LanguageModelError
 from ...native.llm.memory import compute_buffers, memory_of_model
-from ...native.llm.model import LocalModel
+from ...native.llm.model import LanguageModelError, LocalModel
+from ...native.llm.styles import TARGETS
 from ...native.placement import CPU
 from ...native.wire.messages import ExternalModel
-from .unknown import NodeTurn, Unplanned
+from ..language.model import GGMLLanguageModel
+from .unknown import Inputs, NodeTurn, Outputs, Unknown, Unplanned, all_known, known
+
+CHAT_TOKENS = 256  # of an answer, as a prompt of unknown length
 
 
 @dataclass(frozen=True)
-class PlacedLanguageModel:
-    """A model and the node that names it."""
+class LoadedLanguageModel:
+    """A local model and its loader node: the output of GGML Language Model in a plan."""
 
     model: LocalModel
-    loader: str
+    loader: str  # node id
 
 
-def taken_by(model: LocalModel, following: NodeTurn) -> ExternalModel:
-    """What it takes of its device and of RAM; on the CPU weights are pages of the file and take nothing.
+def language_model(inputs: Inputs, turn: NodeTurn) -> Outputs:
+    """GGML Language Model."""
+    (model,) = GGMLLanguageModel.execute(**all_known(inputs)).result
+    return (LoadedLanguageModel(model, turn.recorder.part.node),)
 
-    Raises Unplanned where llama.cpp cannot tell.
+
+def language_server(_inputs: Inputs, _turn: NodeTurn) -> Outputs:
+    """GGML Language Server, which takes no memory of this machine."""
+    return (None,)
+
+
+def prompt_expander(inputs: Inputs, turn: NodeTurn) -> Outputs:
+    """GGML Prompt Expander."""
+    target = TARGETS.get(str(known(inputs, "target")))
+    if target is None:
+        raise Unplanned(f"it knows no target {inputs['target']!r}")
+    text = _answer(inputs, turn, target.tokens)
+    return text, text, text
+
+
+def chat(inputs: Inputs, turn: NodeTurn) -> Outputs:
+    """GGML Chat."""
+    return (_answer(inputs, turn, CHAT_TOKENS),)
+
+
+def _answer(inputs: Inputs, turn: NodeTurn, tokens: int) -> Unknown:
+    """The unknown answer of the model at the input `llm`; notes that the model is loaded for it."""
+    model = known(inputs, "llm")
+    if isinstance(model, LoadedLanguageModel):
+        turn.recorder.note_external(_external(model.model, turn), model.loader)
+    return Unknown("a language model writes it", tokens)
+
+
+def _external(model: LocalModel, turn: NodeTurn) -> ExternalModel:
+    """The memory of a model; on the CPU its weights are pages of the file and count as none.
+
+    Raises Unplanned where llama.cpp cannot estimate it.
     """
     memory = memory_of_model(model)
     try:
@@ -34,20 +70,19 @@ def taken_by(model: LocalModel, following: NodeTurn) -> ExternalModel:
             if model.device == CPU:
                 raise
             buffers = {model.device: sum(_compute_buffers(replace(model, device=CPU, layers=0)).values())}
-            following.taken.append(
+            turn.assumptions.append(
                 f"the compute buffer that {model.name} has on the CPU, as llama.cpp here cannot use {model.device}"
             )
     except LanguageModelError as error:
         raise Unplanned(str(error)) from error
-    there = buffers.get(model.device, 0)
-    rest = sum(buffers.values()) - there
+    on_device = buffers.get(model.device, 0)
+    elsewhere = sum(buffers.values()) - on_device
     if model.device == CPU:
-        return ExternalModel(
-            model.name, {CPU: {"KV cache": memory.kv_on_cpu, "compute buffer": there + rest}}, model.kept
-        )
-    on_device = {"weights": memory.weights, "KV cache": memory.kv, "compute buffer": there}
-    on_cpu = {"KV cache": memory.kv_on_cpu, "compute buffer": rest}
-    return ExternalModel(model.name, {model.device: on_device, CPU: on_cpu}, model.kept)
+        by_use = {"KV cache": memory.kv_on_cpu, "compute buffer": on_device + elsewhere}
+        return ExternalModel(model.name, {CPU: by_use}, model.kept)
+    device_by_use = {"weights": memory.weights, "KV cache": memory.kv, "compute buffer": on_device}
+    cpu_by_use = {"KV cache": memory.kv_on_cpu, "compute buffer": elsewhere}
+    return ExternalModel(model.name, {model.device: device_by_use, CPU: cpu_by_use}, model.kept)
 
 
 @lru_cache(maxsize=32)

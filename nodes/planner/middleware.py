@@ -1,4 +1,4 @@
-"""Between a posted prompt and ComfyUI's queue: what does not fit is refused, what `fit` chooses is set."""
+"""Plans prompts that are posted to ComfyUI: refuses those that do not fit, sets what the mode `fit` chose."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from comfy.model_management import InterruptProcessingException
 from server import PromptServer
 
 from ...native.planning import plan_json, report, verdict
-from .interruption import beside_what_runs
-from .planner import PLANNER, MadePlan, keep, make_plan
+from .planner import PLANNER, PlanResult, beside_execution, make_plan, store_result
 from .request import FIT, REJECT, PlanRequest, request_of
 from .walk import Change, Prompt, changed
 
@@ -24,24 +23,24 @@ _chosen: ContextVar[Change | None] = ContextVar("chosen", default=None)
 
 
 @web.middleware
-async def plan_before_it_is_queued(request: web.Request, handler: Any) -> web.StreamResponse:
-    """Answers a posted prompt whose planner says that it does not fit; all else goes on to ComfyUI.
+async def plan_posted_prompt(request: web.Request, handler: Any) -> web.StreamResponse:
+    """Refuses a posted prompt whose planner says that it does not fit; passes all other requests on to ComfyUI.
 
-    Its validation of nodes would let the outputs run that hang on none of ours.
+    A failed validation of the planner node would not do: ComfyUI then still runs outputs that need none of our nodes.
     """
     if request.method == "POST" and request.path in ("/prompt", "/api/prompt"):
         posted = await _posted(request)
         if _planners(posted["prompt"]):
-            found = await asyncio.to_thread(beside_what_runs, lambda: _looked_at(posted))
-            if isinstance(found, MadePlan):
-                _chosen.set(found.change)
-            elif found is not None:
-                return web.json_response(found, status=400)
+            outcome = await asyncio.to_thread(beside_execution, lambda: _plan_posted(posted))
+            if isinstance(outcome, PlanResult):
+                _chosen.set(outcome.change)
+            elif outcome is not None:
+                return web.json_response(outcome, status=400)
     return await handler(request)
 
 
-def set_what_was_chosen(posted: dict[str, Any]) -> dict[str, Any]:
-    """ComfyUI's on_prompt handler: the posted prompt with the inputs that `fit` chose for it."""
+def apply_choice(posted: dict[str, Any]) -> dict[str, Any]:
+    """ComfyUI's on_prompt handler: the posted body with the inputs that the mode `fit` chose."""
     change = _chosen.get()
     if not change:
         return posted
@@ -59,7 +58,7 @@ async def _posted(request: web.Request) -> dict[str, Any]:
 
 
 def _planners(prompt: Prompt) -> list[Mapping[str, Any]]:
-    """The inputs of the planners in a prompt."""
+    """The inputs of the planner nodes in a prompt."""
     return [
         node["inputs"]
         for node in prompt.values()
@@ -67,41 +66,42 @@ def _planners(prompt: Prompt) -> list[Mapping[str, Any]]:
     ]
 
 
-def _looked_at(posted: Mapping[str, Any]) -> MadePlan | dict[str, Any] | None:
-    """The plan of a prompt that may run, or the answer to one that may not; None where ComfyUI is to say what is wrong.
+def _plan_posted(posted: Mapping[str, Any]) -> PlanResult | dict[str, Any] | None:
+    """The plan of a prompt that may run, or the refusal of one that may not; None where it cannot be planned.
 
-    With several planners the strictest decides: any that refuses, does.
+    With several planners any may refuse.
     """
     prompt, last = posted["prompt"], None
     try:
         for inputs in _planners(prompt):
             request = request_of(inputs)
-            made = make_plan(prompt, request, _targets(posted))
-            if made.plan.shortage is not None and request.mode in (REJECT, FIT):
-                _show_refused(posted, made)
-                return _refusal(prompt, made)
-            last = _settled(prompt, request, made)
+            result = make_plan(prompt, request, _targets(posted))
+            if result.plan.shortage is not None and request.mode in (REJECT, FIT):
+                _show_refused(posted, result)
+                return _refusal(prompt, result)
+            last = _stored(prompt, request, result)
     except InterruptProcessingException:  # an Exception before ComfyUI 0.27
         raise
-    except Exception as error:  # a prompt can be anything
+    except Exception as error:  # of a malformed prompt, which ComfyUI reports
         log.warning("The memory planner leaves this workflow to ComfyUI: %s: %s", type(error).__name__, error)
         return None
     return last
 
 
-def _show_refused(posted: Mapping[str, Any], made: MadePlan) -> None:
-    """To the editor that posted it, whose memory panel offers what would fit."""
+def _show_refused(posted: Mapping[str, Any], result: PlanResult) -> None:
+    """Sends the plan to the editor that posted the prompt, whose memory panel offers the advice."""
     editor = posted.get("client_id")
     if isinstance(editor, str):
-        PromptServer.instance.send_sync("ggml.rejected", plan_json(made.plan, made.advised), editor)
+        PromptServer.instance.send_sync("ggml.rejected", plan_json(result.plan, result.advice), editor)
 
 
-def _settled(prompt: Prompt, request: PlanRequest, made: MadePlan) -> MadePlan:
-    """The plan, kept for the prompt as it will run; what was chosen for another machine is shown, but not set."""
+def _stored(prompt: Prompt, request: PlanRequest, result: PlanResult) -> PlanResult:
+    """Stores the plan for the prompt as it will run; a choice for another machine is shown, but not set."""
     if request.profile is not None:
-        made = MadePlan(made.plan, made.advised, {}, made.chosen and f"On {request.profile.name}: {made.chosen}")
-    keep(changed(prompt, made.change), made)
-    return made
+        choice = result.choice and f"On {request.profile.name}: {result.choice}"
+        result = PlanResult(result.plan, result.advice, {}, choice)
+    store_result(changed(prompt, result.change), result)
+    return result
 
 
 def _targets(posted: Mapping[str, Any]) -> Sequence[str] | None:
@@ -109,22 +109,22 @@ def _targets(posted: Mapping[str, Any]) -> Sequence[str] | None:
     return targets if isinstance(targets, list) else None
 
 
-def _refusal(prompt: Prompt, made: MadePlan) -> dict[str, Any]:
-    """The answer to a prompt that does not fit, which ComfyUI's front end shows on every node of this pack in it."""
-    details = report(made.plan, made.advised)
-    fault = {"type": "ggml_does_not_fit", "message": verdict(made.plan), "details": details, "extra_info": {}}
+def _refusal(prompt: Prompt, result: PlanResult) -> dict[str, Any]:
+    """The response for a prompt that does not fit; ComfyUI's front end shows it on every node of this pack."""
+    details = report(result.plan, result.advice)
+    error = {"type": "ggml_does_not_fit", "message": verdict(result.plan), "details": details, "extra_info": {}}
     types = {node: str(described["class_type"]) for node, described in prompt.items() if isinstance(described, dict)}
     return {
-        "error": fault,
+        "error": error,
         "node_errors": {
-            node: {"errors": [_on_node(fault, class_type)], "dependent_outputs": [], "class_type": class_type}
+            node: {"errors": [_on_node(error, class_type)], "dependent_outputs": [], "class_type": class_type}
             for node, class_type in types.items()
             if class_type.startswith("GGML")
         },
     }
 
 
-def _on_node(fault: dict[str, Any], class_type: str) -> dict[str, Any]:
-    """Of a type whose details the front end shows; it has words of its own for each it knows, and none for ours."""
-    named = {"input_name": "mode" if class_type == PLANNER else "device"}
-    return {**fault, "type": "custom_validation_failed", "extra_info": named}
+def _on_node(error: dict[str, Any], class_type: str) -> dict[str, Any]:
+    """The error of a node, of a type whose details the front end shows; it has texts of its own for the others."""
+    extra_info = {"input_name": "mode" if class_type == PLANNER else "device"}
+    return {**error, "type": "custom_validation_failed", "extra_info": extra_info}

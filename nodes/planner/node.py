@@ -1,4 +1,4 @@
-"""GGML Memory Planner: whether a workflow fits, known before any of it runs."""
+"""GGML Memory Planner: plans the memory of the workflow before it runs, and refuses it where it does not fit."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ...native.planning import report
 from ..node_text import show
 from .actual import peaks_so_far
 from .chart import chart
-from .planner import PLANNER, keep, kept, make_plan
+from .planner import PLANNER, make_plan, store_result, stored_result
 from .request import MODES, REJECT, THIS_MACHINE, profile_names, request_of
 
 
 class GGMLMemoryPlanner(io.ComfyNode):
-    """The node."""
+    """The node GGML Memory Planner."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """The node's inputs and outputs."""
         return io.Schema(
             node_id=PLANNER,
             display_name="GGML Memory Planner",
@@ -73,17 +73,17 @@ class GGMLMemoryPlanner(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **_: Any) -> float:
-        """Never equal to itself: the plan is the whole workflow's."""
+        """NaN, so that the node always runs: the plan depends on the whole workflow."""
         return float("nan")
 
     @classmethod
     def execute(cls, model: Any = None, clip: Any = None, vae: Any = None, **_: Any) -> io.NodeOutput:
-        """The report on the workflow that it is in."""
+        """The report and chart of the workflow that the node is in."""
         prompt = cls.hidden.prompt
-        made = kept(prompt)
-        if made is None:  # it did not come over ComfyUI's HTTP API
-            made = make_plan(prompt, request_of(prompt[cls.hidden.unique_id]["inputs"]))
-            keep(prompt, made)
-        text = report(made.plan, made.advised, made.chosen, peaks_so_far())
+        result = stored_result(prompt)
+        if result is None:  # the prompt was not posted over ComfyUI's HTTP API
+            result = make_plan(prompt, request_of(prompt[cls.hidden.unique_id]["inputs"]))
+            store_result(prompt, result)
+        text = report(result.plan, result.advice, result.choice, peaks_so_far())
         show(cls, text)
-        return io.NodeOutput(text, chart(made.plan), model, clip, vae, ui=ui.PreviewText(text))
+        return io.NodeOutput(text, chart(result.plan), model, clip, vae, ui=ui.PreviewText(text))

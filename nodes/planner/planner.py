@@ -1,48 +1,64 @@
-"""Plans of prompts: made once, kept for the node that shows them and for the run that is held against them."""
+"""Makes the plans of prompts, one at a time, and stores them for the node that shows them and the run that follows."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from time import sleep
+from typing import Any, TypeVar
+
+from comfy.model_management import InterruptProcessingException, interrupt_current_processing, processing_interrupted
+from server import PromptServer
 
 from ...native.client import Runner, another
 from ...native.engines.dry_run import Recorder
+from ...native.lru import keep, recall
 from ...native.planning import Advice, Machine, Plan
 from ...native.wire.messages import Step
-from .advice import advice
+from .advice import Planned, advice
 from .request import FIT, PlanRequest, machine_of
 from .rules import READING
 from .search import describe_choice, search
 from .unknown import Size
 from .walk import Change, Prompt, walk
 
+Result = TypeVar("Result")
 PLANNER = "GGMLMemoryPlanner"  # the node's id
-_KEPT = 16
+_STORED = 16  # results, and walks
+_POLL = 0.05  # seconds
 
 
-class NobodyAsks(Exception):
-    """Who asked for a plan went away before it was made."""
-
-
-# Plans are made one at a time, in a runner that only dry-runs: the other one may be computing for minutes.
-_planning = threading.Lock()
-_runner: Runner | None = None
-_made: OrderedDict[str, MadePlan] = OrderedDict()
-_followed: OrderedDict[Any, tuple[Recorder, list[str], Any]] = OrderedDict()  # with the files as they were
+class RequestGone(Exception):
+    """The client that requested a plan is gone."""
 
 
 @dataclass(frozen=True)
-class MadePlan:
-    """A plan, what would make it fit, and for `fit` what was chosen: inputs to set by node, and words."""
+class PlanResult:
+    """The answer to a plan request."""
 
     plan: Plan
-    advised: tuple[Advice, ...]
-    change: Change
-    chosen: str = ""
+    advice: tuple[Advice, ...]  # changes with which the workflow would fit
+    change: Change  # the inputs that the mode `fit` sets
+    choice: str = ""  # that change in words
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """A recorded walk of a prompt, which can be dry-run again with other capacities."""
+
+    recorder: Recorder
+    notes: list[str]
+    files: list[tuple[str, int, int]]  # path, bytes, mtime in ns, at the time of the walk
+
+
+# Plans have a runner of their own, which only dry-runs: the other may be computing for minutes.
+_planning = threading.Lock()
+_runner: Runner | None = None
+_results: OrderedDict[Hashable, PlanResult] = OrderedDict()
+_walks: OrderedDict[Hashable, _Walk] = OrderedDict()
 
 
 def make_plan(
@@ -51,89 +67,104 @@ def make_plan(
     targets: Sequence[str] | None = None,
     machine: Machine | None = None,
     gone: Callable[[], bool] = lambda: False,
-) -> MadePlan:
-    """What the prompt takes of the devices it is asked about and, where it does not fit, what would.
+) -> PlanResult:
+    """Plans a prompt and, where it does not fit, looks for changes with which it would.
 
-    targets: the output nodes that are to run, where not all of them. machine: instead of the one that is asked about.
-    gone: whether nobody waits for it any more.
-    Raises what the loaders raise for files and devices that cannot be used, RunnerError and NobodyAsks.
+    targets: the output nodes that run; None for all. machine: replaces that of the request. gone: whether the client
+    has left. Raises what the loaders raise for unusable files and devices, RunnerError and RequestGone.
     """
     with _planning:
-        there = machine or machine_of(request)
+        planned_for = machine or machine_of(request)
 
-        def planned(each: Prompt) -> Plan:
+        def planned(candidate: Prompt) -> Plan:
             if gone():
-                raise NobodyAsks
-            return _planned(each, there, request.unknown, targets)
+                raise RequestGone
+            return _plan(candidate, planned_for, request.unknown, targets)
 
         if request.mode == FIT:
-            change, plan = search(prompt, there, planned)
+            change, plan = search(prompt, planned_for, planned)
             if plan.shortage is None:
-                return MadePlan(plan, (), change, describe_choice(prompt, change))
+                return PlanResult(plan, (), change, describe_choice(prompt, change))
         plan = planned(prompt)
         if plan.shortage is None:
-            return MadePlan(plan, (), {})
-        fitting = [] if request.mode == FIT else _fitting(prompt, there, planned)  # it was just tried
-        return MadePlan(plan, (*fitting, *advice(prompt, plan.shortage, planned)), {})
+            return PlanResult(plan, (), {})
+        by_search = [] if request.mode == FIT else _advise_fit(prompt, planned_for, planned)  # FIT has just failed
+        return PlanResult(plan, (*by_search, *advice(prompt, plan.shortage, planned)), {})
 
 
-def keep(prompt: Prompt, made: MadePlan) -> None:
-    """Remember the plan of a prompt that is about to run."""
-    _keep(_made, _key(prompt), made)
+def beside_execution(plan: Callable[[], Result]) -> Result:
+    """Runs `plan` beside ComfyUI's executing thread, so that an interruption of the running prompt reaches that one.
+
+    ComfyUI has one flag for interruptions, and any of its layers and nodes clears it on whatever thread it is met. It
+    is set again for the running prompt, and the plan is started anew once that has seen it.
+    """
+    while True:
+        try:
+            return plan()
+        except InterruptProcessingException:
+            if _is_executing():
+                interrupt_current_processing()
+            while processing_interrupted() and _is_executing():
+                sleep(_POLL)
 
 
-def kept(prompt: Prompt) -> MadePlan | None:
-    """The plan that was kept for this prompt."""
-    return _made.get(_key(prompt))
+def store_result(prompt: Prompt, result: PlanResult) -> None:
+    """Stores the plan of a prompt that is about to run."""
+    recall(_results, _key(prompt))
+    keep(_results, _key(prompt), result, _STORED)
 
 
-def _fitting(prompt: Prompt, machine: Machine, planned: Any) -> list[Advice]:
+def stored_result(prompt: Prompt) -> PlanResult | None:
+    """The plan that was stored for this prompt; None where there is none."""
+    return recall(_results, _key(prompt))
+
+
+def _is_executing() -> bool:
+    running, _ = PromptServer.instance.prompt_queue.get_current_queue_volatile()
+    return bool(running)
+
+
+def _advise_fit(prompt: Prompt, machine: Machine, planned: Planned) -> list[Advice]:
+    """The advice to use the mode `fit`, where that finds a change."""
     change, plan = search(prompt, machine, planned)
     if plan.shortage is not None or not change:
         return []
     return [Advice(f"mode fit, which chooses {describe_choice(prompt, change)}", change, plan.peaks)]
 
 
-def _planned(prompt: Prompt, machine: Machine, unknown: Size, targets: Sequence[str] | None) -> Plan:
-    """NodeTurn a prompt takes longer than dry run what it leads to, so what it led to is kept."""
+def _plan(prompt: Prompt, machine: Machine, unknown: Size, targets: Sequence[str] | None) -> Plan:
+    """The plan of a prompt. Walking a prompt takes longer than the dry run of what it records, so walks are stored."""
     global _runner
     if _runner is None:
         _runner = another()
-    there = tuple((device.name, device.type, device.description) for device in machine.devices)
-    key = _key(prompt), there, unknown, None if targets is None else tuple(targets)
-    followed = _followed.get(key)
-    if followed and followed[0].runner is _runner and _files(followed[0]) == followed[2]:
-        plan = followed[0].plan(followed[1], machine)
+    devices = tuple((device.name, device.type, device.description) for device in machine.devices)
+    key = _key(prompt), devices, unknown, None if targets is None else tuple(targets)
+    stored = recall(_walks, key)
+    if stored and stored.recorder.runner is _runner and _files(stored.recorder) == stored.files:
+        plan = stored.recorder.plan(stored.notes, machine)
         if plan is not None:
             return plan
     recorder = Recorder(_runner, machine)
     notes = walk(prompt, recorder, unknown, targets)
-    if not any(isinstance(made, Mapping) and made.get("class_type") in READING for made in prompt.values()):
-        _keep(_followed, key, (recorder, notes, _files(recorder)))
+    if not any(isinstance(node, Mapping) and node.get("class_type") in READING for node in prompt.values()):
+        keep(_walks, key, _Walk(recorder, notes, _files(recorder)), _STORED)
     plan = recorder.plan(notes)
-    assert plan is not None  # the capacities are those it was followed with
+    assert plan is not None  # the capacities are those of the walk
     return plan
 
 
 def _files(recorder: Recorder) -> list[tuple[str, int, int]]:
-    """The files behind a plan, as they are now."""
+    """The model files of a walk as they are now: path, bytes, mtime in ns."""
     sets = [step.weights for step, _ in recorder.steps if isinstance(step, Step)]
     paths = sorted({path for weights in sets for path, *_ in weights.files})
     return [(path, os.path.getsize(path), os.stat(path).st_mtime_ns) for path in paths]
 
 
-def _keep(kept: OrderedDict[Any, Any], key: Any, value: Any) -> None:
-    kept[key] = value
-    kept.move_to_end(key)
-    if len(kept) > _KEPT:
-        kept.popitem(last=False)
-
-
 def _key(prompt: Prompt) -> str:
-    """The same for a prompt before and after ComfyUI has validated it, which notes things beside the inputs."""
-    nodes = {
-        str(node): (made.get("class_type"), made.get("inputs"))
-        for node, made in prompt.items()
-        if isinstance(made, Mapping)
+    """A key that ComfyUI's validation does not change, which adds entries beside a node's inputs."""
+    nodes: dict[str, tuple[Any, Any]] = {
+        str(node): (described.get("class_type"), described.get("inputs"))
+        for node, described in prompt.items()
+        if isinstance(described, Mapping)
     }
     return repr(sorted(nodes.items()))

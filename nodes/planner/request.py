@@ -1,4 +1,4 @@
-"""What a planner node, or a caller of the API, asks for; and the machine that this is about."""
+"""Requests for plans, from planner nodes and the HTTP API, and the machine to plan for."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ RAM_RESERVE = 0.2  # of all of it
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """Budgets in bytes, 0: what is free less a reserve. profile: None for this machine."""
+    """The settings of a plan."""
 
     mode: str = REJECT
-    profile: Profile | None = None
-    gpu_budget: int = 0
-    ram_budget: int = 0
+    profile: Profile | None = None  # None: this machine
+    gpu_budget: int = 0  # bytes of each GPU; 0: its free memory less a reserve
+    ram_budget: int = 0  # bytes
     unknown: Size = field(default_factory=Size)
 
 
 def request_of(inputs: Mapping[str, Any]) -> PlanRequest:
-    """What a planner node's inputs say; what they do not say, or say wrongly, is as usual.
+    """The request in a planner node's inputs; missing and invalid ones are replaced by defaults.
 
-    Raises ProfileError for hardware that is not known.
+    Raises ProfileError for unknown hardware.
     """
 
     def number(name: str, default: int = 0) -> int:
@@ -55,16 +55,16 @@ def request_of(inputs: Mapping[str, Any]) -> PlanRequest:
 
 
 def profile_names() -> list[str]:
-    """What the `hardware` input offers."""
+    """The options of the `hardware` input."""
     try:
         return [THIS_MACHINE, *profiles()]
-    except ProfileError as error:  # said again by what names one of these profiles
+    except ProfileError as error:  # raised again where one of these profiles is used
         log.warning("No hardware profiles of your own: %s", error)
         return [THIS_MACHINE, *known_profiles()]
 
 
 def profile_named(name: Any) -> Profile | None:
-    """The profile of that name, None for this machine; raises ProfileError, which says where to put one's own."""
+    """The profile of that name; None for this machine. Raises ProfileError, which says where users' own go."""
     if name == THIS_MACHINE:
         return None
     known = profiles()
@@ -77,28 +77,28 @@ def profile_named(name: Any) -> Profile | None:
 
 
 def profiles() -> dict[str, Profile]:
-    """The table's, and those of this user; raises ProfileError for a file of theirs that cannot be used."""
+    """The profiles of the table and of this user, by name. Raises ProfileError for an unusable file."""
     return {**known_profiles(), **read_profiles(own_profiles())}
 
 
 def own_profiles() -> Path:
-    """Where a user puts profiles."""
+    """The file of a user's own profiles."""
     return Path(folder_paths.get_user_directory()) / "ggml_profiles.json"
 
 
-def machine_of(asked: PlanRequest) -> Machine:
-    """What the workflow may take, and of what. On this machine models that are there make room."""
-    if asked.profile is not None:
-        found = asked.profile.devices
-        capacity = {device.name: _capacity(device, device.free, asked) for device in found}
-        return Machine(found, capacity, asked.profile.foreign, asked.profile.name)
-    found = tuple(devices())
+def machine_of(request: PlanRequest) -> Machine:
+    """The machine to plan for. On this machine memory of loaded models counts as free: they are evicted."""
+    if request.profile is not None:
+        profile = request.profile
+        capacity = {device.name: _capacity(device, device.free, request) for device in profile.devices}
+        return Machine(profile.devices, capacity, profile.foreign, profile.name)
+    present = tuple(devices())
     held = {device.name: device.held for device in shared().memory().devices}
-    capacity = {device.name: _capacity(device, device.free + held.get(device.name, 0), asked) for device in found}
-    return Machine(found, capacity)
+    capacity = {device.name: _capacity(device, device.free + held.get(device.name, 0), request) for device in present}
+    return Machine(present, capacity)
 
 
-def _capacity(device: Device, free: int, asked: PlanRequest) -> int:
+def _capacity(device: Device, free: int, request: PlanRequest) -> int:
     on_cpu = device.type == "CPU"
     reserve = int(RAM_RESERVE * device.total) if on_cpu else gpu_reserve()
-    return (asked.ram_budget if on_cpu else asked.gpu_budget) or max(0, min(device.total, free) - reserve)
+    return (request.ram_budget if on_cpu else request.gpu_budget) or max(0, min(device.total, free) - reserve)

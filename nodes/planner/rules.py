@@ -1,8 +1,8 @@
-"""What nodes do that use models, and which others are quick and do nothing but make their outputs."""
+"""The planner's rules: how it follows nodes that use models, and which nodes it executes as they are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...native.llm.styles import TARGETS
 from ..components.patcher import ComponentPatcher
-from ..language.model import GGMLLanguageModel
-from ..loaders.diffusion import GGMLDiffusionModel
-from ..loaders.text_encoders import encoders_of
-from ..loaders.vae import GGMLVAE, ComponentVAE
-from .language import PlacedLanguageModel, taken_by
-from .unknown import NodeTurn, Unknown, Unplanned
+from ..loaders.vae import ComponentVAE
+from .language import chat, language_server, prompt_expander
+from .loaders import LOADERS
+from .unknown import Inputs, NodeTurn, Outputs, Rule, Unknown, Unplanned, known
 
-Inputs = Mapping[str, Any]
-Values = tuple[Any, ...]
-# Nodes of ComfyUI that are executed for the plan as they are.
+# Nodes of ComfyUI that are executed for the plan: quick, and without effects.
 PURE = frozenset({
     "BasicGuider", "BasicScheduler", "CFGGuider", "CLIPSetLastLayer", "ConditioningAverage", "ConditioningCombine",
     "ConditioningConcat", "ConditioningSetArea", "ConditioningSetAreaPercentage", "ConditioningSetMask",
@@ -38,54 +33,28 @@ PURE = frozenset({
     "PrimitiveString", "PrimitiveStringMultiline", "RandomNoise", "ReferenceLatent", "RepeatImageBatch",
     "RepeatLatentBatch", "SetLatentNoiseMask", "SolidMask", "SplitSigmas",
 })  # fmt: skip
-# Nodes that read files which are not models of this pack: what they make may change under the same name.
+# Nodes that read files which are no models of this pack: their outputs may change under the same file name.
 READING = frozenset({"LoadImage", "LoadImageMask", "LoraLoader", "LoraLoaderModelOnly"})
 
 
 @dataclass(frozen=True)
-class Rule:
-    """make: a node's outputs from its inputs, its models' work noted; title: that work in words, "" for none."""
+class PlannedNode:
+    """The rule of a node and the title of its phase."""
 
-    title: str
-    make: Callable[[Inputs, NodeTurn], Values]
-
-
-def known(inputs: Inputs, name: str) -> Any:
-    """An input; raises Unplanned for one that is not known or not there."""
-    if name not in inputs:
-        raise Unplanned(f"its input {name} is missing")
-    value = inputs[name]
-    if isinstance(value, Unknown):
-        raise Unplanned(value.why)
-    return value
+    title: str  # its work, in words; "": it does none with models
+    rule: Rule  # its outputs from its inputs; notes the work of its models
 
 
-def _diffusion_model(inputs: Inputs, _following: NodeTurn) -> Values:
-    return tuple(GGMLDiffusionModel.execute(**_all(inputs)).result)
-
-
-def _text_encoders(inputs: Inputs, _following: NodeTurn) -> Values:
-    return (encoders_of(**_all(inputs))[0],)
-
-
-def _vae(inputs: Inputs, _following: NodeTurn) -> Values:
-    return tuple(GGMLVAE.execute(**_all(inputs)).result)
-
-
-def _all(inputs: Inputs) -> dict[str, Any]:
-    return {name: known(inputs, name) for name in inputs}
-
-
-def _encode(inputs: Inputs, following: NodeTurn) -> Values:
-    """CLIPTextEncode and its like for FLUX.1."""
+def _encode(inputs: Inputs, turn: NodeTurn) -> Outputs:
+    """CLIPTextEncode and CLIPTextEncodeFlux."""
     clip = known(inputs, "clip")
     if not isinstance(getattr(clip, "patcher", None), ComponentPatcher):
         raise Unplanned("its CLIP is not a GGML one")
     if "text" in inputs:
-        tokens = clip.tokenize(_text(inputs, "text", following))
+        tokens = clip.tokenize(_text(inputs, "text", turn))
     else:
-        tokens = clip.tokenize(_text(inputs, "clip_l", following))
-        tokens["t5xxl"] = clip.tokenize(_text(inputs, "t5xxl", following))["t5xxl"]
+        tokens = clip.tokenize(_text(inputs, "clip_l", turn))
+        tokens["t5xxl"] = clip.tokenize(_text(inputs, "t5xxl", turn))["t5xxl"]
     model = clip.cond_stage_model
     model.reset_clip_options()
     if clip.layer_idx is not None:
@@ -97,40 +66,43 @@ def _encode(inputs: Inputs, following: NodeTurn) -> Values:
     return ([[cond, {"pooled_output": pooled, **more}]],)
 
 
-def _text(inputs: Inputs, name: str, following: NodeTurn) -> str:
-    """A text that is not known is taken to be as long as it may be; T5 pads what is below 256 tokens."""
+def _text(inputs: Inputs, name: str, turn: NodeTurn) -> str:
+    """A text input; an unknown one is planned at its longest. T5 pads what is below 256 tokens."""
     value = inputs.get(name)
     if isinstance(value, Unknown):
-        following.taken.append(f"a {name} of {value.tokens} tokens, as {value.why}")
+        turn.assumptions.append(f"a {name} of {value.tokens} tokens, as {value.why}")
         return "a " * (value.tokens - 2)
     return str(known(inputs, name))
 
 
-def _latent(inputs: Inputs, name: str, following: NodeTurn, channels: int, ratio: int) -> dict[str, Any]:
-    """A latent; one that is not known has the size that is taken for such."""
-    size, value = following.unknown, inputs.get(name)
+def _latent(inputs: Inputs, name: str, turn: NodeTurn, channels: int, ratio: int) -> dict[str, Any]:
+    """A latent input; an unknown one has the size to plan with. ratio: pixels per latent element."""
+    size, value = turn.unknown, inputs.get(name)
     if not isinstance(value, Unknown) or not (size.width and size.height):
         return known(inputs, name)
-    following.taken.append(f"{size.batch} of {size.width} x {size.height} pixels, as {value.why}")
+    turn.assumptions.append(f"{size.batch} of {size.width} x {size.height} pixels, as {value.why}")
     return {"samples": _zeros(size.batch, channels, size.height // ratio, size.width // ratio)}
 
 
-def _k_sampler(inputs: Inputs, following: NodeTurn) -> Values:
+def _k_sampler(inputs: Inputs, turn: NodeTurn) -> Outputs:
+    """KSampler and KSamplerAdvanced."""
     guider = comfy.samplers.CFGGuider(_model(known(inputs, "model")))
     guider.set_conds(known(inputs, "positive"), known(inputs, "negative"))
     guider.set_cfg(float(known(inputs, "cfg")))
-    return (_sampled(guider, inputs, following),)
+    return (_sampled(guider, inputs, turn),)
 
 
-def _sampler_custom(inputs: Inputs, following: NodeTurn) -> Values:
-    (latent,) = _k_sampler(inputs, following)
+def _sampler_custom(inputs: Inputs, turn: NodeTurn) -> Outputs:
+    """SamplerCustom."""
+    (latent,) = _k_sampler(inputs, turn)
     return latent, latent
 
 
-def _sampler_custom_advanced(inputs: Inputs, following: NodeTurn) -> Values:
+def _sampler_custom_advanced(inputs: Inputs, turn: NodeTurn) -> Outputs:
+    """SamplerCustomAdvanced."""
     guider = known(inputs, "guider")
     _model(guider.model_patcher)
-    latent = _sampled(guider, inputs, following)
+    latent = _sampled(guider, inputs, turn)
     return latent, latent
 
 
@@ -140,11 +112,11 @@ def _model(patcher: Any) -> ComponentPatcher:
     return patcher
 
 
-def _sampled(guider: Any, inputs: Inputs, following: NodeTurn) -> dict[str, Any]:
-    """One step, which takes what every step does (as comfy.samplers.CFGGuider.sample prepares it)."""
+def _sampled(guider: Any, inputs: Inputs, turn: NodeTurn) -> dict[str, Any]:
+    """The latent after one step, whose memory is that of every step; prepared as in comfy.samplers.CFGGuider.sample."""
     patcher = guider.model_patcher
     space = patcher.model.latent_format
-    latent = _latent(inputs, "latent_image", following, space.latent_channels, space.spacial_downscale_ratio)
+    latent = _latent(inputs, "latent_image", turn, space.latent_channels, space.spacial_downscale_ratio)
     ratios = {name: ratio for name, ratio in latent.items() if name.startswith("downscale_ratio_")}
     samples = comfy.sample.fix_empty_latent_channels(patcher, latent["samples"], **ratios)
     guider.conds = {name: [dict(cond) for cond in conds] for name, conds in guider.original_conds.items()}
@@ -164,10 +136,11 @@ def _sampled(guider: Any, inputs: Inputs, following: NodeTurn) -> dict[str, Any]
     return {**latent, "samples": samples}
 
 
-def _decode(inputs: Inputs, following: NodeTurn) -> Values:
+def _decode(inputs: Inputs, turn: NodeTurn) -> Outputs:
+    """VAEDecode and VAEDecodeTiled: a latent to [batch, height, width, channels]."""
     vae = _own_vae(inputs)
     ratio = vae.first_stage_model.ratio
-    samples = _latent(inputs, "samples", following, vae.latent_channels, ratio)["samples"]
+    samples = _latent(inputs, "samples", turn, vae.latent_channels, ratio)["samples"]
     vae.patcher.load()
     module = vae.first_stage_model
     if "tile_size" in inputs:
@@ -178,31 +151,33 @@ def _decode(inputs: Inputs, following: NodeTurn) -> Values:
     return (pixels.movedim(1, -1),)
 
 
-def _encode_picture(inputs: Inputs, following: NodeTurn) -> Values:
-    vae, pixels, size = _own_vae(inputs), inputs.get("pixels"), following.unknown
+def _encode_picture(inputs: Inputs, turn: NodeTurn) -> Outputs:
+    """VAEEncode and VAEEncodeTiled: [batch, height, width, channels] to a latent."""
+    vae, pixels, size = _own_vae(inputs), inputs.get("pixels"), turn.unknown
     if isinstance(pixels, Unknown) and size.width and size.height:
-        following.taken.append(f"{size.batch} of {size.width} x {size.height} pixels, as {pixels.why}")
+        turn.assumptions.append(f"{size.batch} of {size.width} x {size.height} pixels, as {pixels.why}")
         pixels = _zeros(size.batch, size.height, size.width, 3)
     else:
         pixels = known(inputs, "pixels")
     vae.patcher.load()
     module = vae.first_stage_model
     height, width = (size // module.ratio * module.ratio for size in pixels.shape[1:3])
-    cut = pixels[:, :height, :width, :3].movedim(-1, 1)
+    cropped = pixels[:, :height, :width, :3].movedim(-1, 1)  # [batch, 3, height, width]
     if "tile_size" in inputs:
         tile, overlap = int(known(inputs, "tile_size")), int(known(inputs, "overlap"))
-        return ({"samples": module.encode_tiled(cut, tile, tile, overlap)},)
-    return ({"samples": module.encode(cut)},)
+        return ({"samples": module.encode_tiled(cropped, tile, tile, overlap)},)
+    return ({"samples": module.encode(cropped)},)
 
 
-def _encode_for_inpaint(inputs: Inputs, following: NodeTurn) -> Values:
-    """The mask only says where noise goes, and has the picture's size."""
-    (latent,) = _encode_picture(inputs, following)
+def _encode_for_inpaint(inputs: Inputs, turn: NodeTurn) -> Outputs:
+    """VAEEncodeForInpaint: the mask only selects where noise is added, and has the picture's size."""
+    (latent,) = _encode_picture(inputs, turn)
     return ({**latent, "noise_mask": known(inputs, "mask")},)
 
 
-def _inpaint_conditioning(inputs: Inputs, following: NodeTurn) -> Values:
-    (latent,) = _encode_picture(inputs, following)
+def _inpaint_conditioning(inputs: Inputs, turn: NodeTurn) -> Outputs:
+    """InpaintModelConditioning."""
+    (latent,) = _encode_picture(inputs, turn)
     masked = {"concat_latent_image": latent["samples"], "concat_mask": known(inputs, "mask")}
     set_values = node_helpers.conditioning_set_values
     positive, negative = (set_values(known(inputs, name), masked) for name in ("positive", "negative"))
@@ -216,8 +191,8 @@ def _own_vae(inputs: Inputs) -> ComponentVAE:
     return vae
 
 
-def _load_image(inputs: Inputs, _following: NodeTurn) -> Values:
-    """A picture's size from its header."""
+def _load_image(inputs: Inputs, _turn: NodeTurn) -> Outputs:
+    """LoadImage: zeros in the size that the file's header gives."""
     path = Path(folder_paths.get_annotated_filepath(str(known(inputs, "image")))).resolve()
     if not path.is_relative_to(Path(folder_paths.get_input_directory()).resolve()):
         raise Unplanned("its picture is not in the input folder")
@@ -229,77 +204,48 @@ def _load_image(inputs: Inputs, _following: NodeTurn) -> Values:
     return _zeros(1, height, width, 3), _zeros(1, height, width)
 
 
-def _load_image_mask(inputs: Inputs, following: NodeTurn) -> Values:
-    return (_load_image(inputs, following)[1],)
+def _load_image_mask(inputs: Inputs, turn: NodeTurn) -> Outputs:
+    """LoadImageMask."""
+    return (_load_image(inputs, turn)[1],)
 
 
 def _zeros(*shape: int) -> Tensor:
+    """Zeros of a shape, which take no memory."""
     return torch.zeros(()).expand(shape)
 
 
-def _planner(inputs: Inputs, _following: NodeTurn) -> Values:
-    """What is in its line goes through."""
-    shown = Unknown("it hangs on the planner's own report")
+def _planner(inputs: Inputs, _turn: NodeTurn) -> Outputs:
+    """GGML Memory Planner: passes model, clip and vae through."""
+    report = Unknown("it hangs on the planner's own report")
     absent = Unknown("nothing is linked to the planner's input")
-    return (shown, shown, *(inputs.get(name, absent) for name in ("model", "clip", "vae")))
+    return (report, report, *(inputs.get(name, absent) for name in ("model", "clip", "vae")))
 
 
-def _language_model(inputs: Inputs, following: NodeTurn) -> Values:
-    (model,) = GGMLLanguageModel.execute(**_all(inputs)).result
-    return (PlacedLanguageModel(model, following.recorder.part.node),)
-
-
-def _language_server(_inputs: Inputs, _following: NodeTurn) -> Values:
-    return (None,)  # it takes nothing of this machine
-
-
-def _expander(inputs: Inputs, following: NodeTurn) -> Values:
-    target = TARGETS.get(str(known(inputs, "target")))
-    if target is None:
-        raise Unplanned(f"it knows no target {inputs['target']!r}")
-    written = _written(inputs, following, target.tokens)
-    return written, written, written
-
-
-def _chat(inputs: Inputs, following: NodeTurn) -> Values:
-    return (_written(inputs, following, 256),)
-
-
-def _written(inputs: Inputs, following: NodeTurn, tokens: int) -> Unknown:
-    """What a language model writes, its coming noted."""
-    model = known(inputs, "llm")
-    if isinstance(model, PlacedLanguageModel):
-        following.recorder.note_external(taken_by(model.model, following), model.loader)
-    return Unknown("a language model writes it", tokens)
-
-
-def _nothing(_inputs: Inputs, _following: NodeTurn) -> Values:
+def _nothing(_inputs: Inputs, _turn: NodeTurn) -> Outputs:
+    """An output node without models."""
     return ()
 
 
-RULES: Mapping[str, Rule] = {
-    "GGMLDiffusionModel": Rule("", _diffusion_model),
-    "GGMLTextEncoders": Rule("", _text_encoders),
-    "GGMLVAE": Rule("", _vae),
-    "CLIPTextEncode": Rule("Encoding the prompt", _encode),
-    "CLIPTextEncodeFlux": Rule("Encoding the prompt", _encode),
-    "KSampler": Rule("Sampling", _k_sampler),
-    "KSamplerAdvanced": Rule("Sampling", _k_sampler),
-    "SamplerCustom": Rule("Sampling", _sampler_custom),
-    "SamplerCustomAdvanced": Rule("Sampling", _sampler_custom_advanced),
-    "VAEDecode": Rule("Decoding the picture", _decode),
-    "VAEDecodeTiled": Rule("Decoding the picture", _decode),
-    "VAEEncode": Rule("Encoding the picture", _encode_picture),
-    "VAEEncodeTiled": Rule("Encoding the picture", _encode_picture),
-    "VAEEncodeForInpaint": Rule("Encoding the picture", _encode_for_inpaint),
-    "InpaintModelConditioning": Rule("Encoding the picture", _inpaint_conditioning),
-    "LoadImage": Rule("", _load_image),
-    "LoadImageMask": Rule("", _load_image_mask),
-    "GGMLMemoryPlanner": Rule("", _planner),
-    "GGMLLanguageModel": Rule("", _language_model),
-    "GGMLLanguageServer": Rule("", _language_server),
-    "GGMLPromptExpander": Rule("Writing the prompt", _expander),
-    "GGMLChat": Rule("Asking the language model", _chat),
-    "SaveImage": Rule("", _nothing),
-    "PreviewImage": Rule("", _nothing),
+RULES: Mapping[str, PlannedNode] = {
+    **{node_id: PlannedNode("", loader.rule) for node_id, loader in LOADERS.items()},
+    "CLIPTextEncode": PlannedNode("Encoding the prompt", _encode),
+    "CLIPTextEncodeFlux": PlannedNode("Encoding the prompt", _encode),
+    "KSampler": PlannedNode("Sampling", _k_sampler),
+    "KSamplerAdvanced": PlannedNode("Sampling", _k_sampler),
+    "SamplerCustom": PlannedNode("Sampling", _sampler_custom),
+    "SamplerCustomAdvanced": PlannedNode("Sampling", _sampler_custom_advanced),
+    "VAEDecode": PlannedNode("Decoding the picture", _decode),
+    "VAEDecodeTiled": PlannedNode("Decoding the picture", _decode),
+    "VAEEncode": PlannedNode("Encoding the picture", _encode_picture),
+    "VAEEncodeTiled": PlannedNode("Encoding the picture", _encode_picture),
+    "VAEEncodeForInpaint": PlannedNode("Encoding the picture", _encode_for_inpaint),
+    "InpaintModelConditioning": PlannedNode("Encoding the picture", _inpaint_conditioning),
+    "LoadImage": PlannedNode("", _load_image),
+    "LoadImageMask": PlannedNode("", _load_image_mask),
+    "GGMLMemoryPlanner": PlannedNode("", _planner),
+    "GGMLLanguageServer": PlannedNode("", language_server),
+    "GGMLPromptExpander": PlannedNode("Writing the prompt", prompt_expander),
+    "GGMLChat": PlannedNode("Asking the language model", chat),
+    "SaveImage": PlannedNode("", _nothing),
+    "PreviewImage": PlannedNode("", _nothing),
 }

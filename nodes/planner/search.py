@@ -1,4 +1,7 @@
-"""What is left on `auto` settled so that the workflow fits, the fastest first; what a user has set stays."""
+"""The search of the mode `fit`: sets inputs that are on `auto` so that a workflow fits and is fastest.
+
+Inputs that the user has set stay as they are.
+"""
 
 from __future__ import annotations
 
@@ -6,95 +9,86 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from ...native.placement import AUTO, CPU, DEVICE, RAM
+from ...native.placement import AUTO, CPU, RAM
 from ...native.planning import Machine, Plan
 from ..loaders.device_inputs import MIB, first_gpu
+from .loaders import LOADERS, Loader, loader_nodes
+from .unknown import Inputs
 from .walk import Change, Prompt, changed
 
-LOADERS = {
-    "GGMLDiffusionModel": "GGML Diffusion Model",
-    "GGMLTextEncoders": "GGML Text Encoders",
-    "GGMLVAE": "GGML VAE",
-    "GGMLLanguageModel": "GGML Language Model",
-}
-# Before the one in need another component moves only where that helps: encoders first, they compute once.
-_YIELDING = ("GGMLLanguageModel", "GGMLTextEncoders", "GGMLVAE", "GGMLDiffusionModel")
 _TILES = (1024, 768, 512, 384, 256, 192, 128)  # pixels
-_OVERLAP = 64  # pixels, of the VAE's node; a tile holds it twice
-Inputs = Mapping[str, Any]
+_OVERLAP = 64  # pixels, the default of the VAE's node; a tile is at least twice as large
+Options = Sequence[dict[str, Any]]  # inputs to set, the fastest first
 
 
 def search(prompt: Prompt, machine: Machine, planned: Callable[[Prompt], Plan]) -> tuple[Change, Plan]:
-    """The inputs to set and the plan with them; its shortage tells where nothing fits.
+    """The inputs to set and the plan with them; the plan has a shortage where nothing fits.
 
-    Each component starts with what is fastest for it (in a GPU's memory, streamed through it, on the CPU; the whole
-    picture, large tiles, small ones) and goes on to its next way where its phase lacks memory.
+    Each component starts with its fastest option (weights in the GPU's memory, streamed through it, on the CPU; the
+    whole picture, large tiles, small ones) and moves on to its next one where its phase lacks memory.
     """
-    ways = {node: list(_ways(prompt[node], machine)) for node in _loaders(prompt)}
-    taken = dict.fromkeys(ways, 0)
+    loaders = {node: loader for node, loader, _ in loader_nodes(prompt)}
+    options: dict[str, Options] = {
+        node: list(_options(loader, inputs, machine)) for node, loader, inputs in loader_nodes(prompt)
+    }
+    chosen = dict.fromkeys(options, 0)
     while True:
-        change = {node: ways[node][taken[node]] for node in ways if ways[node][taken[node]]}
+        change = {node: options[node][chosen[node]] for node in options if options[node][chosen[node]]}
         plan = planned(changed(prompt, change))
         if plan.shortage is None:
             return change, plan
-        moving = _moving(prompt, plan.shortage.loader, ways, taken)
-        if moving is None:
+        node = _next_to_move(loaders, plan.shortage.loader, options, chosen)
+        if node is None:
             return change, plan
-        taken[moving] += 1
+        chosen[node] += 1
 
 
 def describe_choice(prompt: Prompt, change: Change) -> str:
-    """What was chosen, in words."""
+    """The choices in words."""
     parts = []
     for node, inputs in change.items():
-        name = LOADERS[prompt[node]["class_type"]]
-        said = ", ".join(f"{key} {value}" for key, value in inputs.items())
-        parts.append(f"{name} (node {node}): {said}")
+        title = LOADERS[prompt[node]["class_type"]].title
+        values = ", ".join(f"{key} {value}" for key, value in inputs.items())
+        parts.append(f"{title} (node {node}): {values}")
     return "; ".join(parts)
 
 
-def _loaders(prompt: Prompt) -> list[str]:
-    return [
-        node
-        for node, made in prompt.items()
-        if isinstance(made, Mapping) and made.get("class_type") in LOADERS and isinstance(made.get("inputs"), Mapping)
-    ]
+def _next_to_move(
+    loaders: Mapping[str, Loader], short: str, options: Mapping[str, Options], chosen: Mapping[str, int]
+) -> str | None:
+    """The loader that moves on to its next option: the one that is short of memory, or another where it has none left.
 
-
-def _moving(prompt: Prompt, lacking: str, ways: Mapping[str, Sequence[Any]], taken: Mapping[str, int]) -> str | None:
-    """The component that goes on to its next way: the one that lacks memory, or another where that has none left."""
-    others = sorted(ways, key=lambda node: _YIELDING.index(prompt[node]["class_type"]))
-    for node in (lacking, *others):
-        if node in ways and taken[node] + 1 < len(ways[node]):
+    Others move in the order of the table.
+    """
+    order = list(LOADERS)
+    others = sorted(options, key=lambda node: order.index(loaders[node].node_id))
+    for node in (short, *others):
+        if node in options and chosen[node] + 1 < len(options[node]):
             return node
     return None
 
 
-def _ways(made: Mapping[str, Any], machine: Machine) -> Iterator[dict[str, Any]]:
-    """The inputs to set for each way in which a component can be placed, the fastest first."""
-    inputs = made["inputs"]
+def _options(loader: Loader, inputs: Inputs, machine: Machine) -> Iterator[dict[str, Any]]:
+    """The inputs to set for each way of placing a component, the fastest first."""
     gpu = first_gpu(list(machine.devices))
     devices = [inputs.get("device")]
     if devices == [AUTO]:
         devices = [CPU] if gpu == CPU or inputs.get("engine") == "torch" else [gpu, CPU]
-    if made["class_type"] == "GGMLLanguageModel":
+    if not loader.residencies:
         yield from ({"device": device} if device != inputs.get("device") else {} for device in devices)
         return
-    residencies = [DEVICE, RAM] if inputs.get("weights", AUTO) == AUTO else [inputs["weights"]]
-    if made["class_type"] == "GGMLVAE":  # its weights are small beside what it computes
-        residencies = [inputs.get("weights", AUTO)]
+    residencies = loader.residencies if inputs.get("weights", AUTO) == AUTO else (inputs["weights"],)
     for device, residency in product(devices, residencies):
-        chosen = {"device": device, "weights": residency}
+        placement = {"device": device, "weights": residency}
         if residency == RAM and device != CPU and not inputs.get("budget"):
-            chosen["budget"] = machine.capacity.get(str(device), 0) // MIB  # blocks that fit stay on the GPU
-        for tiles in _tilings(made, device):
-            yield {key: value for key, value in {**chosen, **tiles}.items() if inputs.get(key, AUTO) != value}
+            placement["budget"] = machine.capacity.get(str(device), 0) // MIB  # blocks that fit stay on the GPU
+        for tiling in _tilings(loader, inputs, device):
+            yield {key: value for key, value in {**placement, **tiling}.items() if inputs.get(key, AUTO) != value}
 
 
-def _tilings(made: Mapping[str, Any], device: Any) -> Iterator[dict[str, Any]]:
-    """On the CPU `auto` is 512 pixels, or less where those do not fit."""
-    inputs = made["inputs"]
-    if made["class_type"] != "GGMLVAE" or inputs.get("tiling") != AUTO or inputs.get("tile_size") or device == CPU:
+def _tilings(loader: Loader, inputs: Inputs, device: Any) -> Iterator[dict[str, Any]]:
+    """The tilings to try, the fastest first; on the CPU `auto` is 512 pixels, or less where those do not fit."""
+    if not loader.tiles or inputs.get("tiling") != AUTO or inputs.get("tile_size") or device == CPU:
         yield {}
         return
     yield {"tiling": "off"}

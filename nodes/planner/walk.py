@@ -1,4 +1,4 @@
-"""A prompt followed from node to node in the order ComfyUI would execute it, with models that compute nothing."""
+"""Walks a prompt in the order in which ComfyUI would execute it, with models that only record their work."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Prompt = Mapping[str, Any]  # the API's format: node id -> {"class_type", "input
 def walk(
     prompt: Prompt, recorder: Recorder, unknown: Size | None = None, targets: Sequence[str] | None = None
 ) -> list[str]:
-    """Have the recorder note what the prompt's models do; a damaged prompt is followed as far as it makes sense.
+    """Records the work of a prompt's models; follows a damaged prompt as far as it makes sense.
 
-    unknown: what is taken for sizes that cannot be known. targets: the output nodes that run, where not all of them.
-    Returns what could not be planned, or only with such sizes, and why, in words. Raises what the nodes of this pack
-    raise for files that cannot be used.
+    unknown: the size to plan with where it is unknown. targets: the output nodes that run; None for all.
+    Returns notes for the user: what could not be planned or was planned with an assumption, and why.
+    Raises what the nodes of this pack raise for files that cannot be used.
     """
     walk = _Walk(prompt, recorder, unknown or Size())
     token = recording.set(recorder)
@@ -37,7 +37,7 @@ def walk(
         with torch.inference_mode():
             for node in prompt:
                 if _is_output(prompt[node]) and (targets is None or node in targets):
-                    walk.values(node)
+                    walk.outputs(node)
     finally:
         recording.reset(token)
     return walk.notes
@@ -48,43 +48,43 @@ class _Walk:
         self._prompt = prompt
         self._recorder = recorder
         self._unknown = unknown
-        self._done: dict[str, tuple[Any, ...]] = {}
-        self._open: set[str] = set()
+        self._outputs: dict[str, tuple[Any, ...]] = {}
+        self._in_progress: set[str] = set()
         self.notes: list[str] = []
 
-    def values(self, node: str) -> tuple[Any, ...]:
-        """What a node puts out; an Unknown for each output that cannot be known."""
-        if node in self._done:
-            return self._done[node]
-        if node in self._open:
+    def outputs(self, node: str) -> tuple[Any, ...]:
+        """The outputs of a node, each an Unknown where it cannot be known."""
+        if node in self._outputs:
+            return self._outputs[node]
+        if node in self._in_progress:
             return (Unknown("the workflow goes in a circle"),)
-        self._open.add(node)
+        self._in_progress.add(node)
         try:
-            self._done[node] = self._made(node)
+            self._outputs[node] = self._follow(node)
         finally:
-            self._open.discard(node)
-        return self._done[node]
+            self._in_progress.discard(node)
+        return self._outputs[node]
 
-    def _made(self, node: str) -> tuple[Any, ...]:
+    def _follow(self, node: str) -> tuple[Any, ...]:
         described = self._prompt.get(node)
         if not isinstance(described, Mapping) or not isinstance(described.get("inputs"), Mapping):
             return (Unknown(f"node {node} is not described"),)
         class_type = str(described.get("class_type"))
         inputs = {str(name): self._input(value) for name, value in described["inputs"].items()}
-        rule = RULES.get(class_type)
-        self._recorder.part = Part(node, rule.title if rule and rule.title else class_type)
-        following = NodeTurn(self._recorder, self._unknown)
+        planned = RULES.get(class_type)
+        self._recorder.part = Part(node, planned.title if planned and planned.title else class_type)
+        turn = NodeTurn(self._recorder, self._unknown)
         try:
-            if rule:
-                return rule.make(inputs, following)
+            if planned:
+                return planned.rule(inputs, turn)
             if class_type in PURE:
-                return _executed(class_type, inputs)
+                return _execute(class_type, inputs)
         except Unplanned as reason:
-            if rule and rule.title:
+            if planned and planned.title:
                 self.notes.append(f"{class_type} (node {node}) is not in the plan: {reason}.")
             return (Unknown(str(reason)),)
         finally:
-            self.notes += [f"{class_type} (node {node}) is planned with {each}." for each in following.taken]
+            self.notes += [f"{class_type} (node {node}) is planned with {each}." for each in turn.assumptions]
         if class_type not in core.NODE_CLASS_MAPPINGS:
             self.notes.append(f"{class_type} (node {node}) is not in the plan: this ComfyUI has no such node.")
         return (Unknown(f"it hangs on {class_type} (node {node}), which the planner does not know"),)
@@ -93,10 +93,12 @@ class _Walk:
         if not _is_link(value):
             return value
         node, output = value
-        made = self.values(str(node))
-        if 0 <= output < len(made):
-            return made[output]
-        return made[0] if made and isinstance(made[0], Unknown) else Unknown(f"node {node} has no output {output}")
+        outputs = self.outputs(str(node))
+        if 0 <= output < len(outputs):
+            return outputs[output]
+        if outputs and isinstance(outputs[0], Unknown):
+            return outputs[0]
+        return Unknown(f"node {node} has no output {output}")
 
 
 def _is_link(value: Any) -> bool:
@@ -104,31 +106,31 @@ def _is_link(value: Any) -> bool:
 
 
 def _is_output(described: Any) -> bool:
-    """Whether a node is executed for itself; one that this ComfyUI has not might be."""
+    """Whether a node is an output node; one that this ComfyUI does not have counts as such."""
     if not isinstance(described, Mapping):
         return False
-    found = core.NODE_CLASS_MAPPINGS.get(str(described.get("class_type")))
-    return found is None or bool(getattr(found, "OUTPUT_NODE", False))
+    node_class = core.NODE_CLASS_MAPPINGS.get(str(described.get("class_type")))
+    return node_class is None or bool(getattr(node_class, "OUTPUT_NODE", False))
 
 
-def _executed(class_type: str, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What ComfyUI's own node makes of inputs that are all known."""
+def _execute(class_type: str, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Executes a node of ComfyUI. Raises Unplanned for unknown inputs and for what the node raises."""
     for value in inputs.values():
         if isinstance(value, Unknown):
             raise Unplanned(value.why)
-    found = core.NODE_CLASS_MAPPINGS.get(class_type)
-    if found is None:
+    node_class = core.NODE_CLASS_MAPPINGS.get(class_type)
+    if node_class is None:
         raise Unplanned(f"this ComfyUI has no node {class_type}")
     try:
         with SizeGuard():
-            if issubclass(found, io.ComfyNode):
-                made = found.PREPARE_CLASS_CLONE(None).EXECUTE_NORMALIZED(**inputs)
-                return tuple(made.result or ())
-            made = getattr(found(), found.FUNCTION)(**inputs)
-            return tuple(made["result"] if isinstance(made, dict) else made)
+            if issubclass(node_class, io.ComfyNode):
+                output = node_class.PREPARE_CLASS_CLONE(None).EXECUTE_NORMALIZED(**inputs)
+                return tuple(output.result or ())
+            result = getattr(node_class(), node_class.FUNCTION)(**inputs)
+            return tuple(result["result"] if isinstance(result, dict) else result)
     except (Unplanned, InterruptProcessingException):  # the latter an Exception before ComfyUI 0.27
         raise
-    except Exception as error:  # whatever a damaged prompt makes of it, ComfyUI says when it runs
+    except Exception as error:  # of a damaged prompt; ComfyUI reports it when the prompt runs
         raise Unplanned(f"{class_type} ends with {type(error).__name__}: {error}") from error
 
 
@@ -136,7 +138,7 @@ Change = Mapping[str, Mapping[str, Any]]  # node id -> inputs
 
 
 def changed(prompt: Prompt, change: Change) -> Prompt:
-    """A copy of the prompt in which these inputs of these nodes are set."""
+    """A copy of the prompt with these inputs set."""
     result = dict(prompt)
     for node, inputs in change.items():
         result[node] = {**prompt[node], "inputs": {**prompt[node]["inputs"], **inputs}}

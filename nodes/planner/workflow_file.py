@@ -1,4 +1,4 @@
-"""A workflow file as a prompt: the format of ComfyUI's API as it is, that of its editor converted."""
+"""Reads workflow files: those in API format as they are, those of ComfyUI's editor converted to it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _AFTER_GENERATING = ("fixed", "increment", "decrement", "randomize")  # what the
 
 
 class WorkflowError(ValueError):
-    """A file that is no workflow, or one of a kind that cannot be read here."""
+    """A file that is no workflow, or of a kind that is not read here. The message is for the user."""
 
 
 def prompt_of(content: Any) -> Prompt:
-    """The prompt that ComfyUI's editor would send for a workflow; raises WorkflowError."""
+    """The prompt that ComfyUI's editor would send for the parsed JSON of a workflow. Raises WorkflowError."""
     if not isinstance(content, Mapping):
         raise WorkflowError("it holds no JSON object")
     if "nodes" not in content:
@@ -39,7 +39,7 @@ class _Editor:
         self._links = {link[0]: (link[1], link[2]) for link in content.get("links") or []}
 
     def prompt(self) -> Prompt:
-        """Every node that ComfyUI executes, in the API's format."""
+        """The nodes that ComfyUI executes, in API format."""
         return {
             str(key): {"class_type": node["type"], "inputs": dict(self._inputs(node))}
             for key, node in self._nodes.items()
@@ -55,7 +55,10 @@ class _Editor:
                     yield slot["name"], source
 
     def _source(self, link: int) -> Any:
-        """Where a link comes from, through nodes that only pass on; the value itself of a PrimitiveNode."""
+        """The [node id, output] at the start of a link, followed through reroutes and bypassed nodes; None where muted.
+
+        Of a PrimitiveNode its value.
+        """
         key, output = self._links[link]
         node = self._nodes[key]
         if node["type"] == "PrimitiveNode":
@@ -69,7 +72,7 @@ class _Editor:
         return None if through is None else self._source(through)
 
     def _bypassed(self, node: Mapping[str, Any], output: int) -> int | None:
-        """The link into a bypassed node that takes the place of one of its outputs: the first of the same type."""
+        """The link that replaces an output of a bypassed node: its first input of the same type."""
         kind = node["outputs"][output]["type"]
         return next((slot["link"] for slot in node["inputs"] if slot["type"] == kind and slot.get("link")), None)
 

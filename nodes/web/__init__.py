@@ -1,1 +1,1 @@
-"""HTTP routes of this pack."""
+"""The HTTP routes of this pack."""

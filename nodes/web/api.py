@@ -1,4 +1,4 @@
-"""What programs ask of this pack over ComfyUI's HTTP API, without running anything."""
+"""The HTTP routes of this pack: plans, hardware profiles, devices, health, and the models of language servers."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from typing import Any
 from aiohttp import web
 
 from ...native.client import RunnerError, shared
-from ...native.llm.errors import LanguageModelError
+from ...native.llm.model import LanguageModelError
 from ...native.planning import ProfileError, described_machine, plan_json, profile_of
-from ..language.server import LISTING, listed_models, server_at
+from ..language.server import LIST_TIMEOUT, listed_models, server_at
 from ..loaders.device_inputs import devices
-from ..planner.interruption import beside_what_runs
-from ..planner.planner import MadePlan, NobodyAsks, make_plan
+from ..planner.planner import PlanResult, RequestGone, beside_execution, make_plan
 from ..planner.request import MODES, REJECT, THIS_MACHINE, profiles, request_of
 
 _NUMBERS = ("gpu_budget", "ram_budget", "unknown_width", "unknown_height", "unknown_batch")
 
 
 def add_routes(routes: web.RouteTableDef) -> None:
-    """POST /ggml/plan and /ggml/language_models, GET /ggml/profiles, /ggml/devices and /ggml/health."""
+    """Adds POST /ggml/plan and /ggml/language_models, GET /ggml/profiles, /ggml/devices and /ggml/health."""
     routes.post("/ggml/plan")(_plan)
     routes.post("/ggml/language_models")(_language_models)
     routes.get("/ggml/profiles")(_profiles)
@@ -32,43 +31,42 @@ def add_routes(routes: web.RouteTableDef) -> None:
 
 
 async def _plan(request: web.Request) -> web.Response:
-    """The plan of {"prompt": API-format prompt, "profile": name or description}; the planner node's inputs likewise."""
-    try:
-        asked = await request.json()
-    except ValueError as error:
-        return _wrong(f"the body is not JSON: {error}")
-    if not isinstance(asked, dict) or not isinstance(asked.get("prompt"), dict):
-        return _wrong('the body must be {"prompt": a workflow in API format}')
-    if not all(type(asked.get(name, 0)) is int and asked.get(name, 0) >= 0 for name in _NUMBERS):
-        return _wrong(f"{', '.join(_NUMBERS)} are whole numbers; budgets are MiB, 0 for what is free")
-    if asked.get("mode", REJECT) not in MODES:
-        return _wrong(f"mode is one of {', '.join(MODES)}")
+    """POST /ggml/plan: the plan of {"prompt": API-format prompt, "profile": name or description, planner inputs}."""
+    body = await _body(request)
+    if isinstance(body, web.Response):
+        return body
+    if not isinstance(body.get("prompt"), dict):
+        return _bad_request('the body must be {"prompt": a workflow in API format}')
+    if not all(type(body.get(name, 0)) is int and body.get(name, 0) >= 0 for name in _NUMBERS):
+        return _bad_request(f"{', '.join(_NUMBERS)} are whole numbers; budgets are MiB, 0 for what is free")
+    if body.get("mode", REJECT) not in MODES:
+        return _bad_request(f"mode is one of {', '.join(MODES)}")
 
-    def gone() -> bool:  # as an editor is whose graph has changed meanwhile
+    def gone() -> bool:  # an editor whose graph has changed drops its request
         return request.transport is None or request.transport.is_closing()
 
     try:
-        made = await asyncio.to_thread(beside_what_runs, lambda: _made(asked, gone))
-    except NobodyAsks:
-        return _wrong("nobody waits for this plan any more")
+        result = await asyncio.to_thread(beside_execution, lambda: _plan_of(body, gone))
+    except RequestGone:
+        return _bad_request("nobody waits for this plan any more")
     except FileNotFoundError as error:
         return web.json_response({"error": str(error)}, status=404)
-    except Exception as error:  # a prompt can be anything
-        return _wrong(f"the workflow cannot be planned: {type(error).__name__}: {error}")
-    return web.json_response({**plan_json(made.plan, made.advised), "chosen": made.change})
+    except Exception as error:  # of a malformed prompt
+        return _bad_request(f"the workflow cannot be planned: {type(error).__name__}: {error}")
+    return web.json_response({**plan_json(result.plan, result.advice), "chosen": result.change})
 
 
-def _made(asked: dict[str, Any], gone: Callable[[], bool]) -> MadePlan:
-    profile = asked.get("profile")
+def _plan_of(body: dict[str, Any], gone: Callable[[], bool]) -> PlanResult:
+    profile = body.get("profile")
     described = isinstance(profile, dict)
-    wanted = request_of({**asked, "hardware": THIS_MACHINE if described or profile is None else profile})
+    plan_request = request_of({**body, "hardware": THIS_MACHINE if described or profile is None else profile})
     if described:
-        wanted = replace(wanted, profile=profile_of(profile))
-    return make_plan(asked["prompt"], wanted, gone=gone)
+        plan_request = replace(plan_request, profile=profile_of(profile))
+    return make_plan(body["prompt"], plan_request, gone=gone)
 
 
 async def _profiles(_request: web.Request) -> web.Response:
-    """The names of the hardware profiles, and this machine's description, which POST /ggml/plan takes elsewhere."""
+    """GET /ggml/profiles: the profiles' names, and this machine's description, for POST /ggml/plan elsewhere."""
     try:
         this = described_machine(await asyncio.to_thread(devices), sys.platform)
         return web.json_response({"profiles": list(profiles()), "this_machine": this})
@@ -77,41 +75,49 @@ async def _profiles(_request: web.Request) -> web.Response:
 
 
 async def _devices(_request: web.Request) -> web.Response:
-    """The devices of this machine; sizes in bytes."""
+    """GET /ggml/devices: the devices of this machine; sizes in bytes."""
     try:
-        found = await asyncio.to_thread(devices)
+        present = await asyncio.to_thread(devices)
     except RunnerError as error:
         return web.json_response({"error": str(error)}, status=503)
-    return web.json_response({"devices": [asdict(device) for device in found]})
+    return web.json_response({"devices": [asdict(device) for device in present]})
 
 
 async def _health(_request: web.Request) -> web.Response:
-    """Whether the runner lives and what it holds; sizes in bytes. It is started by what needs it, not by this."""
+    """GET /ggml/health: whether the runner runs (it is not started for this), and its memory in bytes."""
     runner = shared()
-    held: dict[str, Any] | None = None
+    memory: dict[str, Any] | None = None
     if runner.pid is not None:
         try:
-            held = asdict(await asyncio.to_thread(runner.memory))
+            memory = asdict(await asyncio.to_thread(runner.memory))
         except RunnerError as error:
             return web.json_response({"runner": "lost", "error": str(error)}, status=503)
-    return web.json_response({"runner": "idle" if held is None else "running", "memory": held})
+    return web.json_response({"runner": "idle" if memory is None else "running", "memory": memory})
 
 
 async def _language_models(request: web.Request) -> web.Response:
-    """The models that a server lists: {"url": its address, "key_variable": as the node GGML Language Server has it}."""
-    try:
-        asked = await request.json()
-    except ValueError as error:
-        return _wrong(f"the body is not JSON: {error}")
-    url, variable = (asked.get("url"), asked.get("key_variable", "")) if isinstance(asked, dict) else (None, None)
+    """POST /ggml/language_models: the models that the server of {"url", "key_variable"} lists."""
+    body = await _body(request)
+    if isinstance(body, web.Response):
+        return body
+    url, variable = body.get("url"), body.get("key_variable", "")
     if not isinstance(url, str) or not isinstance(variable, str):
-        return _wrong('the body must be {"url": the address of a server}')
+        return _bad_request('the body must be {"url": the address of a server}')
     try:
-        server = server_at(url, "", variable, LISTING)
+        server = server_at(url, "", variable, LIST_TIMEOUT)
         return web.json_response({"models": await asyncio.to_thread(listed_models, server)})
     except LanguageModelError as error:
-        return _wrong(f"{error}")
+        return _bad_request(f"{error}")
 
 
-def _wrong(message: str) -> web.Response:
+async def _body(request: web.Request) -> dict[str, Any] | web.Response:
+    """The JSON object of a request, {} for JSON of another kind; the response to a body that is not JSON."""
+    try:
+        body = await request.json()
+    except ValueError as error:
+        return _bad_request(f"the body is not JSON: {error}")
+    return body if isinstance(body, dict) else {}
+
+
+def _bad_request(message: str) -> web.Response:
     return web.json_response({"error": message}, status=400)

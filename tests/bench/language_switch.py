@@ -22,7 +22,7 @@ from tests import pack, random_llm
 from . import ours
 
 serving = pack.part("native.llm.server_lifetime")
-conversation = pack.part("native.llm.conversation")
+requests = pack.part("native.llm.requests")
 chat = pack.part("native.llm.chat")
 local_model = pack.part("native.llm.model").local_model
 
@@ -60,7 +60,7 @@ def main() -> None:
         timed("a step", lambda: ours._sample(flux, options.size, 1))
         timed("diffusion model given back", comfy.model_management.unload_all_models)
         before = psutil.virtual_memory().available
-        timed("language model to ready", lambda: serving.with_model(model, lambda _: None, _never))
+        timed("language model to ready", lambda: serving.with_server(model, lambda _: None, _never))
         timed("a first token", lambda: _ask(model, 1))
         timed(f"{_TOKENS} tokens", lambda: _ask(model, _TOKENS))
         held = psutil.Process(serving.running().pid).memory_info()
@@ -85,10 +85,10 @@ def _never() -> bool:
 
 def _ask(model: Any, tokens: int) -> None:
     def use(endpoint: Any) -> None:
-        body = conversation.request("", "Describe a cat.", (), 1, 0.7, tokens, endpoint) | {"ignore_eos": True}
-        chat.ask(endpoint, body, lambda _: None, _never)
+        body = requests.conversation_request("", "Describe a cat.", (), 1, 0.7, tokens, endpoint) | {"ignore_eos": True}
+        chat.complete(endpoint, body, lambda _: None, _never)
 
-    serving.with_model(model, use, _never)
+    serving.with_server(model, use, _never)
 
 
 def _read(*files: Path) -> None:

@@ -78,7 +78,7 @@ def planned(prompt: dict[str, Any], card: str = RX_580[0], mode: str = "reject")
 
 
 def words(made: Any) -> str:
-    return "\n".join(each.words for each in made.advised)
+    return "\n".join(each.words for each in made.advice)
 
 
 @pytest.mark.parametrize("card", RX_580)
@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_rejected_with_the_right_advice(prompt: dict, phase
 
 def test_every_advice_is_true() -> None:
     for prompt in (T5_ON_THE_GPU, RESIDENT):
-        for each in planned(prompt).advised:
+        for each in planned(prompt).advice:
             plan = planned(walk.changed(prompt, each.change)).plan
             assert plan.shortage is None
             assert plan.peaks == each.peaks

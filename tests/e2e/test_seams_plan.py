@@ -148,7 +148,7 @@ def test_what_is_accepted_runs_and_what_is_rejected_does_not(seed: int, limit: i
         for _ in run(prompt):
             pass
     assert plan.shortage.message in str(caught.value)
-    assert all(each.peaks["Vulkan0"] <= limit for each in made.advised)
+    assert all(each.peaks["Vulkan0"] <= limit for each in made.advice)
 
 
 def test_what_models_hold_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +170,7 @@ def test_accepted_and_rejected_are_both_met() -> None:
     fits = set()
     for seed in range(100, 106):
         made = planned(workflow(random.Random(seed)), 5 * MIB)
-        fits.add((made.plan.shortage is None, bool(made.advised)))
+        fits.add((made.plan.shortage is None, bool(made.advice)))
     assert {(True, False), (False, True)} <= fits
 
 

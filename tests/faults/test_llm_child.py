@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from native.llm import conversation, start
 from native.llm import server_lifetime as serving
+from native.llm import server_process
 from native.llm.answer import answer
-from native.llm.errors import LanguageModelError
-from native.llm.model import LocalModel, local_model
+from native.llm.model import LanguageModelError, LocalModel, local_model
+from native.llm.requests import conversation_request
 from native.process.child import PACK
 from tests import random_llm
 from tests.comfy_server import eventually
@@ -28,7 +28,7 @@ import sys, time
 from native.llm import server_lifetime as serving
 from native.llm.model import local_model
 model = local_model(sys.argv[1], "CPU", -1, 512, 1, None, False)
-serving.with_model(model, lambda endpoint: None, lambda: False)
+serving.with_server(model, lambda endpoint: None, lambda: False)
 print(serving.running().pid, flush=True)
 time.sleep(600)
 """
@@ -48,7 +48,7 @@ def nothing_left() -> Iterator[None]:
 
 def ask(model: LocalModel) -> str:
     return answer(
-        model, lambda endpoint: conversation.request("", "hi", (), 1, 1.0, 5, endpoint), lambda _: None, lambda: False
+        model, lambda endpoint: conversation_request("", "hi", (), 1, 1.0, 5, endpoint), lambda _: None, lambda: False
     ).text
 
 
@@ -79,23 +79,23 @@ def test_an_architecture_that_llama_cpp_does_not_know(model: LocalModel) -> None
 def test_a_device_that_llama_cpp_does_not_have(model: LocalModel) -> None:
     said = refusal(replace(model, device="Vulkan7"))
     assert "cannot compute on Vulkan7: no device Vulkan7 for language models" in said
-    assert f"-m pip install --force-reinstall --no-deps --index-url {start.GPU_INDEX} xllamacpp==" in said
+    assert f"-m pip install --force-reinstall --no-deps --index-url {server_process.GPU_INDEX} xllamacpp==" in said
 
 
 def test_without_the_package(model: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(start, "PACKAGE", "no_such_package")
+    monkeypatch.setattr(server_process, "PACKAGE", "no_such_package")
     assert "-m pip install no_such_package" in refusal(model)
 
 
 def test_a_child_sees_the_gpu_it_is_to_use_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """Numbers are those of the devices that the user lets ggml see."""
     monkeypatch.setenv("GGML_VK_VISIBLE_DEVICES", "2,0")
-    assert start._alone("Vulkan0") == ("Vulkan0", {"GGML_VK_VISIBLE_DEVICES": "2"})
-    assert start._alone("Vulkan1") == ("Vulkan0", {"GGML_VK_VISIBLE_DEVICES": "0"})
-    assert start._alone("Vulkan2") == ("Vulkan2", {})
-    assert start._alone("CPU") == ("CPU", {"GGML_DISABLE_VULKAN": "1"})
+    assert server_process._device_in_child("Vulkan0") == ("Vulkan0", {"GGML_VK_VISIBLE_DEVICES": "2"})
+    assert server_process._device_in_child("Vulkan1") == ("Vulkan0", {"GGML_VK_VISIBLE_DEVICES": "0"})
+    assert server_process._device_in_child("Vulkan2") == ("Vulkan2", {})
+    assert server_process._device_in_child("CPU") == ("CPU", {"GGML_DISABLE_VULKAN": "1"})
     monkeypatch.delenv("GGML_VK_VISIBLE_DEVICES")
-    assert start._alone("Vulkan1") == ("Vulkan1", {})
+    assert server_process._device_in_child("Vulkan1") == ("Vulkan1", {})
 
 
 def test_nothing_is_left_of_a_killed_parent(model: LocalModel) -> None:
@@ -114,10 +114,10 @@ def test_it_listens_on_loopback_alone_and_for_those_with_the_key(model: LocalMod
     listening = [each for each in psutil.Process(engine.pid).net_connections() if each.status == psutil.CONN_LISTEN]
     assert [each.laddr.ip for each in listening] == ["127.0.0.1"]
     stranger = replace(engine.endpoint, key="")
-    from native.llm.chat import ask as ask_endpoint
+    from native.llm.chat import complete
 
     with pytest.raises(LanguageModelError, match="answered 401"):
-        ask_endpoint(stranger, {"messages": []}, lambda _: None, lambda: False)
+        complete(stranger, {"messages": []}, lambda _: None, lambda: False)
 
 
 def test_the_key_is_in_no_command_line_variable_or_log(model: LocalModel, caplog: pytest.LogCaptureFixture) -> None:

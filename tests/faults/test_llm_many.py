@@ -10,14 +10,14 @@ import pytest
 
 from native.llm import server_lifetime as serving
 from native.llm.answer import answer
-from native.llm.expansion import Idea, expansion, request
+from native.llm.expansion import expansion
 from native.llm.model import local_model
-from native.llm.seed import seed_of
-from native.llm.styles import STYLES, TARGETS
+from native.llm.requests import expansion_request
+from native.llm.styles import STYLES, TARGETS, Idea
 from tests import random_llm
 from tests.pack import part
 
-counter = part("nodes.language.token_counts").counter
+counter = part("nodes.language.prompt_expander").counter
 
 
 @pytest.mark.parametrize(("length", "times"), [("short", 80), ("medium", 15), ("long", 5)])
@@ -28,10 +28,10 @@ def test_a_hundred_expansions_hold_to_the_schema(tmp_path: Path, length: str, ti
         for _ in range(times):
             target, style = rng.choice(list(TARGETS)), rng.choice(list(STYLES))
             idea = Idea("a cat", style, "as on a stamp", target, length, ("red hat", "two dogs"))
-            seed, temperature = seed_of(rng.getrandbits(64)), rng.uniform(0, 2)
+            seed, temperature = rng.getrandbits(64), rng.uniform(0, 2)
             found = answer(
                 model,
-                lambda endpoint: request(idea, seed, temperature, endpoint),  # noqa: B023  # noqa: B023
+                lambda endpoint: expansion_request(idea, seed, temperature, endpoint),  # noqa: B023  # noqa: B023
                 lambda _: None,
                 lambda: False,
             )

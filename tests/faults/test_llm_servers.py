@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from native.client import Interrupted
-from native.llm import conversation
-from native.llm.answer import answer, models_of
-from native.llm.chat import Endpoint
-from native.llm.errors import LanguageModelError
-from native.llm.expansion import Idea, expansion, request
-from native.llm.model import RemoteServer
+from native.llm.answer import answer
+from native.llm.chat import Endpoint, list_models
+from native.llm.expansion import expansion
+from native.llm.model import LanguageModelError, RemoteServer
+from native.llm.requests import conversation_request, expansion_request
 from native.llm.stream import Answer
+from native.llm.styles import Idea
 from tests import random_llm
 from tests.faults.loaders import is_paragraph
 from tests.language_servers import Respond, endless, events, real_server, send, server_that
@@ -45,7 +45,7 @@ def ask(
     server: RemoteServer, interrupted: Callable[[], bool] = lambda: False, shown: list[str] | None = None
 ) -> Answer:
     def asked(endpoint: Endpoint) -> dict[str, Any]:
-        return conversation.request("", "hello", (), 1, 1.0, 20, endpoint)
+        return conversation_request("", "hello", (), 1, 1.0, 20, endpoint)
 
     def show(so_far: Answer) -> None:
         if shown is not None:
@@ -67,11 +67,11 @@ def refusal(responds: Respond, **changes: Any) -> str:
 
 def test_a_real_server_answers(real: str) -> None:
     server = RemoteServer(real + "/", key_variable=VARIABLE)
-    assert [Path(name).name for name in models_of(server, lambda: False)] == ["real.gguf"]
+    assert [Path(name).name for name in list_models(server, lambda: False)] == ["real.gguf"]
     first = ask(server).text
     assert first
     assert ask(server).text == first
-    found = answer(server, lambda endpoint: request(IDEA, 5, 1.0, endpoint), lambda _: None, lambda: False)
+    found = answer(server, lambda endpoint: expansion_request(IDEA, 5, 1.0, endpoint), lambda _: None, lambda: False)
     assert expansion(found.text, IDEA, len).prompt.startswith("red hat, ")
 
 
@@ -174,12 +174,12 @@ def test_a_server_that_says_nothing_is_left_and_can_be_interrupted() -> None:
         done.wait(60)
 
     try:
-        assert "said nothing for 0.2 seconds" in refusal(hangs, patience=0.2)
+        assert "said nothing for 0.2 seconds" in refusal(hangs, read_timeout=0.2)
         looks: list[int] = []
         with server_that(hangs) as url, pytest.raises(Interrupted):
-            ask(RemoteServer(url, "m", patience=60.0), lambda: len(looks) > 3 or bool(looks.append(1)))
+            ask(RemoteServer(url, "m", read_timeout=60.0), lambda: len(looks) > 3 or bool(looks.append(1)))
         with server_that(hangs) as url, pytest.raises(Interrupted):
-            ask(RemoteServer(url, patience=60.0), lambda: True)
+            ask(RemoteServer(url, read_timeout=60.0), lambda: True)
     finally:
         done.set()
 
@@ -216,6 +216,6 @@ def test_what_follows_the_end_is_not_waited_for() -> None:
 
     with server_that(stays) as url:
         try:
-            assert ask(RemoteServer(url, patience=30.0)).text == "a cat"
+            assert ask(RemoteServer(url, read_timeout=30.0)).text == "a cat"
         finally:
             done.set()

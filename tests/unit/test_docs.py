@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from native.llm.start import GPU_INDEX, PACKAGE, VERSION
+from native.llm.server_process import GPU_INDEX, PACKAGE, VERSION
 from tests.pack import ROOT, schemas
 from tests.unit.test_help import BETWEEN_LITERALS
 from tools import ggml_wheel, llama_wheel

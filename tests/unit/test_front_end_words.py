@@ -8,21 +8,32 @@ from pathlib import Path
 
 import pytest
 
-from tests.pack import ROOT, part
+from tests.pack import ROOT, part, schemas
 
-settings = part("nodes.settings")
+settings, loaders = part("nodes.settings"), part("nodes.planner.loaders")
 
 LANGUAGES = ("en", "pt-BR", "zh")
 SCRIPTS = {path.name: path.read_text("utf-8") for path in (ROOT / "js").glob("*.js")}
-KINDS = ("DiffusionModel", "TextEncoders", "VAE", "LanguageModel")
+KINDS = re.findall(r'"(\w+)"', SCRIPTS["settings.js"].partition("const LOADERS = [")[2].partition("]")[0])
 
 
 def declared() -> set[str]:
     """The ids of the settings, as js/settings.js has them."""
-    found = set(re.findall(r'"(GGML\.[\w.]+)"', SCRIPTS["settings.js"]))
-    assert "GGML.Device.${kind}" in SCRIPTS["settings.js"]
-    assert {f"GGML.Device.{kind}" for kind in KINDS} <= found  # new nodes begin with them
-    return found
+    assert "id: `GGML.Device.${kind}`" in SCRIPTS["settings.js"]
+    devices = {f"GGML.Device.{kind}" for kind in KINDS}
+    return set(re.findall(r'"(GGML\.[\w.]+)"', SCRIPTS["settings.js"])) | devices
+
+
+def test_the_planner_and_the_settings_know_the_same_loaders() -> None:
+    assert {f"GGML{kind}" for kind in KINDS} == loaders.LOADERS.keys()
+    for node_id, loader in loaders.LOADERS.items():
+        schema = schemas()[node_id]
+        inputs = {each.id for each in schema.inputs}
+        assert loader.title == schema.display_name
+        assert "device" in inputs
+        assert bool(loader.residencies) == ({"weights", "budget", "engine"} <= inputs)
+        assert loader.tiles == ({"tiling", "tile_size", "overlap"} <= inputs)
+        assert loader.releases == ("after_use" in inputs)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

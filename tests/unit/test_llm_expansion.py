@@ -9,22 +9,13 @@ from dataclasses import replace
 import pytest
 
 from native.llm.chat import Endpoint
-from native.llm.errors import LanguageModelError
-from native.llm.expansion import (
-    Idea,
-    expansion,
-    grammar,
-    passed_through,
-    request,
-    schema,
-    without_reasoning,
-    words_to_keep,
-)
-from native.llm.seed import seed_of
-from native.llm.styles import LENGTHS, STYLES, TARGETS
+from native.llm.expansion import expansion, unexpanded, without_reasoning
+from native.llm.model import LanguageModelError
+from native.llm.requests import expansion_grammar, expansion_request, expansion_schema, llama_seed
+from native.llm.styles import LENGTHS, STYLES, TARGETS, Idea, must_keep_phrases
 from tests.pack import part
 
-counter = part("nodes.language.token_counts").counter
+counter = part("nodes.language.prompt_expander").counter
 IDEA = Idea("a cat", "photo", "", "FLUX schnell", "medium", ())
 PROMPT = "A cat on a wall. The light is low."
 
@@ -79,11 +70,11 @@ def test_reasoning_that_never_ends_is_no_answer() -> None:
 
 
 def test_words_that_are_kept() -> None:
-    assert words_to_keep(" red hat,, blue\n(cat:1.2), red hat ") == ("red hat", "blue", "(cat:1.2)")
+    assert must_keep_phrases(" red hat,, blue\n(cat:1.2), red hat ") == ("red hat", "blue", "(cat:1.2)")
     idea = replace(IDEA, must_keep=("A CAT", "red hat", "wal"))
     assert prompt_of(answer(), idea) == f"red hat, wal, {PROMPT}"
-    assert passed_through(replace(IDEA, must_keep=("hat",))).prompt == "hat, a cat"
-    assert passed_through(IDEA).prompt == "a cat"
+    assert unexpanded(replace(IDEA, must_keep=("hat",))).prompt == "hat, a cat"
+    assert unexpanded(IDEA).prompt == "a cat"
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -131,7 +122,7 @@ def test_tokens_are_counted_as_encoders_see_them() -> None:
 @pytest.mark.parametrize("style", STYLES)
 def test_the_request_says_what_is_wanted(style: str) -> None:
     idea = replace(IDEA, style=style, own_style="as on a stamp", must_keep=("red hat",))
-    asked = request(idea, 7, 0.5, Endpoint("u", "m", "k", 1.0))
+    asked = expansion_request(idea, 7, 0.5, Endpoint("u", "m", "k", 1.0))
     system, user = (message["content"] for message in asked["messages"])
     assert user == "a cat"
     assert "red hat" in system
@@ -140,21 +131,21 @@ def test_the_request_says_what_is_wanted(style: str) -> None:
     assert TARGETS["FLUX schnell"].form in system
     assert (asked["seed"], asked["temperature"]) == (7, 0.5)
     wanted = asked["response_format"]["json_schema"]["schema"]
-    assert wanted == schema(LENGTHS["medium"].characters)
+    assert wanted == expansion_schema(LENGTHS["medium"].characters)
     assert "grammar" not in asked
 
 
 def test_a_child_gets_the_schema_as_a_grammar() -> None:
-    asked = request(IDEA, 7, 0.5, Endpoint("u", "m", "k", 1.0, takes_grammar=True))
+    asked = expansion_request(IDEA, 7, 0.5, Endpoint("u", "m", "k", 1.0, takes_grammar=True))
     assert "response_format" not in asked
-    assert asked["grammar"] == grammar(LENGTHS["medium"].characters)
-    limits = {name: each["maxLength"] for name, each in schema(800)["properties"].items()}
+    assert asked["grammar"] == expansion_grammar(LENGTHS["medium"].characters)
+    limits = {name: each["maxLength"] for name, each in expansion_schema(800)["properties"].items()}
     assert all(f'\\"{name}\\": \\"" character' in asked["grammar"] for name in limits)
     assert all(f",{limit}}}" in asked["grammar"] for limit in limits.values())
 
 
 def test_seeds_are_of_32_bits_and_never_the_one_that_means_any() -> None:
-    assert [seed_of(seed) for seed in (0, 1, 0xFFFFFFFE)] == [0, 1, 0xFFFFFFFE]
+    assert [llama_seed(seed) for seed in (0, 1, 0xFFFFFFFE)] == [0, 1, 0xFFFFFFFE]
     seeds = [0xFFFFFFFF, 0xFFFFFFFF << 32, 0xFFFFFFFFFFFFFFFF, 1 << 32, 0x1234567890ABCDEF]
-    assert all(0 <= seed_of(seed) < 0xFFFFFFFF for seed in seeds)
-    assert seed_of(1 << 32) != seed_of(2 << 32)
+    assert all(0 <= llama_seed(seed) < 0xFFFFFFFF for seed in seeds)
+    assert llama_seed(1 << 32) != llama_seed(2 << 32)

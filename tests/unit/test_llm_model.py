@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from native.llm.errors import LanguageModelError
-from native.llm.model import RemoteServer, check_key_variable, check_url, local_model
+from native.llm.model import LanguageModelError, RemoteServer, check_key_variable, check_url, local_model
 from native.process.child import PACK
 from native.weights import WeightFileError
 from tests import random_llm

@@ -13,14 +13,14 @@ import psutil
 import pytest
 
 from native.client import Interrupted
-from native.llm import conversation
 from native.llm import server_lifetime as serving
 from native.llm.answer import answer
-from native.llm.chat import Endpoint, Show
-from native.llm.errors import LanguageModelError
-from native.llm.expansion import Idea, expansion, request
-from native.llm.model import LocalModel, local_model
+from native.llm.chat import Endpoint, OnProgress
+from native.llm.expansion import expansion
+from native.llm.model import LanguageModelError, LocalModel, local_model
+from native.llm.requests import conversation_request, expansion_request
 from native.llm.stream import Answer
+from native.llm.styles import Idea
 from tests import random_llm
 from tests.random_llm import Sizes
 
@@ -49,11 +49,11 @@ def nowhere(_: Answer) -> None:
     pass
 
 
-def chat(model: LocalModel, text: str = "hello", seed: int = 1, tokens: int = 30, show: Show = nowhere,
+def chat(model: LocalModel, text: str = "hello", seed: int = 1, tokens: int = 30, show: OnProgress = nowhere,
          interrupted: Any = never) -> Answer:  # fmt: skip
     def asked(endpoint: Endpoint) -> dict[str, Any]:
         # A token of the byte-level vocabulary that ends a text is as likely as any other.
-        return conversation.request("", text, (), seed, 1.0, tokens, endpoint) | {"ignore_eos": True}
+        return conversation_request("", text, (), seed, 1.0, tokens, endpoint) | {"ignore_eos": True}
 
     return answer(model, asked, show, interrupted)
 
@@ -75,7 +75,7 @@ def test_a_seed_gives_one_text(model: LocalModel) -> None:
 
 
 def test_an_expansion_holds_to_the_schema(model: LocalModel) -> None:
-    found = answer(model, lambda endpoint: request(IDEA, 5, 1.0, endpoint), nowhere, never)
+    found = answer(model, lambda endpoint: expansion_request(IDEA, 5, 1.0, endpoint), nowhere, never)
     assert found.finish == "stop"
     made = expansion(found.text, IDEA, len)
     assert made.prompt.startswith("red hat, ")
@@ -201,4 +201,4 @@ def test_a_question_longer_than_the_context_is_said(model: LocalModel) -> None:
 def test_a_picture_for_a_model_that_cannot_see_is_said(model: LocalModel) -> None:
     picture = "data:image/png;base64,AAAA"
     with pytest.raises(LanguageModelError, match="image input is not supported"):
-        answer(model, lambda endpoint: conversation.request("", "?", [picture], 1, 1.0, 9, endpoint), nowhere, never)
+        answer(model, lambda endpoint: conversation_request("", "?", [picture], 1, 1.0, 9, endpoint), nowhere, never)

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from native.llm import conversation
 from native.llm import server_lifetime as serving
 from native.llm.answer import answer
 from native.llm.chat import Endpoint
 from native.llm.memory import memory_of_model
 from native.llm.model import LocalModel, local_model
+from native.llm.requests import conversation_request
 from tests import random_llm, random_projector
 
 
@@ -38,7 +38,7 @@ def said(model: LocalModel, *pictures: str) -> str:
     """The likeliest answer to one question."""
 
     def request(endpoint: Endpoint) -> dict[str, Any]:
-        asked = conversation.request("", "What is this?", pictures, 1, 0.0, 16, endpoint)
+        asked = conversation_request("", "What is this?", pictures, 1, 0.0, 16, endpoint)
         return asked | {"ignore_eos": True}  # as likely as any other token of random weights
 
     return answer(model, request, lambda _: None, lambda: False).text

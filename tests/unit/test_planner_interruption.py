@@ -30,7 +30,7 @@ class Interrupted:
 def test_by_a_node_that_is_executed_for_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, "Interrupted", Interrupted)
     with pytest.raises(InterruptProcessingException):
-        walk._executed("Interrupted", {})
+        walk._execute("Interrupted", {})
 
 
 def test_by_a_prompt_that_is_posted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,4 +39,4 @@ def test_by_a_prompt_that_is_posted(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(middleware, "make_plan", make_plan)
     with pytest.raises(InterruptProcessingException):
-        middleware._looked_at({"prompt": {"1": {"class_type": "GGMLMemoryPlanner", "inputs": {}}}})
+        middleware._plan_posted({"prompt": {"1": {"class_type": "GGMLMemoryPlanner", "inputs": {}}}})

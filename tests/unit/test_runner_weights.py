@@ -67,7 +67,7 @@ def test_every_quantization_multiplies_as_it_dequantizes(
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("stored", ["F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2"])
 def test_plain_and_converted_types(runner: Runner, device: str, stored: str, tmp_path: Path) -> None:
-    from native.weights.read import read_parameter
+    from native.weights import read_parameter
 
     raw = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}
     if stored in raw:

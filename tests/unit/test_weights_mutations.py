@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from native.weights import WeightFile, WeightFileError, clip_l, flux, identify, read_header, read_parameter, t5, vae
-from native.weights.flux import _required
+from native.weights.names import flux_parameters
 from native.weights.weight_set import parameter_of
 
 Write = Callable[..., Path]
@@ -24,7 +24,7 @@ BLOCKS: dict[str, Any] = {"double_blocks.0.": None, "single_blocks.0.": None}
 
 def tensors() -> dict[str, tuple[tuple[int, ...], str]]:
     """A whole FLUX.1 in its names, of arbitrary small shapes, and a folded tensor."""
-    names = list(_required(BLOCKS))
+    names = list(flux_parameters(BLOCKS))
     model = {name: ((6, 64), "Q8_0") if name.endswith("weight") else ((6,), "F32") for name in names}
     return {**model, "folded.weight": ((2, 256), "Q4_K")}
 

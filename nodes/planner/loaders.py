@@ -1,0 +1,69 @@
+"""The loader nodes, one row each: how the planner follows them, and which of their inputs it may change.
+
+A new loader is a row here; rules, search and advice read the table. js/settings.js lists the same nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...native.placement import AUTO, DEVICE, RAM
+from ..loaders.diffusion import GGMLDiffusionModel
+from ..loaders.text_encoders import encoders_of
+from ..loaders.vae import GGMLVAE
+from .language import language_model
+from .unknown import Inputs, NodeTurn, Outputs, Rule, all_known
+
+
+@dataclass(frozen=True)
+class Loader:
+    """A loader node."""
+
+    node_id: str
+    title: str  # its display name
+    rule: Rule
+    residencies: tuple[str, ...] = ()  # tried where `weights` is auto, the fastest first; (): it has no such input
+    tiles: bool = False  # has the inputs `tiling`, `tile_size` and `overlap`
+    releases: bool = False  # has the input `after_use`
+    streams: bool = False  # streaming its weights is worth advising
+    files: str = ""  # the folder whose smaller files are advised for `model_name`; "": none
+    cpu_advice: int = 0  # rank of the advice to move it to the CPU, 1 first; 0: never advised
+
+
+def _diffusion_model(inputs: Inputs, _turn: NodeTurn) -> Outputs:
+    return tuple(GGMLDiffusionModel.execute(**all_known(inputs)).result)
+
+
+def _text_encoders(inputs: Inputs, _turn: NodeTurn) -> Outputs:
+    return (encoders_of(**all_known(inputs))[0],)
+
+
+def _vae(inputs: Inputs, _turn: NodeTurn) -> Outputs:
+    return tuple(GGMLVAE.execute(**all_known(inputs)).result)
+
+
+# In the order in which the search moves them for the sake of another: what computes once or seldom first.
+LOADERS: Mapping[str, Loader] = {
+    loader.node_id: loader
+    for loader in (
+        Loader("GGMLLanguageModel", "GGML Language Model", language_model, releases=True, cpu_advice=1),
+        Loader("GGMLTextEncoders", "GGML Text Encoders", _text_encoders, (DEVICE, RAM), cpu_advice=3),
+        # The weights of a VAE are small beside its compute buffer.
+        Loader("GGMLVAE", "GGML VAE", _vae, (AUTO,), tiles=True, cpu_advice=2),
+        Loader(
+            "GGMLDiffusionModel", "GGML Diffusion Model", _diffusion_model, (DEVICE, RAM), streams=True,
+            files="diffusion_models",
+        ),
+    )
+}  # fmt: skip
+
+
+def loader_nodes(prompt: Mapping[str, Any]) -> Iterator[tuple[str, Loader, Mapping[str, Any]]]:
+    """The loaders in a prompt: node id, row, inputs."""
+    for node, described in prompt.items():
+        if isinstance(described, Mapping) and isinstance(described.get("inputs"), Mapping):
+            loader = LOADERS.get(str(described.get("class_type")))
+            if loader is not None:
+                yield node, loader, described["inputs"]
