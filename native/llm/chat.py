@@ -32,8 +32,8 @@ _MEANINGS = {
     403: "this key may not do that",
     404: "it has no such address or model",
     429: "too many requests, or the quota is used up; wait a while and try again",
-    500: "it failed inside",
-    502: "what stands before it cannot reach it",
+    500: "it had an internal error",
+    502: "the proxy in front of it cannot reach it",
     503: "it is still loading, or overloaded; wait a while and try again",
 }
 
@@ -169,7 +169,7 @@ def _explained(endpoint: Endpoint, error: Exception) -> LanguageModelError:
             return ConnectionLost(f"{server} cannot be reached. Start it, or correct the address in the node.")
         case asyncio.TimeoutError():
             return LanguageModelError(
-                f"{server} said nothing for {endpoint.patience:g} seconds. Raise timeout in the node, or choose a "
+                f"{server} sent nothing for {endpoint.patience:g} seconds. Raise timeout in the node, or choose a "
                 "smaller model."
             )
         case Malformed():

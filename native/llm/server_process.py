@@ -93,7 +93,7 @@ class ServerProcess:
         said = [found[1] for line in self._child.last_output() if (found := _ERROR_LINE.match(line.strip()))]
         if said:
             reason = _BEFORE_REASON.sub("", said[0]).rstrip(".")
-            return f"llama.cpp could not load {self.model.path}: {reason}. Get it anew, or choose another."
+            return f"llama.cpp could not load {self.model.path}: {reason}. Download it again, or choose another."
         if answer and self.model.device != CPU:
             return (
                 f"llama.cpp cannot compute on {self.model.device}: {answer['error']}. Choose the device CPU, or "

@@ -84,7 +84,8 @@ def _looked_at(posted: Mapping[str, Any]) -> MadePlan | dict[str, Any] | None:
     except InterruptProcessingException:  # an Exception before ComfyUI 0.27
         raise
     except Exception as error:  # a prompt can be anything
-        log.warning("The memory planner leaves this workflow to ComfyUI: %s: %s", type(error).__name__, error)
+        why = f"{type(error).__name__}: {error}"
+        log.warning("The memory planner could not plan this workflow, which runs without a plan: %s", why)
         return None
     return last
 

@@ -239,7 +239,7 @@ def _zeros(*shape: int) -> Tensor:
 
 def _planner(inputs: Inputs, _following: NodeTurn) -> Values:
     """What is in its line goes through."""
-    shown = Unknown("it hangs on the planner's own report")
+    shown = Unknown("it depends on the planner's own report")
     absent = Unknown("nothing is linked to the planner's input")
     return (shown, shown, *(inputs.get(name, absent) for name in ("model", "clip", "vae")))
 

@@ -57,7 +57,7 @@ class _Walk:
         if node in self._done:
             return self._done[node]
         if node in self._open:
-            return (Unknown("the workflow goes in a circle"),)
+            return (Unknown("the workflow has a loop"),)
         self._open.add(node)
         try:
             self._done[node] = self._made(node)
@@ -87,7 +87,7 @@ class _Walk:
             self.notes += [f"{class_type} (node {node}) is planned with {each}." for each in following.taken]
         if class_type not in core.NODE_CLASS_MAPPINGS:
             self.notes.append(f"{class_type} (node {node}) is not in the plan: this ComfyUI has no such node.")
-        return (Unknown(f"it hangs on {class_type} (node {node}), which the planner does not know"),)
+        return (Unknown(f"it depends on {class_type} (node {node}), which the planner does not know"),)
 
     def _input(self, value: Any) -> Any:
         if not _is_link(value):

@@ -95,7 +95,7 @@ def test_a_server_that_is_down() -> None:
 
 @pytest.mark.parametrize(
     ("status", "meaning"),
-    [(429, "too many requests"), (500, "failed inside"), (503, "still loading"), (404, "no such"), (418, "refused")],
+    [(429, "too many requests"), (500, "internal error"), (503, "still loading"), (404, "no such"), (418, "refused")],
 )
 def test_a_refusal_carries_the_servers_words(status: int, meaning: str) -> None:
     body = json.dumps({"error": {"message": f"no\nnever with {KEY}", "code": status}})
@@ -174,7 +174,7 @@ def test_a_server_that_says_nothing_is_left_and_can_be_interrupted() -> None:
         done.wait(60)
 
     try:
-        assert "said nothing for 0.2 seconds" in refusal(hangs, patience=0.2)
+        assert "sent nothing for 0.2 seconds" in refusal(hangs, patience=0.2)
         looks: list[int] = []
         with server_that(hangs) as url, pytest.raises(Interrupted):
             ask(RemoteServer(url, "m", patience=60.0), lambda: len(looks) > 3 or bool(looks.append(1)))
