@@ -28,8 +28,8 @@ _CONNECT = 10.0  # seconds
 _POLL = 0.05  # seconds between looks at `interrupted` and between two shows of an answer
 _LONGEST_BODY, _LONGEST_ERROR = 1 << 16, 400  # bytes of a refusal; characters of the server's own words
 _MEANINGS = {
-    401: "it does not take this key",
-    403: "this key may not do that",
+    401: "it does not accept this key",
+    403: "this key has no permission for that",
     404: "it has no such address or model",
     429: "too many requests, or the quota is used up; wait a while and try again",
     500: "it had an internal error",

@@ -78,7 +78,7 @@ def test_a_real_server_answers(real: str) -> None:
 def test_a_wrong_key_is_said_and_not_shown(real: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ("", VARIABLE):
         monkeypatch.setenv(VARIABLE, "sk-another-key")
-        with pytest.raises(LanguageModelError, match="401: it does not take this key.*Invalid API Key") as error:
+        with pytest.raises(LanguageModelError, match="401: it does not accept this key.*Invalid API Key") as error:
             ask(RemoteServer(real, "real.gguf", wrong))
         assert "another" not in str(error.value)
 
