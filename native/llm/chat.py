@@ -89,7 +89,7 @@ def list_models(endpoint: Endpoint, interrupted: Cancel) -> list[str]:
         try:
             return [str(model["id"]) for model in json.loads(body)["data"]]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise Malformed(f"sent {body[:80]!r}, which is no list of models. Its address often ends in /v1") from error
+            raise Malformed(f"sent {body[:80]!r}, not a list of models. Its address often ends in /v1") from error
 
     return _run(endpoint, work, interrupted)
 

@@ -128,12 +128,12 @@ def test_a_redirect_does_not_carry_the_key_elsewhere() -> None:
 )
 def test_garbage(body: str) -> None:
     said = refusal(lambda handler: send(handler, 200, f"data: {body}\n\n", "text/event-stream"))
-    assert "is no part of an answer" in said
+    assert "is not part of an answer" in said
 
 
 def test_a_web_page_in_place_of_an_answer() -> None:
     said = refusal(lambda handler: send(handler, 200, "<html>Welcome</html>", "text/html"))
-    assert "'<html>Welcome</html>', which is no part of an answer. Is it an OpenAI-compatible server?" in said
+    assert "'<html>Welcome</html>', which is not part of an answer. Is it an OpenAI-compatible server?" in said
 
 
 def test_an_event_without_end() -> None:
