@@ -32,7 +32,7 @@ export function settings(onPlan) {
     },
     {
       id: BADGES, name: "Show device and memory on the nodes", type: "boolean", defaultValue: true,
-      tooltip: "From the next plan on.",
+      tooltip: "Takes effect with the next plan.",
     },
     {
       id: RESERVE, name: "MiB of each GPU that plans leave to other programs", type: "number", defaultValue: 512,
@@ -44,20 +44,21 @@ export function settings(onPlan) {
       id: "GGML.CPU.Threads", name: "Threads that compute on the CPU", type: "number", defaultValue: 0,
       attrs: { min: 0, max: 1024, step: 1 },
       tooltip: "0: one for each physical core. Takes effect when ComfyUI starts. The environment variable "
-        + "GGML_CPU_THREADS counts for more.",
+        + "GGML_CPU_THREADS overrides this.",
     },
     {
       id: "GGML.Language.ServerURL", name: "URL of a new GGML Language Server", type: "text", defaultValue: "",
-      tooltip: "Empty: the node's own. Nodes that are there keep theirs.",
+      tooltip: "Empty: the node's default. Existing nodes keep theirs.",
     },
     {
-      id: "GGML.Language.AfterUse", name: "A new GGML Language Model after use", type: "combo",
+      id: "GGML.Language.AfterUse", name: "What a new GGML Language Model does after use", type: "combo",
       options: ["release", "keep"], defaultValue: "release",
-      tooltip: "keep: it stays in memory until ComfyUI unloads models.",
+      tooltip: "release: it is unloaded when a GGML model is about to compute. keep: it stays until ComfyUI unloads "
+        + "models.",
     },
     ...LOADERS.map((kind) => ({
       id: `GGML.Device.${kind}`, name: `Device of a new ${kind}`, type: "combo", options: DEVICES, defaultValue: "auto",
-      tooltip: "Nodes that are there keep theirs.",
+      tooltip: "Existing nodes keep theirs.",
     })),
   ].map((setting) => ({ ...setting, category: ["GGML Vulkan", ...setting.id.split(".").slice(1)] }));
 }

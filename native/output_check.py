@@ -23,12 +23,12 @@ def check_outputs(
     files = " or ".join(path for path, _, _ in weights.files) or "its file"
     if not all(finite):
         raise RunnerError(
-            f"{weights.name} on {device} computed values that are infinite or no numbers. Perhaps {files} is damaged, "
-            "or this device's arithmetic too coarse for it: try another file, or the device CPU."
+            f"{weights.name} on {device} computed values that are infinite or not a number (NaN). Perhaps {files} is "
+            "damaged, or this device's arithmetic is not precise enough: try another file, or the device CPU."
         )
     if device != "CPU" and _is_blank(inputs, outputs):
         raise RunnerError(
-            f"{weights.name} on {device} computed one and the same value throughout. Perhaps its driver gave up in the "
+            f"{weights.name} on {device} computed the same value everywhere. Perhaps its driver stopped in the "
             f"middle, or {files} is damaged: update the graphics driver, try another file, or the device CPU."
         )
 

@@ -15,6 +15,6 @@ def wanted_threads() -> int | None:
     if not said:
         return None
     if not said.isdecimal() or int(said) < 1:
-        raise RunnerError(f"The environment variable {VARIABLE} is {said!r}, which is no number of threads: set it to "
-                          "1 or more, or remove it for one thread on each core.")  # fmt: skip
+        raise RunnerError(f"The environment variable {VARIABLE} is {said!r}, which is not a number of threads: "
+                          "set it to 1 or more, or remove it for one thread on each core.")  # fmt: skip
     return int(said)

@@ -226,7 +226,7 @@ class Runner:
         log.warning("The process that runs the models ended: %s", death)
         if process.loading_drivers and self.trouble is None:
             self.trouble = (
-                "Vulkan is switched off until ComfyUI restarts: loading its driver ended the process that does so. "
+                "Vulkan is switched off until ComfyUI restarts: its driver ended the process that loaded it. "
                 "Update or reinstall the graphics driver."
             )
             self._environment |= _WITHOUT_VULKAN

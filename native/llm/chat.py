@@ -28,12 +28,12 @@ _CONNECT_TIMEOUT = 10.0  # seconds
 _POLL = 0.05  # seconds between calls of `interrupted`, and between reports of progress
 _MAX_ERROR_BODY, _MAX_REASON = 1 << 16, 400  # bytes of a refusal; characters that are quoted of it
 _STATUS_MEANINGS = {
-    401: "it does not take this key",
-    403: "this key may not do that",
+    401: "it does not accept this key",
+    403: "this key has no permission for that",
     404: "it has no such address or model",
     429: "too many requests, or the quota is used up; wait a while and try again",
-    500: "it failed inside",
-    502: "what stands before it cannot reach it",
+    500: "it had an internal error",
+    502: "the proxy in front of it cannot reach it",
     503: "it is still loading, or overloaded; wait a while and try again",
 }
 
@@ -86,7 +86,7 @@ def list_models(server: RemoteServer, interrupted: IsInterrupted) -> list[str]:
         try:
             return [str(model["id"]) for model in json.loads(body)["data"]]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise Malformed(f"sent {body[:80]!r}, which is no list of models. Its address often ends in /v1") from error
+            raise Malformed(f"sent {body[:80]!r}, not a list of models. Its address often ends in /v1") from error
 
     return _run(endpoint, get, interrupted)
 
@@ -183,7 +183,7 @@ def _explained(endpoint: Endpoint, error: Exception) -> LanguageModelError:
             return ConnectionLost(f"{server} cannot be reached. Start it, or correct the address in the node.")
         case asyncio.TimeoutError():
             return LanguageModelError(
-                f"{server} said nothing for {endpoint.read_timeout:g} seconds. Raise timeout in the node, or choose a "
+                f"{server} sent nothing for {endpoint.read_timeout:g} seconds. Raise timeout in the node, or choose a "
                 "smaller model."
             )
         case Malformed():

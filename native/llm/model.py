@@ -73,7 +73,7 @@ def local_model(
     trained = trained_context(header)
     needed = f"{header.architecture}.block_count"
     if header.format != "gguf" or needed not in header.metadata:
-        raise WeightFileError(f"{path} is no language model in GGUF format: it lacks {needed}. Choose another file.")
+        raise WeightFileError(f"{path} is not a language model in GGUF format: it lacks {needed}. Choose another file.")
     if projector is not None:
         read_header(projector)
     return LocalModel(
@@ -96,7 +96,7 @@ def check_url(url: str) -> str | None:
     except ValueError:
         usable = False
     if not usable:
-        return f"{_without_login(url)!r} is no address of a server. It looks like http://127.0.0.1:8080/v1."
+        return f"{_without_login(url)!r} is not a server address. One looks like http://127.0.0.1:8080/v1."
     if parts.username or parts.password:
         return (
             f"The address {_without_login(url)} has a name or password in it, which a workflow would carry to others. "

@@ -101,7 +101,7 @@ class ServerProcess:
         errors = [match[1] for line in self._child.last_output() if (match := _ERROR_LINE.match(line.strip()))]
         if errors:
             reason = _ERROR_PREFIX.sub("", errors[0]).rstrip(".")
-            return f"llama.cpp could not load {self.model.path}: {reason}. Get it anew, or choose another."
+            return f"llama.cpp could not load {self.model.path}: {reason}. Download it again, or choose another."
         if reply and self.model.device != CPU:
             return (
                 f"llama.cpp cannot compute on {self.model.device}: {reply['error']}. Choose the device CPU, or "

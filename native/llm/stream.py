@@ -77,4 +77,4 @@ def _add_event(answer: Answer, event: str) -> None:
             answer.add(choice.get("delta") or choice.get("message") or {})
             answer.finish = choice.get("finish_reason") or answer.finish
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Malformed(f"sent {event[:80]!r}, which is no part of an answer. {_NOT_OPENAI}") from error
+        raise Malformed(f"sent {event[:80]!r}, which is not part of an answer. {_NOT_OPENAI}") from error

@@ -96,7 +96,7 @@ class Child:
         code = self._process.poll()
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         tail = "".join(self._stderr).strip()
-        return f"the {self.name} process {self.pid} ended ({how})" + (f". The last it said:\n{tail}" if tail else "")
+        return f"the {self.name} process {self.pid} ended ({how})" + (f". Its last output:\n{tail}" if tail else "")
 
     def _live(self, started: threading.Event) -> None:
         try:

@@ -111,7 +111,7 @@ def _value(cursor: HeaderCursor, kind: int, key: str) -> Any:
 def _alignment(cursor: HeaderCursor, metadata: dict[str, Any]) -> int:
     step = metadata.get("general.alignment", 32)
     if not isinstance(step, int) or step <= 0 or step & (step - 1):
-        raise cursor.damaged(f"its general.alignment is {step}, which is no power of two")
+        raise cursor.damaged(f"its general.alignment is {step}, which is not a power of two")
     return step
 
 

@@ -68,5 +68,5 @@ def _unreadable(path: str, error: OSError | ValueError) -> WeightFileError:
     if isinstance(error, FileNotFoundError):
         return WeightFileError(f"{path} does not exist. Put the file there or choose another one.")
     if isinstance(error, PermissionError):
-        return WeightFileError(f"{path} may not be read by this user. Change its permissions or choose another file.")
+        return WeightFileError(f"{path}: this user has no permission to read it. Change that, or choose another file.")
     return WeightFileError(f"{path} cannot be read: {error}. Check the disk and the path, or choose another file.")

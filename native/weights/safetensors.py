@@ -55,7 +55,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _tensor(path: str, name: str, entry: Any, data: int) -> FileTensor:
     """One entry `{"dtype", "shape", "data_offsets"}`, offsets counted from byte `data` of the file."""
     if len(name) > MAX_NAME or not name.isprintable():
-        raise _damaged(path, f"calls a tensor {name[:80]!r}, which is no name")
+        raise _damaged(path, f"calls a tensor {name[:80]!r}, which is not a name")
     if not isinstance(entry, dict):
         raise _damaged(path, f"describes the tensor {name} by {entry!r:.80}")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")

@@ -19,7 +19,7 @@ from ...native.engines.model import LowRank
 # strength, adapter, strength of the weight itself, window of the weight (dimension, start, length), function
 Patch = tuple[float, Any, float, tuple[int, int, int] | None, Callable[[Tensor], Tensor] | None]
 _VARIANTS = {3: "has a middle matrix (LoCon)", 4: "scales the weight (DoRA)", 5: "reshapes the weight"}
-_ADVICE = "GGML models take plain LoRA only (an up and a down matrix): remove what applies this, or use a plain LoRA."
+_ADVICE = "GGML models take plain LoRAs only (an up and a down matrix): use one, or remove what applies this."
 
 
 class LoRAError(ValueError):
@@ -41,7 +41,7 @@ def check(key: str, patch: Patch, core: torch.nn.Module, name: str) -> None:
         if adapter.weights[index] is not None:
             raise LoRAError(f"The LoRA on {key} {what}. {_ADVICE}")
     if not isinstance(core.get_submodule(name.rpartition(".")[0]), torch.nn.Linear) or not name.endswith(".weight"):
-        raise LoRAError(f"The LoRA on {key} changes something else than the weight of a linear layer. {_ADVICE}")
+        raise LoRAError(f"The LoRA on {key} changes something other than the weight of a linear layer. {_ADVICE}")
     up, down = adapter.weights[0].flatten(1), adapter.weights[1].flatten(1)
     shape = core.get_parameter(name).shape
     rows, columns = _window(patch, shape)

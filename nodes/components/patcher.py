@@ -52,7 +52,7 @@ class ComponentPatcher(ModelPatcher):
     ) -> None:
         """Bring the weights to their device and make this patcher's LoRAs the ones that count."""
         if self.weight_wrapper_patches:
-            raise lora.LoRAError("A GGML model cannot be trained: its weights lie in another process, quantized.")
+            raise lora.LoRAError("A GGML model cannot be trained: its weights are quantized and in another process.")
         self._set_branches(None)
         self.current_hooks = None
         for _, module in components_of(self.model):
@@ -127,4 +127,4 @@ class ComponentPatcher(ModelPatcher):
         for prefix, module in components_of(self.model):
             if key.startswith(prefix):
                 return module, key[len(prefix) :]
-        raise lora.LoRAError(f"{key} is no weight of this model.")
+        raise lora.LoRAError(f"{key} is not a weight of this model.")

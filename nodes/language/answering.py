@@ -24,7 +24,7 @@ def seed_input() -> io.Input:
     """The `seed` input."""
     return io.Int.Input(
         "seed", default=0, min=0, max=MAX_SEED, control_after_generate=True,
-        tooltip="The same seed gives the same text. A GGUF file on this machine keeps to that; servers need not.",
+        tooltip="The same seed gives the same text with a GGUF file on this machine. Servers may not keep to it.",
     )  # fmt: skip
 
 
@@ -32,7 +32,8 @@ def temperature_input() -> io.Input:
     """The `temperature` input."""
     return io.Float.Input(
         "temperature", default=0.7, min=0.0, max=2.0, step=0.05,
-        tooltip="How freely words are chosen. 0: always the likeliest; above 1 texts fall apart.",
+        tooltip="How freely words are chosen. 0: always the most likely word. 0.7 is usual; above 1 texts lose their "
+        "sense.",
     )  # fmt: skip
 
 

@@ -27,21 +27,25 @@ class GGMLChat(io.ComfyNode):
             node_id="GGMLChat",
             display_name="GGML Chat",
             category="text/GGML",
-            description="Asks a language model: text to text, and pictures to text where the model sees.",
+            description="Asks a language model a question, about pictures too if the model can see them.",
             search_aliases=["LLM", "chat", "describe picture", "caption", "VLM", "Vulkan"],
             inputs=[
                 LLM.Input("llm", tooltip="From GGML Language Model or GGML Language Server."),
-                io.String.Input("system", multiline=True, default="", tooltip="What the model is to be; may be empty."),
-                io.String.Input("text", multiline=True, default="", tooltip="What it is asked."),
+                io.String.Input(
+                    "system", multiline=True, default="",
+                    tooltip="The role of the model, such as: You describe pictures in one sentence. May be empty.",
+                ),
+                io.String.Input("text", multiline=True, default="", tooltip="The question."),
                 seed_input(),
                 temperature_input(),
                 io.Int.Input(
                     "max_tokens", default=512, min=1, max=1 << 16,
-                    tooltip="The longest answer; about four letters are a token.",
+                    tooltip="The longest answer, in tokens of about four letters. A longer one is cut.",
                 ),
                 io.Image.Input(
                     "image", optional=True,
-                    tooltip="For models with a projector (see GGML Language Model), and servers whose model sees.",
+                    tooltip="The picture or pictures that the question is about. Needs a model with a projector (see "
+                    "GGML Language Model), or a server whose model can see pictures.",
                 ),
             ],
             outputs=[io.String.Output(display_name="text")],

@@ -25,37 +25,43 @@ class GGMLLanguageModel(io.ComfyNode):
             node_id="GGMLLanguageModel",
             display_name="GGML Language Model",
             category="loaders/GGML",
-            description="A language model from a GGUF file, run by llama.cpp in a process of its own. It writes "
-            "prompts and answers questions, and gives its memory back before pictures are computed.",
+            description="Loads a language model from a GGUF file, to write prompts and answer questions. llama.cpp "
+            "runs it in a process of its own and frees its memory before pictures are computed.",
             search_aliases=["GGUF", "LLM", "llama.cpp", "prompt enhancer", "Vulkan", "AMD", "low VRAM"],
             inputs=[
-                io.Combo.Input("model_name", options=language_model_names(), tooltip="From models/LLM."),
+                io.Combo.Input(
+                    "model_name", options=language_model_names(),
+                    tooltip="A .gguf file in models/LLM. Instruction-tuned models of 3 to 8 billion parameters write "
+                    "good prompts.",
+                ),
                 io.Combo.Input(
                     "device", options=device_options(), default=CPU,
-                    tooltip="Where the model computes. auto is the CPU, which leaves the GPU to the diffusion model.",
+                    tooltip="Where the model computes. auto: the CPU, which leaves the GPU to the diffusion model. A "
+                    "GPU is faster, but needs xllamacpp's Vulkan build.",
                 ),
                 io.Int.Input(
                     "layers", default=ALL_LAYERS, min=ALL_LAYERS, max=1000, advanced=True,
-                    tooltip="How many layers compute on the GPU, from the last one on; the rest stay on the CPU. "
-                    "-1: all.",
+                    tooltip="How many layers compute on the GPU, counted from the last; the rest stay on the CPU. "
+                    "-1: all. Choose fewer if the GPU's memory is short.",
                 ),
                 io.Int.Input(
                     "context", default=4096, min=256, max=1 << 20, step=256, advanced=True,
-                    tooltip="Tokens that the model sees at once, question and answer together; memory goes by it. "
-                    "Never more than the model was trained for.",
+                    tooltip="How many tokens question and answer may have together. Raise it for pictures and long "
+                    "texts; memory grows with it. Never more than the model was trained for.",
                 ),
                 io.Int.Input(
                     "threads", default=0, min=0, max=512, advanced=True,
-                    tooltip="On the CPU. 0: one on each core, or as many as GGML_CPU_THREADS says.",
+                    tooltip="Threads on the CPU. 0: one for each core, or as many as GGML_CPU_THREADS says.",
                 ),
                 io.Combo.Input(
                     "after_use", options=[RELEASE, KEEP], default=RELEASE,
-                    tooltip="release: its process ends, and with it all memory it took, when a GGML model is about to "
-                    "compute; it comes back from the page cache. keep: it stays until ComfyUI unloads models.",
+                    tooltip="What happens to the model's memory. release: it is freed when a GGML model is about to "
+                    "compute; the next question loads the model again, from the page cache. keep: the model stays "
+                    "until ComfyUI unloads models; for enough memory and many questions.",
                 ),
                 io.Combo.Input(
                     "projector", options=[NONE, *projector_names()], default=NONE, optional=True, advanced=True,
-                    tooltip="The file by which the model sees pictures, whose name has mmproj in it; for GGML Chat.",
+                    tooltip="The file that lets the model see pictures, with mmproj in its name; for GGML Chat.",
                 ),
             ],
             outputs=[LLM.Output(display_name="llm")],

@@ -32,36 +32,40 @@ class GGMLPromptExpander(io.ComfyNode):
             node_id="GGMLPromptExpander",
             display_name="GGML Prompt Expander",
             category="text/GGML",
-            description="Has a language model turn a short idea into a prompt, in the form and within the tokens that "
-            "the diffusion model's text encoder takes.",
+            description="Turns a short idea into a prompt with a language model, in the form and within the tokens "
+            "that the diffusion model's text encoder takes.",
             search_aliases=["LLM", "prompt enhancer", "prompt generator", "magic prompt", "Vulkan"],
             inputs=[
                 LLM.Input("llm", tooltip="From GGML Language Model or GGML Language Server."),
                 io.String.Input("idea", multiline=True, default="", tooltip="What the picture shows, in a few words."),
                 io.Combo.Input(
                     "style", options=list(STYLES), default=NO_STYLE,
-                    tooltip=f"What kind of picture. {NO_STYLE}: the model chooses. {OWN_STYLE}: as own_style says.",
+                    tooltip=f"The kind of picture. {NO_STYLE}: the model chooses. {OWN_STYLE}: what own_style says.",
                 ),
                 io.Combo.Input(
                     "target", options=list(TARGETS), default="FLUX schnell",
                     tooltip="What reads the prompt. FLUX schnell: sentences, up to 256 tokens of T5. FLUX dev: "
                     "sentences, up to 512. SD tags: tags, up to 77 tokens of CLIP.",
                 ),
-                io.Combo.Input("length", options=list(LENGTHS), default="medium", tooltip="About 30, 80 or 180 words."),
+                io.Combo.Input(
+                    "length", options=list(LENGTHS), default="medium",
+                    tooltip="Length of the prompt: about 30, 80 or 180 words.",
+                ),
                 io.String.Input(
                     "must_keep", default="",
-                    tooltip="Words and phrases, between commas, that are in the prompt whatever the model writes.",
+                    tooltip="Words and phrases, separated by commas, that must be in the prompt. What the model "
+                    "leaves out is put in front.",
                 ),
                 seed_input(),
                 temperature_input(),
                 io.Combo.Input(
                     "on_failure", options=[STOP, PASS], default=STOP,
-                    tooltip="When the model gives no usable answer. stop: the workflow stops and says why. pass the "
-                    "idea through: it goes on with the idea and must_keep as the prompt; another seed asks again.",
+                    tooltip="What to do if the model gives no usable answer. stop: the workflow stops and says why. "
+                    "pass the idea through: it goes on with idea and must_keep as the prompt; another seed asks again.",
                 ),
                 io.String.Input(
                     "own_style", multiline=True, default="", optional=True, advanced=True,
-                    tooltip=f"How the picture should look, for the style {OWN_STYLE}.",
+                    tooltip=f"How the picture should look, if style is {OWN_STYLE}.",
                 ),
             ],
             outputs=[

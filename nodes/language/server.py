@@ -39,27 +39,29 @@ class GGMLLanguageServer(io.ComfyNode):
             node_id="GGMLLanguageServer",
             display_name="GGML Language Server",
             category="loaders/GGML",
-            description="A language model on a server that speaks OpenAI's protocol: llama-server, vLLM, Ollama, "
-            "LM Studio, or one on the internet.",
+            description="Uses a language model on an OpenAI-compatible server: llama-server, vLLM, Ollama, LM Studio, "
+            "or one on the internet.",
             search_aliases=["LLM", "OpenAI", "Ollama", "vLLM", "LM Studio", "llama-server", "Vulkan"],
             inputs=[
                 io.String.Input(
                     "url", default="http://127.0.0.1:8080/v1",
-                    tooltip="The server's address, up to and with /v1. Ollama: http://127.0.0.1:11434/v1, LM Studio: "
+                    tooltip="The server's address, with /v1 at its end. Ollama: http://127.0.0.1:11434/v1, LM Studio: "
                     "http://127.0.0.1:1234/v1, vLLM: http://127.0.0.1:8000/v1.",
                 ),
                 io.String.Input(
                     "model", default="",
-                    tooltip="As the server names it; empty: the first that it lists. The button below lists them.",
+                    tooltip="The model's name on the server. Empty: the first in the server's list, which the button "
+                    "below shows.",
                 ),
                 io.String.Input(
                     "key_variable", default="", advanced=True,
-                    tooltip=f"The name of an environment variable of ComfyUI that holds the server's key, such as "
-                    f"{KEY_PREFIX}KEY. The key itself must not be here: workflows and pictures carry what is.",
+                    tooltip=f"For servers that want a key: the name of the environment variable that holds it, such as "
+                    f"{KEY_PREFIX}KEY. Never the key itself: it would be saved in workflows and pictures.",
                 ),
                 io.Int.Input(
                     "timeout", default=120, min=1, max=3600, advanced=True,
-                    tooltip="Seconds without a word from the server after which it counts as hanging.",
+                    tooltip="How many seconds to wait for the server to send anything. Raise it if a large model "
+                    "loads slowly.",
                 ),
             ],
             outputs=[LLM.Output(display_name="llm")],

@@ -39,25 +39,25 @@ def residency_inputs() -> list[io.Input]:
     return [
         io.Combo.Input(
             "weights", options=list(RESIDENCIES), default=AUTO, optional=True,
-            tooltip="Where the weights live. device: in the memory of the device; on the CPU that is a copy in the "
-            "form its fastest code reads, for Q4 and a few other types, which costs as much RAM as the file is large "
-            "and some seconds of loading. ram: on a GPU they stay in RAM and pass through it block by block, so that a "
-            "model larger than its memory runs; the CPU uses them in place from the file. disk: as device, but given "
-            "back as soon as another model computes. auto: on a GPU device where they fit and ram where not, on the "
-            "CPU ram.",
+            tooltip="Where the weights are kept. Leave it on auto unless memory is short. device: in the device's "
+            "memory; on the CPU a copy in the layout of its fastest code (Q4 and a few other types), which takes as "
+            "much RAM as the file is large and some seconds to load. ram: on a GPU they stay in RAM and are copied "
+            "through it block by block, so that a model larger than its memory runs, slower; on the CPU they are used "
+            "in place from the file. disk: like device, but unloaded as soon as another model computes. auto: on a "
+            "GPU device if they fit, else ram; on the CPU ram.",
         ),
         io.Int.Input(
             "budget", default=0, min=0, max=1 << 20, optional=True, advanced=True,
-            tooltip="MiB of the device's memory that the weights and the compute buffer may take together. "
-            "0: what is free.",
+            tooltip="MiB of the device's memory that weights and compute buffer may take together. 0: what is free. "
+            "Set it if another program needs room there.",
         ),
         io.Combo.Input(
             "engine", options=list(ENGINES), default=AUTO, optional=True, advanced=True,
-            tooltip="What computes on the CPU. torch: ComfyUI's own, with weights read from the file layer by layer; "
-            "much faster where the processor has BF16 instructions, and for pictures. ggml: in a process of its own; "
-            "GPUs always compute with it. auto: torch where it is measured to be clearly faster, once after ComfyUI "
-            "starts. Pictures of the two differ a little: choose one where a seed must give the same picture on every "
-            "computer.",
+            tooltip="What computes on the CPU; a GPU always uses ggml. torch: ComfyUI's own torch, with weights read "
+            "from the file layer by layer; much faster on processors with BF16 instructions, and for the VAE. ggml: in "
+            "a process of its own. auto: measures both once after ComfyUI starts and takes torch if it is clearly "
+            "faster. Their pictures differ a little: choose one of the two if a seed must give the same picture on "
+            "every computer.",
         ),
     ]  # fmt: skip
 

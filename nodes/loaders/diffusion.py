@@ -51,17 +51,19 @@ class GGMLDiffusionModel(io.ComfyNode):
             node_id="GGMLDiffusionModel",
             display_name="GGML Diffusion Model",
             category="loaders/GGML",
-            description="Loads FLUX.1 from a GGUF or safetensors file; it runs on a Vulkan GPU or the CPU, quantized.",
+            description="Loads FLUX.1 from a GGUF or safetensors file and runs it quantized, on a Vulkan GPU or the "
+            "CPU.",
             search_aliases=["GGUF", "Unet loader", "FLUX", "Vulkan", "AMD", "low VRAM", "RX 580"],
             inputs=[
                 io.Combo.Input(
                     "model_name", options=model_names("diffusion_models"),
-                    tooltip="From models/unet and models/diffusion_models.",
+                    tooltip="A file in models/unet or models/diffusion_models. A smaller quantization takes less "
+                    "memory and loses detail; Q4_K is usual for 8 GB cards.",
                 ),
                 io.Combo.Input(
                     "device", options=device_options(), default=AUTO,
-                    tooltip="Where the model computes. auto is the first GPU, or the CPU where there is none; "
-                    "the node GGML Devices lists them.",
+                    tooltip="Where the model computes. auto: the first GPU, or the CPU if there is none. Change it to "
+                    "use another device; the node GGML Devices lists them.",
                 ),
                 *residency_inputs(),
             ],

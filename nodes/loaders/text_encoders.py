@@ -177,18 +177,23 @@ class GGMLTextEncoders(io.ComfyNode):
             description="Loads T5-XXL and CLIP-L for FLUX.1 from GGUF or safetensors files, in any order.",
             search_aliases=["GGUF", "CLIP loader", "T5", "DualCLIPLoader", "Vulkan", "AMD", "low VRAM", "RX 580"],
             inputs=[
-                io.Combo.Input("clip_name1", options=names, tooltip="T5-XXL or CLIP-L. Choose Q5 or better."),
+                io.Combo.Input(
+                    "clip_name1", options=names,
+                    tooltip="A file with T5-XXL or CLIP-L. Take T5 in Q5 or better: below that much of the prompt is "
+                    "lost.",
+                ),
                 io.Combo.Input(
                     "clip_name2", options=[NONE, *names], default=NONE, optional=True,
-                    tooltip="The other one.",
+                    tooltip="The other encoder. Leave it on none if the first file holds both.",
                 ),
                 io.Combo.Input(
                     "clip_name3", options=[NONE, *names], default=NONE, optional=True, advanced=True,
-                    tooltip="A third encoder, for models that have one; FLUX.1 has two.",
+                    tooltip="A third encoder, for models that have one. FLUX.1 has two: leave it on none.",
                 ),
                 io.Combo.Input(
                     "device", options=device_options(), default=CPU,
-                    tooltip="Where the encoders compute. auto is the CPU, which leaves the GPU to the diffusion model.",
+                    tooltip="Where the encoders compute. auto: the CPU, which leaves the GPU to the diffusion model. "
+                    "They are faster on a GPU.",
                 ),
                 *residency_inputs(),
             ],

@@ -99,24 +99,31 @@ class GGMLVAE(io.ComfyNode):
             description="Loads a VAE from a GGUF or safetensors file, such as FLUX.1's ae.safetensors.",
             search_aliases=["GGUF", "VAE loader", "tiled VAE", "Vulkan", "AMD", "low VRAM", "RX 580"],
             inputs=[
-                io.Combo.Input("vae_name", options=model_names("vae")),
+                io.Combo.Input(
+                    "vae_name", options=model_names("vae"),
+                    tooltip="A file in models/vae, such as ae.safetensors of FLUX.1.",
+                ),
                 io.Combo.Input(
                     "device", options=device_options(), default=CPU,
-                    tooltip="Where pictures are decoded and encoded. auto is the CPU; small GPUs need tiles.",
+                    tooltip="Where pictures are decoded and encoded. auto: the CPU, safe with every card. A GPU is "
+                    "faster if the tiles fit its memory.",
                 ),
                 io.Combo.Input(
                     "tiling", options=list(MODES), default="auto",
-                    tooltip="auto: in tiles when the picture has more pixels than a tile, in smaller ones where those "
-                    "do not fit. on: when it is larger than a tile on any side. off: always whole.",
+                    tooltip="When a picture is cut into tiles, which saves memory. auto: when it has more pixels than "
+                    "a tile, and into smaller tiles if those do not fit. on: when any side is longer than a tile. "
+                    "off: never.",
                 ),
                 io.Int.Input(
                     "tile_size", default=0, min=0, max=4096, step=64, advanced=True,
-                    tooltip="Side of a tile in pixels; memory goes by its area. 0: the largest that fits the device's "
-                    "free memory, buffers and time limit, the whole picture if it can be; 512 on the CPU.",
+                    tooltip="Side of a tile in pixels. 0: the largest that the device's free memory, buffers and time "
+                    "limit allow, the whole picture if possible; 512 on the CPU. Choose a smaller one if memory runs "
+                    "out: half the side takes a quarter of the memory.",
                 ),
                 io.Int.Input(
                     "overlap", default=64, min=0, max=2048, step=8, advanced=True,
-                    tooltip="Pixels that neighbouring tiles share and blend over.",
+                    tooltip="Pixels that neighbouring tiles share, to blend them. Raise it if seams show; that takes "
+                    "longer.",
                 ),
                 *residency_inputs(),
             ],

@@ -83,7 +83,8 @@ def _plan_posted(posted: Mapping[str, Any]) -> PlanResult | dict[str, Any] | Non
     except InterruptProcessingException:  # an Exception before ComfyUI 0.27
         raise
     except Exception as error:  # of a malformed prompt, which ComfyUI reports
-        log.warning("The memory planner leaves this workflow to ComfyUI: %s: %s", type(error).__name__, error)
+        why = f"{type(error).__name__}: {error}"
+        log.warning("The memory planner could not plan this workflow, which runs without a plan: %s", why)
         return None
     return last
 

@@ -25,43 +25,45 @@ class GGMLMemoryPlanner(io.ComfyNode):
             display_name="GGML Memory Planner",
             category="loaders/GGML",
             description="Works out what this workflow takes of the GPU's memory and of RAM before anything is loaded, "
-            "and stops it where it does not fit. Put it anywhere in the workflow; it needs no link.",
+            "and stops it if it does not fit. Put it anywhere in the workflow; it needs no link.",
             search_aliases=["GGUF", "Vulkan", "VRAM", "out of memory", "OOM", "low VRAM", "budget", "RX 580"],
             inputs=[
                 io.Combo.Input(
                     "mode", options=list(MODES), default=REJECT,
-                    tooltip="reject: a workflow that does not fit is refused, and nothing of it runs. warn: it runs "
-                    "all the same, and the report says what does not fit. fit: what GGML loaders leave on auto "
-                    "(device, weights, tiles) is chosen so that it fits and is fastest; refused where nothing does.",
+                    tooltip="What happens to a workflow that does not fit. reject: it is refused before anything runs. "
+                    "warn: it runs, and the report says what does not fit. fit: what GGML loaders leave on auto "
+                    "(device, weights, tiles) is set to the fastest choice that fits; refused if nothing does.",
                 ),
                 io.Int.Input(
                     "gpu_budget", default=0, min=0, max=1 << 20,
-                    tooltip="MiB of each GPU that the workflow may take. 0: what is free, less 512.",
+                    tooltip="MiB of each GPU that the workflow may take. 0: what is free, less 512. Set it to leave "
+                    "more to other programs.",
                 ),
                 io.Int.Input(
                     "ram_budget", default=0, min=0, max=1 << 24,
-                    tooltip="MiB of RAM that the workflow may take. 0: what is free, less a fifth of all RAM.",
+                    tooltip="MiB of RAM that the workflow may take. 0: what is free, less a fifth of all RAM. Set it "
+                    "to leave more to other programs.",
                 ),
                 io.Combo.Input(
                     "hardware", options=profile_names(), default=THIS_MACHINE, optional=True,
-                    tooltip="What it is planned for. With another machine's card, whether it would fit there; what "
-                    "fit chooses for that is shown, and not set.",
+                    tooltip="The machine to plan for. Choose another one's card to see whether the workflow would fit "
+                    "there; what fit chooses for it is shown, not set.",
                 ),
                 *(
                     io.Int.Input(
                         f"unknown_{side}", default=0, min=0, max=16384, optional=True, advanced=True,
-                        tooltip=f"The {side} to plan with where it cannot be known, such as behind nodes of other "
+                        tooltip=f"The {side} to plan with if it cannot be known, such as behind nodes of other "
                         "packs. 0: that part is left out of the plan, and the report says so.",
                     )
                     for side in ("width", "height")
                 ),
                 io.Int.Input(
                     "unknown_batch", default=1, min=1, max=4096, optional=True, advanced=True,
-                    tooltip="The batch to plan with where the size cannot be known.",
+                    tooltip="The batch size to plan with if it cannot be known.",
                 ),
-                io.Model.Input("model", optional=True, tooltip="Goes through: the planner may be in the line."),
-                io.Clip.Input("clip", optional=True, tooltip="Goes through."),
-                io.Vae.Input("vae", optional=True, tooltip="Goes through."),
+                io.Model.Input("model", optional=True, tooltip="Passed through unchanged; may stay unlinked."),
+                io.Clip.Input("clip", optional=True, tooltip="Passed through unchanged; may stay unlinked."),
+                io.Vae.Input("vae", optional=True, tooltip="Passed through unchanged; may stay unlinked."),
             ],
             outputs=[
                 io.String.Output(display_name="report"), io.Image.Output(display_name="chart"),

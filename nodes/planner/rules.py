@@ -216,7 +216,7 @@ def _zeros(*shape: int) -> Tensor:
 
 def _planner(inputs: Inputs, _turn: NodeTurn) -> Outputs:
     """GGML Memory Planner: passes model, clip and vae through."""
-    report = Unknown("it hangs on the planner's own report")
+    report = Unknown("it depends on the planner's own report")
     absent = Unknown("nothing is linked to the planner's input")
     return (report, report, *(inputs.get(name, absent) for name in ("model", "clip", "vae")))
 

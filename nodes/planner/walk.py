@@ -57,7 +57,7 @@ class _Walk:
         if node in self._outputs:
             return self._outputs[node]
         if node in self._in_progress:
-            return (Unknown("the workflow goes in a circle"),)
+            return (Unknown("the workflow has a loop"),)
         self._in_progress.add(node)
         try:
             self._outputs[node] = self._follow(node)
@@ -87,7 +87,7 @@ class _Walk:
             self.notes += [f"{class_type} (node {node}) is planned with {each}." for each in turn.assumptions]
         if class_type not in core.NODE_CLASS_MAPPINGS:
             self.notes.append(f"{class_type} (node {node}) is not in the plan: this ComfyUI has no such node.")
-        return (Unknown(f"it hangs on {class_type} (node {node}), which the planner does not know"),)
+        return (Unknown(f"it depends on {class_type} (node {node}), which the planner does not know"),)
 
     def _input(self, value: Any) -> Any:
         if not _is_link(value):

@@ -78,7 +78,7 @@ def test_a_real_server_answers(real: str) -> None:
 def test_a_wrong_key_is_said_and_not_shown(real: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ("", VARIABLE):
         monkeypatch.setenv(VARIABLE, "sk-another-key")
-        with pytest.raises(LanguageModelError, match="401: it does not take this key.*Invalid API Key") as error:
+        with pytest.raises(LanguageModelError, match="401: it does not accept this key.*Invalid API Key") as error:
             ask(RemoteServer(real, "real.gguf", wrong))
         assert "another" not in str(error.value)
 
@@ -95,7 +95,7 @@ def test_a_server_that_is_down() -> None:
 
 @pytest.mark.parametrize(
     ("status", "meaning"),
-    [(429, "too many requests"), (500, "failed inside"), (503, "still loading"), (404, "no such"), (418, "refused")],
+    [(429, "too many requests"), (500, "internal error"), (503, "still loading"), (404, "no such"), (418, "refused")],
 )
 def test_a_refusal_carries_the_servers_words(status: int, meaning: str) -> None:
     body = json.dumps({"error": {"message": f"no\nnever with {KEY}", "code": status}})
@@ -128,12 +128,12 @@ def test_a_redirect_does_not_carry_the_key_elsewhere() -> None:
 )
 def test_garbage(body: str) -> None:
     said = refusal(lambda handler: send(handler, 200, f"data: {body}\n\n", "text/event-stream"))
-    assert "is no part of an answer" in said
+    assert "is not part of an answer" in said
 
 
 def test_a_web_page_in_place_of_an_answer() -> None:
     said = refusal(lambda handler: send(handler, 200, "<html>Welcome</html>", "text/html"))
-    assert "'<html>Welcome</html>', which is no part of an answer. Is it an OpenAI-compatible server?" in said
+    assert "'<html>Welcome</html>', which is not part of an answer. Is it an OpenAI-compatible server?" in said
 
 
 def test_an_event_without_end() -> None:
@@ -174,7 +174,7 @@ def test_a_server_that_says_nothing_is_left_and_can_be_interrupted() -> None:
         done.wait(60)
 
     try:
-        assert "said nothing for 0.2 seconds" in refusal(hangs, read_timeout=0.2)
+        assert "sent nothing for 0.2 seconds" in refusal(hangs, read_timeout=0.2)
         looks: list[int] = []
         with server_that(hangs) as url, pytest.raises(Interrupted):
             ask(RemoteServer(url, "m", read_timeout=60.0), lambda: len(looks) > 3 or bool(looks.append(1)))

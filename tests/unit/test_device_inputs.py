@@ -108,8 +108,8 @@ def test_devices_node_says_what_there_is() -> None:
     assert (
         "Vulkan1: a Vulkan1 (GPU)\n  memory: 3.0 of 4.0 GiB free\n  largest buffer: 1.0 GiB\n  features: fp16" in text
     )
-    treated = ("submits of at most 16 operations",)
+    treated = ("at most 16 operations per submit",)
     old = client.Device("Vulkan0", "an RX 580", "GPU", 1, 1, 1, (), treated, driver="radv Mesa 25.2.4")
     described = part("nodes.devices").describe([old]).splitlines()
-    assert described[-3:-1] == ["  driver: radv Mesa 25.2.4", "  submits of at most 16 operations"]
+    assert described[-3:-1] == ["  driver: radv Mesa 25.2.4", "  at most 16 operations per submit"]
     assert text.endswith("auto is Vulkan1 for the diffusion model, CPU for text encoders and the VAE.")

@@ -97,9 +97,9 @@ def test_the_commands_install_what_the_pack_asks_for() -> None:
     assert re.findall(r"ggml-python==[\d.]+", page) == [ggml_wheel.REQUIREMENT]
     assert ggml_wheel.REQUIREMENT in required
     assert set(re.findall(r"index-url (\S+)", page)) == {ggml_wheel.PREBUILT_INDEX}
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"index-url (\S+)", readme)) == {llama_wheel.PREBUILT_INDEX} == {GPU_INDEX}
-    assert set(re.findall(rf"{PACKAGE}==[\d.]+", readme)) == {f"{PACKAGE}=={VERSION}"}
+    page = (ROOT / "docs" / "language_models.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"index-url (\S+)", page)) == {llama_wheel.PREBUILT_INDEX} == {GPU_INDEX}
+    assert set(re.findall(rf"{PACKAGE}==[\d.]+", page)) == {f"{PACKAGE}=={VERSION}"}
     assert f"{PACKAGE}=={VERSION}" in required
 
 

@@ -31,7 +31,7 @@ def test_a_file_is_another_model_once_it_changes(tmp_path: Path) -> None:
 def test_what_is_no_language_model_is_refused(tmp_path: Path, write_gguf: Write, write_safetensors: Write) -> None:
     flux, other = write_gguf("flux.gguf", {"a": ((32, 32), "F32")}, "flux"), write_safetensors("m.sft", {"a": (2,)})
     for path in (flux, other):
-        with pytest.raises(WeightFileError, match="no language model in GGUF format"):
+        with pytest.raises(WeightFileError, match="not a language model in GGUF format"):
             local_model(str(path), "CPU", -1, 512, 1, None, False)
     with pytest.raises(WeightFileError, match="does not exist"):
         local_model(str(tmp_path / "gone.gguf"), "CPU", -1, 512, 1, None, False)
@@ -44,7 +44,7 @@ def test_addresses(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["", "host", "ftp://host/v1", "http://", "http://host:port/v1", "http://[::1/v1"])
 def test_what_is_no_address(url: str) -> None:
-    assert "is no address of a server" in (check_url(url) or "")
+    assert "is not a server address" in (check_url(url) or "")
 
 
 def test_a_login_in_an_address_is_refused_and_not_repeated() -> None:

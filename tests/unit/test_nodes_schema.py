@@ -191,7 +191,7 @@ def test_tiles_that_cannot_be_cut(no_runner: None, tile: int, overlap: int, mess
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"url": "127.0.0.1:8080"}, "is no address of a server"),
+        ({"url": "127.0.0.1:8080"}, "is not a server address"),
         ({"url": "http://me:sk-secret@h/v1"}, "has a name or password in it"),
         ({"key_variable": "sk-secret"}, "takes the name of an environment variable, not the key itself"),
         ({"key_variable": "GGML_LLM_NOT_SET"}, "GGML_LLM_NOT_SET is not set"),

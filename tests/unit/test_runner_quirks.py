@@ -120,7 +120,7 @@ def test_an_rx_580_gets_small_submits_unless_the_user_says_otherwise(disguised: 
         runner = disguised(device, **variables)
         vulkan = next(each for each in runner.devices() if each.name == "Vulkan0")
         assert vulkan.description == device
-        assert ("submits of at most 16 operations" in vulkan.traits) == (case == "old")
+        assert ("at most 16 operations per submit" in vulkan.traits) == (case == "old")
         counts[case] = submits_of_a_run(runner, counted)
         runner.close()
     assert counts["plain"] == counts["own"]

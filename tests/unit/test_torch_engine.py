@@ -205,7 +205,7 @@ def test_file_that_changed_or_ends_early_is_named(tmp_path: Path) -> None:
 def test_result_that_is_no_number_is_an_error(tmp_path: Path) -> None:
     broken = np.full((4, 32), np.nan, "f4")
     weights = weight_file(tmp_path / "w", {"weight": ("F32", (4, 32), broken.tobytes())})
-    with pytest.raises(RunnerError, match="toy on CPU computed values that are infinite or no numbers"):
+    with pytest.raises(RunnerError, match="toy on CPU computed values that are infinite or not a number"):
         TorchModel(linear(4, 32), weights, "CPU").run(0, call, {"x": torch.ones(1, 32)})
 
 

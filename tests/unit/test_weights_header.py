@@ -49,7 +49,7 @@ def test_a_missing_file_a_folder_and_an_impossible_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "says"), [(PermissionError(13, "no"), "may not be read"), (OSError(5, "I/O"), "I/O")]
+    ("error", "says"), [(PermissionError(13, "no"), "has no permission"), (OSError(5, "I/O"), "I/O")]
 )
 def test_a_file_that_the_system_refuses(
     write_gguf: Write, monkeypatch: pytest.MonkeyPatch, error: OSError, says: str

@@ -133,9 +133,9 @@ def describe_traits(traits: Traits) -> tuple[str, ...]:
     """The traits that matter to a person."""
     said = []
     if traits.nodes_per_submit is not None:
-        said.append(f"submits of at most {traits.nodes_per_submit} operations")
+        said.append(f"at most {traits.nodes_per_submit} operations per submit")
     if traits.largest_operation < inf:
-        said.append(f"waits after {traits.largest_segment / 1e9:,.0f} GFLOP, as its driver ends work of 2 seconds")
+        said.append(f"waits after each {traits.largest_segment / 1e9:,.0f} GFLOP, as its driver ends work of 2 seconds")
     if traits.avoids_window:
-        said.append("no resizable BAR: memory that the processor sees too is left alone")
+        said.append("no resizable BAR: its memory that the processor can see is not used")
     return tuple(said)
