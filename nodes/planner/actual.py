@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +12,7 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 from ...native.client import OutOfMemory, shared
+from ...native.lru import LRU
 from ...native.planning import Machine, Peaks, Plan, report
 from ..components.observer import Observer
 from ..node_text import show_on
@@ -33,7 +34,7 @@ class _Run:
     nodes: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-_runs: OrderedDict[str, _Run] = OrderedDict()  # by prompt's id
+_runs: LRU[str, _Run] = LRU(_KEPT)  # by prompt's id
 
 
 def on_peak(peaks: Mapping[str, int], weights: str) -> None:
@@ -41,9 +42,7 @@ def on_peak(peaks: Mapping[str, int], weights: str) -> None:
     context = get_executing_context()
     if context is None:
         return
-    run = _runs.setdefault(context.prompt_id, _Run())
-    if len(_runs) > _KEPT:
-        _runs.popitem(last=False)
+    run = _runs.get(context.prompt_id) or _runs.put(context.prompt_id, _Run())
     run.weights.add(weights)
     node, before = context.node_id, run.raw.get(context.node_id, {})
     run.raw[node] = {device: max(nbytes, before.get(device, 0)) for device, nbytes in peaks.items()}

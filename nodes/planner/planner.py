@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ...native.client import Runner, another
 from ...native.engines.dry_run import Recorder
+from ...native.lru import LRU
 from ...native.planning import Advice, Machine, Plan
 from ...native.wire.messages import Step
 from .advice import advice
@@ -31,8 +31,8 @@ class NobodyAsks(Exception):
 # Plans are made one at a time, in a runner that only dry-runs: the other one may be computing for minutes.
 _planning = threading.Lock()
 _runner: Runner | None = None
-_made: OrderedDict[str, MadePlan] = OrderedDict()
-_followed: OrderedDict[Any, tuple[Recorder, list[str], Any]] = OrderedDict()  # with the files as they were
+_made: LRU[str, MadePlan] = LRU(_KEPT)
+_followed: LRU[Any, tuple[Recorder, list[str], Any]] = LRU(_KEPT)  # with the files as they were
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def make_plan(
 
 def keep(prompt: Prompt, made: MadePlan) -> None:
     """Remember the plan of a prompt that is about to run."""
-    _keep(_made, _key(prompt), made)
+    _made.put(_key(prompt), made)
 
 
 def kept(prompt: Prompt) -> MadePlan | None:
@@ -109,7 +109,7 @@ def _planned(prompt: Prompt, machine: Machine, unknown: Size, targets: Sequence[
     recorder = Recorder(_runner, machine)
     notes = walk(prompt, recorder, unknown, targets)
     if not any(isinstance(made, Mapping) and made.get("class_type") in READING for made in prompt.values()):
-        _keep(_followed, key, (recorder, notes, _files(recorder)))
+        _followed.put(key, (recorder, notes, _files(recorder)))
     plan = recorder.plan(notes)
     assert plan is not None  # the capacities are those it was followed with
     return plan
@@ -120,13 +120,6 @@ def _files(recorder: Recorder) -> list[tuple[str, int, int]]:
     sets = [step.weights for step, _ in recorder.steps if isinstance(step, Step)]
     paths = sorted({path for weights in sets for path, *_ in weights.files})
     return [(path, os.path.getsize(path), os.stat(path).st_mtime_ns) for path in paths]
-
-
-def _keep(kept: OrderedDict[Any, Any], key: Any, value: Any) -> None:
-    kept[key] = value
-    kept.move_to_end(key)
-    if len(kept) > _KEPT:
-        kept.popitem(last=False)
 
 
 def _key(prompt: Prompt) -> str:
