@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from .client.errors import RunnerError
+from .errors import RunnerError
 
 VARIABLE = "GGML_CPU_THREADS"
 

@@ -7,12 +7,17 @@ import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from time import monotonic
-from typing import IO, Any
+from typing import IO
 
 from ..process.child import Child
-from ..wire.frames import FrameWriter, Header, PeerGone, receive
+from ..wire.frames import Frame, FrameWriter, PeerGone, ProtocolError, receive
+from ..wire.messages import DriversEvent, Failure, InterruptRequest, Progress, Reply, Request, WasInterrupted
 from ..wire.shared_memory import Arena
+
+_POLL = 0.05  # seconds between looks at `interrupted`
+OnProgress = Callable[..., None]  # done, in all
 
 
 class ProcessDied(Exception):
@@ -20,15 +25,15 @@ class ProcessDied(Exception):
 
 
 class Call:
-    """A request on its way: its replies arrive in a queue, None when the process has ended."""
+    """A request on its way: its replies arrive in a queue, or how the process ended."""
 
     def __init__(self, request: int) -> None:
         self.request = request
-        self.replies: queue.SimpleQueue[Header | None] = queue.SimpleQueue()
+        self.replies: queue.SimpleQueue[Progress | Reply | ProcessDied] = queue.SimpleQueue()
 
 
 class RunnerProcess:
-    """Started on construction; raises ProcessDied from `send` once it has ended."""
+    """Started on construction; raises ProcessDied where it cannot be."""
 
     def __init__(self, options: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
         self.arena = Arena()
@@ -55,24 +60,28 @@ class RunnerProcess:
         """Whether it can still answer."""
         return not self._child.ended.is_set()
 
-    def send(self, header: Header, payload: bytes = b"") -> Call:
-        """Send a request; its id is added here. Raises ProcessDied."""
-        call = Call(next(self._numbers))
-        with self._lock:
-            if self._child.ended.is_set():
-                raise ProcessDied(self.exit_report())
-            self._calls[call.request] = call
-        try:
-            self._writer.send({"id": call.request, **header}, payload)
-        except PeerGone as error:
-            self._child.ended.wait(5)
-            raise ProcessDied(self.exit_report()) from error
-        return call
+    def exchange(
+        self,
+        request: Request,
+        payload: bytes,
+        timeout: float,
+        interrupted: Callable[[], bool] | None = None,
+        progress: OnProgress | None = None,
+    ) -> Reply:
+        """Send a request and wait for its reply, which is WasInterrupted also where it was done all the same.
 
-    def interrupt(self, call: Call) -> None:
-        """Ask it to end a request; the request is answered either way."""
-        with suppress(PeerGone):  # then the end of the process answers the call
-            self._writer.send({"do": "interrupt", "request": call.request})
+        Raises ProcessDied, also after `timeout` seconds without progress, and what `interrupted` and `progress` do.
+        """
+        call = self._send(request, payload, timeout)
+        try:
+            return self._reply(call, timeout, interrupted, progress)
+        except ProcessDied:
+            raise
+        except BaseException:  # out of `interrupted` or `progress`: the runner must be idle before the next call
+            self._interrupt(call)
+            with suppress(ProcessDied):
+                self._reply(call, timeout, None, None)
+            raise
 
     def kill(self) -> None:
         """End it at once."""
@@ -84,70 +93,81 @@ class RunnerProcess:
         self._child.close()
         self.arena.close()
 
-    def exit_report(self) -> str:
-        """How it ended and the last it wrote to stderr."""
-        return self._child.exit_report()
+    def _send(self, request: Request, payload: bytes, timeout: float) -> Call:
+        call = Call(next(self._numbers))
+        with self._lock:
+            if self._child.ended.is_set():
+                raise ProcessDied(self._child.exit_report())
+            self._calls[call.request] = call
+        watchdog = threading.Timer(timeout, self.kill)  # a process that reads nothing would block the writing
+        watchdog.start()
+        try:
+            self._writer.send(call.request, request, payload)
+        except PeerGone as error:
+            self._child.ended.wait(5)
+            raise ProcessDied(self._child.exit_report()) from error
+        finally:
+            watchdog.cancel()
+        return call
+
+    def _interrupt(self, call: Call) -> None:
+        with suppress(PeerGone):  # then the end of the process answers the call
+            self._writer.send(0, InterruptRequest(call.request))
+
+    def _reply(
+        self, call: Call, timeout: float, interrupted: Callable[[], bool] | None, progress: OnProgress | None
+    ) -> Reply:
+        interrupting = False
+        looked = last_sign = monotonic()
+        while True:
+            try:
+                message = call.replies.get(timeout=_POLL)
+            except queue.Empty:
+                message = None
+            match message:
+                case ProcessDied():
+                    raise message
+                case Progress(done, total):
+                    last_sign = monotonic()
+                    if progress:
+                        progress(done, total)
+                case Reply(result) if interrupting and not isinstance(result, Failure):  # before it saw that
+                    return replace(message, result=WasInterrupted("the run was interrupted"))
+                case Reply():
+                    return message
+            now = monotonic()
+            if now - last_sign > timeout:
+                self.kill()
+                raise ProcessDied(f"no sign of progress for {timeout:g} seconds; {self._child.exit_report()}")
+            if interrupted and not interrupting and now - looked >= _POLL:
+                looked = now
+                if interrupted():
+                    self._interrupt(call)
+                    interrupting = True
 
     def _read(self, output: IO[bytes]) -> None:
         with suppress(EOFError):
             while True:
-                self._take(receive(output)[0])
+                self._take(receive(output))
+
+    def _take(self, frame: Frame) -> None:
+        match frame.message:
+            case DriversEvent(loading):
+                self.loading_drivers = loading
+            case Progress() as message:
+                call = self._calls.get(frame.request)
+                if call:
+                    call.replies.put(message)
+            case Reply() as message:
+                with self._lock:
+                    call = self._calls.pop(frame.request, None)
+                if call:
+                    call.replies.put(message)
+            case other:
+                raise ProtocolError(f"the runner sent a {type(other).__name__}, which only the client sends")
 
     def _ended(self) -> None:
         with self._lock:
             calls, self._calls = list(self._calls.values()), {}
         for call in calls:
-            call.replies.put(None)
-
-    def _take(self, header: dict[str, Any]) -> None:
-        if header.get("event") == "drivers":
-            self.loading_drivers = header["loading"]
-            return
-        final = "progress" not in header
-        with self._lock:
-            call = self._calls.pop(header["id"], None) if final else self._calls.get(header["id"])
-        if call:
-            call.replies.put(header)
-
-
-_POLL = 0.05  # seconds between looks at `interrupted`
-
-
-def final_reply(
-    process: RunnerProcess,
-    call: Call,
-    patience: float,
-    interrupted: Callable[[], bool] | None,
-    progress: Callable[..., None] | None,
-) -> dict[str, Any]:
-    """The last reply to a call, that it was aborted also where it was done all the same.
-
-    Raises ProcessDied also after `patience` seconds without progress, and what `interrupted` and `progress` do.
-    """
-    interrupting = False
-    looked = heard = monotonic()
-    while True:
-        try:
-            reply = call.replies.get(timeout=_POLL)
-        except queue.Empty:
-            reply = {}
-        now = monotonic()
-        if reply is None:
-            raise ProcessDied(process.exit_report())
-        if "progress" in reply:
-            heard = now
-            if progress:
-                progress(*reply["progress"])
-        elif reply:
-            if interrupting and "done" in reply:  # before it saw the abort
-                outcome = {"kind": "interrupted", "message": "the run was interrupted"}
-                return {"error": outcome, "peaks": reply.get("peaks", {})}
-            return reply
-        if now - heard > patience:
-            process.kill()
-            raise ProcessDied(f"no sign of progress for {patience:g} seconds; {process.exit_report()}")
-        if interrupted and not interrupting and now - looked >= _POLL:
-            looked = now
-            if interrupted():
-                process.interrupt(call)
-                interrupting = True
+            call.replies.put(ProcessDied(self._child.exit_report()))

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from ..client.errors import Interrupted
+from ..errors import Interrupted
 from .errors import ConnectionLost, LanguageModelError
 from .stream import Answer, Malformed, read_stream
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from ..client.errors import Interrupted
+from ..errors import Interrupted
 from .chat import Endpoint
 from .errors import ConnectionLost, LanguageModelError
 from .model import LocalModel

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import IO, Any
 
-from ..client.errors import Interrupted
+from ..errors import Interrupted
 from .chat import Endpoint
 from .errors import LanguageModelError
 from .model import CPU, LocalModel

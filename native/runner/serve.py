@@ -1,4 +1,4 @@
-"""The runner's loop: one thread reads, the main thread works, a third answers what may not wait for work."""
+"""The runner's threads: one reads requests, the main thread works, a third answers what may not wait for work."""
 
 from __future__ import annotations
 
@@ -8,41 +8,48 @@ import sys
 import threading
 from typing import BinaryIO
 
-from ..wire.frames import FrameWriter, Header, PeerGone, ProtocolError, receive
+from ..wire.frames import Frame, FrameWriter, PeerGone, ProtocolError, receive
+from ..wire.messages import InterruptRequest, Query
 from ..wire.shared_memory import ArenaView
 from .device.devices import Limits
 from .service import Service
 
-Requests = queue.SimpleQueue[tuple[Header, bytes]]
+Frames = queue.SimpleQueue[Frame]
 
 
 def serve(incoming: BinaryIO, outgoing: BinaryIO, arena: str, limits: Limits) -> None:
-    """Answer requests until `incoming` ends, which ends the process."""
+    """Answer requests until `incoming` ends, which ends the process; so does what is no request."""
     service = Service(FrameWriter(outgoing), ArenaView(arena), limits)
-    work, queries = Requests(), Requests()
+    work, queries = Frames(), Frames()
     threading.Thread(target=_read, args=(incoming, service, work, queries), daemon=True).start()
     threading.Thread(target=_answer, args=(service, queries), daemon=True).start()
     _answer(service, work)
 
 
-def _read(incoming: BinaryIO, service: Service, work: Requests, queries: Requests) -> None:
+def _read(incoming: BinaryIO, service: Service, work: Frames, queries: Frames) -> None:
     try:
         while True:
-            header, payload = receive(incoming)
-            if header["do"] == "interrupt":
-                service.interrupt(header["request"])
+            frame = receive(incoming)
+            if isinstance(frame.message, InterruptRequest):
+                service.interrupt(frame.message.request)
             else:
-                (queries if header["do"] in Service.QUERIES else work).put((header, payload))
+                (queries if isinstance(frame.message, Query) else work).put(frame)
     except EOFError:
         os._exit(0)  # also in the middle of a computation: the client is gone
     except ProtocolError as error:
-        print(error, file=sys.stderr, flush=True)
-        os._exit(3)
+        _end(error)
 
 
-def _answer(service: Service, requests: Requests) -> None:
+def _answer(service: Service, frames: Frames) -> None:
     try:
         while True:
-            service.answer(*requests.get())
+            service.answer(frames.get())
     except PeerGone:
         os._exit(0)
+    except ProtocolError as error:
+        _end(error)
+
+
+def _end(error: ProtocolError) -> None:
+    print(error, file=sys.stderr, flush=True)
+    os._exit(3)

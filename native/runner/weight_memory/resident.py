@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import Interrupted, RequestError
+from ...errors import Interrupted, RunnerError
 from ...placement import RAM
 from ...program import Program
 from ...weights.convert import convert, pieces
@@ -24,10 +24,8 @@ PIECE = 16 << 20  # bytes; the most private memory that an upload holds
 Progress = Callable[[int, int], None]
 
 
-class WeightsError(RequestError):
+class WeightsError(RunnerError):
     """A weight file that is gone, has changed, or does not hold what its header said."""
-
-    kind = "weights"
 
 
 class FileWeights:
