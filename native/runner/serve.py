@@ -8,48 +8,46 @@ import sys
 import threading
 from typing import BinaryIO
 
-from ..wire.frames import Frame, FrameWriter, PeerGone, ProtocolError, receive
-from ..wire.messages import InterruptRequest, Query
+from ..wire.frames import FrameWriter, PeerGone, ProtocolError, receive
+from ..wire.messages import InterruptRequest, Query, Work
 from ..wire.shared_memory import ArenaView
 from .device.devices import Limits
 from .service import Service
 
-Frames = queue.SimpleQueue[Frame]
+Requests = queue.SimpleQueue[tuple[int, Query | Work, bytes]]
 
 
 def serve(incoming: BinaryIO, outgoing: BinaryIO, arena: str, limits: Limits) -> None:
     """Answer requests until `incoming` ends, which ends the process; so does what is no request."""
     service = Service(FrameWriter(outgoing), ArenaView(arena), limits)
-    work, queries = Frames(), Frames()
+    work, queries = Requests(), Requests()
     threading.Thread(target=_read, args=(incoming, service, work, queries), daemon=True).start()
     threading.Thread(target=_answer, args=(service, queries), daemon=True).start()
     _answer(service, work)
 
 
-def _read(incoming: BinaryIO, service: Service, work: Frames, queries: Frames) -> None:
+def _read(incoming: BinaryIO, service: Service, work: Requests, queries: Requests) -> None:
     try:
         while True:
-            frame = receive(incoming)
-            if isinstance(frame.message, InterruptRequest):
-                service.interrupt(frame.message.request)
+            number, message, payload = receive(incoming)
+            if isinstance(message, InterruptRequest):
+                service.interrupt(message.request)
+            elif isinstance(message, Query):
+                queries.put((number, message, payload))
+            elif isinstance(message, Work):
+                work.put((number, message, payload))
             else:
-                (queries if isinstance(frame.message, Query) else work).put(frame)
+                raise ProtocolError(f"the client sent a {type(message).__name__}, which only the runner sends")
     except EOFError:
         os._exit(0)  # also in the middle of a computation: the client is gone
     except ProtocolError as error:
-        _end(error)
+        print(error, file=sys.stderr, flush=True)
+        os._exit(3)
 
 
-def _answer(service: Service, frames: Frames) -> None:
+def _answer(service: Service, requests: Requests) -> None:
     try:
         while True:
-            service.answer(frames.get())
+            service.answer(*requests.get())
     except PeerGone:
         os._exit(0)
-    except ProtocolError as error:
-        _end(error)
-
-
-def _end(error: ProtocolError) -> None:
-    print(error, file=sys.stderr, flush=True)
-    os._exit(3)

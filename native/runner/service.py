@@ -9,7 +9,7 @@ from time import monotonic
 import numpy as np
 
 from ..errors import Interrupted, RunnerError
-from ..wire.frames import Frame, FrameWriter, PeerGone, ProtocolError
+from ..wire.frames import FrameWriter, PeerGone
 from ..wire.messages import (
     ArrayRequest,
     DeviceMemory,
@@ -19,11 +19,11 @@ from ..wire.messages import (
     DriversEvent,
     DryRunRequest,
     EstimateRequest,
+    Failure,
     LoadReport,
     LoadRequest,
     MemoryReport,
     MemoryRequest,
-    Message,
     ProfileReply,
     ProfileRequest,
     ProgramRequest,
@@ -34,10 +34,11 @@ from ..wire.messages import (
     RunReply,
     RunRequest,
     UnloadRequest,
+    Work,
     failure,
 )
 from ..wire.shared_memory import ArenaView
-from .device.devices import Devices as AllDevices
+from .device import devices
 from .device.devices import Limits
 from .dry_run import dry_run, estimate
 from .graph.execute import execute
@@ -58,72 +59,72 @@ class Service:
         self._current = 0  # number of the request being worked on
         self._interrupted = -1
         self._limits = limits
-        self._devices = AllDevices(limits.threads, limits.device_memory, self._is_interrupted, self._announce_drivers)
+        self._devices = devices.Devices(
+            limits.threads, limits.device_memory, self._is_interrupted, self._announce_drivers
+        )
         self._store = Store(self._devices, limits)
 
     def interrupt(self, request: int) -> None:
         """End a request at the next opportunity; called from the reader's thread."""
         self._interrupted = request
 
-    def answer(self, frame: Frame) -> None:
-        """Do one request and send its reply; raises PeerGone when the client is gone, ProtocolError for no request."""
-        request = frame.request
-        is_query = isinstance(frame.message, Query)
+    def answer(self, number: int, request: Query | Work, payload: bytes) -> None:
+        """Do one request and send its reply; raises PeerGone when the client is gone."""
+        is_query = isinstance(request, Query)
         if not is_query:
-            self._current = request
+            self._current = number
             for device in self._devices.known():
                 device.begin_request()
+        result: Result | Failure
         try:
-            result: Result = self._result(request, frame.message, frame.payload)
-        except (PeerGone, ProtocolError):
+            result = self._result(number, request, payload)
+        except PeerGone:
             raise
         except Exception as error:
             if not isinstance(error, RunnerError | Interrupted):
                 traceback.print_exc()
-            self._writer.send(request, Reply(failure(error), self._peaks(is_query)))
-        else:
-            self._writer.send(request, Reply(result, self._peaks(is_query)))
+            result = failure(error)
+        peaks = {} if is_query else {device.name: device.request_peak for device in self._devices.known()}
+        self._writer.send(number, Reply(result, peaks))
 
-    def _result(self, request: int, message: Message, payload: bytes) -> Result:
-        match message:
+    def _result(self, number: int, request: Query | Work, payload: bytes) -> Result:
+        match request:
             case DevicesRequest():
                 return Devices(tuple(device.describe() for device in self._devices.all()))
             case MemoryRequest():
                 return self._memory()
             case LoadRequest():
-                files = self._store.load(message, self._progress(request), self._is_interrupted).files
+                files = self._store.load(request, self._progress(number), self._is_interrupted).files
                 files.check_files()
                 return LoadReport(files.mapped, files.copied, files.repacked.nbytes, files.streamed_nbytes)
             case ArrayRequest(device, digest, nbytes, arena):
                 arrays = self._store.arrays(self._devices.find(device))
                 arrays.fill(digest, self._shared(arena)[:nbytes])
             case UnloadRequest():
-                self._store.unload(message)
+                self._store.unload(request)
                 if not self._store.loaded():
                     self._store.programs.clear()
                 trim_heap()
             case ProgramRequest(digest):
                 self._store.programs.put(digest, payload)
             case RunRequest(inputs=inputs, arena=arena):
-                report = self._progress(request)
-                graph = self._graph(message, report)
+                report = self._progress(number)
+                graph = self._graph(request, report)
                 checks = execute(
                     graph, self._shared(arena), inputs, self._is_interrupted, lambda fraction: report(fraction, 1.0)
                 )
                 return RunReply(tuple(checks))
             case ProfileRequest(run):
-                report = self._progress(request)
+                report = self._progress(number)
                 graph = self._graph(run, report)
                 seconds = seconds_of_rows(
                     graph, self._shared(run.arena), run.inputs, self._is_interrupted, lambda done: report(done, 1.0)
                 )
                 return ProfileReply(tuple(seconds.items()))
             case DryRunRequest():
-                return dry_run(self._store, self._limits, message)
+                return dry_run(self._store, self._limits, request)
             case EstimateRequest():
-                return estimate(self._store, self._limits, message)
-            case other:
-                raise ProtocolError(f"the client sent a {type(other).__name__}, which only the runner sends")
+                return estimate(self._store, self._limits, request)
         return Done()
 
     def _graph(self, run: RunRequest, report: Callable[[float, float], None]) -> Graph:
@@ -132,11 +133,11 @@ class Service:
 
     def _memory(self) -> MemoryReport:
         private, resident = process_memory()
-        devices = []
+        known = []
         for device in list(self._devices.known()):
             free, total = device.memory()
-            devices.append(DeviceMemory(device.name, device.held, device.peak, free, total))
-        return MemoryReport(private, resident, tuple(devices), self._store.memory(), self._store.loads)
+            known.append(DeviceMemory(device.name, device.held, device.peak, free, total))
+        return MemoryReport(private, resident, tuple(known), self._store.memory(), self._store.loads)
 
     def _shared(self, size: int) -> np.ndarray:
         return np.frombuffer(self._arena.memory(size), np.uint8)
@@ -144,7 +145,7 @@ class Service:
     def _announce_drivers(self, loading: bool) -> None:
         self._writer.send(0, DriversEvent(loading))
 
-    def _progress(self, request: int) -> Callable[[float, float], None]:
+    def _progress(self, number: int) -> Callable[[float, float], None]:
         sent = 0.0
 
         def report(done: float, total: float) -> None:
@@ -152,12 +153,9 @@ class Service:
             now = monotonic()
             if now - sent >= _PROGRESS_INTERVAL or done >= total:
                 sent = now
-                self._writer.send(request, Progress(done, total))
+                self._writer.send(number, Progress(done, total))
 
         return report
-
-    def _peaks(self, is_query: bool) -> dict[str, int]:
-        return {} if is_query else {device.name: device.request_peak for device in self._devices.known()}
 
     def _is_interrupted(self) -> bool:
         return self._interrupted == self._current

@@ -413,9 +413,10 @@ class DryRun:
 # What travels
 
 Result = Done | Devices | MemoryReport | LoadReport | RunReply | ProfileReply | Estimate | DryRun
-Work = LoadRequest | ArrayRequest | UnloadRequest | ProgramRequest | RunRequest | ProfileRequest | EstimateRequest
-Query = DevicesRequest | MemoryRequest  # answered beside the work
-Request = Query | Work | DryRunRequest | InterruptRequest
+Query = DevicesRequest | MemoryRequest  # answered at once, beside the work
+Loading = LoadRequest | ArrayRequest | UnloadRequest | ProgramRequest
+Work = Loading | RunRequest | ProfileRequest | EstimateRequest | DryRunRequest  # done one after the other
+Request = Query | Work | InterruptRequest
 
 
 @dataclass(frozen=True)
