@@ -109,11 +109,11 @@ def decoder(hint: Hashable) -> Decoder:
         return lambda value: _checked(value, type(value) is str and value in arguments, hint)
     if origin is tuple and arguments[-1] is Ellipsis:
         item = decoder(arguments[0])
-        return lambda value: tuple(map(item, _checked(value, type(value) is list, hint)))
+        return lambda value: tuple(map(item, _list(value, hint)))
     if origin is tuple:
         items = [decoder(argument) for argument in arguments]
         return lambda value: tuple(
-            decode(item) for decode, item in zip(items, _list(value, len(items), hint), strict=True)
+            decode(item) for decode, item in zip(items, _list(value, hint, len(items)), strict=True)
         )
     if origin is Mapping:
         each = decoder(arguments[1])
@@ -121,7 +121,13 @@ def decoder(hint: Hashable) -> Decoder:
     if is_dataclass(hint):
         return _dataclass(hint)
     accepted = (int, float) if hint is float else (hint,)
-    return lambda value: _checked(value, type(value) in accepted, hint)
+
+    def decode(value: Any) -> Any:
+        if type(value) not in accepted:
+            raise _wrong(value, hint)
+        return value
+
+    return decode
 
 
 def _union(alternatives: tuple[Any, ...]) -> Decoder:
@@ -142,23 +148,26 @@ def _union(alternatives: tuple[Any, ...]) -> Decoder:
 
 
 def _dataclass(kind: Any) -> Decoder:
-    hints = get_type_hints(kind)
-    name = kind.__name__
+    hints, name = get_type_hints(kind), kind.__name__
     decoders = [decoder(hints[field.name]) for field in fields(kind)]
 
     def decode(value: Any) -> Any:
-        row = _list(value, 1 + len(decoders), name)
-        _checked(row[0], row[0] == name, name)
-        return kind(*[decode_field(item) for decode_field, item in zip(decoders, row[1:], strict=True)])
+        if type(value) is not list or len(value) != 1 + len(decoders) or value[0] != name:
+            raise _wrong(value, kind)
+        return kind(*[decode_field(item) for decode_field, item in zip(decoders, value[1:], strict=True)])
 
     return decode
 
 
-def _list(value: Any, length: int, hint: Any) -> list[Any]:
-    return _checked(value, type(value) is list and len(value) == length, hint)
+def _list(value: Any, hint: Any, length: int | None = None) -> list[Any]:
+    return _checked(value, type(value) is list and length in (None, len(value)), hint)
 
 
 def _checked(value: Any, good: Any, hint: Any) -> Any:
     if not good:
-        raise ProtocolError(f"{str(value)[:200]} is no {getattr(hint, '__name__', hint)}")
+        raise _wrong(value, hint)
     return value
+
+
+def _wrong(value: Any, hint: Any) -> ProtocolError:
+    return ProtocolError(f"{str(value)[:200]} is no {getattr(hint, '__name__', hint)}")
