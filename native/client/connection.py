@@ -12,7 +12,7 @@ from time import monotonic
 from typing import IO
 
 from ..process.child import Child
-from ..wire.frames import Frame, FrameWriter, PeerGone, ProtocolError, receive
+from ..wire.frames import FrameWriter, PeerGone, ProtocolError, receive
 from ..wire.messages import DriversEvent, Failure, InterruptRequest, Progress, Reply, Request, WasInterrupted
 from ..wire.shared_memory import Arena
 
@@ -33,7 +33,7 @@ class Call:
 
 
 class RunnerProcess:
-    """Started on construction; raises ProcessDied where it cannot be."""
+    """Started on construction; raises OSError where it cannot be."""
 
     def __init__(self, options: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
         self.arena = Arena()
@@ -44,10 +44,7 @@ class RunnerProcess:
         self._numbers = itertools.count(1)
         inherited = () if self.arena.descriptor is None else (self.arena.descriptor,)
         arguments = ["--arena", self.arena.name, *options]
-        try:
-            self._child = Child("runner", arguments, environment or {}, self._read, self._ended, inherited=inherited)
-        except OSError as error:
-            raise ProcessDied(f"the runner could not be started: {error}") from error
+        self._child = Child("runner", arguments, environment or {}, self._read, self._ended, inherited=inherited)
         self._writer = FrameWriter(self._child.stdin)
 
     @property
@@ -72,7 +69,20 @@ class RunnerProcess:
 
         Raises ProcessDied, also after `timeout` seconds without progress, and what `interrupted` and `progress` do.
         """
-        call = self._send(request, payload, timeout)
+        call = Call(next(self._numbers))
+        with self._lock:
+            if self._child.ended.is_set():
+                raise ProcessDied(self._child.exit_report())
+            self._calls[call.request] = call
+        watchdog = threading.Timer(timeout, self.kill)  # a process that reads nothing would block the writing
+        watchdog.start()
+        try:
+            self._writer.send(call.request, request, payload)
+        except PeerGone as error:
+            self._child.ended.wait(5)
+            raise ProcessDied(self._child.exit_report()) from error
+        finally:
+            watchdog.cancel()
         try:
             return self._reply(call, timeout, interrupted, progress)
         except ProcessDied:
@@ -92,23 +102,6 @@ class RunnerProcess:
         self.closed = True
         self._child.close()
         self.arena.close()
-
-    def _send(self, request: Request, payload: bytes, timeout: float) -> Call:
-        call = Call(next(self._numbers))
-        with self._lock:
-            if self._child.ended.is_set():
-                raise ProcessDied(self._child.exit_report())
-            self._calls[call.request] = call
-        watchdog = threading.Timer(timeout, self.kill)  # a process that reads nothing would block the writing
-        watchdog.start()
-        try:
-            self._writer.send(call.request, request, payload)
-        except PeerGone as error:
-            self._child.ended.wait(5)
-            raise ProcessDied(self._child.exit_report()) from error
-        finally:
-            watchdog.cancel()
-        return call
 
     def _interrupt(self, call: Call) -> None:
         with suppress(PeerGone):  # then the end of the process answers the call
@@ -148,23 +141,16 @@ class RunnerProcess:
     def _read(self, output: IO[bytes]) -> None:
         with suppress(EOFError):
             while True:
-                self._take(receive(output))
-
-    def _take(self, frame: Frame) -> None:
-        match frame.message:
-            case DriversEvent(loading):
-                self.loading_drivers = loading
-            case Progress() as message:
-                call = self._calls.get(frame.request)
-                if call:
-                    call.replies.put(message)
-            case Reply() as message:
+                number, message, _ = receive(output)
+                if isinstance(message, DriversEvent):
+                    self.loading_drivers = message.loading
+                    continue
+                if not isinstance(message, Progress | Reply):
+                    raise ProtocolError(f"the runner sent a {type(message).__name__}, which only the client sends")
                 with self._lock:
-                    call = self._calls.pop(frame.request, None)
+                    call = self._calls.pop(number, None) if isinstance(message, Reply) else self._calls.get(number)
                 if call:
                     call.replies.put(message)
-            case other:
-                raise ProtocolError(f"the runner sent a {type(other).__name__}, which only the client sends")
 
     def _ended(self) -> None:
         with self._lock:

@@ -102,14 +102,11 @@ class Runner:
 
         Raises RunnerError, OutOfMemory, RunnerLost, Interrupted.
         """
-        wanted = as_placement(placement)
-        supplies = Supplies({}, weights, wanted, progress)
+        supplies = Supplies({}, weights, as_placement(placement), progress)
+        request = LoadRequest(weights.digest, supplies.placement)
         with self._working:
             self.peaks = {}
-            request = LoadRequest(weights.digest, wanted)
-            return self._with_process(
-                lambda process: self._answer(process, lambda _: request, LoadReport, supplies, interrupted, progress)
-            )
+            return self._answer(lambda _: request, LoadReport, supplies, interrupted, progress)[0]
 
     def unload(self, weights_digest: str, placement: Placement | str) -> None:
         """Free a weight set, placed so, its built program and its compute buffer; files that another set uses stay."""
@@ -118,7 +115,7 @@ class Runner:
             process = self._process
             if process and process.alive:
                 with suppress(ProcessDied):
-                    self._answer(process, lambda _: request, Done)
+                    self._ask(process, lambda _: request, Done)
 
     def run(
         self,
@@ -136,19 +133,15 @@ class Runner:
         Raises RunnerError, OutOfMemory, RunnerLost, Interrupted.
         """
         supplies = Supplies({program.digest: program}, weights, as_placement(placement))
+        compose = partial(write_inputs, supplies, program, inputs)
         report = None if progress is None else lambda done, _total: progress(done)
-
-        def run(process: RunnerProcess) -> list[np.ndarray]:
-            compose = partial(write_inputs, supplies, program, inputs)
-            reply = self._answer(process, compose, RunReply, supplies, interrupted, report)
-            outputs = read_outputs(process.arena, program)
-            if checked:
-                check_outputs(weights, supplies.placement.device, inputs, reply.outputs)
-            return outputs
-
         with self._working:
             self.peaks = {}
-            return self._with_process(run)
+            reply, arena = self._answer(compose, RunReply, supplies, interrupted, report)
+            outputs = read_outputs(arena, program)
+        if checked:
+            check_outputs(weights, supplies.placement.device, inputs, reply.outputs)
+        return outputs
 
     def estimate(self, name: str, placement: Placement | str, program: Program) -> Estimate:
         """What a program of the model called `name` takes there; nothing is loaded or allocated.
@@ -156,9 +149,8 @@ class Runner:
         Raises RunnerError where the device cannot compute it at all, RunnerLost.
         """
         request = EstimateRequest(name, as_placement(placement), program.digest)
-        supplies = Supplies({program.digest: program})
         with self._working:
-            return self._with_process(lambda process: self._answer(process, lambda _: request, Estimate, supplies))
+            return self._answer(lambda _: request, Estimate, Supplies({program.digest: program}))[0]
 
     def dry_run(
         self, capacity: Mapping[str, int], steps: Sequence[Step | ExternalModel], foreign: Sequence[DeviceInfo] = ()
@@ -169,9 +161,9 @@ class Runner:
         Raises RunnerError for a device that is not there, RunnerLost.
         """
         programs = {step.program.digest: step.program for step in steps if isinstance(step, Step) and step.program}
-        request, supplies = dry_run_request(capacity, steps, foreign), Supplies(programs)
+        request = dry_run_request(capacity, steps, foreign)
         with self._working:
-            return self._with_process(lambda process: self._answer(process, lambda _: request, DryRun, supplies))
+            return self._answer(lambda _: request, DryRun, Supplies(programs))[0]
 
     def profile(
         self, weights: WeightSet, placement: Placement | str, program: Program, inputs: dict[str, np.ndarray]
@@ -186,7 +178,7 @@ class Runner:
             return ProfileRequest(write_inputs(supplies, program, inputs, arena))
 
         with self._working:
-            reply = self._with_process(lambda process: self._answer(process, compose, ProfileReply, supplies))
+            reply, _ = self._answer(compose, ProfileReply, supplies)
         return dict(reply.seconds)
 
     def close(self) -> None:
@@ -202,22 +194,31 @@ class Runner:
         process = self._process
         return process.pid if process and process.alive else None
 
-    def _with_process(self, attempt: Callable[[RunnerProcess], Result]) -> Result:
-        """Do `attempt` with a living process; if that dies, once more with a new one."""
-        try:
+    def _query(self, request: Query, expected: type[Result]) -> Result:
+        return self._answer(lambda _: request, expected, timeout=min(_QUERY_TIMEOUT, self._timeout))[0]
+
+    def _answer(
+        self,
+        compose: Callable[[Arena], Request],
+        expected: type[Result],
+        supplies: Supplies | None = None,
+        interrupted: IsInterrupted = None,
+        progress: OnProgress | None = None,
+        timeout: float | None = None,
+    ) -> tuple[Result, Arena]:
+        """As `_ask` from a living process, with its shared memory; if the process dies, once more from a new one."""
+        death = ProcessDied()
+        for _ in range(2):
             process = self._living()
-            return attempt(process)
-        except ProcessDied as first:
-            self._after_exit(process, first)
-        try:
-            process = self._living()
-            return attempt(process)
-        except ProcessDied as second:
-            self._after_exit(process, second)
-            raise RunnerLost(
-                f"The process that runs the models ended twice over the same request. {second}\n"
-                "Update the graphics driver, choose another device in the node, or use a smaller picture or file."
-            ) from second
+            try:
+                return self._ask(process, compose, expected, supplies, interrupted, progress, timeout), process.arena
+            except ProcessDied as error:
+                self._after_exit(process, error)
+                death = error
+        raise RunnerLost(
+            f"The process that runs the models ended twice over the same request. {death}\n"
+            "Update the graphics driver, choose another device in the node, or use a smaller picture or file."
+        ) from death
 
     def _living(self) -> RunnerProcess:
         with self._starting:
@@ -225,7 +226,10 @@ class Runner:
                 self._process.close()
                 self._process = None
             if not self._process:
-                self._process = RunnerProcess(self._options, self._environment)
+                try:
+                    self._process = RunnerProcess(self._options, self._environment)
+                except OSError as error:
+                    raise RunnerLost(f"The process that runs the models could not be started: {error}") from error
             return self._process
 
     def _after_exit(self, process: RunnerProcess, death: ProcessDied) -> None:
@@ -244,11 +248,7 @@ class Runner:
             self._environment |= _WITHOUT_VULKAN
             log.warning("%s", self.trouble)
 
-    def _query(self, request: Query, expected: type[Result]) -> Result:
-        timeout = min(_QUERY_TIMEOUT, self._timeout)
-        return self._with_process(lambda process: self._answer(process, lambda _: request, expected, timeout=timeout))
-
-    def _answer(
+    def _ask(
         self,
         process: RunnerProcess,
         compose: Callable[[Arena], Request],
@@ -256,8 +256,8 @@ class Runner:
         supplies: Supplies | None = None,
         interrupted: IsInterrupted = None,
         progress: OnProgress | None = None,
-        payload: bytes = b"",
         timeout: float | None = None,
+        payload: bytes = b"",
     ) -> Result:
         """The runner's reply to a request; what it lacks for that is sent, and then the request again.
 
@@ -282,15 +282,15 @@ class Runner:
     def _supply(self, process: RunnerProcess, missing: Missing, supplies: Supplies, interrupted: IsInterrupted) -> None:
         if missing.what == "weights":
             request = supplies.load_request()
-            self._answer(process, lambda _: request, LoadReport, supplies, interrupted, supplies.progress)
+            self._ask(process, lambda _: request, LoadReport, supplies, interrupted, supplies.progress)
         for digest in missing.digests:
             if missing.what == "program":
                 self._send_program(process, supplies.programs[digest])
             else:
-                self._answer(process, partial(write_array, supplies, digest), Done)
+                self._ask(process, partial(write_array, supplies, digest), Done)
 
     def _send_program(self, process: RunnerProcess, program: Program) -> None:
-        self._answer(process, lambda _: ProgramRequest(program.digest), Done, payload=program.to_bytes())
+        self._ask(process, lambda _: ProgramRequest(program.digest), Done, payload=program.to_bytes())
 
     def _explained(self, error: Exception) -> Exception:
         if self.trouble and type(error) is RunnerError:

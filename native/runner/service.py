@@ -42,7 +42,6 @@ from .device import devices
 from .device.devices import Limits
 from .dry_run import dry_run, estimate
 from .graph.execute import execute
-from .graph.graph import Graph
 from .graph.profile import seconds_of_rows
 from .process_memory import process_memory, trim_heap
 from .store import Store
@@ -109,27 +108,18 @@ class Service:
                 self._store.programs.put(digest, payload)
             case RunRequest(inputs=inputs, arena=arena):
                 report = self._progress(number)
-                graph = self._graph(request, report)
-                checks = execute(
-                    graph, self._shared(arena), inputs, self._is_interrupted, lambda fraction: report(fraction, 1.0)
-                )
-                return RunReply(tuple(checks))
+                graph = self._store.graph(request, lambda *_: report(0.0), self._is_interrupted)
+                return RunReply(execute(graph, self._shared(arena), inputs, self._is_interrupted, report))
             case ProfileRequest(run):
                 report = self._progress(number)
-                graph = self._graph(run, report)
-                seconds = seconds_of_rows(
-                    graph, self._shared(run.arena), run.inputs, self._is_interrupted, lambda done: report(done, 1.0)
-                )
+                graph = self._store.graph(run, lambda *_: report(0.0), self._is_interrupted)
+                seconds = seconds_of_rows(graph, self._shared(run.arena), run.inputs, self._is_interrupted, report)
                 return ProfileReply(tuple(seconds.items()))
             case DryRunRequest():
                 return dry_run(self._store, self._limits, request)
             case EstimateRequest():
                 return estimate(self._store, self._limits, request)
         return Done()
-
-    def _graph(self, run: RunRequest, report: Callable[[float, float], None]) -> Graph:
-        """Weights that are loaded anew for it are no part of the run, but signs of life."""
-        return self._store.graph(run, lambda _done, _total: report(0.0, 1.0), self._is_interrupted)
 
     def _memory(self) -> MemoryReport:
         private, resident = process_memory()
@@ -145,10 +135,10 @@ class Service:
     def _announce_drivers(self, loading: bool) -> None:
         self._writer.send(0, DriversEvent(loading))
 
-    def _progress(self, number: int) -> Callable[[float, float], None]:
+    def _progress(self, number: int) -> Callable[..., None]:
         sent = 0.0
 
-        def report(done: float, total: float) -> None:
+        def report(done: float, total: float = 1.0) -> None:
             nonlocal sent
             now = monotonic()
             if now - sent >= _PROGRESS_INTERVAL or done >= total:

@@ -113,8 +113,9 @@ class Store:
         Raises Missing where the request does not describe it and for arrays whose content is still to come,
         WeightsError, OutOfMemory, OverBudget, Interrupted.
         """
-        device, key = self._resolve(request.digest, request.placement)
-        loaded, described = self._used(key), request.weights
+        device = self.devices.find(request.placement.device)
+        key, loaded = self._resolve(request.digest, request.placement, device)
+        described = request.weights
         if loaded is not None:
             return loaded
         if described is None:
@@ -131,8 +132,8 @@ class Store:
         progress, interrupted: for weights that are loaded anew because they turn out to be too large for the device.
         Raises Missing where weights or program are not there, ProgramFault, and what `load` does.
         """
-        device, key = self._resolve(request.digest, request.placement)
-        loaded = self._used(key)
+        device = self.devices.find(request.placement.device)
+        key, loaded = self._resolve(request.digest, request.placement, device)
         if loaded is None:
             raise Missing("weights")
         try:
@@ -154,7 +155,7 @@ class Store:
         """Free a weight set and what no other set uses; loads no driver to do so."""
         device = next((each for each in self.devices.known() if each.name == request.placement.device), None)
         if device is not None:
-            self._unload(self._key(request.digest, request.placement, device))
+            self._unload(self._resolve(request.digest, request.placement, device)[0])
 
     def arrays(self, device: Device) -> Arrays:
         """The arrays on a device."""
@@ -197,23 +198,16 @@ class Store:
         """The program of that digest as a Graph, made of its arguments."""
         return Graph(*arguments)
 
-    def _resolve(self, digest: str, placement: Placement) -> tuple[Device, Key]:
-        """The device and the weight set that a request is about; raises RunnerError where there is no such device."""
-        device = self.devices.find(placement.device)
-        return device, self._key(digest, placement, device)
-
-    def _key(self, digest: str, placement: Placement, device: Device) -> Key:
+    def _resolve(self, digest: str, placement: Placement, device: Device) -> tuple[Key, LoadedWeights | None]:
+        """The weight set that a request is about, which is now the one used last, if it is loaded."""
         residency = placement.weights
         if residency == AUTO:
             streams = device.type == CPU or (digest, device.name) in self._too_large
             residency = RAM if streams else DEVICE
-        return Key(digest, device.name, residency, placement.budget)
-
-    def _used(self, key: Key) -> LoadedWeights | None:
-        """A loaded set, which is now the one used last."""
+        key = Key(digest, device.name, residency, placement.budget)
         if key in self._sets:
             self._sets.move_to_end(key)
-        return self._sets.get(key)
+        return key, self._sets.get(key)
 
     def _load(
         self, key: Key, device: Device, described: WeightsDescription, progress: Progress, interrupted: IsInterrupted

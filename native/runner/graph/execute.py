@@ -24,7 +24,7 @@ def execute(
     inputs: Mapping[str, tuple[int, int]],
     interrupted: Callable[[], bool],
     progress: Callable[[float], None],
-) -> list[OutputCheck]:
+) -> tuple[OutputCheck, ...]:
     """Run `graph` on the `inputs` (offset, bytes) in `arena` and write the outputs there, one after the other.
 
     Returns a check of each output. Raises Interrupted, ProgramFault, RunnerError.
@@ -37,7 +37,13 @@ def execute(
         if graph.stream:
             graph.stream.leave(number)
         progress(fraction)
-    return _take_outputs(graph, arena)
+    checks = []
+    sizes = [ggml.ggml_nbytes(tensor) for tensor in graph.outputs]
+    for tensor, nbytes, offset in zip(graph.outputs, sizes, layout(sizes)[0], strict=True):
+        data = arena[offset : offset + nbytes]
+        ggml.ggml_backend_tensor_get(tensor, pointer(data), 0, nbytes)
+        checks.append(check_of(data.view(np.float32)))
+    return tuple(checks)
 
 
 def compute(graph: Graph, nodes: Any, interrupted: Callable[[], bool]) -> None:
@@ -69,13 +75,3 @@ def set_inputs(graph: Graph, arena: np.ndarray, inputs: Mapping[str, tuple[int, 
                     f"the input {name} picks rows {rows.min()} to {rows.max()} of a table of {graph.row_limits[name]}"
                 )
         ggml.ggml_backend_tensor_set(tensor, pointer(data), 0, nbytes)
-
-
-def _take_outputs(graph: Graph, arena: np.ndarray) -> list[OutputCheck]:
-    checks = []
-    sizes = [ggml.ggml_nbytes(tensor) for tensor in graph.outputs]
-    for tensor, nbytes, offset in zip(graph.outputs, sizes, layout(sizes)[0], strict=True):
-        data = arena[offset : offset + nbytes]
-        ggml.ggml_backend_tensor_get(tensor, pointer(data), 0, nbytes)
-        checks.append(check_of(data.view(np.float32)))
-    return checks
