@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import IO
 
+from ..placement import CPU, MIB
 from ..weights.header import read_header
 from ..weights.weight_file import WeightFile
 from .errors import LanguageModelError
-from .model import ALL_LAYERS, CPU, LocalModel
+from .model import ALL_LAYERS, LocalModel
 from .start import start_child, task_of
 
-MIB = 1 << 20
 _KV_BYTES = 2  # F16
 _KV_STEP = 256  # tokens; llama.cpp rounds the context up to it
 _LIMIT = 120.0  # seconds

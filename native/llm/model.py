@@ -7,11 +7,11 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from ..placement import CPU
 from ..weights.header import read_header
 from ..weights.weight_file import WeightFile, WeightFileError
 from .errors import LanguageModelError
 
-CPU = "CPU"
 ALL_LAYERS = -1
 KEY_PREFIX = "GGML_LLM_"  # a workflow from elsewhere must not be able to send other secrets anywhere
 _VARIABLE = re.compile(KEY_PREFIX + r"[A-Z0-9_]+")

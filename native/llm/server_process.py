@@ -12,9 +12,10 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from ..errors import Interrupted
+from ..placement import CPU
 from .chat import Endpoint
 from .errors import LanguageModelError
-from .model import CPU, LocalModel
+from .model import LocalModel
 from .start import GPU_INDEX, PACKAGE, VERSION, start_child, task_of
 
 Cancel = Callable[[], bool]

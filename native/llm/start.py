@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import IO
 
+from ..placement import CPU
 from ..process.child import Child
 from ..threads import wanted_threads
 from .errors import LanguageModelError
-from .model import CPU, LocalModel
+from .model import LocalModel
 from .task import Task
 
 PACKAGE, VERSION = "xllamacpp", "2026.10.11549"  # as requirements.txt pins it

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ..placement import MIB
 from ..wire.messages import ModelMemory
 from .plan import Advice, Phase, Plan
 
-_MIB = 1 << 20
 Peaks = Mapping[str, Mapping[str, int]]  # the most that each node took, by device
 
 
@@ -135,4 +135,4 @@ def _listed(shares: Mapping[str, int]) -> str:
 
 
 def _mib(nbytes: int) -> str:
-    return f"{nbytes / _MIB:,.0f}"
+    return f"{nbytes / MIB:,.0f}"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 
-from ..process.lifetime import die_with_parent
-from ..process.pipes import take_pipes
+from ..process.startup import die_with_parent, take_pipes
 from .cpu_cores import physical_cores
 from .device.devices import Limits
 

@@ -9,8 +9,9 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...native.llm.memory import memory_of_model
-from ...native.llm.model import CPU, LocalModel
+from ...native.llm.model import LocalModel
 from ...native.llm.server_lifetime import running, unload
+from ...native.placement import CPU
 from ..components.lifetime import evict
 from ..loaders.device_inputs import devices
 

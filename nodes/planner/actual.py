@@ -13,6 +13,7 @@ from server import PromptServer
 
 from ...native.client import OutOfMemory, shared
 from ...native.lru import LRU
+from ...native.placement import MIB
 from ...native.planning import Machine, Peaks, Plan, report
 from ..components.observer import Observer
 from ..node_text import show_on
@@ -21,7 +22,6 @@ from .request import WARN, PlanRequest, machine_of
 from .walk import Prompt
 
 log = logging.getLogger(__name__)
-_MIB = 1 << 20
 _KEPT = 4  # runs
 
 
@@ -129,5 +129,5 @@ def _log(plan: Plan, node: str, measured: Mapping[str, Any]) -> None:
                 if planned or nbytes:
                     log.info(
                         "%s (node %s) on %s: %.0f MiB planned, %.0f measured so far",
-                        phase.title, node, device, planned / _MIB, nbytes / _MIB,
+                        phase.title, node, device, planned / MIB, nbytes / MIB,
                     )  # fmt: skip
