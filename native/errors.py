@@ -1,4 +1,4 @@
-"""What can go wrong with the runner: raised in it, sent to the client, and raised there again.
+"""Exceptions of the runner: raised in it, sent to the client, and raised there again.
 
 The messages are for the person at the node.
 """

@@ -1,4 +1,4 @@
-"""One run of the runner process: its pipes, its shared memory, its replies and its end."""
+"""One process of the runner, from its start to its end: pipes, shared memory, requests and replies."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from time import monotonic
 from typing import IO
 
 from ..process.child import Child
+from ..wire.failures import Failure, WasInterrupted
 from ..wire.frames import FrameWriter, PeerGone, ProtocolError, receive
-from ..wire.messages import DriversEvent, Failure, InterruptRequest, Progress, Reply, Request, WasInterrupted
+from ..wire.messages import DriversEvent, InterruptRequest, Progress, Reply, Request
 from ..wire.shared_memory import Arena
 
 _POLL = 0.05  # seconds between looks at `interrupted`
@@ -33,7 +34,7 @@ class Call:
 
 
 class RunnerProcess:
-    """Started on construction; raises OSError where it cannot be."""
+    """A runner process, started on construction; raises OSError where it cannot be."""
 
     def __init__(self, options: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
         self.arena = Arena()

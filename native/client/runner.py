@@ -1,4 +1,4 @@
-"""The runner as ComfyUI sees it: thread-safe, started when first needed, brought back when it dies."""
+"""The client of the runner process: thread-safe; starts it when it is first needed, and again when it dies."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ..placement import Placement, as_placement
 from ..program import Program
 from ..threads import wanted_threads
 from ..weights.weight_set import WeightSet
+from ..wire.failures import Failure, exception
 from ..wire.frames import ProtocolError
 from ..wire.messages import (
     Device,
@@ -30,7 +31,6 @@ from ..wire.messages import (
     Estimate,
     EstimateRequest,
     ExternalModel,
-    Failure,
     LoadReport,
     LoadRequest,
     MemoryReport,
@@ -43,7 +43,6 @@ from ..wire.messages import (
     RunReply,
     Step,
     UnloadRequest,
-    exception,
 )
 from ..wire.shared_memory import Arena
 from .connection import OnProgress, ProcessDied, RunnerProcess
@@ -60,7 +59,7 @@ IsInterrupted = Callable[[], bool] | None
 
 
 class Runner:
-    """The runner process behind calls. One call works at a time; `devices` and `memory` answer meanwhile.
+    """Calls that the runner process answers. One call works at a time; `devices` and `memory` answer meanwhile.
 
     options: the process's arguments (see runner/__main__.py), such as `--threads N`.
     environment: variables it gets besides ours.
@@ -88,7 +87,7 @@ class Runner:
         return list(self._query(DevicesRequest(), Devices).devices)
 
     def memory(self) -> MemoryReport:
-        """What the runner holds, in exact bytes."""
+        """The memory that the runner holds, in bytes."""
         return self._query(MemoryRequest(), MemoryReport)
 
     def load(
@@ -144,7 +143,7 @@ class Runner:
         return outputs
 
     def estimate(self, name: str, placement: Placement | str, program: Program) -> Estimate:
-        """What a program of the model called `name` takes there; nothing is loaded or allocated.
+        """Estimates the memory of a program of the model called `name`; nothing is loaded or allocated.
 
         Raises RunnerError where the device cannot compute it at all, RunnerLost.
         """
@@ -155,9 +154,9 @@ class Runner:
     def dry_run(
         self, capacity: Mapping[str, int], steps: Sequence[Step | ExternalModel], foreign: Sequence[DeviceInfo] = ()
     ) -> DryRun:
-        """What these calls, one after the other, would take of devices with so many bytes; nothing is loaded.
+        """Dry-runs calls one after the other: the memory they would take; nothing is loaded.
 
-        foreign: those of the devices that belong to another machine.
+        capacity: bytes by device. foreign: those of the devices that belong to another machine.
         Raises RunnerError for a device that is not there, RunnerLost.
         """
         programs = {step.program.digest: step.program for step in steps if isinstance(step, Step) and step.program}

@@ -35,7 +35,7 @@ def shares(phase: Phase, device: str) -> dict[str, int]:
     there = [each.memory for each in phase.components if each.memory.device == device]
     files = {model.files_digest: model for model in there}  # which sets may share
     found = {
-        "weights": sum(model.copied + model.repacked for model in files.values()),
+        "weights": sum(model.weight_bytes for model in files.values()),
         "staging": sum(model.staging for model in there),
         "LoRA": sum(model.arrays for model in there),
         "constants": sum(model.constants for model in there),
@@ -119,7 +119,7 @@ def _lines(plan: Plan, advised: Sequence[Advice], chosen: str, measured: Peaks) 
 
 def _shares_of(model: ModelMemory) -> dict[str, int]:
     shares = {
-        "weights": model.copied + model.repacked,
+        "weights": model.weight_bytes,
         "in RAM from the file": model.mapped,
         "streamed": model.streamed,
         "staging": model.staging,

@@ -1,4 +1,4 @@
-"""Start of the runner: take the pipes for the protocol before anything else can write to them."""
+"""Starts the runner: takes the pipes for the protocol before anything else can write to them."""
 
 from __future__ import annotations
 

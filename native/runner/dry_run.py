@@ -19,6 +19,7 @@ from ..placement import CPU
 from ..program import Program
 from ..program.ops import flops
 from ..weights.weight_set import Parameter
+from ..wire.failures import failure
 from ..wire.messages import (
     DeviceInfo,
     DryRun,
@@ -31,7 +32,6 @@ from ..wire.messages import (
     RunRequest,
     UnloadRequest,
     WeightsDescription,
-    failure,
 )
 from .device.buffers import Allocation, describe, device_bytes, require
 from .device.counting import CountingDevice
@@ -141,7 +141,7 @@ def _takes_ram(device: Device) -> bool:
 
 
 def dry_run(real: Store, limits: Limits, request: DryRunRequest) -> DryRun:
-    """Does each step after the other on empty devices, until one cannot be done.
+    """Counts what each step after the other takes of empty devices, until one cannot be done.
 
     real: whose devices and programs they are about. Devices that compute in RAM take of the CPU's capacity too.
     Raises Missing for programs that the client has not sent.
@@ -243,7 +243,7 @@ def _fill(store: Store, device: str, described: WeightsDescription) -> None:
 
 
 def _ignore(_done: int, _total: int) -> None:
-    """Nobody watches."""
+    """Progress that is told to nobody."""
 
 
 def _never() -> bool:
@@ -255,7 +255,7 @@ _estimates: LRU[Hashable, Estimate] = LRU(64)  # but for what the device has
 
 
 def estimate(store: Store, limits: Limits, request: EstimateRequest) -> Estimate:
-    """Finds out what a program takes on a device.
+    """Estimates the memory and arithmetic that a program takes on a device.
 
     The headroom is what is free and what idle programs give back: other models' weights stay for a larger tile.
     Raises Missing, ProgramFault.
@@ -288,7 +288,7 @@ def _taken(name: str, program: Program, device: Device) -> Estimate:
             compute=graph.compute_bytes,
             constants=graph.constant_bytes,
             work=graph.work_bytes,
-            weights=sum(device_bytes(device.buffer_type, tensor) for tensor in weights.tensors.values()),
+            weight_bytes=sum(device_bytes(device.buffer_type, tensor) for tensor in weights.tensors.values()),
             largest_tensor=max((tensor_bytes(row.type, row.ne) for row in made), default=0),
             largest_operation=max((flops(row, [rows[each] for each in row.sources]) for row in made), default=0.0),
             headroom=0,

@@ -1,4 +1,4 @@
-"""How the runner answers each request."""
+"""Answers requests: devices, memory, loading, runs, estimates and dry runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from time import monotonic
 import numpy as np
 
 from ..errors import Interrupted, RunnerError
+from ..wire.failures import Failure, failure
 from ..wire.frames import FrameWriter, PeerGone
 from ..wire.messages import (
     ArrayRequest,
@@ -19,7 +20,6 @@ from ..wire.messages import (
     DriversEvent,
     DryRunRequest,
     EstimateRequest,
-    Failure,
     LoadReport,
     LoadRequest,
     MemoryReport,
@@ -35,7 +35,6 @@ from ..wire.messages import (
     RunRequest,
     UnloadRequest,
     Work,
-    failure,
 )
 from ..wire.shared_memory import ArenaView
 from .device import devices

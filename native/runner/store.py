@@ -68,7 +68,7 @@ class LoadedWeights:
         self.graph, self.program = None, ""
 
     def memory(self, key: Key) -> ModelMemory:
-        """All that is held for it."""
+        """Reports what is held for it, in bytes."""
         files, graph = self.files, self.graph
         return ModelMemory(
             name=self.name,
@@ -168,7 +168,7 @@ class Store:
         return list(self._sets.items())
 
     def memory(self) -> tuple[ModelMemory, ...]:
-        """What is held for each set."""
+        """Reports what is held for each set, in bytes."""
         return tuple(loaded.memory(key) for key, loaded in self.loaded())
 
     def evict_oldest(self, device: Device) -> bool:
@@ -310,6 +310,6 @@ class Store:
 
 
 def _check_budget(weights: WeightSet, key: Key) -> None:
-    weight_bytes = sum(parameter.loaded_nbytes for parameter in weights.parameters.values())
+    weight_bytes = sum(parameter.weight_bytes for parameter in weights.parameters.values())
     if weight_bytes > key.budget:
         raise OverBudget(weights.name, key.device, Budget(key.budget, weight_bytes), 0, 0)

@@ -48,7 +48,7 @@ class Parameter:
     scale: float = 1.0  # what the stored values are multiplied by
 
     @property
-    def loaded_nbytes(self) -> int:
+    def weight_bytes(self) -> int:
         """Bytes once loaded."""
         return tensor_bytes(self.type, self.shape)
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from .. import errors
 from ..placement import Placement
 from ..program import Program
 from ..weights.weight_set import Parameter, WeightSet
+from .failures import Failure, exception
 
 # What requests are about
 
@@ -55,7 +55,7 @@ class ExternalModel:
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """What is known of a device before its driver has started it; of this machine or of another."""
+    """The properties of a device, here or elsewhere, that decide how it is treated (runner/device/quirks.py)."""
 
     name: str  # as ggml calls it, or would
     type: str  # CPU, GPU, IGPU or ACCEL
@@ -248,11 +248,11 @@ class ProfileReply:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a program takes on a device, measured without building it, and what the device has for it."""
+    """The needs of a program on a device, found out without allocating them, and what the device has for them."""
 
     compute: int  # of the compute buffer
     constants: int
-    weights: int  # that it computes with, were they all placed on the device
+    weight_bytes: int  # that it computes with, were they all placed on the device
     work: int  # scratch of the CPU backend
     largest_tensor: int
     largest_operation: float  # floating-point operations
@@ -272,7 +272,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """What the runner holds on a device and held at most, and what is left."""
+    """Memory of a device: held by the runner now and at most so far, and what is left."""
 
     name: str
     held: int
@@ -320,7 +320,7 @@ class MemoryReport:
 
 @dataclass(frozen=True)
 class DryRunStep:
-    """After a step: bytes held on each device, the most held during it, what each model holds, what was measured.
+    """Memory after a step: held on each device, the most held during it, by model, and the estimate it asked for.
 
     external: whether the last model in another process is still there.
     """
@@ -332,74 +332,9 @@ class DryRunStep:
     measured: Estimate | None
 
 
-# Failures: the exceptions of native/errors.py on their way
-
-
-@dataclass(frozen=True)
-class Failed:
-    """RunnerError."""
-
-    message: str
-
-
-@dataclass(frozen=True)
-class NoMemory:
-    """OutOfMemory."""
-
-    device: str
-    label: str
-    requested: int
-    free: int
-
-
-@dataclass(frozen=True)
-class WasInterrupted:
-    """Interrupted."""
-
-    message: str
-
-
-@dataclass(frozen=True)
-class Lacking:
-    """Missing."""
-
-    what: errors.Kind
-    digests: tuple[str, ...]
-
-
-Failure = Failed | NoMemory | WasInterrupted | Lacking
-
-
-def failure(error: Exception) -> Failure:
-    """The message for an exception; one that is none of native/errors.py is told with its type."""
-    match error:
-        case errors.OutOfMemory():
-            return NoMemory(error.device, error.label, error.requested, error.free)
-        case errors.Missing():
-            return Lacking(error.what, error.digests)
-        case errors.Interrupted():
-            return WasInterrupted(str(error))
-        case errors.RunnerError():
-            return Failed(str(error))
-    return Failed(f"{type(error).__name__}: {error}")
-
-
-def exception(failed: Failure) -> Exception:
-    """The exception for a message."""
-    match failed:
-        case NoMemory(device, label, requested, free):
-            return errors.OutOfMemory(device, label, requested, free)
-        case Lacking(what, digests):
-            return errors.Missing(what, digests)
-        case WasInterrupted(message):
-            return errors.Interrupted(message)
-        case Failed(message):
-            return errors.RunnerError(message)
-
-
 @dataclass(frozen=True)
 class DryRun:
-    """What the steps lead to, as far as they can be done; failure: why the one after the last of them cannot."""
+    """The outcome of a dry run: each step that can be done, and why the one after the last of them cannot."""
 
     steps: tuple[DryRunStep, ...]
     failure: Failure | None = None

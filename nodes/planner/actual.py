@@ -62,7 +62,7 @@ def _held_by_others(used: set[str]) -> Counter[str]:
             held[model.device] += model.staging + model.arrays + model.constants + model.compute
             if (model.device, model.files_digest) not in files:
                 files.add((model.device, model.files_digest))
-                held[model.device] += model.copied + model.repacked
+                held[model.device] += model.weight_bytes
     return held
 
 

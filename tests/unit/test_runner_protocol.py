@@ -22,7 +22,7 @@ from native.client.connection import ProcessDied, RunnerProcess
 from native.placement import Placement
 from native.process.child import PACK
 from native.weights.weight_set import Parameter
-from native.wire import messages
+from native.wire import failures, messages
 from native.wire.frames import Frame, FrameWriter, PeerGone, ProtocolError, receive
 from native.wire.shared_memory import ALIGNMENT, Arena, ArenaView, layout
 
@@ -58,9 +58,10 @@ def test_a_frame_cut_short_is_the_end() -> None:
 
 
 def classes() -> list[Any]:
-    """Every dataclass of messages.py that travels."""
-    found = [kind for _, kind in inspect.getmembers(messages, dataclasses.is_dataclass)]
-    return [kind for kind in found if kind.__module__ == messages.__name__ and kind not in NOT_SENT]
+    """Every dataclass of the messages that travels."""
+    both = failures, messages
+    found = [kind for module in both for _, kind in inspect.getmembers(module, dataclasses.is_dataclass)]
+    return [kind for kind in found if kind.__module__ in (each.__name__ for each in both) and kind not in NOT_SENT]
 
 
 def values(hint: Any) -> Iterator[Any]:
@@ -181,15 +182,15 @@ ERRORS = (
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_exceptions_come_back_as_they_were_raised(error: Exception) -> None:
-    reply = through(messages.Reply(messages.failure(error), {})).message
+    reply = through(messages.Reply(failures.failure(error), {})).message
     assert isinstance(reply, messages.Reply)
-    assert isinstance(reply.result, messages.Failure)
-    found = messages.exception(reply.result)
+    assert isinstance(reply.result, failures.Failure)
+    found = failures.exception(reply.result)
     assert (type(found), str(found), vars(found)) == (type(error), str(error), vars(error))
 
 
 def test_an_exception_of_another_kind_is_told_with_its_type() -> None:
-    found = messages.exception(messages.failure(KeyError("w")))
+    found = failures.exception(failures.failure(KeyError("w")))
     assert (type(found), str(found)) == (errors.RunnerError, "KeyError: 'w'")
 
 
