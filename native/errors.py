@@ -17,7 +17,7 @@ class RunnerError(RuntimeError):
 
 
 class RunnerLost(RunnerError):
-    """The runner's process ended twice over the same request."""
+    """The runner's process ended twice over the same request, or cannot be started."""
 
 
 class OutOfMemory(RunnerError):
