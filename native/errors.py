@@ -5,11 +5,13 @@ The messages are for the person at the node.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from .placement import MIB
 
 Kind = Literal["weights", "program", "arrays"]
+IsInterrupted = Callable[[], bool]  # whether the caller wants an early end
 
 
 class RunnerError(RuntimeError):

@@ -11,6 +11,7 @@ from dataclasses import replace
 from time import monotonic
 from typing import IO
 
+from ..errors import IsInterrupted
 from ..process.child import Child
 from ..wire.failures import Failure, WasInterrupted
 from ..wire.frames import FrameWriter, PeerGone, ProtocolError, receive
@@ -63,7 +64,7 @@ class RunnerProcess:
         request: Request,
         payload: bytes,
         timeout: float,
-        interrupted: Callable[[], bool] | None = None,
+        interrupted: IsInterrupted | None = None,
         progress: OnProgress | None = None,
     ) -> Reply:
         """Send a request and wait for its reply, which is WasInterrupted also where it was done all the same.
@@ -109,7 +110,7 @@ class RunnerProcess:
             self._writer.send(0, InterruptRequest(call.request))
 
     def _reply(
-        self, call: Call, timeout: float, interrupted: Callable[[], bool] | None, progress: OnProgress | None
+        self, call: Call, timeout: float, interrupted: IsInterrupted | None, progress: OnProgress | None
     ) -> Reply:
         interrupting = False
         looked = last_sign = monotonic()

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..errors import Missing, RunnerError, RunnerLost
+from ..errors import IsInterrupted, Missing, RunnerError, RunnerLost
 from ..output_check import check_outputs
 from ..placement import Placement, as_placement
 from ..program import Program
@@ -55,7 +55,6 @@ _QUERY_TIMEOUT = 60.0
 _WITHOUT_VULKAN = {"GGML_DISABLE_VULKAN": "1"}
 _TIMEOUT_VARIABLE = "GGML_RUNNER_TIMEOUT"
 Result = TypeVar("Result")
-IsInterrupted = Callable[[], bool] | None
 
 
 class Runner:
@@ -95,7 +94,7 @@ class Runner:
         weights: WeightSet,
         placement: Placement | str,
         progress: Callable[[int, int], None] | None = None,
-        interrupted: IsInterrupted = None,
+        interrupted: IsInterrupted | None = None,
     ) -> LoadReport:
         """Bring weights where they live; nothing happens where they are there. `progress` gets bytes done and in all.
 
@@ -122,7 +121,7 @@ class Runner:
         placement: Placement | str,
         program: Program,
         inputs: dict[str, np.ndarray],
-        interrupted: IsInterrupted = None,
+        interrupted: IsInterrupted | None = None,
         progress: Callable[[float], None] | None = None,
         checked: bool = True,
     ) -> list[np.ndarray]:
@@ -201,7 +200,7 @@ class Runner:
         compose: Callable[[Arena], Request],
         expected: type[Result],
         supplies: Supplies | None = None,
-        interrupted: IsInterrupted = None,
+        interrupted: IsInterrupted | None = None,
         progress: OnProgress | None = None,
         timeout: float | None = None,
     ) -> tuple[Result, Arena]:
@@ -253,7 +252,7 @@ class Runner:
         compose: Callable[[Arena], Request],
         expected: type[Result],
         supplies: Supplies | None = None,
-        interrupted: IsInterrupted = None,
+        interrupted: IsInterrupted | None = None,
         progress: OnProgress | None = None,
         timeout: float | None = None,
         payload: bytes = b"",
@@ -278,7 +277,9 @@ class Runner:
             sent.add(reply.result)
             self._supply(process, error, supplies, interrupted)
 
-    def _supply(self, process: RunnerProcess, missing: Missing, supplies: Supplies, interrupted: IsInterrupted) -> None:
+    def _supply(
+        self, process: RunnerProcess, missing: Missing, supplies: Supplies, interrupted: IsInterrupted | None
+    ) -> None:
         if missing.what == "weights":
             request = supplies.load_request()
             self._ask(process, lambda _: request, LoadReport, supplies, interrupted, supplies.progress)

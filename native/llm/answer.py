@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .chat import Cancel, Endpoint, Show, ask, list_models
+from ..errors import IsInterrupted
+from .chat import Endpoint, Show, ask, list_models
 from .errors import LanguageModelError
 from .model import LanguageModel, LocalModel, RemoteServer
 from .server_lifetime import with_model
@@ -13,7 +14,7 @@ from .stream import Answer
 
 
 def answer(
-    model: LanguageModel, request: Callable[[Endpoint], dict[str, Any]], show: Show, interrupted: Cancel
+    model: LanguageModel, request: Callable[[Endpoint], dict[str, Any]], show: Show, interrupted: IsInterrupted
 ) -> Answer:
     """The answer to the request that is made for the model's endpoint, shown as it grows.
 
@@ -28,12 +29,12 @@ def answer(
     )
 
 
-def models_of(server: RemoteServer, interrupted: Cancel) -> list[str]:
+def models_of(server: RemoteServer, interrupted: IsInterrupted) -> list[str]:
     """The names of the models that a server lists. Raises LanguageModelError, Interrupted."""
     return list_models(_endpoint(server, ""), interrupted)
 
 
-def endpoint_of(server: RemoteServer, interrupted: Cancel) -> Endpoint:
+def endpoint_of(server: RemoteServer, interrupted: IsInterrupted) -> Endpoint:
     """A server's endpoint with one of its models; raises LanguageModelError where it has none, Interrupted."""
     if server.model:
         return _endpoint(server, server.model)

@@ -16,13 +16,12 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from ..errors import Interrupted
+from ..errors import Interrupted, IsInterrupted
 from .errors import ConnectionLost, LanguageModelError
 from .stream import Answer, Malformed, read_stream
 
 Result = TypeVar("Result")
 Show = Callable[[Answer], None]
-Cancel = Callable[[], bool]
 Work = Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Result]]
 _CONNECT = 10.0  # seconds
 _POLL = 0.05  # seconds between looks at `interrupted` and between two shows of an answer
@@ -53,7 +52,7 @@ class Endpoint:
     takes_grammar: bool = False
 
 
-def ask(endpoint: Endpoint, body: dict[str, Any], show: Show, interrupted: Cancel) -> Answer:
+def ask(endpoint: Endpoint, body: dict[str, Any], show: Show, interrupted: IsInterrupted) -> Answer:
     """The answer to a chat request, shown as it grows.
 
     Raises LanguageModelError, also for an answer that ends in the middle, and Interrupted.
@@ -79,7 +78,7 @@ def ask(endpoint: Endpoint, body: dict[str, Any], show: Show, interrupted: Cance
     return _run(endpoint, work, look)
 
 
-def list_models(endpoint: Endpoint, interrupted: Cancel) -> list[str]:
+def list_models(endpoint: Endpoint, interrupted: IsInterrupted) -> list[str]:
     """The names of the models that a server has. Raises LanguageModelError, Interrupted."""
 
     async def work(session: aiohttp.ClientSession) -> list[str]:
@@ -94,7 +93,7 @@ def list_models(endpoint: Endpoint, interrupted: Cancel) -> list[str]:
     return _run(endpoint, work, interrupted)
 
 
-def _run(endpoint: Endpoint, work: Work[Result], look: Cancel) -> Result:
+def _run(endpoint: Endpoint, work: Work[Result], look: IsInterrupted) -> Result:
     """Do `work` in a thread of its own, as ComfyUI's has an event loop running; `look` is asked whether to stop.
 
     One that is told to stop is not waited for: a look-up of a name cannot be interrupted.

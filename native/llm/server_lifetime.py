@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from ..errors import Interrupted
+from ..errors import Interrupted, IsInterrupted
 from .chat import Endpoint
 from .errors import ConnectionLost, LanguageModelError
 from .model import LocalModel
-from .server_process import Cancel, ServerProcess
+from .server_process import ServerProcess
 
 Result = TypeVar("Result")
 _POLL = 0.05  # seconds between looks at `interrupted`
@@ -20,7 +20,7 @@ _using = threading.Lock()
 _engine: ServerProcess | None = None
 
 
-def with_model(model: LocalModel, use: Callable[[Endpoint], Result], interrupted: Cancel) -> Result:
+def with_model(model: LocalModel, use: Callable[[Endpoint], Result], interrupted: IsInterrupted) -> Result:
     """What `use` makes of the model's server, which is started where it is not there; another model's is ended.
 
     When the server dies meanwhile, `use` is called once more with a new one.
@@ -65,7 +65,7 @@ def unload(model: LocalModel | None = None) -> None:
 
 
 @contextmanager
-def _turn(interrupted: Cancel) -> Iterator[None]:
+def _turn(interrupted: IsInterrupted) -> Iterator[None]:
     while not _using.acquire(timeout=_POLL):
         if interrupted():
             raise Interrupted("waiting for the language model was interrupted")
@@ -75,7 +75,7 @@ def _turn(interrupted: Cancel) -> Iterator[None]:
         _using.release()
 
 
-def _living(model: LocalModel, interrupted: Cancel) -> ServerProcess:
+def _living(model: LocalModel, interrupted: IsInterrupted) -> ServerProcess:
     global _engine
     if _engine is None or _engine.model != model or not _engine.alive:
         _end()

@@ -8,17 +8,15 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Callable
 from typing import IO, Any
 
-from ..errors import Interrupted
+from ..errors import Interrupted, IsInterrupted
 from ..placement import CPU
 from .chat import Endpoint
 from .errors import LanguageModelError
 from .model import LocalModel
 from .start import GPU_INDEX, PACKAGE, VERSION, start_child, task_of
 
-Cancel = Callable[[], bool]
 _START_LIMIT = 600.0  # seconds: a large file may come from a slow disk
 _PATIENCE = 600.0  # seconds without a word: a long text is read before the first one is written
 _POLL = 0.05  # seconds between looks at `interrupted`
@@ -33,7 +31,7 @@ class ServerProcess:
     Raises LanguageModelError with llama.cpp's own reason when it cannot be started, Interrupted.
     """
 
-    def __init__(self, model: LocalModel, interrupted: Cancel) -> None:
+    def __init__(self, model: LocalModel, interrupted: IsInterrupted) -> None:
         self.model = model
         key = secrets.token_urlsafe(32)
         self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -71,7 +69,7 @@ class ServerProcess:
         for line in output:
             self._answers.put(json.loads(line))
 
-    def _port(self, interrupted: Cancel) -> int:
+    def _port(self, interrupted: IsInterrupted) -> int:
         deadline = time.monotonic() + _START_LIMIT
         while True:
             try:

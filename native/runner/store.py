@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from ..errors import Missing, OutOfMemory, RunnerError
+from ..errors import IsInterrupted, Missing, OutOfMemory, RunnerError
 from ..lru import LRU
 from ..placement import AUTO, CPU, DEVICE, RAM, Placement
 from ..program import Program
@@ -21,7 +21,6 @@ from .weight_memory.resident import FileWeights, Progress
 
 _PROGRAM_BYTES = 32 << 20  # of serialised programs; the client sends one again where it is missing
 Made = TypeVar("Made")
-IsInterrupted = Callable[[], bool]
 
 
 class Key(NamedTuple):

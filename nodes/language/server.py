@@ -7,8 +7,8 @@ from dataclasses import replace
 import comfy.model_management
 from comfy_api.latest import io
 
+from ...native.errors import IsInterrupted
 from ...native.llm.answer import models_of
-from ...native.llm.chat import Cancel
 from ...native.llm.errors import LanguageModelError
 from ...native.llm.model import KEY_PREFIX, RemoteServer, check_key_variable, check_url
 from ..components.component import as_comfy
@@ -26,7 +26,7 @@ def server_at(url: str, model: str, key_variable: str, patience: float) -> Remot
     return RemoteServer(url.strip(), model.strip(), key_variable, patience)
 
 
-def listed_models(server: RemoteServer, interrupted: Cancel = lambda: False) -> list[str]:
+def listed_models(server: RemoteServer, interrupted: IsInterrupted = lambda: False) -> list[str]:
     """The models that a server lists within 5 seconds. Raises LanguageModelError, Interrupted."""
     return models_of(replace(server, patience=min(LISTING, server.patience)), interrupted)
 

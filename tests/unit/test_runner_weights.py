@@ -211,7 +211,7 @@ def test_a_file_that_changed_is_reported_not_used(runner: Runner, device: str, t
         runner.load(weights, device)
 
 
-def test_loading_can_be_cancelled_and_leaves_nothing(tmp_path: Path) -> None:
+def test_loading_can_be_interrupted_and_leaves_nothing(tmp_path: Path) -> None:
     runner = new_runner()
     shape = (16, 512, 256)  # as a convolution's kernel, it is dequantized: slow enough to be interrupted
     tensors = {f"w{n}": ("Q4_K", shape, bytes(16 * 512 * 144)) for n in range(8)}

@@ -174,7 +174,7 @@ class _Feature(ctypes.Structure):  # struct ggml_backend_feature
 
 
 class Devices:
-    """All devices of this process. `aborted` is asked between the operations of a run on the CPU.
+    """All devices of this process. `interrupted` is asked between the operations of a run on the CPU.
 
     `loading(True)` is called before drivers are loaded, `loading(False)` after. limit: bytes that may be used of each
     device but the CPU.
