@@ -1,44 +1,51 @@
-"""What the runner answers when a request cannot be done; the client turns each into its own exception."""
+"""Exceptions of the runner: raised in it, sent to the client, and raised there again.
+
+The messages are for the person at the node.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Literal
+
+from .placement import MIB
+
+Kind = Literal["weights", "program", "arrays"]
+IsInterrupted = Callable[[], bool]  # whether the caller wants an early end
 
 
-class RequestError(Exception):
-    """A request that fails without harm to the runner; the message is for the person at the node."""
-
-    kind = "failed"
-
-    def __init__(self, message: str, **details: Any) -> None:
-        super().__init__(message)
-        self.details = details
-
-    def reply(self) -> dict[str, Any]:
-        """The error as it travels in a frame."""
-        return {"kind": self.kind, "message": str(self), **self.details}
+class RunnerError(RuntimeError):
+    """A request that cannot be done; the runner is unharmed."""
 
 
-class OutOfMemory(RequestError):
-    """details: device, what, requested and free in bytes."""
+class RunnerLost(RunnerError):
+    """The runner's process ended twice over the same request, or cannot be started."""
 
-    kind = "memory"
 
-    def __init__(self, device: str, what: str, requested: int, free: int) -> None:
-        message = (
-            f"{what} needs {requested / 2**20:,.1f} MiB on {device}, where {free / 2**20:,.1f} MiB are free. "
+class OutOfMemory(RunnerError):
+    """A device has too little memory for what `label` names; requested and free: bytes."""
+
+    def __init__(self, device: str, label: str, requested: int, free: int, message: str = "") -> None:
+        """message: instead of the usual one."""
+        super().__init__(
+            message
+            or f"{label} needs {requested / MIB:,.1f} MiB on {device}, where {free / MIB:,.1f} MiB are free. "
             "Unload other models, choose a smaller picture or a smaller file, or place this model on another device."
         )
-        super().__init__(message, device=device, what=what, requested=requested, free=free)
+        self.device = device
+        self.label = label
+        self.requested = requested
+        self.free = free
 
 
-class Interrupted(RequestError):
-    """The client asked for an end before the request was done."""
+class Missing(RunnerError):
+    """The runner does not hold what a request names, and the client is to send it; digests: of programs or arrays."""
 
-    kind = "interrupted"
+    def __init__(self, what: Kind, digests: tuple[str, ...] = ()) -> None:
+        super().__init__(f"the runner lacks the {what} for this: {', '.join(digests) or 'they are not loaded'}")
+        self.what = what
+        self.digests = digests
 
 
-class Missing(RequestError):
-    """The runner does not hold what the request names; details: what ("weights", "program", "array"), digest."""
-
-    kind = "missing"
+class Interrupted(Exception):
+    """The caller's `interrupted` was true before the request was done."""

@@ -1,23 +1,40 @@
-"""A bounded mapping that forgets what was used least recently."""
+"""A bounded cache that drops what was used least recently."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
-from typing import TypeVar
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
 
-Kept = TypeVar("Kept")
-
-
-def recall(kept: OrderedDict[Hashable, Kept], key: Hashable) -> Kept | None:
-    """What was kept, now the last to go."""
-    if key in kept:
-        kept.move_to_end(key)
-    return kept.get(key)
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
 
 
-def keep(kept: OrderedDict[Hashable, Kept], key: Hashable, value: Kept, most: int) -> None:
-    """Keep it, and of the others as many as make up `most` with it."""
-    kept[key] = value
-    if len(kept) > most:
-        kept.popitem(last=False)
+class LRU(Generic[Key, Value]):
+    """Values by key, up to `capacity` of them; the last one put in always stays.
+
+    size: of a value, in the unit of `capacity`; one unless said.
+    """
+
+    def __init__(self, capacity: int, size: Callable[[Value], int] = lambda _: 1) -> None:
+        self._capacity = capacity
+        self._size = size
+        self._values: OrderedDict[Key, Value] = OrderedDict()
+
+    def get(self, key: Key) -> Value | None:
+        """The value of a key, which is now the one used last."""
+        if key in self._values:
+            self._values.move_to_end(key)
+        return self._values.get(key)
+
+    def put(self, key: Key, value: Value) -> Value:
+        """Keep a value, and drop others until there is room for it."""
+        self._values[key] = value
+        self._values.move_to_end(key)
+        while len(self._values) > 1 and sum(map(self._size, self._values.values())) > self._capacity:
+            self._values.popitem(last=False)
+        return value
+
+    def clear(self) -> None:
+        """Drop all."""
+        self._values.clear()

@@ -1,39 +1,42 @@
-"""Whether what a device computed can be a result at all: drivers give up in silence."""
+"""Recognises outputs that cannot be a result: drivers give up in silence."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 
 import numpy as np
 
-from .client.errors import RunnerError
+from .errors import RunnerError
+from .placement import CPU
 from .weights.weight_set import WeightSet
+from .wire.messages import OutputCheck
 
 _MANY = 1024  # elements that are not all alike by chance
 
 
+def check_of(output: np.ndarray) -> OutputCheck:
+    """Looks once through an output of at least one element."""
+    low, high = output.min(), output.max()  # both are NaN when any element is
+    return OutputCheck(isfinite(low) and isfinite(high), bool(output.size >= _MANY and low == high))
+
+
 def check_outputs(
-    weights: WeightSet,
-    device: str,
-    inputs: Mapping[str, np.ndarray],
-    outputs: Sequence[np.ndarray],
-    finite: Sequence[bool],
+    weights: WeightSet, device: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[OutputCheck]
 ) -> None:
-    """Raise RunnerError for outputs with infinite or NaN values, and for a GPU's that are one value throughout."""
+    """Raise RunnerError for outputs with infinite or NaN values, and for a GPU's that are one value throughout.
+
+    The latter is no error where all inputs are that, too.
+    """
     files = " or ".join(path for path, _, _ in weights.files) or "its file"
-    if not all(finite):
+    if not all(output.finite for output in outputs):
         raise RunnerError(
             f"{weights.name} on {device} computed values that are infinite or not a number (NaN). Perhaps {files} is "
             "damaged, or this device's arithmetic is not precise enough: try another file, or the device CPU."
         )
-    if device != "CPU" and _is_blank(inputs, outputs):
+    constant = device != CPU and any(output.constant for output in outputs)
+    if constant and any(array.min() != array.max() for array in inputs.values()):
         raise RunnerError(
             f"{weights.name} on {device} computed the same value everywhere. Perhaps its driver stopped in the "
             f"middle, or {files} is damaged: update the graphics driver, try another file, or the device CPU."
         )
-
-
-def _is_blank(inputs: Mapping[str, np.ndarray], outputs: Sequence[np.ndarray]) -> bool:
-    """An output of many elements is one value throughout, though the inputs are not."""
-    blank = any(array.size >= _MANY and array.min() == array.max() for array in outputs)
-    return blank and any(array.min() != array.max() for array in inputs.values())

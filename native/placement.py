@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+CPU = "CPU"  # the name and the type of ggml's device that is the processor
+MIB = 1 << 20  # bytes
 AUTO = "auto"
 # Where weights live. DEVICE: in the memory of the device, on the CPU in the layout of its fastest kernels. RAM: in the
 # file's pages, used in place by the CPU and streamed in block by block elsewhere. DISK: as DEVICE, but given back as
@@ -20,7 +22,7 @@ class Placement:
     """A ggml device by name, and what is chosen for it."""
 
     device: str
-    weights: str = AUTO  # one of WEIGHTS; AUTO: in place on the CPU, elsewhere DEVICE where they fit and RAM where not
+    weights: str = AUTO  # a residency; AUTO: in place on the CPU, elsewhere DEVICE where they fit and RAM where not
     budget: int = 0  # bytes of the device's memory for weights and compute buffer together; 0: what is free
     engine: str = GGML  # one of ENGINES
 
@@ -28,6 +30,3 @@ class Placement:
 def as_placement(placement: Placement | str) -> Placement:
     """A placement; a device's name alone means all else as usual."""
     return Placement(placement) if isinstance(placement, str) else placement
-
-
-CPU = "CPU"

@@ -1,16 +1,16 @@
-"""How many threads compute on the CPU, where the user says it."""
+"""The number of threads that compute on the CPU, as the user sets it."""
 
 from __future__ import annotations
 
 import os
 
-from .client.errors import RunnerError
+from .errors import RunnerError
 
 VARIABLE = "GGML_CPU_THREADS"
 
 
 def wanted_threads() -> int | None:
-    """Of either engine; None: one for each physical core. Raises RunnerError for what is no number of threads."""
+    """The threads of either engine; None: one for each physical core. Raises RunnerError for what is no number."""
     said = os.environ.get(VARIABLE, "")
     if not said:
         return None

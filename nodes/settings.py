@@ -9,17 +9,17 @@ from pathlib import Path
 
 import folder_paths
 
+from ..native.placement import MIB
 from ..native.threads import VARIABLE
 
 log = logging.getLogger(__name__)
 RESERVE, THREADS = "GGML.Memory.Reserve", "GGML.CPU.Threads"
 _DEFAULT_RESERVE = 512  # MiB, for the desktop and other programs
-_MIB = 1 << 20
 
 
 def gpu_reserve() -> int:
     """Bytes of each GPU that plans leave to other programs."""
-    return _number(RESERVE, _DEFAULT_RESERVE) * _MIB
+    return _number(RESERVE, _DEFAULT_RESERVE) * MIB
 
 
 def set_threads() -> None:

@@ -1,7 +1,7 @@
 """ComfyUI's side of the runner: starts it, speaks to it, brings it back when it dies."""
 
+from ..errors import Interrupted, OutOfMemory, RunnerError, RunnerLost
 from ..wire.messages import Device, DeviceMemory, Estimate, LoadReport, MemoryReport, ModelMemory
-from .errors import Interrupted, OutOfMemory, RunnerError, RunnerLost
 from .runner import Runner, another, shared
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""One run of the runner process: its pipes, its shared memory, its replies and its end."""
+"""One process of the runner, from its start to its end: pipes, shared memory, requests and replies."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from time import monotonic
-from typing import IO, Any
+from typing import IO
 
+from ..errors import IsInterrupted
 from ..process.child import Child
-from ..wire.frames import FrameWriter, Header, PeerGone, receive
+from ..wire.failures import Failure, WasInterrupted
+from ..wire.frames import FrameWriter, PeerGone, ProtocolError, receive
+from ..wire.messages import DriversEvent, InterruptRequest, Progress, Reply, Request
 from ..wire.shared_memory import Arena
+
+_POLL = 0.05  # seconds between looks at `interrupted`
+OnProgress = Callable[..., None]  # done, in all
 
 
 class ProcessDied(Exception):
@@ -20,15 +27,15 @@ class ProcessDied(Exception):
 
 
 class Call:
-    """A request on its way: its replies arrive in a queue, None when the process has ended."""
+    """A request on its way: its replies arrive in a queue, or how the process ended."""
 
     def __init__(self, request: int) -> None:
         self.request = request
-        self.replies: queue.SimpleQueue[Header | None] = queue.SimpleQueue()
+        self.replies: queue.SimpleQueue[Progress | Reply | ProcessDied] = queue.SimpleQueue()
 
 
 class RunnerProcess:
-    """Started on construction; raises ProcessDied from `send` once it has ended."""
+    """A runner process, started on construction; raises OSError where it cannot be."""
 
     def __init__(self, options: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
         self.arena = Arena()
@@ -39,10 +46,7 @@ class RunnerProcess:
         self._numbers = itertools.count(1)
         inherited = () if self.arena.descriptor is None else (self.arena.descriptor,)
         arguments = ["--arena", self.arena.name, *options]
-        try:
-            self._child = Child("runner", arguments, environment or {}, self._read, self._ended, inherited=inherited)
-        except OSError as error:
-            raise ProcessDied(f"the runner could not be started: {error}") from error
+        self._child = Child("runner", arguments, environment or {}, self._read, self._ended, inherited=inherited)
         self._writer = FrameWriter(self._child.stdin)
 
     @property
@@ -55,24 +59,41 @@ class RunnerProcess:
         """Whether it can still answer."""
         return not self._child.ended.is_set()
 
-    def send(self, header: Header, payload: bytes = b"") -> Call:
-        """Send a request; its id is added here. Raises ProcessDied."""
+    def exchange(
+        self,
+        request: Request,
+        payload: bytes,
+        timeout: float,
+        interrupted: IsInterrupted | None = None,
+        progress: OnProgress | None = None,
+    ) -> Reply:
+        """Send a request and wait for its reply, which is WasInterrupted also where it was done all the same.
+
+        Raises ProcessDied, also after `timeout` seconds without progress, and what `interrupted` and `progress` do.
+        """
         call = Call(next(self._numbers))
         with self._lock:
             if self._child.ended.is_set():
-                raise ProcessDied(self.exit_report())
+                raise ProcessDied(self._child.exit_report())
             self._calls[call.request] = call
+        watchdog = threading.Timer(timeout, self.kill)  # a process that reads nothing would block the writing
+        watchdog.start()
         try:
-            self._writer.send({"id": call.request, **header}, payload)
+            self._writer.send(call.request, request, payload)
         except PeerGone as error:
             self._child.ended.wait(5)
-            raise ProcessDied(self.exit_report()) from error
-        return call
-
-    def interrupt(self, call: Call) -> None:
-        """Ask it to end a request; the request is answered either way."""
-        with suppress(PeerGone):  # then the end of the process answers the call
-            self._writer.send({"do": "interrupt", "request": call.request})
+            raise ProcessDied(self._child.exit_report()) from error
+        finally:
+            watchdog.cancel()
+        try:
+            return self._reply(call, timeout, interrupted, progress)
+        except ProcessDied:
+            raise
+        except BaseException:  # out of `interrupted` or `progress`: the runner must be idle before the next call
+            self._interrupt(call)
+            with suppress(ProcessDied):
+                self._reply(call, timeout, None, None)
+            raise
 
     def kill(self) -> None:
         """End it at once."""
@@ -84,70 +105,57 @@ class RunnerProcess:
         self._child.close()
         self.arena.close()
 
-    def exit_report(self) -> str:
-        """How it ended and the last it wrote to stderr."""
-        return self._child.exit_report()
+    def _interrupt(self, call: Call) -> None:
+        with suppress(PeerGone):  # then the end of the process answers the call
+            self._writer.send(0, InterruptRequest(call.request))
+
+    def _reply(
+        self, call: Call, timeout: float, interrupted: IsInterrupted | None, progress: OnProgress | None
+    ) -> Reply:
+        interrupting = False
+        looked = last_sign = monotonic()
+        while True:
+            try:
+                message = call.replies.get(timeout=_POLL)
+            except queue.Empty:
+                message = None
+            match message:
+                case ProcessDied():
+                    raise message
+                case Progress(done, total):
+                    last_sign = monotonic()
+                    if progress:
+                        progress(done, total)
+                case Reply(result) if interrupting and not isinstance(result, Failure):  # before it saw that
+                    return replace(message, result=WasInterrupted("the run was interrupted"))
+                case Reply():
+                    return message
+            now = monotonic()
+            if now - last_sign > timeout:
+                self.kill()
+                raise ProcessDied(f"no sign of progress for {timeout:g} seconds; {self._child.exit_report()}")
+            if interrupted and not interrupting and now - looked >= _POLL:
+                looked = now
+                if interrupted():
+                    self._interrupt(call)
+                    interrupting = True
 
     def _read(self, output: IO[bytes]) -> None:
         with suppress(EOFError):
             while True:
-                self._take(receive(output)[0])
+                number, message, _ = receive(output)
+                if isinstance(message, DriversEvent):
+                    self.loading_drivers = message.loading
+                    continue
+                if not isinstance(message, Progress | Reply):
+                    raise ProtocolError(f"the runner sent a {type(message).__name__}, which only the client sends")
+                with self._lock:
+                    call = self._calls.pop(number, None) if isinstance(message, Reply) else self._calls.get(number)
+                if call:
+                    call.replies.put(message)
 
     def _ended(self) -> None:
         with self._lock:
             calls, self._calls = list(self._calls.values()), {}
         for call in calls:
-            call.replies.put(None)
-
-    def _take(self, header: dict[str, Any]) -> None:
-        if header.get("event") == "drivers":
-            self.loading_drivers = header["loading"]
-            return
-        final = "progress" not in header
-        with self._lock:
-            call = self._calls.pop(header["id"], None) if final else self._calls.get(header["id"])
-        if call:
-            call.replies.put(header)
-
-
-_POLL = 0.05  # seconds between looks at `interrupted`
-
-
-def final_reply(
-    process: RunnerProcess,
-    call: Call,
-    patience: float,
-    interrupted: Callable[[], bool] | None,
-    progress: Callable[..., None] | None,
-) -> dict[str, Any]:
-    """The last reply to a call, that it was aborted also where it was done all the same.
-
-    Raises ProcessDied also after `patience` seconds without progress, and what `interrupted` and `progress` do.
-    """
-    interrupting = False
-    looked = heard = monotonic()
-    while True:
-        try:
-            reply = call.replies.get(timeout=_POLL)
-        except queue.Empty:
-            reply = {}
-        now = monotonic()
-        if reply is None:
-            raise ProcessDied(process.exit_report())
-        if "progress" in reply:
-            heard = now
-            if progress:
-                progress(*reply["progress"])
-        elif reply:
-            if interrupting and "done" in reply:  # before it saw the abort
-                outcome = {"kind": "interrupted", "message": "the run was interrupted"}
-                return {"error": outcome, "peaks": reply.get("peaks", {})}
-            return reply
-        if now - heard > patience:
-            process.kill()
-            raise ProcessDied(f"no sign of progress for {patience:g} seconds; {process.exit_report()}")
-        if interrupted and not interrupting and now - looked >= _POLL:
-            looked = now
-            if interrupted():
-                process.interrupt(call)
-                interrupting = True
+            call.replies.put(ProcessDied(self._child.exit_report()))

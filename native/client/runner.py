@@ -1,4 +1,4 @@
-"""The runner as ComfyUI sees it: thread-safe, started when first needed, brought back when it dies."""
+"""The client of the runner process: thread-safe; starts it when it is first needed, and again when it dies."""
 
 from __future__ import annotations
 
@@ -8,32 +8,46 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
+from ..errors import IsInterrupted, Missing, RunnerError, RunnerLost
 from ..output_check import check_outputs
 from ..placement import Placement, as_placement
 from ..program import Program
 from ..threads import wanted_threads
 from ..weights.weight_set import WeightSet
+from ..wire.failures import Failure, exception
+from ..wire.frames import ProtocolError
 from ..wire.messages import (
     Device,
     DeviceInfo,
+    Devices,
+    DevicesRequest,
+    Done,
     DryRun,
     Estimate,
+    EstimateRequest,
     ExternalModel,
     LoadReport,
+    LoadRequest,
     MemoryReport,
+    MemoryRequest,
+    ProfileReply,
+    ProfileRequest,
+    ProgramRequest,
+    Query,
+    Request,
+    RunReply,
     Step,
-    device,
-    memory_report,
+    UnloadRequest,
 )
-from .connection import ProcessDied, RunnerProcess, final_reply
-from .errors import RunnerError, RunnerLost, from_reply
-from .load_request import dry_run_of, manifest, step_requests, to_wire
-from .tensors import read_outputs, write_inputs
+from ..wire.shared_memory import Arena
+from .connection import OnProgress, ProcessDied, RunnerProcess
+from .load_request import Supplies, dry_run_request
+from .tensors import read_outputs, write_array, write_inputs
 
 log = logging.getLogger(__name__)
 _TIMEOUT = 600.0  # seconds without any sign of progress: a first use may compile shaders for minutes
@@ -41,19 +55,10 @@ _QUERY_TIMEOUT = 60.0
 _WITHOUT_VULKAN = {"GGML_DISABLE_VULKAN": "1"}
 _TIMEOUT_VARIABLE = "GGML_RUNNER_TIMEOUT"
 Result = TypeVar("Result")
-Cancel = Callable[[], bool] | None
-
-
-class _Missing(Exception):
-    """The runner answered that it does not hold something; `reply` says what."""
-
-    def __init__(self, reply: dict[str, Any]) -> None:
-        super().__init__(reply["message"])
-        self.reply = reply
 
 
 class Runner:
-    """The runner process behind calls. One call works at a time; `devices` and `memory` answer meanwhile.
+    """Calls that the runner process answers. One call works at a time; `devices` and `memory` answer meanwhile.
 
     options: the process's arguments (see runner/__main__.py), such as `--threads N`.
     environment: variables it gets besides ours.
@@ -78,40 +83,37 @@ class Runner:
 
     def devices(self) -> list[Device]:
         """Every device of this machine with its memory; loads the drivers, in the runner."""
-        reply = self._with_process(lambda process: self._query(process, {"do": "devices"}))
-        return [device(each) for each in reply["devices"]]
+        return list(self._query(DevicesRequest(), Devices).devices)
 
     def memory(self) -> MemoryReport:
-        """What the runner holds, in exact bytes."""
-        return memory_report(self._with_process(lambda process: self._query(process, {"do": "memory"})))
+        """The memory that the runner holds, in bytes."""
+        return self._query(MemoryRequest(), MemoryReport)
 
     def load(
         self,
         weights: WeightSet,
         placement: Placement | str,
         progress: Callable[[int, int], None] | None = None,
-        interrupted: Cancel = None,
+        interrupted: IsInterrupted | None = None,
     ) -> LoadReport:
         """Bring weights where they live; nothing happens where they are there. `progress` gets bytes done and in all.
 
         Raises RunnerError, OutOfMemory, RunnerLost, Interrupted.
         """
+        supplies = Supplies({}, weights, as_placement(placement), progress)
+        request = LoadRequest(weights.digest, supplies.placement)
         with self._working:
             self.peaks = {}
-            reply = self._with_process(
-                lambda process: self._load(process, weights, as_placement(placement), interrupted, progress)
-            )
-        return LoadReport(**reply)
+            return self._answer(lambda _: request, LoadReport, supplies, interrupted, progress)[0]
 
     def unload(self, weights_digest: str, placement: Placement | str) -> None:
         """Free a weight set, placed so, its built program and its compute buffer; files that another set uses stay."""
+        request = UnloadRequest(weights_digest, as_placement(placement))
         with self._working:
             process = self._process
             if process and process.alive:
                 with suppress(ProcessDied):
-                    self._exchange(
-                        process, {"do": "unload", "digest": weights_digest, **to_wire(as_placement(placement))}
-                    )
+                    self._ask(process, lambda _: request, Done)
 
     def run(
         self,
@@ -119,7 +121,7 @@ class Runner:
         placement: Placement | str,
         program: Program,
         inputs: dict[str, np.ndarray],
-        interrupted: Cancel = None,
+        interrupted: IsInterrupted | None = None,
         progress: Callable[[float], None] | None = None,
         checked: bool = True,
     ) -> list[np.ndarray]:
@@ -128,41 +130,38 @@ class Runner:
         `progress` gets the fraction done. With `checked`, a result that cannot be one is an error.
         Raises RunnerError, OutOfMemory, RunnerLost, Interrupted.
         """
+        supplies = Supplies({program.digest: program}, weights, as_placement(placement))
+        compose = partial(write_inputs, supplies, program, inputs)
+        report = None if progress is None else lambda done, _total: progress(done)
         with self._working:
             self.peaks = {}
-            return self._with_process(
-                lambda process: self._run(
-                    process, weights, as_placement(placement), program, inputs, interrupted, progress, checked
-                )
-            )
+            reply, arena = self._answer(compose, RunReply, supplies, interrupted, report)
+            outputs = read_outputs(arena, program)
+        if checked:
+            check_outputs(weights, supplies.placement.device, inputs, reply.outputs)
+        return outputs
 
     def estimate(self, name: str, placement: Placement | str, program: Program) -> Estimate:
-        """What a program of the model called `name` takes there; nothing is loaded or allocated.
+        """Estimates the memory of a program of the model called `name`; nothing is loaded or allocated.
 
         Raises RunnerError where the device cannot compute it at all, RunnerLost.
         """
+        request = EstimateRequest(name, as_placement(placement), program.digest)
         with self._working:
-            return Estimate(
-                **self._with_process(lambda process: self._estimate(process, name, as_placement(placement), program))
-            )
+            return self._answer(lambda _: request, Estimate, Supplies({program.digest: program}))[0]
 
     def dry_run(
         self, capacity: Mapping[str, int], steps: Sequence[Step | ExternalModel], foreign: Sequence[DeviceInfo] = ()
     ) -> DryRun:
-        """What these calls, one after the other, would take of devices with so many bytes; nothing is loaded.
+        """Dry-runs calls one after the other: the memory they would take; nothing is loaded.
 
-        imagined: those of the devices that belong to another machine.
+        capacity: bytes by device. foreign: those of the devices that belong to another machine.
         Raises RunnerError for a device that is not there, RunnerLost.
         """
         programs = {step.program.digest: step.program for step in steps if isinstance(step, Step) and step.program}
-        request = {
-            "do": "dry_run",
-            "capacity": dict(capacity),
-            "foreign": [asdict(each) for each in foreign],
-            **step_requests(steps),
-        }
+        request = dry_run_request(capacity, steps, foreign)
         with self._working:
-            return dry_run_of(self._with_process(lambda process: self._dry_run(process, request, programs)))
+            return self._answer(lambda _: request, DryRun, Supplies(programs))[0]
 
     def profile(
         self, weights: WeightSet, placement: Placement | str, program: Program, inputs: dict[str, np.ndarray]
@@ -171,11 +170,14 @@ class Runner:
 
         Raises as `run` does.
         """
+        supplies = Supplies({program.digest: program}, weights, as_placement(placement))
+
+        def compose(arena: Arena) -> ProfileRequest:
+            return ProfileRequest(write_inputs(supplies, program, inputs, arena))
+
         with self._working:
-            reply = self._with_process(
-                lambda process: self._computed("profile", process, weights, as_placement(placement), program, inputs)
-            )
-        return {int(index): seconds for index, seconds in reply["seconds"].items()}
+            reply, _ = self._answer(compose, ProfileReply, supplies)
+        return dict(reply.seconds)
 
     def close(self) -> None:
         """End the process; the next call starts another."""
@@ -190,22 +192,31 @@ class Runner:
         process = self._process
         return process.pid if process and process.alive else None
 
-    def _with_process(self, attempt: Callable[[RunnerProcess], Result]) -> Result:
-        """Do `attempt` with a living process; if that dies, once more with a new one."""
-        try:
+    def _query(self, request: Query, expected: type[Result]) -> Result:
+        return self._answer(lambda _: request, expected, timeout=min(_QUERY_TIMEOUT, self._timeout))[0]
+
+    def _answer(
+        self,
+        compose: Callable[[Arena], Request],
+        expected: type[Result],
+        supplies: Supplies | None = None,
+        interrupted: IsInterrupted | None = None,
+        progress: OnProgress | None = None,
+        timeout: float | None = None,
+    ) -> tuple[Result, Arena]:
+        """As `_ask` from a living process, with its shared memory; if the process dies, once more from a new one."""
+        death = ProcessDied()
+        for _ in range(2):
             process = self._living()
-            return attempt(process)
-        except ProcessDied as first:
-            self._after_exit(process, first)
-        try:
-            process = self._living()
-            return attempt(process)
-        except ProcessDied as second:
-            self._after_exit(process, second)
-            raise RunnerLost(
-                f"The process that runs the models ended twice over the same request. {second}\n"
-                "Update the graphics driver, choose another device in the node, or use a smaller picture or file."
-            ) from second
+            try:
+                return self._ask(process, compose, expected, supplies, interrupted, progress, timeout), process.arena
+            except ProcessDied as error:
+                self._after_exit(process, error)
+                death = error
+        raise RunnerLost(
+            f"The process that runs the models ended twice over the same request. {death}\n"
+            "Update the graphics driver, choose another device in the node, or use a smaller picture or file."
+        ) from death
 
     def _living(self) -> RunnerProcess:
         with self._starting:
@@ -213,7 +224,10 @@ class Runner:
                 self._process.close()
                 self._process = None
             if not self._process:
-                self._process = RunnerProcess(self._options, self._environment)
+                try:
+                    self._process = RunnerProcess(self._options, self._environment)
+                except OSError as error:
+                    raise RunnerLost(f"The process that runs the models could not be started: {error}") from error
             return self._process
 
     def _after_exit(self, process: RunnerProcess, death: ProcessDied) -> None:
@@ -232,137 +246,51 @@ class Runner:
             self._environment |= _WITHOUT_VULKAN
             log.warning("%s", self.trouble)
 
-    def _run(
+    def _ask(
         self,
         process: RunnerProcess,
-        weights: WeightSet,
-        placement: Placement,
-        program: Program,
-        inputs: dict[str, np.ndarray],
-        interrupted: Cancel,
-        progress: Callable[[float], None] | None,
-        checked: bool,
-    ) -> list[np.ndarray]:
-        reply = self._computed("run", process, weights, placement, program, inputs, interrupted, progress)
-        outputs = read_outputs(process.arena, program)
-        if checked:
-            check_outputs(weights, placement.device, inputs, outputs, reply["finite"])
-        return outputs
-
-    def _estimate(self, process: RunnerProcess, name: str, placement: Placement, program: Program) -> dict[str, Any]:
-        request = {"do": "estimate", "name": name, "program": program.digest, **to_wire(placement)}
-        try:
-            return self._exchange(process, request)
-        except _Missing:
-            self._exchange(process, {"do": "program", "digest": program.digest}, program.to_bytes())
-            return self._exchange(process, request)
-
-    def _dry_run(
-        self, process: RunnerProcess, request: dict[str, Any], programs: Mapping[str, Program]
-    ) -> dict[str, Any]:
-        for _ in programs:
-            try:
-                return self._exchange(process, request)
-            except _Missing as missing:
-                program = programs[missing.reply["digest"]]
-                self._exchange(process, {"do": "program", "digest": program.digest}, program.to_bytes())
-        return self._exchange(process, request)
-
-    def _computed(
-        self,
-        do: str,
-        process: RunnerProcess,
-        weights: WeightSet,
-        placement: Placement,
-        program: Program,
-        inputs: dict[str, np.ndarray],
-        interrupted: Cancel = None,
-        progress: Callable[[float], None] | None = None,
-    ) -> dict[str, Any]:
-        """The answer to a request that computes, with all it needs sent first where the runner does not hold it."""
-        report = None if progress is None else lambda done, _total: progress(done)
-        while True:
-            slots = write_inputs(process.arena, program, inputs)
-            request = {
-                "do": do,
-                "digest": weights.digest,
-                **to_wire(placement),
-                "program": program.digest,
-                "inputs": slots,
-                "arena": process.arena.size,
-            }
-            try:
-                return self._exchange(process, request, interrupted=interrupted, progress=report)
-            except _Missing as missing:
-                if missing.reply["what"] == "weights":
-                    self._load(process, weights, placement, interrupted, None)
-                else:
-                    self._exchange(process, {"do": "program", "digest": program.digest}, program.to_bytes())
-
-    def _load(
-        self,
-        process: RunnerProcess,
-        weights: WeightSet,
-        placement: Placement,
-        interrupted: Cancel,
-        progress: Callable[[int, int], None] | None,
-    ) -> dict[str, Any]:
-        request: dict[str, Any] = {"do": "load", "digest": weights.digest, **to_wire(placement)}
-        arrays: dict[str, np.ndarray] = {}
-        while True:
-            try:
-                return self._exchange(process, request, interrupted=interrupted, progress=progress)
-            except _Missing as missing:
-                if missing.reply["what"] == "weights":
-                    fields, arrays = manifest(weights)
-                    request |= fields
-                else:
-                    for digest in missing.reply["digests"]:
-                        self._send_array(process, placement.device, digest, arrays[digest])
-
-    def _send_array(self, process: RunnerProcess, device: str, digest: str, array: np.ndarray) -> None:
-        arena = process.arena
-        arena.reserve(array.nbytes)
-        np.frombuffer(arena.memory, array.dtype, array.size)[:] = array.reshape(-1)
-        request = {"do": "array", "device": device, "digest": digest, "nbytes": array.nbytes, "arena": arena.size}
-        self._exchange(process, request)
-
-    def _query(self, process: RunnerProcess, request: dict[str, Any]) -> dict[str, Any]:
-        return self._exchange(process, request, timeout=min(_QUERY_TIMEOUT, self._timeout))
-
-    def _exchange(
-        self,
-        process: RunnerProcess,
-        request: dict[str, Any],
-        payload: bytes = b"",
-        interrupted: Cancel = None,
-        progress: Callable[..., None] | None = None,
+        compose: Callable[[Arena], Request],
+        expected: type[Result],
+        supplies: Supplies | None = None,
+        interrupted: IsInterrupted | None = None,
+        progress: OnProgress | None = None,
         timeout: float | None = None,
-    ) -> dict[str, Any]:
-        """Send a request and wait for its answer; raises ProcessDied, _Missing, Interrupted and the answer's error."""
-        patience = timeout or self._timeout
-        watchdog = threading.Timer(patience, process.kill)  # a process that reads nothing would block the writing
-        watchdog.start()
-        try:
-            call = process.send(request, payload)
-        finally:
-            watchdog.cancel()
-        try:
-            reply = final_reply(process, call, patience, interrupted, progress)
-        except ProcessDied:
-            raise
-        except BaseException:  # out of `interrupted` or `progress`: the runner must be idle before the next call
-            process.interrupt(call)
-            with suppress(ProcessDied):
-                final_reply(process, call, patience, None, None)
-            raise
-        for name, nbytes in reply.get("peaks", {}).items():
-            self.peaks[name] = max(nbytes, self.peaks.get(name, 0))
-        if "done" in reply:
-            return reply["done"]
-        if reply["error"]["kind"] == "missing":
-            raise _Missing(reply["error"])
-        raise self._explained(from_reply(reply["error"]))
+        payload: bytes = b"",
+    ) -> Result:
+        """The runner's reply to a request; what it lacks for that is sent, and then the request again.
+
+        compose: makes the request, with inputs in shared memory, which what is sent before it overwrites.
+        Raises ProcessDied, Interrupted and RunnerError.
+        """
+        sent: set[Failure] = set()
+        while True:
+            reply = process.exchange(compose(process.arena), payload, timeout or self._timeout, interrupted, progress)
+            for name, nbytes in reply.peaks.items():
+                self.peaks[name] = max(nbytes, self.peaks.get(name, 0))
+            if isinstance(reply.result, expected):
+                return reply.result
+            if not isinstance(reply.result, Failure):
+                raise ProtocolError(f"the runner answered with {type(reply.result).__name__}, not {expected.__name__}")
+            error = exception(reply.result)
+            if not isinstance(error, Missing) or supplies is None or reply.result in sent:
+                raise self._explained(error)
+            sent.add(reply.result)
+            self._supply(process, error, supplies, interrupted)
+
+    def _supply(
+        self, process: RunnerProcess, missing: Missing, supplies: Supplies, interrupted: IsInterrupted | None
+    ) -> None:
+        if missing.what == "weights":
+            request = supplies.load_request()
+            self._ask(process, lambda _: request, LoadReport, supplies, interrupted, supplies.progress)
+        for digest in missing.digests:
+            if missing.what == "program":
+                self._send_program(process, supplies.programs[digest])
+            else:
+                self._ask(process, partial(write_array, supplies, digest), Done)
+
+    def _send_program(self, process: RunnerProcess, program: Program) -> None:
+        self._ask(process, lambda _: ProgramRequest(program.digest), Done, payload=program.to_bytes())
 
     def _explained(self, error: Exception) -> Exception:
         if self.trouble and type(error) is RunnerError:

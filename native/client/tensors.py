@@ -1,4 +1,4 @@
-"""A call's tensors in shared memory: inputs one after the other, and in their place afterwards the outputs."""
+"""Tensors in shared memory: a run's inputs one after the other and then its outputs in their place, or an array."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from math import prod
 
 import numpy as np
 
+from ..errors import RunnerError
 from ..program import Program, Tensor
+from ..wire.messages import ArrayRequest, RunRequest
 from ..wire.shared_memory import Arena, layout
-from .errors import RunnerError
+from .load_request import Supplies
 
 _TYPES = {"F32": np.dtype(np.float32), "I32": np.dtype(np.int32)}
 
 
-def write_inputs(arena: Arena, program: Program, inputs: dict[str, np.ndarray]) -> dict[str, tuple[int, int]]:
-    """Copy `inputs` (torch order) into the arena, made large enough for the outputs too; name -> (offset, bytes).
+def write_inputs(supplies: Supplies, program: Program, inputs: dict[str, np.ndarray], arena: Arena) -> RunRequest:
+    """Copy `inputs` (torch order) into the arena, made large enough for the outputs too, and request a run on them.
 
     Raises RunnerError when they are not what the program takes.
     """
@@ -28,7 +30,16 @@ def write_inputs(arena: Arena, program: Program, inputs: dict[str, np.ndarray]) 
     for offset, array in zip(offsets, inputs.values(), strict=True):
         target = np.frombuffer(arena.memory, array.dtype, array.size, offset)
         np.copyto(target.reshape(array.shape), array)
-    return {name: (offset, inputs[name].nbytes) for name, offset in zip(inputs, offsets, strict=True)}
+    slots = {name: (offset, array.nbytes) for offset, (name, array) in zip(offsets, inputs.items(), strict=True)}
+    return RunRequest(supplies.weights.digest, supplies.placement, program.digest, slots, arena.size)
+
+
+def write_array(supplies: Supplies, digest: str, arena: Arena) -> ArrayRequest:
+    """Copy an array of a weight set to the start of the arena, and request its upload."""
+    array = supplies.arrays[digest]
+    arena.reserve(array.nbytes)
+    np.frombuffer(arena.memory, array.dtype, array.size)[:] = array.reshape(-1)
+    return ArrayRequest(supplies.placement.device, digest, array.nbytes, arena.size)
 
 
 def read_outputs(arena: Arena, program: Program) -> list[np.ndarray]:

@@ -7,15 +7,13 @@ from dataclasses import replace
 import torch
 
 from ..lower import LowerOptions
-from ..placement import AUTO, GGML, TORCH, Placement
+from ..placement import AUTO, CPU, GGML, TORCH, Placement
 from ..weights import WeightSet
 from .cpu_benchmark import _faster, typical_layer
 from .dry_run import DryRunModel, recording
 from .ggml import GgmlModel
 from .model import Model
 from .torch_cpu import TorchModel
-
-CPU = "CPU"
 
 
 def model_for(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
@@ -12,7 +11,7 @@ import torch
 
 from ..client import Runner
 from ..lower import Lowered, LowerOptions
-from ..lru import keep, recall
+from ..lru import LRU
 from ..placement import Placement
 from ..planning import Machine, Part, Plan, plan_of
 from ..trace import Trace
@@ -85,8 +84,8 @@ def _step_key(step: Step) -> tuple[Hashable, ...]:
 
 
 recording: ContextVar[Recorder | None] = ContextVar("recording", default=None)
-_programs: OrderedDict[Hashable, Lowered] = OrderedDict()
-_traces: OrderedDict[Hashable, Trace] = OrderedDict()
+_programs: LRU[Hashable, Lowered] = LRU(_KEPT)
+_traces: LRU[Hashable, Trace] = LRU(_KEPT)
 
 
 class DryRunModel(GgmlModel):
@@ -109,21 +108,13 @@ class DryRunModel(GgmlModel):
         shapes = tuple((name, tuple(x.shape), x.dtype) for name, x in inputs.items())
         ranks = tuple((name, branch.down.shape[0]) for name, branch in self._branches.items())
         whole = (self.file_weights.digest, self.options, key, shapes, ranks)
-        known = recall(_programs, whole)
-        if known is None:
-            known = super().lowered(key, function, inputs)
-            keep(_programs, whole, known, _KEPT)
-        return known
+        return _programs.get(whole) or _programs.put(whole, super().lowered(key, function, inputs))
 
     def traced(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Trace:
         """As GgmlModel, from any model of the same parameters, which its module was made from."""
         parameters = frozenset((name, shape) for name, (shape, _) in self.file_weights.shapes().items())
         whole = self.file_weights.name, parameters, key
-        known = recall(_traces, whole)
-        if known is None:
-            known = super().traced(key, function, inputs)
-            keep(_traces, whole, known, _KEPT)
-        return known
+        return _traces.get(whole) or _traces.put(whole, super().traced(key, function, inputs))
 
     def run(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -11,7 +10,7 @@ import torch
 
 from ..client import Estimate, Runner, RunnerError, RunnerLost, shared
 from ..lower import Lowered, LowerOptions, WeightType, lower
-from ..lru import keep, recall
+from ..lru import LRU
 from ..placement import Placement
 from ..trace import Trace, trace
 from ..weights import WeightSet
@@ -29,8 +28,8 @@ class GgmlModel(Model):
         super().__init__(module, weights, placement)
         self.options = options or LowerOptions()
         self.runner = runner or shared()
-        self._traces: OrderedDict[Hashable, Trace] = OrderedDict()
-        self._programs: OrderedDict[Hashable, Lowered] = OrderedDict()
+        self._traces: LRU[Hashable, Trace] = LRU(_KEPT)
+        self._programs: LRU[Hashable, Lowered] = LRU(_KEPT)
 
     def lowered(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Lowered:
         """The program for inputs of these shapes; traced and lowered when it is not known yet.
@@ -40,23 +39,19 @@ class GgmlModel(Model):
         ranks = {name: branch.down.shape[0] for name, branch in self._branches.items()}
         shapes = tuple((name, tuple(x.shape), x.dtype) for name, x in inputs.items())
         with self._lock:
-            known = recall(self._programs, (key, shapes, tuple(ranks.items())))
+            known = self._programs.get((key, shapes, tuple(ranks.items())))
             if known is not None:
                 return known
             with _uncollected():
                 traced = self.traced((key, shapes), function, inputs)
                 types = {name: WeightType(type_, shape) for name, (shape, type_) in self.weights.shapes().items()}
                 lowered = lower(traced, types, self.options, ranks)
-            keep(self._programs, (key, shapes, tuple(ranks.items())), lowered, _KEPT)
-            return lowered
+            return self._programs.put((key, shapes, tuple(ranks.items())), lowered)
 
     def traced(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Trace:
         """What the function does; key: all that steers it. Raises TraceError."""
-        known = recall(self._traces, key)
-        if known is None:
-            known = trace(self.weights.name, self.module, function, dict(inputs))
-            keep(self._traces, key, known, _KEPT)
-        return known
+        known = self._traces.get(key)
+        return known or self._traces.put(key, trace(self.weights.name, self.module, function, dict(inputs)))
 
     def run(
         self,

@@ -13,8 +13,7 @@ import sys
 import threading
 from typing import BinaryIO
 
-from ..process.lifetime import die_with_parent
-from ..process.pipes import take_pipes
+from ..process.startup import die_with_parent, take_pipes
 from .task import Task
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .chat import Endpoint, IsInterrupted, OnProgress, complete, endpoint_of
+from ..errors import IsInterrupted
+from .chat import Endpoint, OnProgress, complete, endpoint_of
 from .model import LanguageModel, LocalModel
 from .server_lifetime import with_server
 from .stream import Answer

@@ -16,13 +16,12 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from ..client.errors import Interrupted
+from ..errors import Interrupted, IsInterrupted
 from .model import ConnectionLost, LanguageModelError, RemoteServer
 from .stream import Answer, Malformed, read_stream
 
 Result = TypeVar("Result")
 OnProgress = Callable[[Answer], None]
-IsInterrupted = Callable[[], bool]
 Request = Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Result]]
 _CONNECT_TIMEOUT = 10.0  # seconds
 _POLL = 0.05  # seconds between calls of `interrupted`, and between reports of progress

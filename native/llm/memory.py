@@ -11,13 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import IO
 
-from ..placement import CPU
+from ..placement import CPU, MIB
 from ..weights.header import read_header
 from ..weights.weight_file import WeightFile
 from .model import ALL_LAYERS, LanguageModelError, LocalModel
 from .server_process import start_child, task_of
 
-MIB = 1 << 20
 _KV_BYTES = 2  # F16
 _KV_STEP = 256  # tokens; llama.cpp rounds the context up to it
 _TIME_LIMIT = 120.0  # seconds

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from ..client.errors import Interrupted
-from .chat import Endpoint, IsInterrupted
+from ..errors import Interrupted, IsInterrupted
+from .chat import Endpoint
 from .model import ConnectionLost, LanguageModelError, LocalModel
 from .server_process import ServerProcess
 

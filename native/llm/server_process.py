@@ -14,11 +14,11 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import IO, Any
 
-from ..client.errors import Interrupted
+from ..errors import Interrupted, IsInterrupted
 from ..placement import CPU
 from ..process.child import Child
 from ..threads import wanted_threads
-from .chat import Endpoint, IsInterrupted
+from .chat import Endpoint
 from .model import LanguageModelError, LocalModel
 from .task import Task
 

@@ -15,9 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..placement import MIB
 from ..wire.messages import Device, DeviceInfo
 
-_MIB = 1 << 20
 _RAM_IN_USE = 3 << 10  # MiB of a system, a browser and ComfyUI with torch; the default of ram - ram_free
 _LARGEST_BUFFER = 1 << 30  # bytes; ggml-vulkan allocates more only for a larger tensor (suballocation_block_size)
 _SYSTEMS = ("linux", "win32", "darwin")
@@ -71,7 +71,7 @@ def profile_of(described: Any) -> Profile:
         raise ProfileError(f"the gpus of {name!r} must be a list of JSON objects")
     ram = _mib(described, "ram")
     rows = [_gpu(f"Vulkan{index}", gpu, system) for index, gpu in enumerate(gpus)]
-    free = _mib(described, "ram_free", max(0, ram - _RAM_IN_USE * _MIB))
+    free = _mib(described, "ram_free", max(0, ram - _RAM_IN_USE * MIB))
     rows.append((Device("CPU", "CPU", "CPU", free, ram, ram, ()), DeviceInfo("CPU", "CPU", "CPU", (), False, system)))
     return Profile(name, tuple(device for device, _ in rows), tuple(foreign for _, foreign in rows))
 
@@ -83,15 +83,15 @@ def described_machine(devices: Sequence[Device], system: str) -> dict[str, Any]:
         {
             "description": device.description,
             "type": device.type,
-            "memory": device.total // _MIB,
-            "free": device.free // _MIB,
+            "memory": device.total // MIB,
+            "free": device.free // MIB,
             "resizable_bar": not device.small_bar,
             "features": list(device.features),
         }
         for device in devices
         if device.type in ("GPU", "IGPU")
     ]
-    ram = {"ram": cpu.total // _MIB, "ram_free": cpu.free // _MIB}
+    ram = {"ram": cpu.total // MIB, "ram_free": cpu.free // MIB}
     return {"name": cpu.description, "system": system, **ram, "gpus": gpus}
 
 
@@ -123,4 +123,4 @@ def _mib(described: Mapping[str, Any], key: str, default: int | None = None) -> 
         return default
     if type(value) is not int or not 0 <= value < 1 << 30:
         raise ProfileError(f"{key} must be a whole number of MiB, and is {value!r}")
-    return value * _MIB
+    return value * MIB

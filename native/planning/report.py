@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ..placement import MIB
 from ..wire.messages import ModelMemory
 from .plan import Advice, Phase, Plan
 
-_MIB = 1 << 20
 Peaks = Mapping[str, Mapping[str, int]]  # bytes by device, by node id
 
 
@@ -35,7 +35,7 @@ def shares(phase: Phase, device: str) -> dict[str, int]:
     models = [each.memory for each in phase.components if each.memory.device == device]
     files = {model.files_digest: model for model in models}  # sets of the same files share weights
     by_use = {
-        "weights": sum(model.copied + model.repacked for model in files.values()),
+        "weights": sum(model.weight_bytes for model in files.values()),
         "staging": sum(model.staging for model in models),
         "LoRA": sum(model.arrays for model in models),
         "constants": sum(model.constants for model in models),
@@ -121,7 +121,7 @@ def _lines(plan: Plan, advised: Sequence[Advice], chosen: str, actual: Peaks) ->
 
 def _shares_of(model: ModelMemory) -> dict[str, int]:
     shares = {
-        "weights": model.copied + model.repacked,
+        "weights": model.weight_bytes,
         "in RAM from the file": model.mapped,
         "streamed": model.streamed,
         "staging": model.staging,
@@ -137,4 +137,4 @@ def _listed(shares: Mapping[str, int]) -> str:
 
 
 def _mib(nbytes: int) -> str:
-    return f"{nbytes / _MIB:,.0f}"
+    return f"{nbytes / MIB:,.0f}"

@@ -1,1 +1,1 @@
-"""Processes of this pack beside ComfyUI's own: how they start, and that none outlives it."""
+"""Child processes beside ComfyUI's own: how they start, and that none outlives it."""

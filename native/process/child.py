@@ -1,4 +1,4 @@
-"""A process of this pack: started from the pack's folder, ended with us, its last words kept."""
+"""A child process: started from the pack's folder, ended with this one, the end of its stderr kept for messages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Child:
 
     read: follows its stdout, in a thread of its own, until that ends or means nothing.
     ended: called after the process has.
-    heard: called with every line of its stderr.
+    on_line: called with every line of its stderr.
     inherited: file descriptors that it gets (not on Windows).
     """
 
@@ -46,14 +46,14 @@ class Child:
         environment: Mapping[str, str],
         read: Callable[[IO[bytes]], None],
         ended: Callable[[], None],
-        heard: Callable[[str], None] = lambda _: None,
+        on_line: Callable[[str], None] = lambda _: None,
         inherited: Sequence[int] = (),
     ) -> None:
         self.name = name
         self.ended = threading.Event()
         self._command = [sys.executable, "-c", _START.format(name), str(PACK), "--parent", str(os.getpid()), *options]
         self._environment = {**os.environ, **_ENVIRONMENT, **environment}
-        self._read, self._on_end, self._heard = read, ended, heard
+        self._read, self._on_end, self._on_line = read, ended, on_line
         self._inherited = inherited
         self._stderr: deque[str] = deque(maxlen=_STDERR_LINES)
         self._failure: OSError | None = None
@@ -137,4 +137,4 @@ class Child:
                 text = line.decode(errors="replace")
                 self._stderr.append(text)
                 log.debug("%s: %s", self.name, text.rstrip())
-                self._heard(text)
+                self._on_line(text)

@@ -1,12 +1,11 @@
-"""Start of the runner: take the pipes for the protocol before anything else can write to them."""
+"""Starts the runner: takes the pipes for the protocol before anything else can write to them."""
 
 from __future__ import annotations
 
 import argparse
 import faulthandler
 
-from ..process.lifetime import die_with_parent
-from ..process.pipes import take_pipes
+from ..process.startup import die_with_parent, take_pipes
 from .cpu_cores import physical_cores
 from .device.devices import Limits
 

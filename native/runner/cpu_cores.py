@@ -1,4 +1,4 @@
-"""How many threads the CPU device computes with."""
+"""The number of physical cores, each of which gets a thread of the CPU device."""
 
 from __future__ import annotations
 

@@ -5,29 +5,42 @@ Everything that touches memory goes through a Device and a FileWeights; here bot
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ..errors import Missing, RequestError
+from ..errors import Missing, RunnerError
 from ..ggml_types import LAYOUTS, tensor_bytes
+from ..lru import LRU
+from ..placement import CPU
 from ..program import Program
 from ..program.ops import flops
 from ..weights.weight_set import Parameter
-from ..wire.frames import Header
+from ..wire.failures import failure
+from ..wire.messages import (
+    DeviceInfo,
+    DryRun,
+    DryRunRequest,
+    DryRunStep,
+    Estimate,
+    EstimateRequest,
+    ExternalModel,
+    LoadRequest,
+    RunRequest,
+    UnloadRequest,
+    WeightsDescription,
+)
 from .device.buffers import Allocation, describe, device_bytes, require
 from .device.counting import CountingDevice
 from .device.devices import Device, Devices, Limits
-from .device.quirks import Facts, is_software
+from .device.quirks import is_software
 from .graph.graph import VIEWS, Graph, Needs
-from .store import Holdings, Models
+from .store import Store
 from .weight_memory.repacked import Repacked, Source
 from .weight_memory.resident import FileWeights
-
-_KEPT = 16  # programs
 
 
 class CountedCopies(Repacked):
@@ -73,36 +86,34 @@ class CountedGraph(Graph):
         return graph, self._known[key]
 
 
-class CountedStore(Models):
-    """Models of which nothing is loaded; programs and their needs are remembered."""
+class CountedStore(Store):
+    """Weight sets of which nothing is loaded; programs and their needs are remembered."""
 
     files_type = CountedWeights
-    _programs: ClassVar[OrderedDict[str, tuple[Program, dict[Hashable, Needs]]]] = OrderedDict()  # by digest
+    _parsed: ClassVar[LRU[str, tuple[Program, dict[Hashable, Needs]]]] = LRU(16)  # by digest
 
-    def parsed(self, digest: str, serialised: bytes) -> Program:
-        """As Models."""
-        if digest not in self._programs:
-            self._programs[digest] = Program.from_bytes(serialised), {}
-            if len(self._programs) > _KEPT:
-                self._programs.popitem(last=False)
-        self._programs.move_to_end(digest)
-        return self._programs[digest][0]
+    def parsed(self, digest: str) -> Program:
+        """As Store."""
+        serialised = self.serialised(digest)
+        return (self._parsed.get(digest) or self._parsed.put(digest, (Program.from_bytes(serialised), {})))[0]
 
-    def graph(self, digest: str, *arguments: Any) -> Graph:
-        """As Models."""
-        return CountedGraph(self._programs[digest][1], *arguments)
+    def new_graph(self, digest: str, *arguments: Any) -> Graph:
+        """As Store."""
+        known = self._parsed.get(digest)
+        assert known is not None
+        return CountedGraph(known[1], *arguments)
 
 
 class CountingDevices(Devices):
     """Stand-ins for the devices that have a capacity; those that are imagined need not be there."""
 
-    def __init__(self, devices: Devices, capacity: Mapping[str, int], foreign: Sequence[Mapping[str, Any]]) -> None:
-        """imagined: devices of another machine, as the client's DeviceInfo has them."""
-        facts = {each["name"]: _facts(each) for each in foreign}
-        made = [_counting_device(devices, name, nbytes, facts.get(name)) for name, nbytes in capacity.items()]
+    def __init__(self, devices: Devices, capacity: Mapping[str, int], foreign: Sequence[DeviceInfo]) -> None:
+        """foreign: devices of another machine."""
+        infos = {each.name: each for each in foreign}
+        made = [_counting_device(devices, name, nbytes, infos.get(name)) for name, nbytes in capacity.items()]
         in_ram = [device for device in made if _takes_ram(device)]
-        for device in in_ram if "CPU" in capacity else ():
-            device.in_ram, device.ram = in_ram, capacity["CPU"]
+        for device in in_ram if CPU in capacity else ():
+            device.in_ram, device.ram = in_ram, capacity[CPU]
         self._all = [*made]
 
     def all(self) -> list[Device]:
@@ -114,91 +125,81 @@ class CountingDevices(Devices):
         return self.all()
 
 
-def _facts(foreign: Mapping[str, Any]) -> Facts:
-    features = tuple(foreign["features"])
-    return Facts(foreign["type"], foreign["description"], features, foreign["small_bar"], foreign["system"])
-
-
-def _counting_device(devices: Devices, name: str, nbytes: int, facts: Facts | None) -> CountingDevice:
-    """For an imagined device what stands in is one of the same kind of driver, if there is any, or the CPU."""
-    if facts is None:
+def _counting_device(devices: Devices, name: str, nbytes: int, info: DeviceInfo | None) -> CountingDevice:
+    """For a device of another machine, one that is counted on a device of its driver, or on the CPU."""
+    if info is None:
         return CountingDevice(devices.find(name), nbytes)
     kind = name.rstrip("0123456789")
     alike = [device for device in devices.all() if device.name.rstrip("0123456789") == kind]
-    made = CountingDevice((alike or [devices.find("CPU")])[0], nbytes)
-    made.become(facts, name)
+    made = CountingDevice((alike or [devices.find(CPU)])[0], nbytes)
+    made.become(info)
     return made
 
 
 def _takes_ram(device: Device) -> bool:
-    return device.type in ("CPU", "IGPU") or is_software(device.description)
+    return device.type in (CPU, "IGPU") or is_software(device.description)
 
 
-def dry_run(
-    real: Holdings, limits: Limits, capacity: Mapping[str, int], foreign: Sequence[Mapping[str, Any]],
-    steps: Sequence[Header],
-) -> dict[str, Any]:  # fmt: skip
-    """What each step leads to, one after the other on empty devices, until one cannot be done.
+def dry_run(real: Store, limits: Limits, request: DryRunRequest) -> DryRun:
+    """Counts what each step after the other takes of empty devices, until one cannot be done.
 
-    real: whose devices and programs they are about. capacity: bytes of each device; those that compute in RAM take of
-    the CPU's too. imagined: those of another machine. steps: requests to load, run, unload and measure, a run with what
-    its load says too.
-    Returns for each step the bytes held on each device, the most held during it, what each model holds at its end and
-    what was measured; and where a step fails, its error. Raises Missing for programs that the client has not sent.
+    real: whose devices and programs they are about. Devices that compute in RAM take of the CPU's capacity too.
+    Raises Missing for programs that the client has not sent.
     """
-    counting_devices = CountingDevices(real.devices, capacity, foreign)
-    holdings = Holdings(counting_devices, CountedStore(limits), real.programs)
-    external = _External(holdings)
-    done: list[dict[str, Any]] = []
+    devices = CountingDevices(real.devices, request.capacity, request.foreign)
+    store = CountedStore(devices, limits, real.programs)
+    external = _External(store)
+    done: list[DryRunStep] = []
     try:
-        for step in steps:
-            for device in counting_devices.all():
+        for step in request.steps:
+            for device in devices.all():
                 device.begin_request()
             measured = None
             try:
-                if step["do"] == "external":
-                    external.come(step["name"], step["taken"], step["kept"])
-                elif step["do"] == "estimate":
-                    measured = estimate(holdings, limits, step)
+                if isinstance(step, ExternalModel):
+                    external.come(step)
+                elif isinstance(step, EstimateRequest):
+                    measured = estimate(store, limits, step)
                 else:
                     external.yield_memory()
-                    _do(holdings, step)
+                    _do(store, step, request.weights)
             except Missing:
                 raise
-            except RequestError as error:
-                return {"steps": done, "error": error.reply()}
-            held = {device.name: [device.held, device.request_peak] for device in counting_devices.all()}
-            done.append({"held": held, "models": holdings.report(), "external": external.there, "measured": measured})
+            except RunnerError as error:
+                return DryRun(tuple(done), failure(error))
+            held = {device.name: device.held for device in devices.all()}
+            peak = {device.name: device.request_peak for device in devices.all()}
+            done.append(DryRunStep(held, peak, store.memory(), external.there, measured))
     finally:
-        for (digest, device_key), _ in list(holdings.models.all()):
-            holdings.models.unload((digest, device_key))
-    return {"steps": done}
+        store.clear()
+    return DryRun(tuple(done))
 
 
 class _External:
     """The one model in another process that is there, if any."""
 
-    def __init__(self, holdings: Holdings) -> None:
-        self._holdings = holdings
-        self._taken: Mapping[str, int] = {}
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._held: Mapping[str, int] = {}
         self._kept = False
 
     @property
     def there(self) -> bool:
         """Whether it takes anything."""
-        return bool(self._taken)
+        return bool(self._held)
 
-    def come(self, name: str, taken: Mapping[str, int], kept: bool) -> None:
-        """Take room, for which others go; raises OutOfMemory."""
+    def come(self, model: ExternalModel) -> None:
+        """Take memory, for which others are evicted; raises OutOfMemory."""
         self._go()
-        for device_name, nbytes in taken.items():
-            device = self._holdings.devices.find(device_name)
-            while device.memory()[0] < nbytes and self._holdings.models.evict_oldest(device):
+        wanted = {device: sum(shares.values()) for device, shares in model.taken.items()}
+        for device_name, nbytes in wanted.items():
+            device = self._store.devices.find(device_name)
+            while device.memory()[0] < nbytes and self._store.evict_oldest(device):
                 pass
-            require(device, f"the language model {name}", nbytes)
-        for device_name, nbytes in taken.items():
-            self._holdings.devices.find(device_name).hold(nbytes)
-        self._taken, self._kept = taken, kept
+            require(device, f"the language model {model.name}", nbytes)
+        for device_name, nbytes in wanted.items():
+            self._store.devices.find(device_name).hold(nbytes)
+        self._held, self._kept = wanted, model.kept
 
     def yield_memory(self) -> None:
         """Go, unless it is kept."""
@@ -206,42 +207,43 @@ class _External:
             self._go()
 
     def _go(self) -> None:
-        for device_name, nbytes in self._taken.items():
-            self._holdings.devices.find(device_name).freed(nbytes)
-        self._taken = {}
+        for device_name, nbytes in self._held.items():
+            self._store.devices.find(device_name).freed(nbytes)
+        self._held = {}
 
 
-def _do(holdings: Holdings, step: Header) -> None:
-    if step["do"] == "unload":
-        holdings.unload(step)
+def _do(store: Store, step: LoadRequest | RunRequest | UnloadRequest, sets: Mapping[str, WeightsDescription]) -> None:
+    """Do a step, with all that the client would send where it is missing."""
+    if isinstance(step, UnloadRequest):
+        store.unload(step)
         return
+    described = sets[step.digest]
     while True:
         try:
-            if step["do"] == "run":
-                holdings.graph(step)
+            if isinstance(step, RunRequest):
+                store.graph(step, _ignore, _never)
             else:
-                holdings.load(step, _ignore, _never)
+                store.load(replace(step, weights=described), _ignore, _never)
             return
         except Missing as missing:
-            what = missing.details["what"]
-            if what == "program":
+            if missing.what == "program":
                 raise
-            if what == "arrays":
-                _fill(holdings, step)
+            if missing.what == "arrays":
+                _fill(store, step.placement.device, described)
             else:
-                _do(holdings, {**step, "do": "load"})
+                _do(store, LoadRequest(step.digest, step.placement), sets)
 
 
-def _fill(holdings: Holdings, step: Header) -> None:
+def _fill(store: Store, device: str, described: WeightsDescription) -> None:
     """Give every array of a set its content, which is none."""
-    arrays = holdings.models.arrays(holdings.devices.find(step["device"]))
-    for _, digest, type_, shape in step["arrays"]:
-        layout = LAYOUTS[type_]
-        arrays.fill(digest, np.empty(prod(shape) // layout.block * layout.nbytes, np.uint8))
+    arrays = store.arrays(store.devices.find(device))
+    for array in described.arrays:
+        layout = LAYOUTS[array.type]
+        arrays.fill(array.digest, np.empty(prod(array.shape) // layout.block * layout.nbytes, np.uint8))
 
 
 def _ignore(_done: int, _total: int) -> None:
-    """Nobody watches."""
+    """Progress that is told to nobody."""
 
 
 def _never() -> bool:
@@ -249,34 +251,31 @@ def _never() -> bool:
 
 
 _UNLIMITED = 1 << 62
-_KEPT_ESTIMATES = 64
-_known: OrderedDict[Hashable, dict[str, float]] = OrderedDict()
+_estimates: LRU[Hashable, Estimate] = LRU(64)  # but for what the device has
 
 
-def estimate(holdings: Holdings, limits: Limits, request: Header) -> dict[str, Any]:
-    """What a request's program takes on its device, as the client's Estimate has it.
+def estimate(store: Store, limits: Limits, request: EstimateRequest) -> Estimate:
+    """Estimates the memory and arithmetic that a program takes on a device.
 
-    The room is what is free and what idle programs give back: other models' weights stay for a larger tile.
-    Raises ProgramFault.
+    The headroom is what is free and what idle programs give back: other models' weights stay for a larger tile.
+    Raises Missing, ProgramFault.
     """
-    device = holdings.devices.find(request["device"])
-    digest = request["program"]
-    key = digest, device.name, device.description, device.traits
-    if key not in _known:
-        _known[key] = _taken(request["name"], holdings.models.parsed(digest, holdings.programs[digest]), device)
-        if len(_known) > _KEPT_ESTIMATES:
-            _known.popitem(last=False)
-    taken = _known[key]
-    there = [model for (_, device_key), model in holdings.models.all() if device_key.device == device.name]
-    idle = [model.graph.compute_bytes + model.graph.constant_bytes for model in there if model.graph]
-    return taken | {
-        "headroom": device.memory()[0] + sum(idle),
-        "largest_buffer": min(device.largest_buffer, limits.largest_buffer or 1 << 62),
-        "operation_limit": device.traits.largest_operation,
-    }
+    device = store.devices.find(request.placement.device)
+    key = request.program, device.name, device.description, device.traits
+    taken = _estimates.get(key)
+    if taken is None:
+        taken = _estimates.put(key, _taken(request.name, store.parsed(request.program), device))
+    there = [loaded for key, loaded in store.loaded() if key.device == device.name]
+    idle = [loaded.graph.compute_bytes + loaded.graph.constant_bytes for loaded in there if loaded.graph]
+    return replace(
+        taken,
+        headroom=device.memory()[0] + sum(idle),
+        largest_buffer=min(device.largest_buffer, limits.largest_buffer or 1 << 62),
+        operation_limit=device.traits.largest_operation,
+    )
 
 
-def _taken(name: str, program: Program, device: Device) -> dict[str, float]:
+def _taken(name: str, program: Program, device: Device) -> Estimate:
     rows = program.tensors
     counting_device = CountingDevice(device, _UNLIMITED)
     weights = describe(counting_device, ((row.name, row.type, row.ne) for row in rows if row.kind == "weight"))
@@ -285,14 +284,17 @@ def _taken(name: str, program: Program, device: Device) -> dict[str, float]:
     try:
         graph = Graph(name, program, weights.tensors.__getitem__, _Described(weights), Limits(device.threads))
         made = [row for row in rows if row.kind == "input" or (row.kind == "op" and row.name not in VIEWS)]
-        taken = {
-            "compute": graph.compute_bytes,
-            "constants": graph.constant_bytes,
-            "work": graph.work_bytes,
-            "weights": sum(device_bytes(device.buffer_type, tensor) for tensor in weights.tensors.values()),
-            "largest_tensor": max((tensor_bytes(row.type, row.ne) for row in made), default=0),
-            "largest_operation": max((flops(row, [rows[each] for each in row.sources]) for row in made), default=0.0),
-        }
+        taken = Estimate(
+            compute=graph.compute_bytes,
+            constants=graph.constant_bytes,
+            work=graph.work_bytes,
+            weight_bytes=sum(device_bytes(device.buffer_type, tensor) for tensor in weights.tensors.values()),
+            largest_tensor=max((tensor_bytes(row.type, row.ne) for row in made), default=0),
+            largest_operation=max((flops(row, [rows[each] for each in row.sources]) for row in made), default=0.0),
+            headroom=0,
+            largest_buffer=0,
+            operation_limit=0.0,
+        )
         graph.free()
         return taken
     finally:

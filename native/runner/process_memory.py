@@ -1,4 +1,4 @@
-"""What the process holds, in exact bytes, and how it lets go of it."""
+"""Memory of this process in bytes, and the return of freed memory to the system."""
 
 from __future__ import annotations
 

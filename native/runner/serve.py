@@ -1,4 +1,4 @@
-"""The runner's loop: one thread reads, the main thread works, a third answers what may not wait for work."""
+"""The runner's threads: one reads requests, the main thread works, a third answers what may not wait for work."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import sys
 import threading
 from typing import BinaryIO
 
-from ..wire.frames import FrameWriter, Header, PeerGone, ProtocolError, receive
+from ..wire.frames import FrameWriter, PeerGone, ProtocolError, receive
+from ..wire.messages import InterruptRequest, Query, Work
 from ..wire.shared_memory import ArenaView
 from .device.devices import Limits
 from .service import Service
 
-Requests = queue.SimpleQueue[tuple[Header, bytes]]
+Requests = queue.SimpleQueue[tuple[int, Query | Work, bytes]]
 
 
 def serve(incoming: BinaryIO, outgoing: BinaryIO, arena: str, limits: Limits) -> None:
-    """Answer requests until `incoming` ends, which ends the process."""
+    """Answer requests until `incoming` ends, which ends the process; so does what is no request."""
     service = Service(FrameWriter(outgoing), ArenaView(arena), limits)
     work, queries = Requests(), Requests()
     threading.Thread(target=_read, args=(incoming, service, work, queries), daemon=True).start()
@@ -28,11 +29,15 @@ def serve(incoming: BinaryIO, outgoing: BinaryIO, arena: str, limits: Limits) ->
 def _read(incoming: BinaryIO, service: Service, work: Requests, queries: Requests) -> None:
     try:
         while True:
-            header, payload = receive(incoming)
-            if header["do"] == "interrupt":
-                service.interrupt(header["request"])
+            number, message, payload = receive(incoming)
+            if isinstance(message, InterruptRequest):
+                service.interrupt(message.request)
+            elif isinstance(message, Query):
+                queries.put((number, message, payload))
+            elif isinstance(message, Work):
+                work.put((number, message, payload))
             else:
-                (queries if header["do"] in Service.QUERIES else work).put((header, payload))
+                raise ProtocolError(f"the client sent a {type(message).__name__}, which only the runner sends")
     except EOFError:
         os._exit(0)  # also in the middle of a computation: the client is gone
     except ProtocolError as error:

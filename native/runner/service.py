@@ -1,147 +1,150 @@
-"""What the runner holds, and how it answers each request."""
+"""Answers requests: devices, memory, loading, runs, estimates and dry runs."""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
 
 import numpy as np
 
-from ..errors import RequestError
-from ..wire.frames import FrameWriter, Header, PeerGone
+from ..errors import Interrupted, RunnerError
+from ..wire.failures import Failure, failure
+from ..wire.frames import FrameWriter, PeerGone
+from ..wire.messages import (
+    ArrayRequest,
+    DeviceMemory,
+    Devices,
+    DevicesRequest,
+    Done,
+    DriversEvent,
+    DryRunRequest,
+    EstimateRequest,
+    LoadReport,
+    LoadRequest,
+    MemoryReport,
+    MemoryRequest,
+    ProfileReply,
+    ProfileRequest,
+    ProgramRequest,
+    Progress,
+    Query,
+    Reply,
+    Result,
+    RunReply,
+    RunRequest,
+    UnloadRequest,
+    Work,
+)
 from ..wire.shared_memory import ArenaView
-from .device.devices import Devices, Limits
+from .device import devices
+from .device.devices import Limits
 from .dry_run import dry_run, estimate
 from .graph.execute import execute
 from .graph.profile import seconds_of_rows
 from .process_memory import process_memory, trim_heap
-from .store import Holdings, Models, Programs
+from .store import Store
 
 _PROGRESS_INTERVAL = 0.05  # seconds
 
 
 class Service:
-    """All state of the runner. Its requests run one at a time on the main thread, `QUERIES` beside them on another."""
-
-    QUERIES = frozenset({"devices", "memory"})
+    """All state of the runner. Its requests run one at a time on the main thread, a Query beside them on another."""
 
     def __init__(self, writer: FrameWriter, arena: ArenaView, limits: Limits) -> None:
         self._writer = writer
         self._arena = arena
-        self._current = 0  # id of the request being worked on
+        self._current = 0  # number of the request being worked on
         self._interrupted = -1
         self._limits = limits
-        devices = Devices(limits.threads, limits.device_memory, self._is_interrupted, self._announce_drivers)
-        self._holdings = Holdings(devices, Models(limits), Programs())
+        self._devices = devices.Devices(
+            limits.threads, limits.device_memory, self._is_interrupted, self._announce_drivers
+        )
+        self._store = Store(self._devices, limits)
 
     def interrupt(self, request: int) -> None:
         """End a request at the next opportunity; called from the reader's thread."""
         self._interrupted = request
 
-    def answer(self, header: Header, payload: bytes) -> None:
+    def answer(self, number: int, request: Query | Work, payload: bytes) -> None:
         """Do one request and send its reply; raises PeerGone when the client is gone."""
-        request = header["id"]
-        try:
-            handler: Callable[[Header, bytes], dict[str, Any]] = getattr(self, f"_do_{header['do']}")
-            if header["do"] in self.QUERIES:
-                self._writer.send({"id": request, "done": handler(header, payload)})
-                return
-            self._current = request
-            for device in self._holdings.devices.known():
+        is_query = isinstance(request, Query)
+        if not is_query:
+            self._current = number
+            for device in self._devices.known():
                 device.begin_request()
-            self._writer.send({"id": request, "done": handler(header, payload), "peaks": self._peaks()})
-        except RequestError as error:
-            self._writer.send({"id": request, "error": error.reply(), "peaks": self._peaks()})
+        result: Result | Failure
+        try:
+            result = self._result(number, request, payload)
         except PeerGone:
             raise
         except Exception as error:
-            import traceback
+            if not isinstance(error, RunnerError | Interrupted):
+                traceback.print_exc()
+            result = failure(error)
+        peaks = {} if is_query else {device.name: device.request_peak for device in self._devices.known()}
+        self._writer.send(number, Reply(result, peaks))
 
-            traceback.print_exc()
-            message = f"{type(error).__name__}: {error}"
-            self._writer.send({"id": request, "error": {"kind": "internal", "message": message}})
+    def _result(self, number: int, request: Query | Work, payload: bytes) -> Result:
+        match request:
+            case DevicesRequest():
+                return Devices(tuple(device.describe() for device in self._devices.all()))
+            case MemoryRequest():
+                return self._memory()
+            case LoadRequest():
+                files = self._store.load(request, self._progress(number), self._is_interrupted).files
+                files.check_files()
+                return LoadReport(files.mapped, files.copied, files.repacked.nbytes, files.streamed_nbytes)
+            case ArrayRequest(device, digest, nbytes, arena):
+                arrays = self._store.arrays(self._devices.find(device))
+                arrays.fill(digest, self._shared(arena)[:nbytes])
+            case UnloadRequest():
+                self._store.unload(request)
+                if not self._store.loaded():
+                    self._store.programs.clear()
+                trim_heap()
+            case ProgramRequest(digest):
+                self._store.programs.put(digest, payload)
+            case RunRequest(inputs=inputs, arena=arena):
+                report = self._progress(number)
+                graph = self._store.graph(request, lambda *_: report(0.0), self._is_interrupted)
+                return RunReply(execute(graph, self._shared(arena), inputs, self._is_interrupted, report))
+            case ProfileRequest(run):
+                report = self._progress(number)
+                graph = self._store.graph(run, lambda *_: report(0.0), self._is_interrupted)
+                seconds = seconds_of_rows(graph, self._shared(run.arena), run.inputs, self._is_interrupted, report)
+                return ProfileReply(tuple(seconds.items()))
+            case DryRunRequest():
+                return dry_run(self._store, self._limits, request)
+            case EstimateRequest():
+                return estimate(self._store, self._limits, request)
+        return Done()
+
+    def _memory(self) -> MemoryReport:
+        private, resident = process_memory()
+        known = []
+        for device in list(self._devices.known()):
+            free, total = device.memory()
+            known.append(DeviceMemory(device.name, device.held, device.peak, free, total))
+        return MemoryReport(private, resident, tuple(known), self._store.memory(), self._store.loads)
+
+    def _shared(self, size: int) -> np.ndarray:
+        return np.frombuffer(self._arena.memory(size), np.uint8)
 
     def _announce_drivers(self, loading: bool) -> None:
-        self._writer.send({"event": "drivers", "loading": loading})
+        self._writer.send(0, DriversEvent(loading))
 
-    def _progress(self, request: int) -> Callable[[float, float], None]:
+    def _progress(self, number: int) -> Callable[..., None]:
         sent = 0.0
 
-        def report(done: float, total: float) -> None:
+        def report(done: float, total: float = 1.0) -> None:
             nonlocal sent
             now = monotonic()
             if now - sent >= _PROGRESS_INTERVAL or done >= total:
                 sent = now
-                self._writer.send({"id": request, "progress": [done, total]})
+                self._writer.send(number, Progress(done, total))
 
         return report
 
-    def _peaks(self) -> dict[str, int]:
-        return {device.name: device.request_peak for device in self._holdings.devices.known()}
-
     def _is_interrupted(self) -> bool:
         return self._interrupted == self._current
-
-    # requests
-
-    def _do_devices(self, _header: Header, _payload: bytes) -> dict[str, Any]:
-        return {"devices": [device.describe() for device in self._holdings.devices.all()]}
-
-    def _do_memory(self, _header: Header, _payload: bytes) -> dict[str, Any]:
-        private, resident = process_memory()
-        devices = []
-        for device in list(self._holdings.devices.known()):
-            free, total = device.memory()
-            held = {"held": device.held, "peak": device.peak}
-            devices.append({"name": device.name, **held, "free": free, "total": total})
-        process = {"private": private, "resident": resident, "loads": self._holdings.models.loads}
-        return {**process, "devices": devices, "models": self._holdings.report()}
-
-    def _do_load(self, header: Header, _payload: bytes) -> dict[str, Any]:
-        files = self._holdings.load(header, self._progress(header["id"]), self._is_interrupted).files
-        files.check_files()
-        return {
-            "mapped": files.mapped,
-            "copied": files.copied,
-            "repacked": files.repacked.nbytes,
-            "streamed": files.streamed_nbytes,
-        }
-
-    def _do_array(self, header: Header, _payload: bytes) -> dict[str, Any]:
-        device = self._holdings.devices.find(header["device"])
-        memory = np.frombuffer(self._arena.memory(header["arena"]), np.uint8)
-        self._holdings.models.arrays(device).fill(header["digest"], memory[: header["nbytes"]])
-        return {}
-
-    def _do_unload(self, header: Header, _payload: bytes) -> dict[str, Any]:
-        unloaded = self._holdings.unload(header)
-        if not self._holdings.models:
-            self._holdings.programs.clear()
-        trim_heap()
-        return {"unloaded": unloaded}
-
-    def _do_program(self, header: Header, payload: bytes) -> dict[str, Any]:
-        self._holdings.programs.add(header["digest"], payload)
-        return {}
-
-    def _do_run(self, header: Header, _payload: bytes) -> dict[str, Any]:
-        graph = self._holdings.graph(header)
-        arena = np.frombuffer(self._arena.memory(header["arena"]), np.uint8)
-        report = self._progress(header["id"])
-        inputs = {name: (offset, nbytes) for name, (offset, nbytes) in header["inputs"].items()}
-        if header["do"] == "profile":
-            return {
-                "seconds": seconds_of_rows(graph, arena, inputs, self._is_interrupted, lambda done: report(done, 1.0))
-            }
-        finite = execute(graph, arena, inputs, self._is_interrupted, lambda fraction: report(fraction, 1.0))
-        return {"finite": finite}
-
-    _do_profile = _do_run  # but for the reply
-
-    def _do_dry_run(self, header: Header, _payload: bytes) -> dict[str, Any]:
-        steps = [{**header["sets"].get(step.get("digest"), {}), **step} for step in header["steps"]]
-        return dry_run(self._holdings, self._limits, header["capacity"], header["foreign"], steps)
-
-    def _do_estimate(self, header: Header, _payload: bytes) -> dict[str, Any]:
-        return estimate(self._holdings, self._limits, header)

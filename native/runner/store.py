@@ -1,63 +1,64 @@
-"""The models that are loaded, and which of them make room for another."""
+"""Weight sets that are loaded on devices, the program built for each, and which of them are evicted for another."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from ..errors import Missing, OutOfMemory, RequestError
-from ..placement import AUTO, DEVICE, RAM
+from ..errors import IsInterrupted, Missing, OutOfMemory, RunnerError
+from ..lru import LRU
+from ..placement import AUTO, CPU, DEVICE, RAM, Placement
 from ..program import Program
-from ..weights.weight_set import Parameter, WeightSet
-from ..wire.frames import Header
+from ..weights.weight_set import WeightSet
+from ..wire.messages import LoadRequest, ModelMemory, RunRequest, UnloadRequest, WeightsDescription
 from .device.budget import Budget, OverBudget
 from .device.devices import Device, Devices, Limits
 from .graph.graph import Graph
 from .weight_memory.arrays import Arrays
 from .weight_memory.resident import FileWeights, Progress
 
+_PROGRAM_BYTES = 32 << 20  # of serialised programs; the client sends one again where it is missing
 Made = TypeVar("Made")
 
 
-class DeviceKey(NamedTuple):
-    """A device by name, where the weights live that it computes with, and the bytes of it they may use (0: any)."""
+class Key(NamedTuple):
+    """A weight set on a device, by what decides about its memory."""
 
+    digest: str  # of its content; for what several sets share, of its files' parameters
     device: str
-    weights: str
-    budget: int
+    residency: str  # DEVICE, RAM or DISK
+    budget: int  # bytes of the device that it and its program may take; 0: any
 
 
-Key = tuple[str, DeviceKey]  # by digest: of a weight set or, for what several sets share, of its files' parameters
-
-
-class Model:
+class LoadedWeights:
     """A weight set on a device, with the one program that is built for it."""
 
-    def __init__(self, name: str, files: FileWeights, files_key: Key, arrays: dict[str, str], store: Arrays) -> None:
-        self.name = name
-        self.arrays_nbytes = store.nbytes(set(arrays.values()))
+    def __init__(self, described: WeightsDescription, files: FileWeights, files_key: Key, arrays: Arrays) -> None:
+        self.described = described
+        self.name = described.name
         self.files = files
         self.files_key = files_key
-        self.arrays = arrays  # parameter name -> digest of the array
+        self.arrays = {array.name: array.digest for array in described.arrays}
+        self.array_bytes = arrays.nbytes(set(self.arrays.values()))
         self.graph: Graph | None = None
         self.program = ""  # digest of what the graph was built from
-        self._store = store
+        self._placed = arrays
 
     def weight(self, name: str) -> Any:
-        """The tensor of a parameter; raises RequestError when the set has none of that name."""
+        """The tensor of a parameter; raises RunnerError when the set has none of that name."""
         if name in self.arrays:
-            return self._store.tensor(self.arrays[name])
+            return self._placed.tensor(self.arrays[name])
         tensor = self.files.tensor(name)
         if tensor is None:
-            raise RequestError(f"{self.name} has no weight {name}")
+            raise RunnerError(f"{self.name} has no weight {name}")
         return tensor
 
     @property
-    def nbytes(self) -> int:
+    def weight_bytes(self) -> int:
         """Device memory of its weights."""
-        return self.files.copied + self.files.repacked.nbytes + self.arrays_nbytes
+        return self.files.copied + self.files.repacked.nbytes + self.array_bytes
 
     def drop_graph(self) -> None:
         """Free the built program and its compute buffer."""
@@ -65,127 +66,200 @@ class Model:
             self.graph.free()
         self.graph, self.program = None, ""
 
+    def memory(self, key: Key) -> ModelMemory:
+        """Reports what is held for it, in bytes."""
+        files, graph = self.files, self.graph
+        return ModelMemory(
+            name=self.name,
+            digest=key.digest,
+            device=key.device,
+            budget=key.budget,
+            files_digest=self.files_key.digest,
+            mapped=files.mapped,
+            copied=files.copied,
+            repacked=files.repacked.nbytes,
+            streamed=files.streamed_nbytes,
+            staging=graph.staging_bytes if graph else 0,
+            buffers=len(files.allocation.buffers),
+            arrays=self.array_bytes,
+            constants=graph.constant_bytes if graph else 0,
+            compute=graph.compute_bytes if graph else 0,
+            work=graph.work_bytes if graph else 0,
+        )
 
-class Models:
-    """Weight sets by key, the least recently used first."""
+
+class Store:
+    """Loaded weight sets, the least recently used first, and the programs that the client sent."""
 
     files_type = FileWeights
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, devices: Devices, limits: Limits, programs: LRU[str, bytes] | None = None) -> None:
+        self.devices = devices
         self.limits = limits
-        self._models: OrderedDict[Key, Model] = OrderedDict()
+        self.programs = programs or LRU[str, bytes](_PROGRAM_BYTES, len)  # serialised, by digest
+        self.loads = 0  # times that weights were brought from their files
+        self._sets: OrderedDict[Key, LoadedWeights] = OrderedDict()
         self._files: dict[Key, FileWeights] = {}
         self._arrays: dict[str, Arrays] = {}  # by device
-        self._too_large: set[tuple[str, str]] = set()  # weight sets and devices they were found not to fit
-        self.loads = 0  # times that weights were brought from their files
         self._arriving: set[str] = set()  # arrays of the set that is being loaded
+        self._too_large: set[tuple[str, str]] = set()  # weight sets and devices they were found not to fit
 
-    def __len__(self) -> int:
-        return len(self._models)
+    # Requests
 
-    def device_key(self, digest: str, device: Device, weights: str, budget: int) -> DeviceKey:
-        """Where the weights of a set live, when a client asks for them so."""
-        if weights == AUTO:
-            streams = device.type == "CPU" or (digest, device.name) in self._too_large
-            weights = RAM if streams else DEVICE
-        return DeviceKey(device.name, weights, budget)
+    def load(self, request: LoadRequest, progress: Progress, interrupted: IsInterrupted) -> LoadedWeights:
+        """The weight set that a request names, loaded now if it is not.
 
-    def stream(self, digest: str, device: Device) -> None:
-        """Note that a set is too large for a device: AUTO means RAM for it from now on."""
-        self._too_large.add((digest, device.name))
+        Raises Missing where the request does not describe it and for arrays whose content is still to come,
+        WeightsError, OutOfMemory, OverBudget, Interrupted.
+        """
+        device = self.devices.find(request.placement.device)
+        key, loaded = self._resolve(request.digest, request.placement, device)
+        described = request.weights
+        if loaded is not None:
+            return loaded
+        if described is None:
+            raise Missing("weights")
 
-    def get(self, key: Key) -> Model | None:
-        """A loaded set, which is now the one used last."""
-        if key in self._models:
-            self._models.move_to_end(key)
-        return self._models.get(key)
+        def load(key: Key) -> LoadedWeights:
+            return self._load(key, device, described, progress, interrupted)
 
-    def all(self) -> Iterator[tuple[Key, Model]]:
-        """Every loaded set, from whatever thread asks."""
-        return iter(list(self._models.items()))
+        return self._or_streamed(key, request.placement, load)
+
+    def graph(self, request: RunRequest, progress: Progress, interrupted: IsInterrupted) -> Graph:
+        """The program of a request built for its loaded weight set, now if it is not.
+
+        progress, interrupted: for weights that are loaded anew because they turn out to be too large for the device.
+        Raises Missing where weights or program are not there, ProgramFault, and what `load` does.
+        """
+        device = self.devices.find(request.placement.device)
+        key, loaded = self._resolve(request.digest, request.placement, device)
+        if loaded is None:
+            raise Missing("weights")
+        try:
+            loaded.files.check_files()
+        except RunnerError:
+            self._unload(key)
+            raise
+        if loaded.graph is not None and loaded.program == request.program:
+            return loaded.graph
+        program = self.parsed(request.program)
+
+        def build(key: Key) -> Graph:
+            there = self._sets.get(key) or self._load(key, device, loaded.described, progress, interrupted)
+            return self._build(there, key, device, request.program, program)
+
+        return self._or_streamed(key, request.placement, build)
+
+    def unload(self, request: UnloadRequest) -> None:
+        """Free a weight set and what no other set uses; loads no driver to do so."""
+        device = next((each for each in self.devices.known() if each.name == request.placement.device), None)
+        if device is not None:
+            self._unload(self._resolve(request.digest, request.placement, device)[0])
 
     def arrays(self, device: Device) -> Arrays:
         """The arrays on a device."""
         return self._arrays.setdefault(device.name, Arrays(device))
 
-    def load(
-        self, key: Key, device: Device, weights: WeightSet, files_digest: str, announced: list[list[Any]],
-        progress: Progress, interrupted: Callable[[], bool],
-    ) -> Model:  # fmt: skip
-        """Load a weight set; announced: name, digest, ggml type and shape of its arrays.
+    # State
 
-        Raises Missing for arrays whose content is still to come, WeightsError, OutOfMemory, OverBudget, Interrupted.
-        """
-        device_key, files_key = key[1], (files_digest, key[1])
-        self._arriving = {digest for _, digest, _, _ in announced}
-        described = [(digest, type_, tuple(shape)) for _, digest, type_, shape in announced]
-        store, what = self.arrays(device), f"the patches of {weights.name}"
-        missing = self._evicting(device, files_key, lambda: store.place(described, what, self.limits.largest_buffer))
-        if missing:
-            raise Missing("arrays are still to come", what="arrays", digests=missing)
-        if files_key not in self._files:
-            if device_key.weights != RAM and device_key.budget:
-                _check_budget(weights, device_key)
-            largest = self.limits.largest_buffer
-            load = partial(self.files_type, weights, device, progress, interrupted, largest, device_key.weights)
-            self._files[files_key] = self._evicting(device, files_key, load)
-            self.loads += 1
-        arrays = {name: digest for name, digest, _, _ in announced}
-        model = self._models[key] = Model(weights.name, self._files[files_key], files_key, arrays, store)
-        self._arriving = set()
-        self._unload_siblings(key)
-        self._collect()
-        return model
+    def loaded(self) -> list[tuple[Key, LoadedWeights]]:
+        """Every loaded set, from whatever thread asks."""
+        return list(self._sets.items())
 
-    def unload(self, key: Key) -> bool:
-        """Free a set and what no other set uses; whether it was there."""
-        model = self._models.pop(key, None)
-        if model:
-            model.drop_graph()
-            self._collect()
-        return model is not None
+    def memory(self) -> tuple[ModelMemory, ...]:
+        """Reports what is held for each set, in bytes."""
+        return tuple(loaded.memory(key) for key, loaded in self.loaded())
 
     def evict_oldest(self, device: Device) -> bool:
         """Unload the set on a device that was used least recently; whether there was one."""
-        there = next((key for key in self._models if key[1].device == device.name), None)
-        return there is not None and self.unload(there)
+        there = next((key for key in self._sets if key.device == device.name), None)
+        if there is not None:
+            self._unload(there)
+        return there is not None
 
-    def build(self, key: Key, digest: str, serialised: bytes, device: Device) -> Graph:
-        """Build a program for a loaded set, in place of the one that was."""
-        model = self._models[key]
-        for each in (key, *self._siblings(key)):  # also as `fit` may free weights that their graphs point to
-            self._models[each].drop_graph()
-        program = self.parsed(digest, serialised)
-        model.files.unrepack_for(program)
-        limit = key[1].budget
-        budget = Budget(limit, model.nbytes) if limit else None
-        build = partial(self.graph, digest, model.name, program, model.weight, model.files, self.limits, budget)
-        model.graph = self._evicting(device, model.files_key, build)
-        model.program = digest
-        return model.graph
+    def clear(self) -> None:
+        """Unload all."""
+        for key in list(self._sets):
+            self._unload(key)
 
-    def parsed(self, digest: str, serialised: bytes) -> Program:
-        """A program by its digest; raises what Program.from_bytes does."""
-        return Program.from_bytes(serialised)
+    def serialised(self, digest: str) -> bytes:
+        """A program as the client sent it; raises Missing."""
+        found = self.programs.get(digest)
+        if found is None:
+            raise Missing("program", (digest,))
+        return found
 
-    def graph(self, digest: str, *arguments: Any) -> Graph:
+    def parsed(self, digest: str) -> Program:
+        """A program by its digest; raises Missing, and what Program.from_bytes does."""
+        return Program.from_bytes(self.serialised(digest))
+
+    def new_graph(self, digest: str, *arguments: Any) -> Graph:
         """The program of that digest as a Graph, made of its arguments."""
         return Graph(*arguments)
 
-    def _siblings(self, key: Key) -> list[Key]:
-        """The other weight sets at the place of the same files: one model with other patches."""
-        files_key = self._models[key].files_key
-        return [other for other, model in self._models.items() if other != key and model.files_key == files_key]
+    def _resolve(self, digest: str, placement: Placement, device: Device) -> tuple[Key, LoadedWeights | None]:
+        """The weight set that a request is about, which is now the one used last, if it is loaded."""
+        residency = placement.weights
+        if residency == AUTO:
+            streams = device.type == CPU or (digest, device.name) in self._too_large
+            residency = RAM if streams else DEVICE
+        key = Key(digest, device.name, residency, placement.budget)
+        if key in self._sets:
+            self._sets.move_to_end(key)
+        return key, self._sets.get(key)
 
-    def _unload_siblings(self, key: Key) -> None:
-        """Unload what a new set of patches takes the place of; a client that still wants it loads it again."""
-        if self._models[key].arrays:
-            for other in self._siblings(key):
-                if self._models[other].arrays:
-                    self._models.pop(other).drop_graph()
+    def _load(
+        self, key: Key, device: Device, described: WeightsDescription, progress: Progress, interrupted: IsInterrupted
+    ) -> LoadedWeights:
+        files_key = key._replace(digest=described.files_digest)
+        self._arriving = {array.digest for array in described.arrays}
+        announced = [(array.digest, array.type, array.shape) for array in described.arrays]
+        arrays, label, largest = self.arrays(device), f"the patches of {described.name}", self.limits.largest_buffer
+        missing = self._evicting(device, files_key, lambda: arrays.place(announced, label, largest))
+        if missing:
+            raise Missing("arrays", tuple(missing))
+        if files_key not in self._files:
+            weights = WeightSet(described.name, {each.name: each for each in described.parameters}, described.files)
+            if key.residency != RAM and key.budget:
+                _check_budget(weights, key)
+            load = partial(self.files_type, weights, device, progress, interrupted, largest, key.residency)
+            self._files[files_key] = self._evicting(device, files_key, load)
+            self.loads += 1
+        loaded = self._sets[key] = LoadedWeights(described, self._files[files_key], files_key, arrays)
+        self._arriving = set()
+        self._unload_siblings(key)
+        self._collect()
+        return loaded
+
+    def _build(self, loaded: LoadedWeights, key: Key, device: Device, digest: str, program: Program) -> Graph:
+        """Build a program for a loaded set, in place of the one that was."""
+        for each in (loaded, *self._siblings(key).values()):  # also as weights are freed that their graphs point to
+            each.drop_graph()
+        loaded.files.unrepack_for(program)
+        budget = Budget(key.budget, loaded.weight_bytes) if key.budget else None
+        arguments = loaded.name, program, loaded.weight, loaded.files, self.limits, budget
+        loaded.graph = self._evicting(device, loaded.files_key, lambda: self.new_graph(digest, *arguments))
+        loaded.program = digest
+        return loaded.graph
+
+    def _or_streamed(self, key: Key, placement: Placement, attempt: Callable[[Key], Made]) -> Made:
+        """Do what takes memory for a weight set; where there is too little, once more with its weights in RAM.
+
+        That is for those whose residency is AUTO, from now on.
+        """
+        try:
+            return attempt(key)
+        except (OutOfMemory, OverBudget):
+            if placement.weights != AUTO or key.residency == RAM:
+                raise
+        if key in self._sets:
+            self._arriving = set(self._sets[key].arrays.values())  # these stay where they are
+        self._unload(key)
+        self._too_large.add((key.digest, key.device))
+        return attempt(key._replace(residency=RAM))
 
     def _evicting(self, device: Device, files_key: Key, attempt: Callable[[], Made]) -> Made:
-        """Do what allocates on a device for the set of these files, letting go of others while it does not fit."""
+        """Do what allocates on a device for the set of these files, and evict others while it does not fit."""
         while True:
             try:
                 return attempt()
@@ -194,162 +268,47 @@ class Models:
                     raise
 
     def _evict(self, device: Device, files_key: Key) -> bool:
-        """Free the compute buffer, or when there is none left the weights, of the model used least recently."""
-        there = [(key, model) for key, model in self._models.items() if key[1].device == device.name]
-        for _, model in there:
-            if model.graph:
-                model.drop_graph()
+        """Free the compute buffer, or when there is none left the weights, of the set used least recently."""
+        there = [(key, loaded) for key, loaded in self._sets.items() if key.device == device.name]
+        for _, loaded in there:
+            if loaded.graph:
+                loaded.drop_graph()
                 return True
-        return any(self.unload(key) for key, model in there if model.files_key != files_key and model.nbytes)
+        for key, loaded in there:
+            if loaded.files_key != files_key and loaded.weight_bytes:
+                self._unload(key)
+                return True
+        return False
+
+    def _unload(self, key: Key) -> None:
+        loaded = self._sets.pop(key, None)
+        if loaded:
+            loaded.drop_graph()
+            self._collect()
+
+    def _siblings(self, key: Key) -> dict[Key, LoadedWeights]:
+        """The other sets of the same files that are loaded alike: one model with other patches."""
+        files_key = self._sets[key].files_key
+        return {other: each for other, each in self._sets.items() if other != key and each.files_key == files_key}
+
+    def _unload_siblings(self, key: Key) -> None:
+        """Unload what a new set of patches takes the place of; a client that still wants it loads it again."""
+        if self._sets[key].arrays:
+            for other, loaded in self._siblings(key).items():
+                if loaded.arrays:
+                    self._sets.pop(other).drop_graph()
 
     def _collect(self) -> None:
-        """Free files and arrays that no loaded model uses."""
-        used = {model.files_key for model in self._models.values()}
+        """Free files and arrays that no loaded set uses."""
+        used = {loaded.files_key for loaded in self._sets.values()}
         for key in [key for key in self._files if key not in used]:
             self._files.pop(key).free()
-        for name, store in self._arrays.items():
-            models = [model for (_, device_key), model in self._models.items() if device_key.device == name]
-            store.keep(self._arriving.union(*(model.arrays.values() for model in models)))
+        for name, arrays in self._arrays.items():
+            there = [loaded for key, loaded in self._sets.items() if key.device == name]
+            arrays.keep(self._arriving.union(*(loaded.arrays.values() for loaded in there)))
 
 
-def _check_budget(weights: WeightSet, device_key: DeviceKey) -> None:
-    nbytes = sum(parameter.loaded_nbytes for parameter in weights.parameters.values())
-    if nbytes > device_key.budget:
-        raise OverBudget(weights.name, device_key.device, Budget(device_key.budget, nbytes), 0, 0)
-
-
-class Holdings:
-    """What requests load, build and unload on the devices there are."""
-
-    def __init__(self, devices: Devices, models: Models, programs: Programs) -> None:
-        self.devices = devices
-        self.models = models
-        self.programs = programs
-
-    def load(self, request: Header, progress: Progress, interrupted: Callable[[], bool]) -> Model:
-        """The loaded set that a request names, loaded now if it describes one that is not.
-
-        Raises Missing where it does not describe it, and what Models.load does.
-        """
-        device = self.devices.find(request["device"])
-        model = self.models.get(self._key(request, device))
-        if model is not None:
-            return model
-        if "parameters" not in request:
-            raise Missing("the weights are not loaded", what="weights")
-        return self._load(request, device, progress, interrupted)
-
-    def loaded(self, request: Header) -> Model:
-        """The set that a request computes with; raises Missing, and WeightsError when its files have changed."""
-        device = self.devices.find(request["device"])
-        key = self._key(request, device)
-        model = self.models.get(key)
-        if model is None:
-            raise Missing("the weights are not loaded", what="weights")
-        try:
-            model.files.check_files()
-        except RequestError:
-            self.models.unload(key)
-            raise
-        return model
-
-    def graph(self, request: Header) -> Graph:
-        """The graph of a request's program on its loaded set, built now if it is not.
-
-        Raises Missing where either is not there, and what Models.build does.
-        """
-        model = self.loaded(request)
-        digest = request["program"]
-        if model.graph is not None and model.program == digest:
-            return model.graph
-        device, serialised = self.devices.find(request["device"]), self.programs[digest]
-        key = self._key(request, device)
-        try:
-            return self.models.build(key, digest, serialised, device)
-        except (OutOfMemory, OverBudget):
-            if not self._streams_instead(request, key, device):
-                raise
-            raise Missing("the weights are to be loaded anew", what="weights") from None
-
-    def unload(self, request: Header) -> bool:
-        """Free a set; whether it was there."""
-        device = next((each for each in self.devices.known() if each.name == request["device"]), None)
-        return device is not None and self.models.unload(self._key(request, device))
-
-    def report(self) -> list[dict[str, Any]]:
-        """What is held for each set, as the client's ModelMemory has it."""
-        return [
-            {
-                "name": model.name,
-                "digest": digest,
-                "device": device_key.device,
-                "budget": device_key.budget,
-                "files_digest": model.files_key[0],
-                "mapped": model.files.mapped,
-                "copied": model.files.copied,
-                "repacked": model.files.repacked.nbytes,
-                "streamed": model.files.streamed_nbytes,
-                "staging": graph.staging_bytes if (graph := model.graph) else 0,
-                "buffers": len(model.files.allocation.buffers),
-                "arrays": model.arrays_nbytes,
-                "constants": graph.constant_bytes if graph else 0,
-                "compute": graph.compute_bytes if graph else 0,
-                "work": graph.work_bytes if graph else 0,
-            }
-            for (digest, device_key), model in self.models.all()
-        ]
-
-    def _load(self, request: Header, device: Device, progress: Progress, interrupted: Callable[[], bool]) -> Model:
-        weights = WeightSet(
-            request["name"],
-            {row[0]: Parameter(row[0], row[1], tuple(row[2]), *row[3:]) for row in request["parameters"]},
-            tuple((path, size, mtime_ns) for path, size, mtime_ns in request["files"]),
-        )
-        key = self._key(request, device)
-        try:
-            return self.models.load(
-                key, device, weights, request["files_digest"], request["arrays"], progress, interrupted
-            )
-        except (OutOfMemory, OverBudget):
-            if not self._streams_instead(request, key, device):
-                raise
-            return self._load(request, device, progress, interrupted)
-
-    def _streams_instead(self, request: Header, key: Key, device: Device) -> bool:
-        """Whether a set that does not fit may be streamed; then it is, from now on."""
-        if request["residency"] != AUTO or key[1].weights == RAM:
-            return False
-        self.models.unload(key)
-        self.models.stream(key[0], device)
-        return True
-
-    def _key(self, request: Header, device: Device) -> Key:
-        digest = request["digest"]
-        return digest, self.models.device_key(digest, device, request["residency"], request["budget"])
-
-
-_KEPT_BYTES = 32 << 20
-
-
-class Programs:
-    """By digest; those used last are kept, and the client sends one again when it is asked for."""
-
-    def __init__(self) -> None:
-        self._programs: OrderedDict[str, bytes] = OrderedDict()
-
-    def __getitem__(self, digest: str) -> bytes:
-        """Raises Missing."""
-        if digest not in self._programs:
-            raise Missing("the program is not known", what="program", digest=digest)
-        self._programs.move_to_end(digest)
-        return self._programs[digest]
-
-    def add(self, digest: str, serialised: bytes) -> None:
-        """Keep a program, and of the others as many as there is room for."""
-        self._programs[digest] = serialised
-        while len(self._programs) > 1 and sum(map(len, self._programs.values())) > _KEPT_BYTES:
-            self._programs.popitem(last=False)
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._programs.clear()
+def _check_budget(weights: WeightSet, key: Key) -> None:
+    weight_bytes = sum(parameter.weight_bytes for parameter in weights.parameters.values())
+    if weight_bytes > key.budget:
+        raise OverBudget(weights.name, key.device, Budget(key.budget, weight_bytes), 0, 0)

@@ -48,7 +48,7 @@ class Parameter:
     scale: float = 1.0  # factor of the stored values
 
     @property
-    def loaded_nbytes(self) -> int:
+    def weight_bytes(self) -> int:
         """Bytes once loaded."""
         return tensor_bytes(self.type, self.shape)
 

@@ -1,1 +1,1 @@
-"""What travels between ComfyUI's process and the runner: messages, their frames, and tensors in shared memory."""
+"""Messages between ComfyUI's process and the runner, their frames, and tensors in shared memory."""

@@ -12,8 +12,9 @@ import secrets
 import sys
 import tempfile
 
+from ..placement import MIB
+
 ALIGNMENT = 64  # bytes; every tensor in the arena starts at a multiple of it
-_STEP = 1 << 20  # the arena grows to whole MiB
 if sys.platform == "win32":
 
     def _create() -> tuple[int | None, str]:
@@ -48,7 +49,7 @@ class Arena:
         """Make it hold at least `size` bytes; what it held before may be gone."""
         if size <= self.size:
             return
-        size = -(-size // _STEP) * _STEP
+        size = -(-size // MIB) * MIB  # to whole MiB
         self.memory = memoryview(b"")
         if self.descriptor is not None:
             os.ftruncate(self.descriptor, size)

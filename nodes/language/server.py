@@ -7,7 +7,8 @@ from dataclasses import replace
 import comfy.model_management
 from comfy_api.latest import io
 
-from ...native.llm.chat import IsInterrupted, list_models
+from ...native.errors import IsInterrupted
+from ...native.llm.chat import list_models
 from ...native.llm.model import KEY_PREFIX, LanguageModelError, RemoteServer, check_key_variable, check_url
 from ..components.component import as_comfy
 from ..node_text import show

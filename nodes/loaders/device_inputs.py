@@ -13,7 +13,6 @@ from ...native.engines.choose import refused
 from ...native.engines.dry_run import recording
 from ...native.placement import AUTO, CPU, ENGINES, RESIDENCIES
 
-MIB = 1 << 20
 # Offered until the devices of this machine are known: the runner loads no driver while ComfyUI starts.
 USUAL = (CPU, "Vulkan0", "Vulkan1")
 _known: list[str] = []

@@ -8,12 +8,12 @@ import comfy.model_detection
 import torch
 from comfy_api.latest import io
 
-from ...native.placement import AUTO, Placement, as_placement
+from ...native.placement import AUTO, MIB, Placement, as_placement
 from ...native.weights import WeightFileError, WeightSet, flux, read_header
 from ..components.component import MetaOperations
 from ..components.diffusion import DiffusionModule
 from ..components.patcher import ComponentPatcher
-from .device_inputs import MIB, check_device, device_options, diffusion_device, load_device, residency_inputs
+from .device_inputs import check_device, device_options, diffusion_device, load_device, residency_inputs
 from .files import fingerprint, model_names, model_path
 from .shape_errors import shape_errors_named
 

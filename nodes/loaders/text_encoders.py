@@ -14,12 +14,12 @@ from comfy.supported_models_base import ClipTarget
 from comfy.text_encoders.flux import FluxClipModel, FluxTokenizer
 from comfy_api.latest import io
 
-from ...native.placement import AUTO, CPU, Placement, as_placement
+from ...native.placement import AUTO, CPU, MIB, Placement, as_placement
 from ...native.weights import WeightFileError, WeightSet, clip_l, identify, read_header, t5
 from ..components.patcher import ComponentPatcher
 from ..components.text_transformer import CLIPTransformer, T5Transformer
 from ..node_text import show
-from .device_inputs import MIB, check_device, companion_device, device_options, load_device, residency_inputs
+from .device_inputs import check_device, companion_device, device_options, load_device, residency_inputs
 from .files import NONE, fingerprint, model_names, model_path
 from .shape_errors import shape_errors_named
 

@@ -10,13 +10,13 @@ from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...native.placement import AUTO, CPU, Placement, as_placement
+from ...native.placement import AUTO, CPU, MIB, Placement, as_placement
 from ...native.weights import WeightSet, read_header
 from ...native.weights import vae as vae_weights
 from ..components.autoencoder import VAEModule
 from ..components.patcher import ComponentPatcher
 from ..components.tile_choice import MODES, TileChoice, check_tiles
-from .device_inputs import MIB, check_device, companion_device, device_options, load_device, residency_inputs
+from .device_inputs import check_device, companion_device, device_options, load_device, residency_inputs
 from .files import fingerprint, model_names, model_path
 from .shape_errors import shape_errors_named
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, OrderedDict
-from collections.abc import Hashable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 from ...native.client import OutOfMemory, shared
-from ...native.lru import keep, recall
+from ...native.lru import LRU
+from ...native.placement import MIB
 from ...native.planning import Machine, Peaks, Plan, report
 from ..components.observer import Observer
 from ..node_text import show_on
@@ -20,7 +21,6 @@ from .request import WARN, PlanRequest, machine_of
 from .walk import Prompt
 
 log = logging.getLogger(__name__)
-_MIB = 1 << 20
 _STORED = 4  # runs
 
 
@@ -33,7 +33,7 @@ class _Run:
     own: dict[str, dict[str, int]] = field(default_factory=dict)  # of the models that this run uses
 
 
-_runs: OrderedDict[Hashable, _Run] = OrderedDict()  # by prompt id
+_runs: LRU[str, _Run] = LRU(_STORED)  # by prompt id
 
 
 def on_peak(peaks: Mapping[str, int], weights: str) -> None:
@@ -44,10 +44,7 @@ def on_peak(peaks: Mapping[str, int], weights: str) -> None:
     context = get_executing_context()
     if context is None:
         return
-    run = recall(_runs, context.prompt_id)
-    if run is None:
-        run = _Run()
-        keep(_runs, context.prompt_id, run, _STORED)
+    run = _runs.get(context.prompt_id) or _runs.put(context.prompt_id, _Run())
     run.weights.add(weights)
     node, before = context.node_id, run.totals.get(context.node_id, {})
     run.totals[node] = {device: max(nbytes, before.get(device, 0)) for device, nbytes in peaks.items()}
@@ -67,7 +64,7 @@ def _held_by_others(used: set[str]) -> Counter[str]:
             held[model.device] += model.staging + model.arrays + model.constants + model.compute
             if (model.device, model.files_digest) not in counted:
                 counted.add((model.device, model.files_digest))
-                held[model.device] += model.copied + model.repacked
+                held[model.device] += model.weight_bytes
     return held
 
 
@@ -134,5 +131,5 @@ def _log(plan: Plan, node: str, actual: Mapping[str, int]) -> None:
                 if planned or nbytes:
                     log.info(
                         "%s (node %s) on %s: %.0f MiB planned, %.0f measured so far",
-                        phase.title, node, device, planned / _MIB, nbytes / _MIB,
+                        phase.title, node, device, planned / MIB, nbytes / MIB,
                     )  # fmt: skip

@@ -7,6 +7,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ...native.placement import MIB
 from ...native.planning import Plan
 from ...native.planning.report import shares
 
@@ -16,7 +17,6 @@ _COLOURS = {
     "weights": "#4878a8", "staging": "#78a8d0", "LoRA": "#9868b0", "constants": "#b0b0b0", "compute buffer": "#e08848",
     "language model": "#58a868", "freed within the phase": "#d8d8d8",
 }  # fmt: skip
-_MIB = 1 << 20
 
 
 def chart(plan: Plan) -> Tensor:
@@ -28,7 +28,7 @@ def chart(plan: Plan) -> Tensor:
     font = ImageFont.load_default(13)
     y = _MARGIN
     for device in devices:
-        draw.text((_MARGIN, y), f"{device}: {plan.capacity[device] / _MIB:,.0f} MiB may be used", "black", font)
+        draw.text((_MARGIN, y), f"{device}: {plan.capacity[device] / MIB:,.0f} MiB may be used", "black", font)
         y += _ROW
         widest = max(plan.capacity[device], plan.peaks[device])
         if plan.capacity[device] > 4 * plan.peaks[device]:
@@ -40,7 +40,7 @@ def chart(plan: Plan) -> Tensor:
                 width = nbytes / widest * _BAR
                 draw.rectangle((x, y, x + width, y + _ROW - 8), _COLOURS[use])
                 x += width
-            draw.text((x + 6, y), f"{phase.peak[device] / _MIB:,.0f} MiB", "black", font)
+            draw.text((x + 6, y), f"{phase.peak[device] / MIB:,.0f} MiB", "black", font)
             y += _ROW
         line = _NAMES + plan.capacity[device] / widest * _BAR
         if line <= _NAMES + _BAR:

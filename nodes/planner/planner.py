@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import sleep
 from typing import Any, TypeVar
@@ -15,7 +14,7 @@ from server import PromptServer
 
 from ...native.client import Runner, another
 from ...native.engines.dry_run import Recorder
-from ...native.lru import keep, recall
+from ...native.lru import LRU
 from ...native.planning import Advice, Machine, Plan
 from ...native.wire.messages import Step
 from .advice import Planned, advice
@@ -57,8 +56,8 @@ class _Walk:
 # Plans have a runner of their own, which only dry-runs: the other may be computing for minutes.
 _planning = threading.Lock()
 _runner: Runner | None = None
-_results: OrderedDict[Hashable, PlanResult] = OrderedDict()
-_walks: OrderedDict[Hashable, _Walk] = OrderedDict()
+_results: LRU[str, PlanResult] = LRU(_STORED)
+_walks: LRU[Any, _Walk] = LRU(_STORED)
 
 
 def make_plan(
@@ -110,13 +109,12 @@ def beside_execution(plan: Callable[[], Result]) -> Result:
 
 def store_result(prompt: Prompt, result: PlanResult) -> None:
     """Stores the plan of a prompt that is about to run."""
-    recall(_results, _key(prompt))
-    keep(_results, _key(prompt), result, _STORED)
+    _results.put(_key(prompt), result)
 
 
 def stored_result(prompt: Prompt) -> PlanResult | None:
     """The plan that was stored for this prompt; None where there is none."""
-    return recall(_results, _key(prompt))
+    return _results.get(_key(prompt))
 
 
 def _is_executing() -> bool:
@@ -139,7 +137,7 @@ def _plan(prompt: Prompt, machine: Machine, unknown: Size, targets: Sequence[str
         _runner = another()
     devices = tuple((device.name, device.type, device.description) for device in machine.devices)
     key = _key(prompt), devices, unknown, None if targets is None else tuple(targets)
-    stored = recall(_walks, key)
+    stored = _walks.get(key)
     if stored and stored.recorder.runner is _runner and _files(stored.recorder) == stored.files:
         plan = stored.recorder.plan(stored.notes, machine)
         if plan is not None:
@@ -147,7 +145,7 @@ def _plan(prompt: Prompt, machine: Machine, unknown: Size, targets: Sequence[str
     recorder = Recorder(_runner, machine)
     notes = walk(prompt, recorder, unknown, targets)
     if not any(isinstance(node, Mapping) and node.get("class_type") in READING for node in prompt.values()):
-        keep(_walks, key, _Walk(recorder, notes, _files(recorder)), _STORED)
+        _walks.put(key, _Walk(recorder, notes, _files(recorder)))
     plan = recorder.plan(notes)
     assert plan is not None  # the capacities are those of the walk
     return plan

@@ -11,8 +11,9 @@ from typing import Any
 import folder_paths
 
 from ...native.client import Device, shared
+from ...native.placement import MIB
 from ...native.planning import Machine, Profile, ProfileError, known_profiles, read_profiles
-from ..loaders.device_inputs import MIB, devices
+from ..loaders.device_inputs import devices
 from ..settings import gpu_reserve
 from .unknown import Size
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from ...native.placement import AUTO, CPU, RAM
+from ...native.placement import AUTO, CPU, MIB, RAM
 from ...native.planning import Machine, Plan
-from ..loaders.device_inputs import MIB, first_gpu
+from ..loaders.device_inputs import first_gpu
 from .loaders import LOADERS, Loader, loader_nodes
 from .unknown import Inputs
 from .walk import Change, Prompt, changed

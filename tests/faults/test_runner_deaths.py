@@ -225,7 +225,7 @@ def test_restarts_leave_nothing_open(runner: Runner) -> None:
 
 def test_what_others_print_does_not_reach_the_protocol() -> None:
     code = (
-        "import os\nfrom native.process.pipes import take_pipes\nincoming, outgoing = take_pipes()\n"
+        "import os\nfrom native.process.startup import take_pipes\nincoming, outgoing = take_pipes()\n"
         "os.write(1, b'noise')\nprint('more', flush=True)\noutgoing.write(incoming.read())\noutgoing.flush()\n"
         "assert os.read(0, 1) == b''"
     )

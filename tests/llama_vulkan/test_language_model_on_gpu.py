@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from native.llm import server_lifetime as serving
-from native.llm.memory import MIB, compute_buffers, memory_of_model
+from native.llm.memory import compute_buffers, memory_of_model
 from native.llm.model import LocalModel, local_model
-from native.placement import CPU
+from native.placement import CPU, MIB
 from tests import comfy_server, random_llm, random_projector
 from tests.comfy_server import Client, Refused, changed, workflow
 from tests.llama_allocations import allocated

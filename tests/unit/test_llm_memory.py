@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from native.llm.memory import MIB, LanguageModelMemory, compute_buffers, memory_of, memory_of_model
+from native.llm.memory import LanguageModelMemory, compute_buffers, memory_of, memory_of_model
 from native.llm.model import ALL_LAYERS, local_model
+from native.placement import MIB
 from native.weights import read_header
 from tests import random_llm
 from tests.llama_allocations import allocated

@@ -13,7 +13,7 @@ import pytest
 from native.client import Runner
 from native.placement import RAM, Placement
 from native.planning import ProfileError, described_machine, known_profiles, profile_of, read_profiles
-from native.runner.device.quirks import GCN, INTEGRATED, OTHER, WATCHED, WATCHED_FAST, Facts, traits_of
+from native.runner.device.quirks import GCN, INTEGRATED, OTHER, WATCHED, WATCHED_FAST, traits_of
 from native.wire.messages import DeviceInfo, Step
 from tests.runner_toys import new_runner
 from tests.unit.test_runner_dry_run import chain, layers
@@ -33,7 +33,7 @@ TRAITS = {
 @pytest.mark.parametrize("name", list(known_profiles()))
 def test_known_cards_are_treated_as_what_they_are(name: str) -> None:
     gpu = known_profiles()[name].foreign[0]
-    found = traits_of(Facts(gpu.type, gpu.description, gpu.features, gpu.small_bar, gpu.system), {})
+    found = traits_of(gpu, {})
     wanted = TRAITS[name]
     assert (found.largest_segment, found.nodes_per_submit) == (wanted.largest_segment, wanted.nodes_per_submit)
     assert found.avoids_window == gpu.small_bar

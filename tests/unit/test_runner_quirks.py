@@ -12,8 +12,9 @@ import pytest
 
 from native.client import Runner
 from native.runner.device import quirks as traits
-from native.runner.device.quirks import Facts, traits_of
+from native.runner.device.quirks import traits_of
 from native.runner.device.vulkan_info import is_small_bar
+from native.wire.messages import DeviceInfo
 from tests.runner_toys import NO_WEIGHTS, Table, new_runner
 
 OLD = ("warp size 64", "shared memory 65536")
@@ -59,16 +60,16 @@ CASES = {
 )
 def test_rule_of_a_device(device: tuple[str, str, tuple[str, ...], str], expected: traits.Traits) -> None:
     description, type_, features, system = device
-    assert traits_of(Facts(type_, description, features, system=system), {}) == expected
+    assert traits_of(DeviceInfo("Vulkan0", type_, description, features, system=system), {}) == expected
 
 
 def test_the_users_environment_counts_for_more() -> None:
-    old = Facts("GPU", "Radeon RX 580 Series", OLD)
+    old = DeviceInfo("Vulkan0", "GPU", "Radeon RX 580 Series", OLD)
     assert traits_of(old, {}).nodes_per_submit == 16
     assert traits_of(old, {"GGML_VK_MAX_NODES_PER_SUBMIT": "40"}).nodes_per_submit == 40
     assert not traits_of(old, {}).avoids_window
     assert traits_of(old, {"GGML_VK_DISABLE_HOST_VISIBLE_VIDMEM": "1"}).avoids_window
-    assert traits_of(Facts("GPU", "Radeon RX 580 Series", OLD, small_bar=True), {}).avoids_window
+    assert traits_of(DeviceInfo("Vulkan0", "GPU", "Radeon RX 580 Series", OLD, small_bar=True), {}).avoids_window
 
 
 def test_window_without_and_with_resizable_bar() -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch as replaced
 
 import gguf
 import numpy as np
 import pytest
 
 from native.client import Interrupted, OutOfMemory, Runner, RunnerError
+from native.client.connection import RunnerProcess
 from native.placement import DEVICE, RAM, Placement
 from native.program import Program
 from native.runner.graph.segments import cuts
 from native.runner.weight_memory.streamed import plan, stops
 from native.weights.weight_set import WeightSet
-from native.wire.messages import ModelMemory
+from native.wire.messages import ModelMemory, Reply, Request
 from tests.runner_toys import Table, new_runner, weight_file
 
 MIB = 1 << 20
@@ -183,6 +187,27 @@ def test_usual_placement_streams_what_does_not_fit(layers: WeightSet, memory: in
     assert held(runner, layers).staging == 0
     runner.close()
     np.testing.assert_array_equal(found, expected)
+
+
+def test_patches_stay_where_weights_are_streamed_after_all(layers: WeightSet) -> None:
+    """Weights and patches fit, the compute buffer beside them does not: only the weights are loaded anew."""
+    patched = layers.with_arrays({"lora": np.ones((8, SIDE), "f4")})
+    program, patch = chain(list(range(LAYERS))), 8 * SIDE * 4  # bytes
+    runner = new_runner(*A_LAYER_EACH, "--device-memory", str(RESIDENCIES + patch + 2 * TOKENS * SIDE * 4 - 1))
+    exchanged = Counter[str]()
+    exchange = RunnerProcess.exchange
+
+    def counted(process: RunnerProcess, request: Request, *arguments: Any, **more: Any) -> Reply:
+        exchanged[type(request).__name__] += 1
+        return exchange(process, request, *arguments, **more)
+
+    with replaced.object(RunnerProcess, "exchange", counted):
+        runner.run(patched, "Vulkan0", program, {"x": X})
+    model, memory = held(runner, patched), runner.memory()
+    assert (model.arrays, memory.loads) == (patch, 2)
+    assert model.staging > 0
+    assert exchanged == {"RunRequest": 3, "LoadRequest": 2, "ArrayRequest": 1, "ProgramRequest": 1}
+    runner.close()
 
 
 def test_least_recently_used_makes_room_and_comes_back(tmp_path: Path) -> None:

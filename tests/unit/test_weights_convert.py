@@ -30,7 +30,7 @@ def parameter(path: Path, name: str, scale: float = 1.0) -> Parameter:
 def loaded(held: Parameter, limit: int) -> np.ndarray:
     """The loaded tensor's bytes, put together from pieces as the runner does."""
     whole = Path(held.path).read_bytes()
-    result = np.full(held.loaded_nbytes, 0xEE, np.uint8)
+    result = np.full(held.weight_bytes, 0xEE, np.uint8)
     for piece in pieces(held, limit):
         part = convert(held, whole[piece.offset : piece.offset + piece.nbytes])
         assert part.nbytes == piece.target_nbytes

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from ...client.errors import OutOfMemory
-from ...output_check import check_outputs
-from ...placement import Placement
+from ...errors import OutOfMemory
+from ...output_check import check_of, check_outputs
+from ...placement import CPU, MIB, Placement
 from ...threads import wanted_threads
 from ...weights import WeightSet, check_unchanged
 from ..model import Function, Model
@@ -74,9 +74,8 @@ class TorchModel(Model):
                 self._values = None
             tensors = [x for x in tree_flatten(result)[0] if isinstance(x, Tensor)]
             results = tuple(x.to(torch.float32).contiguous() for x in tensors)
-            finite = [bool(x.isfinite().all()) for x in results]
-            arrays, outputs = {name: x.numpy() for name, x in given.items()}, [x.numpy() for x in results]
-            check_outputs(self.weights, self.placement.device, arrays, outputs, finite)
+            arrays = {name: x.numpy() for name, x in given.items()}
+            check_outputs(self.weights, self.placement.device, arrays, [check_of(x.numpy()) for x in results])
             return results
 
     def fits(self, key: Hashable, function: Function, inputs: Mapping[str, Tensor]) -> bool:
@@ -122,6 +121,10 @@ def _memory() -> Iterator[None]:
             raise
         asked = int(tried[1])
         raise OutOfMemory(
-            f"This computer's RAM has no {asked / 2**20:,.1f} MiB left, which torch needs to compute a model. Unload "
-            "other models, or choose a smaller picture or smaller tiles.", "CPU", "activations", asked, 0,
+            CPU,
+            "activations",
+            asked,
+            0,
+            f"This computer's RAM has no {asked / MIB:,.1f} MiB left, which torch needs to compute a model. Unload "
+            "other models, or choose a smaller picture or smaller tiles.",
         ) from error  # fmt: skip

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...errors import RequestError
-
-_MIB = 1 << 20
+from ...errors import RunnerError
+from ...placement import MIB
 
 
 @dataclass(frozen=True)
@@ -22,18 +21,16 @@ class Budget:
         return self.total - self.taken
 
 
-class OverBudget(RequestError):
+class OverBudget(RunnerError):
     """A component for which its budget is too small; the message names the smallest that is enough."""
-
-    kind = "budget"
 
     def __init__(self, name: str, device: str, budget: Budget, computing: int, passing: int) -> None:
         """computing: bytes of the compute buffer and constants; passing: of what streamed weights pass through."""
         weights = budget.taken + passing
-        needed = -(-(computing + weights) // _MIB)
+        needed = -(-(computing + weights) // MIB)
         ram = "" if passing else ', choose "ram" for its weights'
         super().__init__(
-            f"The budget of {name} on {device} is {budget.total // _MIB:,} MiB, but it needs {needed:,} MiB: "
-            f"{weights / _MIB:,.1f} for weights and {computing / _MIB:,.1f} to compute. Raise the budget to "
+            f"The budget of {name} on {device} is {budget.total // MIB:,} MiB, but it needs {needed:,} MiB: "
+            f"{weights / MIB:,.1f} for weights and {computing / MIB:,.1f} to compute. Raise the budget to "
             f"{needed:,}{ram}, or make the picture smaller."
         )

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Iterable
 from typing import Any
 
-from ...errors import OutOfMemory, RequestError
+from ...errors import OutOfMemory, RunnerError
 from ...ggml_types import LAYOUTS
 from ..ggml_binding import context, ggml
 from .devices import Device
@@ -52,7 +52,7 @@ def describe(device: Device, tensors: Iterable[tuple[str, str, Ne]]) -> Allocati
         number = LAYOUTS[type_].number
         if number is None or ne[0] % LAYOUTS[type_].block:
             ggml.ggml_free(made)
-            raise RequestError(f"the tensor {name} cannot be {type_} with {ne[0]} elements a row")
+            raise RunnerError(f"the tensor {name} cannot be {type_} with {ne[0]} elements a row")
         named[name] = ggml.ggml_new_tensor(made, number, 4, (ctypes.c_int64 * 4)(*ne))
     return Allocation(named, made, device)
 

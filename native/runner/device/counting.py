@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from ...wire.messages import DeviceInfo
 from ..ggml_binding import ggml
 from .devices import Device
-from .quirks import Facts, traits_of
+from .quirks import traits_of
 
 _SOMEWHERE = 1 << 12  # an address that nobody reads: ggml's allocator leaves alone what has one
 
@@ -25,10 +26,10 @@ class CountingDevice(Device):
         self.ram = 0
         self._backend = None
 
-    def become(self, facts: Facts, name: str) -> None:
+    def become(self, info: DeviceInfo) -> None:
         """Be a device of another machine."""
-        self.name, self.type, self.description, self.features = name, facts.type, facts.description, facts.features
-        self.traits = traits_of(facts)
+        self.name, self.type, self.description, self.features = info.name, info.type, info.description, info.features
+        self.traits = traits_of(info)
 
     def memory(self) -> tuple[int, int]:
         """As Device."""

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import RequestError
+from ...errors import RunnerError
+from ...wire import messages
 from ..ggml_binding import ggml, pointer, vulkan_features
-from .quirks import Facts, describe_traits, is_software, starting, traits_of
+from .quirks import describe_traits, is_software, starting, traits_of
 from .vulkan_info import VulkanFacts, vulkan_facts
 
 _TYPES = {0: "CPU", 1: "GPU", 2: "IGPU", 3: "ACCEL", 4: "META"}  # enum ggml_backend_dev_type
@@ -40,7 +41,9 @@ class Device:
         facts = vulkan.get(self.description)
         self.driver = facts.driver if facts else ""
         self.small_bar = bool(facts and facts.small_bar)
-        self.traits = traits_of(Facts(self.type, self.description, self.features, self.small_bar))
+        self.traits = traits_of(
+            messages.DeviceInfo(self.name, self.type, self.description, self.features, self.small_bar)
+        )
         with starting(self.traits):
             self.buffer_type = ggml.ggml_backend_dev_buffer_type(handle)
         self.repack_buffer_type = _extra_buffer_type(handle, b"CPU_REPACK")  # None where ggml was built without
@@ -55,11 +58,11 @@ class Device:
 
     @property
     def backend(self) -> Any:
-        """The stream that computes on it; raises RequestError when the driver refuses."""
+        """The stream that computes on it; raises RunnerError when the driver refuses."""
         if self._backend is None:
             self._backend = ggml.ggml_backend_dev_init(self.handle, None)
             if not self._backend:
-                raise RequestError(f"the device {self.name} ({self.description}) could not be started by its driver")
+                raise RunnerError(f"the device {self.name} ({self.description}) could not be started by its driver")
             if self.type == "CPU":
                 ggml.ggml_backend_cpu_set_n_threads(self._backend, self.threads)
                 ggml.ggml_backend_cpu_set_abort_callback(self._backend, self._abort_callback, None)
@@ -118,21 +121,21 @@ class Device:
         # A driver without a memory budget reports everything free whatever we hold.
         return max(0, min(free.value, whole - self.held)), whole
 
-    def describe(self) -> dict[str, Any]:
-        """The device as the client's Device has it."""
+    def describe(self) -> messages.Device:
+        """The device as the client has it."""
         free, total = self.memory()
-        return {
-            "name": self.name,
-            "description": self.description,
-            "type": self.type,
-            "free": free,
-            "total": total,
-            "largest_buffer": self.largest_buffer,
-            "features": (*["software"] * is_software(self.description), *self.features),
-            "traits": describe_traits(self.traits),
-            "small_bar": self.small_bar,
-            "driver": self.driver,
-        }
+        return messages.Device(
+            name=self.name,
+            description=self.description,
+            type=self.type,
+            free=free,
+            total=total,
+            largest_buffer=self.largest_buffer,
+            features=(*["software"] * is_software(self.description), *self.features),
+            traits=describe_traits(self.traits),
+            small_bar=self.small_bar,
+            driver=self.driver,
+        )
 
     def _cpu_features(self) -> tuple[str, ...]:
         registry = ggml.ggml_backend_dev_backend_reg(self.handle)
@@ -171,7 +174,7 @@ class _Feature(ctypes.Structure):  # struct ggml_backend_feature
 
 
 class Devices:
-    """All devices of this process. `aborted` is asked between the operations of a run on the CPU.
+    """All devices of this process. `interrupted` is asked between the operations of a run on the CPU.
 
     `loading(True)` is called before drivers are loaded, `loading(False)` after. limit: bytes that may be used of each
     device but the CPU.
@@ -203,7 +206,7 @@ class Devices:
         return self._all or [self._cpu]
 
     def find(self, name: str) -> Device:
-        """The device called `name`; raises RequestError naming those there are."""
+        """The device called `name`; raises RunnerError naming those there are."""
         for device in self.known():
             if device.name == name:
                 return device
@@ -211,7 +214,7 @@ class Devices:
             if device.name == name:
                 return device
         there = "; ".join(f"{device.name} ({device.description})" for device in self.all())
-        raise RequestError(f"there is no device {name!r} on this machine. There are: {there}. Choose one of them.")
+        raise RunnerError(f"there is no device {name!r} on this machine. There are: {there}. Choose one of them.")
 
 
 def _available_memory(fallback: int) -> int:

@@ -4,30 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf
 
+from ...wire.messages import DeviceInfo
+
 # Read by ggml-vulkan when a device is first used and kept with it (ggml_vk_get_device; 0.15.3, lines 5653 and 5884).
 SUBMIT_VARIABLE = "GGML_VK_MAX_NODES_PER_SUBMIT"
 WINDOW_VARIABLE = "GGML_VK_DISABLE_HOST_VISIBLE_VIDMEM"
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of a device before its driver has started it."""
-
-    type: str  # CPU, GPU, IGPU or ACCEL
-    description: str  # the driver's name for it
-    features: tuple[str, ...] = ()  # as ggml-vulkan lists them: "fp16", "matrix cores KHR_coopmat", ...
-    small_bar: bool = False  # the processor sees only a part of its memory: no resizable BAR
-    system: str = sys.platform
-
-    def has(self, feature: str) -> bool:
-        """Whether it has a feature, of whatever kind."""
-        return any(listed.split(" ")[: len(feature.split(" "))] == feature.split(" ") for listed in self.features)
 
 
 @dataclass(frozen=True)
@@ -66,25 +52,25 @@ _GCN = re.compile(
 )
 
 
-def _is_amd(device: Facts) -> bool:
+def _is_amd(device: DeviceInfo) -> bool:
     return bool(_AMD.search(device.description))
 
 
-def _is_gcn(device: Facts) -> bool:
+def _is_gcn(device: DeviceInfo) -> bool:
     """By name; or an AMD card without fp16, which all later ones have (and of these only Vega)."""
     named = bool(_GCN.search(device.description.replace("(TM)", "")))
     return _is_amd(device) and (named or bool(device.features and not device.has("fp16")))
 
 
-def _is_watched(device: Facts) -> bool:
+def _is_watched(device: DeviceInfo) -> bool:
     return device.type in ("GPU", "IGPU") and (device.system == "win32" or _is_amd(device))
 
 
-def _is_fast(device: Facts) -> bool:
+def _is_fast(device: DeviceInfo) -> bool:
     return device.type == "GPU" and device.has("matrix cores")
 
 
-RULES: tuple[tuple[Callable[[Facts], bool], Traits], ...] = (  # the first that applies
+RULES: tuple[tuple[Callable[[DeviceInfo], bool], Traits], ...] = (  # the first that applies
     (lambda device: device.type == "CPU", CPU),
     (lambda device: is_software(device.description), SOFTWARE),
     (lambda device: _is_gcn(device) and device.type == "GPU", GCN),
@@ -100,7 +86,7 @@ def is_software(description: str) -> bool:
     return bool(_SOFTWARE.search(description))
 
 
-def traits_of(device: Facts, environment: Mapping[str, str] = os.environ) -> Traits:
+def traits_of(device: DeviceInfo, environment: Mapping[str, str] = os.environ) -> Traits:
     """What a device needs; the user's own environment variables count for more than the table.
 
     Without resizable BAR ggml would fill the small window first, in which RADV lets buffers wander off to the

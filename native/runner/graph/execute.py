@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from math import isfinite
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from ...errors import Interrupted, RequestError
+from ...errors import Interrupted, RunnerError
+from ...output_check import check_of
+from ...wire.messages import OutputCheck
 from ...wire.shared_memory import layout
 from ..ggml_binding import ggml, pointer
 from .graph import Graph, ProgramFault
@@ -20,13 +21,13 @@ _ABORTED = 1  # enum ggml_status
 def execute(
     graph: Graph,
     arena: np.ndarray,
-    inputs: dict[str, tuple[int, int]],
+    inputs: Mapping[str, tuple[int, int]],
     interrupted: Callable[[], bool],
     progress: Callable[[float], None],
-) -> list[bool]:
+) -> tuple[OutputCheck, ...]:
     """Run `graph` on the `inputs` (offset, bytes) in `arena` and write the outputs there, one after the other.
 
-    Returns for each output whether all its values are finite. Raises Interrupted, ProgramFault, RequestError.
+    Returns a check of each output. Raises Interrupted, ProgramFault, RunnerError.
     """
     set_inputs(graph, arena, inputs)
     for number, (segment, fraction) in enumerate(graph.segments):
@@ -36,11 +37,17 @@ def execute(
         if graph.stream:
             graph.stream.leave(number)
         progress(fraction)
-    return _take_outputs(graph, arena)
+    checks = []
+    sizes = [ggml.ggml_nbytes(tensor) for tensor in graph.outputs]
+    for tensor, nbytes, offset in zip(graph.outputs, sizes, layout(sizes)[0], strict=True):
+        data = arena[offset : offset + nbytes]
+        ggml.ggml_backend_tensor_get(tensor, pointer(data), 0, nbytes)
+        checks.append(check_of(data.view(np.float32)))
+    return tuple(checks)
 
 
 def compute(graph: Graph, nodes: Any, interrupted: Callable[[], bool]) -> None:
-    """Compute some nodes of the graph and wait for them; raises Interrupted and RequestError."""
+    """Compute some nodes of the graph and wait for them; raises Interrupted and RunnerError."""
     if interrupted():
         raise Interrupted("the run was interrupted")
     status = ggml.ggml_backend_graph_compute(graph.device.backend, ctypes.byref(nodes))
@@ -48,10 +55,10 @@ def compute(graph: Graph, nodes: Any, interrupted: Callable[[], bool]) -> None:
         raise Interrupted("the run was interrupted")
     if status != 0:
         name = ggml.ggml_status_to_string(status).decode()
-        raise RequestError(f"{graph.device.name} ({graph.device.description}) failed while computing: {name}")
+        raise RunnerError(f"{graph.device.name} ({graph.device.description}) failed while computing: {name}")
 
 
-def set_inputs(graph: Graph, arena: np.ndarray, inputs: dict[str, tuple[int, int]]) -> None:
+def set_inputs(graph: Graph, arena: np.ndarray, inputs: Mapping[str, tuple[int, int]]) -> None:
     """Copy the inputs (offset, bytes) in `arena` to the device; raises ProgramFault where they do not fit."""
     if set(inputs) != set(graph.inputs):
         raise ProgramFault(f"the program takes the inputs {sorted(graph.inputs)}, not {sorted(inputs)}")
@@ -68,14 +75,3 @@ def set_inputs(graph: Graph, arena: np.ndarray, inputs: dict[str, tuple[int, int
                     f"the input {name} picks rows {rows.min()} to {rows.max()} of a table of {graph.row_limits[name]}"
                 )
         ggml.ggml_backend_tensor_set(tensor, pointer(data), 0, nbytes)
-
-
-def _take_outputs(graph: Graph, arena: np.ndarray) -> list[bool]:
-    finite = []
-    sizes = [ggml.ggml_nbytes(tensor) for tensor in graph.outputs]
-    for tensor, nbytes, offset in zip(graph.outputs, sizes, layout(sizes)[0], strict=True):
-        data = arena[offset : offset + nbytes]
-        ggml.ggml_backend_tensor_get(tensor, pointer(data), 0, nbytes)
-        values = data.view(np.float32)
-        finite.append(isfinite(values.min()) and isfinite(values.max()))  # both are NaN when any value is
-    return finite

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import OutOfMemory, RequestError
+from ...errors import OutOfMemory, RunnerError
 from ...ggml_types import LAYOUTS
 from ...program import Program, Tensor
 from ...program.ops import flops
@@ -29,10 +29,8 @@ VIEWS = ("view", "reshape", "permute")
 _FLAG_INPUT, _FLAG_OUTPUT = 1, 2  # enum ggml_tensor_flag
 
 
-class ProgramFault(RequestError):
+class ProgramFault(RunnerError):
     """A program that contradicts itself, its weights or its device; the message names the operation."""
-
-    kind = "program"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import perf_counter
 
 import numpy as np
@@ -15,7 +15,7 @@ from .segments import part
 def seconds_of_rows(
     graph: Graph,
     arena: np.ndarray,
-    inputs: dict[str, tuple[int, int]],
+    inputs: Mapping[str, tuple[int, int]],
     interrupted: Callable[[], bool],
     progress: Callable[[float], None],
 ) -> dict[int, float]:

@@ -45,7 +45,7 @@ def _segments(whole: Any, parts: list[tuple[int, float]]) -> list[tuple[Any, flo
     return segments
 
 
-_PARTS = 50  # an abort is honoured within this part of a run
+_PARTS = 50  # an interruption is honoured within this part of a run
 _SMALLEST = 2e9  # operations; below this the cost of a cut (a wait for the device) would show
 
 

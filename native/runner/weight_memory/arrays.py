@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import RequestError
+from ...errors import RunnerError
 from ..device.buffers import Allocation, allocate, describe
 from ..device.devices import Device
 from ..ggml_binding import ggml, torch_shape_to_ne
@@ -28,7 +28,7 @@ class Arrays:
             allocation = describe(self._device, described)
             try:
                 allocate(allocation, list(new), what, largest)
-            except RequestError:
+            except RunnerError:
                 allocation.free()
                 raise
             self._groups.update(dict.fromkeys(new, allocation))
@@ -36,17 +36,17 @@ class Arrays:
         return [digest for digest, _, _ in arrays if digest in self._empty]
 
     def fill(self, digest: str, data: np.ndarray) -> None:
-        """Upload the content of a placed array; raises RequestError when it is not the size that was announced."""
+        """Upload the content of a placed array; raises RunnerError when it is not the size that was announced."""
         tensor = self.tensor(digest)
         if data.nbytes != ggml.ggml_nbytes(tensor):
-            raise RequestError(f"the array {digest} has {data.nbytes} bytes where {ggml.ggml_nbytes(tensor)} belong")
+            raise RunnerError(f"the array {digest} has {data.nbytes} bytes where {ggml.ggml_nbytes(tensor)} belong")
         self._device.write(tensor, data)
         self._empty.discard(digest)
 
     def tensor(self, digest: str) -> Any:
         """The placed tensor."""
         if digest not in self._groups:
-            raise RequestError(f"no array {digest} was announced")
+            raise RunnerError(f"no array {digest} was announced")
         return self._groups[digest].tensors[digest]
 
     def nbytes(self, digests: set[str]) -> int:

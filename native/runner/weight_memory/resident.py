@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import Interrupted, RequestError
+from ...errors import Interrupted, RunnerError
 from ...placement import RAM
 from ...program import Program
 from ...weights.convert import convert, pieces
@@ -24,10 +24,8 @@ PIECE = 16 << 20  # bytes; the most private memory that an upload holds
 Progress = Callable[[int, int], None]
 
 
-class WeightsError(RequestError):
+class WeightsError(RunnerError):
     """A weight file that is gone, has changed, or does not hold what its header said."""
-
-    kind = "weights"
 
 
 class FileWeights:
@@ -71,7 +69,7 @@ class FileWeights:
     @property
     def streamed_nbytes(self) -> int:
         """Bytes that pass through the device at every run."""
-        return sum(parameter.loaded_nbytes for parameter in self.streamed.values())
+        return sum(parameter.weight_bytes for parameter in self.streamed.values())
 
     def tensor(self, name: str) -> Any:
         """The tensor to compute with, None for an unknown name."""
@@ -140,7 +138,7 @@ class FileWeights:
             copied = self._use_in_place(parameters)
             repacked = [] if in_ram else [p for p in parameters if self._is_repackable(p)]
         else:
-            self.streamed = {p.name: p for p in parameters if in_ram and p.loaded_nbytes > SMALL}
+            self.streamed = {p.name: p for p in parameters if in_ram and p.weight_bytes > SMALL}
             copied = [p for p in parameters if p.name not in self.streamed]
         what = f"the weights of {self._weights.name}"
         allocate(self.allocation, [p.name for p in copied], what, largest)
