@@ -22,7 +22,7 @@ class Placement:
     """A ggml device by name, and what is chosen for it."""
 
     device: str
-    weights: str = AUTO  # a residency; AUTO: in place on the CPU, elsewhere DEVICE where they fit and RAM where not
+    residency: str = AUTO  # AUTO: RAM on the CPU, elsewhere DEVICE where the weights fit and RAM where not
     budget: int = 0  # bytes of the device's memory for weights and compute buffer together; 0: what is free
     engine: str = GGML  # one of ENGINES
 

@@ -7,7 +7,7 @@ import gc
 from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
-from .components.observer import watch
+from .components.host import COMFYUI
 from .devices import GGMLDevices
 from .language.chat import GGMLChat
 from .language.model import GGMLLanguageModel
@@ -35,7 +35,7 @@ class GGMLExtension(ComfyExtension):
             PromptServer.instance.app.middlewares.append(plan_posted_prompt)
             PromptServer.instance.add_on_prompt_handler(apply_choice)
             add_routes(PromptServer.instance.routes)
-            watch(OBSERVER)
+            COMFYUI.observer = OBSERVER
             # Planning creates so many objects that Python would collect garbage among all of ComfyUI's and torch's,
             # a third of a second in which the server does not answer. Objects of the start live on anyway.
             gc.freeze()

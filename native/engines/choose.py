@@ -10,7 +10,6 @@ from ..lower import LowerOptions
 from ..placement import AUTO, CPU, GGML, TORCH, Placement
 from ..weights import WeightSet
 from .cpu_benchmark import _faster, typical_layer
-from .dry_run import DryRunModel, recording
 from .ggml import GgmlModel
 from .model import Model
 from .torch_cpu import TorchModel
@@ -22,12 +21,7 @@ def model_for(
     """The module under the engine that its placement names; raises ValueError for torch on another device.
 
     tokens: that the module usually gets at once; the more there are, the less it counts that torch dequantizes anew.
-    While a workflow is dry-run it is a model that computes nothing, and no engine is measured.
     """
-    recorder = recording.get()
-    if recorder is not None:
-        _check_engine(placement)
-        return DryRunModel(module, weights, placement, options, recorder)
     chosen = replace(placement, engine=engine_of(weights, placement, tokens))
     if chosen.engine == TORCH:
         return TorchModel(module, weights, chosen)
@@ -43,14 +37,15 @@ def refused(device: str, engine: str | None) -> str | None:
 
 def engine_of(weights: WeightSet, placement: Placement, tokens: int) -> str:
     """GGML or TORCH; raises ValueError for torch on another device."""
-    _check_engine(placement)
+    check_engine(placement)
     if placement.engine != AUTO:
         return placement.engine
     typical = typical_layer(weights) if placement.device == CPU else None
     return GGML if typical is None else _faster(weights, typical, placement, tokens)
 
 
-def _check_engine(placement: Placement) -> None:
+def check_engine(placement: Placement) -> None:
+    """Raise ValueError for torch on another device than the CPU."""
     wrong = refused(placement.device, placement.engine)
     if wrong:
         raise ValueError(wrong)

@@ -53,7 +53,7 @@ _measuring = threading.Lock()
 
 
 def _faster(weights: WeightSet, layer: Parameter, placement: Placement, tokens: int) -> str:
-    key = layer.stored, layer.shape, placement.weights, tokens
+    key = layer.stored, layer.shape, placement.residency, tokens
     with _measuring:
         if key not in _known:
             try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -83,15 +82,12 @@ def _step_key(step: Step) -> tuple[Hashable, ...]:
     return step.do, step.weights.digest, step.placement, step.program.digest if step.program else None
 
 
-recording: ContextVar[Recorder | None] = ContextVar("recording", default=None)
 _programs: LRU[Hashable, Lowered] = LRU(_KEPT)
 _traces: LRU[Hashable, Trace] = LRU(_KEPT)
 
 
 class DryRunModel(GgmlModel):
     """Notes its runs with a recorder; their results are zeros."""
-
-    dry_run = True
 
     def __init__(
         self, module: torch.nn.Module, weights: WeightSet, placement: Placement, options: LowerOptions,

@@ -61,15 +61,15 @@ class GgmlModel(Model):
         interrupted: Callable[[], bool] | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> tuple[torch.Tensor, ...]:
-        """What `function(module, inputs)` returns, as F32 tensors on the CPU.
+        """Compute as Model.run; `function` is traced once per key and shapes of the inputs.
 
-        function is traced once per key and shapes; inputs of one dimension or of whole numbers are the host's.
+        Inputs of one dimension or of whole numbers are the host's, which computes what depends on them alone.
         Raises TraceError, LowerError, RunnerError, and Interrupted once `interrupted()` is true.
         """
         lowered = self.lowered(key, function, inputs)
         arrays = lowered.host(inputs)
         for name in lowered.device_inputs:
-            arrays[name] = inputs[name].detach().to("cpu", torch.float32).contiguous().numpy()
+            arrays[name] = inputs[name].detach().contiguous().numpy()
         results = self.runner.run(self.weights, self.placement, lowered.program, arrays, interrupted, progress)
         self.peaks = self.runner.peaks
         return tuple(torch.from_numpy(result) for result in results)

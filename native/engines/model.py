@@ -28,7 +28,6 @@ class LowRank:
 class Model(ABC):
     """Runs functions of a module where `placement` says."""
 
-    dry_run = False  # whether nothing is computed
     peaks: Mapping[str, int] = {}  # by device: the most bytes held during the last load or run, where that is known
 
     def __init__(self, module: torch.nn.Module, weights: WeightSet, placement: Placement | str) -> None:
@@ -59,10 +58,10 @@ class Model(ABC):
         interrupted: Callable[[], bool] | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> tuple[torch.Tensor, ...]:
-        """What `function(module, inputs)` returns, as F32 tensors on the CPU; `progress` gets the fraction done.
+        """Compute `function(module, inputs)`; returns F32 tensors on the CPU. `progress` gets the fraction done.
 
-        key: every value that steers a branch in `function`. Raises Interrupted once `interrupted()` is true, and
-        RunnerError for a result that is not finite.
+        key: every value that steers a branch in `function`. inputs: on the CPU, floats in F32.
+        Raises Interrupted once `interrupted()` is true, and RunnerError for a result that is not finite.
         """
 
     @abstractmethod

@@ -199,7 +199,7 @@ class Store:
 
     def _resolve(self, digest: str, placement: Placement, device: Device) -> tuple[Key, LoadedWeights | None]:
         """The weight set that a request is about, which is now the one used last, if it is loaded."""
-        residency = placement.weights
+        residency = placement.residency
         if residency == AUTO:
             streams = device.type == CPU or (digest, device.name) in self._too_large
             residency = RAM if streams else DEVICE
@@ -250,7 +250,7 @@ class Store:
         try:
             return attempt(key)
         except (OutOfMemory, OverBudget):
-            if placement.weights != AUTO or key.residency == RAM:
+            if placement.residency != AUTO or key.residency == RAM:
                 raise
         if key in self._sets:
             self._arriving = set(self._sets[key].arrays.values())  # these stay where they are

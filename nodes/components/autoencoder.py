@@ -6,7 +6,6 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-import comfy.utils
 import torch
 from comfy.ldm.modules.diffusionmodules.model import AttnBlock
 from torch import Tensor
@@ -16,7 +15,7 @@ from ...native.weights import WeightSet
 from .attention_override import image_attention
 from .component import Component, Function
 from .tile_choice import TileChoice
-from .tiling import Tiling, map_tiles, tile_count
+from .tiling import Tiling
 
 
 class VAEModule(Component):
@@ -64,20 +63,8 @@ class VAEModule(Component):
         return tiling
 
     def _map(self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, scale: Fraction) -> Tensor:
-        if self.engine_model.dry_run:  # every tile takes what the first does
-            result = _of_size(function(x[:1, :, : tiling.height, : tiling.width]), x, scale)
-        elif x.shape[2] <= tiling.height and x.shape[3] <= tiling.width:
-            result = torch.cat([function(image) for image in x.split(1)])
-        else:
-            progress = comfy.utils.ProgressBar(tile_count(x, tiling))
-
-            def one(tile: Tensor) -> Tensor:
-                result = function(tile)
-                progress.update(1)
-                return result
-
-            result = map_tiles(one, x, tiling, scale)
-        self.residency.end_phase()
+        result = self.host.map_tiles(function, x, tiling, scale)
+        self.loaded.end_phase()
         return result
 
     def _decode(self, z: Tensor) -> Tensor:
@@ -87,12 +74,6 @@ class VAEModule(Component):
     def _encode(self, x: Tensor) -> Tensor:
         (latents,) = self.compute("encode", _encode, {"x": x})
         return latents.to(x.device)
-
-
-def _of_size(tile: Tensor, x: Tensor, scale: Fraction) -> Tensor:
-    """Zeros like the tiles that x makes, in the size of x; they take no memory."""
-    height, width = int(x.shape[2] * scale), int(x.shape[3] * scale)
-    return torch.zeros(()).expand(x.shape[0], tile.shape[1], height, width)
 
 
 def _decode(core: Any, tensors: dict[str, Tensor]) -> Tensor:

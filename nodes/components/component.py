@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import comfy.utils
+import comfy.ops
 import torch
 from torch import Tensor
 
-from ...native.client import Interrupted, OutOfMemory, RunnerError
-from ...native.engines.choose import model_for
 from ...native.lower import LowerOptions
 from ...native.placement import Placement
 from ...native.weights import WeightSet
-from . import observer as observer
-from .lifetime import LoadedWeights, unload_orphans
+from .host import current_host
+from .lifetime import LoadedWeights
 
 F16_OVERFLOW_SCALE = 64.0  # brings activations of 4 million within F16 and leaves those of 0.004 their full precision
 Function = Callable[[torch.nn.Module, dict[str, Tensor]], Tensor | tuple[Tensor, ...]]
@@ -36,7 +33,7 @@ class Component(torch.nn.Module):
     """A module's names and shapes, for ComfyUI to see; its weights and arithmetic are its engine's."""
 
     tokens = 256  # that it usually gets at once: those of a prompt
-    oom_retryable = True  # whether ComfyUI may try something else where memory runs out
+    oom_retryable = True  # whether the host may try something else where memory runs out
 
     def __init__(
         self, core: torch.nn.Module, weights: WeightSet, placement: Placement, local: Collection[str] = (),
@@ -56,8 +53,10 @@ class Component(torch.nn.Module):
         # The CPU's kernel is faster on F32 than on what it would have to convert; on a GPU half the bytes count.
         kv_type = "F32" if placement.device == "CPU" else "F16"
         options = LowerOptions(activation_scale=F16_OVERFLOW_SCALE if f16_overflow else 1.0, kv_type=kv_type)
-        self.engine_model = model_for(core, replace(weights, parameters=held), placement, options, self.tokens)
-        self.residency = LoadedWeights(self.engine_model, self)
+        self.host = current_host()
+        held_weights = replace(weights, parameters=held)
+        self.engine_model = self.host.model_for(core, held_weights, placement, options, self.tokens)
+        self.loaded = LoadedWeights(self.engine_model, self, self.host.lifetimes)
 
     def __getattr__(self, name: str) -> Any:
         """As torch.nn.Module's; raises NotImplementedError for the layers that ComfyUI's own module would have.
@@ -86,43 +85,34 @@ class Component(torch.nn.Module):
 
     def load(self) -> None:
         """Bring the weights to the device, with progress at the node; interruptible."""
-        if self.engine_model.dry_run:
-            self.residency.load(lambda _done, _total: None, lambda: False)
-            return
-        bar = comfy.utils.ProgressBar(100)
-        with as_comfy():
-            self.residency.load(bar.update_absolute, comfy.model_management.processing_interrupted)
-        observer.on_peak(self.engine_model.peaks, self.engine_model.weights.digest)
+        with self.host.errors():
+            self.loaded.load(self.host.progress(), self.host.is_interrupted)
+        self.host.on_peak(self.engine_model)
 
     def compute(self, key: Hashable, function: Function, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        """Run `function(module, inputs)` in its engine, until ComfyUI is interrupted.
+        """Run `function(module, inputs)` in its engine, until the host is interrupted.
 
-        key: every value besides the inputs that steers what the function does. Floats go in and come out as float32.
-        Raises what ComfyUI knows as out of memory when the device has none left.
+        key: every value besides the inputs that steers what the function does. inputs: on any device; floats go in and
+        come out as float32. Raises what the host knows as out of memory when the device has none left.
         """
-        if not self.engine_model.dry_run:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-        if not self.residency.is_loaded:
+        self.host.raise_if_interrupted()
+        if not self.loaded.is_loaded:
             self.load()
-        self.residency.begin_phase()
-        if not self.engine_model.dry_run:
-            unload_orphans()
-        inputs = _on_host(inputs)
-        with as_comfy(self.oom_retryable):
-            results = self.engine_model.run(
-                key, function, inputs, interrupted=comfy.model_management.processing_interrupted
-            )
-        observer.on_peak(self.engine_model.peaks, self.engine_model.weights.digest)
+        self.loaded.begin_phase()
+        self.host.lifetimes.unload_orphans()
+        with self.host.errors(self.oom_retryable):
+            results = self.engine_model.run(key, function, _on_host(inputs), interrupted=self.host.is_interrupted)
+        self.host.on_peak(self.engine_model)
         return results
 
     def fits(self, key: Hashable, function: Function, inputs: dict[str, Tensor]) -> bool:
         """Whether the device has room for `compute` and can do each of its operations; nothing is computed."""
-        if not self.engine_model.dry_run:
-            comfy.model_management.throw_exception_if_processing_interrupted()
+        self.host.raise_if_interrupted()
         return self.engine_model.fits(key, function, _on_host(inputs))
 
 
 def _on_host(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs as engines take them: on the CPU, floats as float32."""
     return {name: x.to("cpu", torch.float32 if x.is_floating_point() else x.dtype) for name, x in inputs.items()}
 
 
@@ -131,19 +121,3 @@ def components_of(model: torch.nn.Module) -> Iterator[tuple[str, Component]]:
     for name, module in model.named_modules():
         if isinstance(module, Component):
             yield f"{name}." if name else "", module
-
-
-@contextmanager
-def as_comfy(oom_retryable: bool = True) -> Iterator[None]:
-    """The engine's interruptions and lack of memory as the exceptions that ComfyUI handles.
-
-    retried: False for a lack of memory that ends the job, whatever ComfyUI would try.
-    """
-    try:
-        yield
-    except Interrupted:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        raise comfy.model_management.InterruptProcessingException from None
-    except OutOfMemory as error:
-        kind = comfy.model_management.OOM_EXCEPTION if oom_retryable else RunnerError
-        raise kind(observer.explain_oom(error)) from error

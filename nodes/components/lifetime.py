@@ -1,4 +1,4 @@
-"""What the runner holds for the models of this process, and when it gives that back."""
+"""When the weights of components are loaded and unloaded: phases, residency "disk", models that are gone, eviction."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import atexit
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from queue import SimpleQueue
 from weakref import WeakSet, finalize
 
@@ -20,17 +20,16 @@ _GRACE = 1.0  # seconds in which another model may come that uses the files of o
 
 
 class LoadedWeights:
-    """The weights of one model in the runner, which holds a set of them for each set of low-rank branches."""
+    """The weights of one component, of which its engine holds a set for each set of low-rank branches."""
 
-    def __init__(self, model: Model, owner: object) -> None:
-        """owner: when it is gone, so is the model."""
+    def __init__(self, model: Model, owner: object, lifetimes: Lifetimes) -> None:
+        """owner: the component; when it is gone, its weights may go. lifetimes: those of its host."""
         self.model = model
         self.component = id(owner)  # of what computes in one phase, such as both text encoders
+        self._lifetimes = lifetimes
         self._loaded = False
         self._replaced: list[str] = []  # digests of the sets that no longer count
-        _all.add(self)
-        if not model.dry_run:
-            finalize(owner, _note, self).atexit = False
+        lifetimes.add(self, owner)
 
     @property
     def is_loaded(self) -> bool:
@@ -46,37 +45,31 @@ class LoadedWeights:
 
     def load(self, progress: Callable[[int, int], None], interrupted: Callable[[], bool]) -> None:
         """Bring the weights to the device; `progress` gets bytes done and in all. Raises what Model.load does."""
-        if not self.model.dry_run:
-            unload_orphans(self)
+        self._lifetimes.unload_orphans(self)
         self.begin_phase()
         self.model.load(progress, interrupted)
         self._loaded = True
         self._unload_replaced()  # only now, so that the files they share with what is loaded stay
-        if not self.model.dry_run:
-            unload_orphans()
+        self._lifetimes.unload_orphans()
 
     def begin_phase(self) -> None:
-        """Give back what other components keep for no longer than they compute."""
-        if not self.model.dry_run:
-            unload_if_idle()
-        for other in list(_all):
-            if other.component != self.component and other.model.dry_run == self.model.dry_run:
-                other.end_phase()
+        """Unload what other components keep for no longer than they compute."""
+        self._lifetimes.begin_phase(self.component)
 
     def end_phase(self) -> None:
-        """Give back what is kept for no longer than it computes."""
-        if self._loaded and self.model.placement.weights == DISK:
+        """Unload the weights if their residency is "disk"."""
+        if self._loaded and self.model.placement.residency == DISK:
             self.unload()
 
     def unload(self) -> None:
-        """Free all that the runner holds for this model."""
+        """Free all that the engine holds for this component."""
         self._loaded = False
         self._unload_replaced()
         self.model.unload()
 
-    def on(self, device: str) -> bool:
-        """Whether it was loaded to a device."""
-        return self._loaded and not self.model.dry_run and self.model.placement.device == device
+    def is_on(self, device: str) -> bool:
+        """Whether the weights were loaded to a device."""
+        return self._loaded and self.model.placement.device == device
 
     def shares_weights(self, other: LoadedWeights) -> bool:
         """Whether the runner holds one weight set for both."""
@@ -94,60 +87,91 @@ class LoadedWeights:
             self.model.unload(self._replaced.pop())
 
 
-def evict(device: str, nbytes: int, free: Callable[[], int]) -> None:
-    """Unload models from a device until `free()` is at least so many bytes, or none is left there."""
-    for residency in list(_all):
-        if free() >= nbytes:
-            return
-        if residency.on(device):
-            residency.unload()
+class Lifetimes:
+    """The weights of all components of one host, of which one component computes at a time."""
+
+    def __init__(self) -> None:
+        self._all: WeakSet[LoadedWeights] = WeakSet()
+
+    def __iter__(self) -> Iterator[LoadedWeights]:
+        """Those whose component may still compute."""
+        return iter(list(self._all))
+
+    def add(self, weights: LoadedWeights, owner: object) -> None:
+        """Take in the weights of a new component."""
+        self._all.add(weights)
+
+    def begin_phase(self, component: int) -> None:
+        """End the phase of every other component."""
+        for each in self:
+            if each.component != component:
+                each.end_phase()
+
+    def unload_orphans(self, coming: LoadedWeights | None = None) -> None:
+        """Unload the weights whose component is gone, but not yet those whose files `coming` is about to use too."""
 
 
-_all: WeakSet[LoadedWeights] = WeakSet()
-# Models that are gone. A finalizer may run in the middle of a call to the runner, so it only notes them here.
-_orphans: deque[LoadedWeights] = deque()
-_noted: SimpleQueue[None] = SimpleQueue()
-_releasing = threading.Lock()
+class ProcessLifetimes(Lifetimes):
+    """The weights that really are in memory, and so outlive a component that is gone until they are unloaded."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        # A finalizer may run in the middle of a call to the runner, so it only notes here whose weights are to go.
+        self._orphans: deque[LoadedWeights] = deque()
+        self._noted: SimpleQueue[None] = SimpleQueue()
+        self._unloading = threading.Lock()
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._unload_when_idle, name="unload orphans", daemon=True)
+        self._thread.start()
+        atexit.register(self._end)
 
-def unload_orphans(coming: LoadedWeights | None = None) -> None:
-    """Unload the models that are gone, but not yet those whose files `coming` is about to use too."""
-    with _releasing:
-        for _ in range(len(_orphans)):
-            orphan = _orphans.popleft()
-            if coming and orphan.shares_files(coming):
-                _orphans.append(orphan)
-                continue
-            living = [other for other in list(_all) if other is not orphan and other not in _orphans]
-            if not any(orphan.shares_weights(other) for other in living):
-                orphan.unload()
+    def add(self, weights: LoadedWeights, owner: object) -> None:
+        """Take in the weights of a new component, and note them as orphans once it is gone."""
+        super().add(weights, owner)
+        finalize(owner, self._note, weights).atexit = False
 
+    def begin_phase(self, component: int) -> None:
+        """End the phase of every other component, and of a language model that nobody asks."""
+        unload_if_idle()
+        super().begin_phase(component)
 
-def _note(orphan: LoadedWeights) -> None:
-    _orphans.append(orphan)
-    _noted.put(None)
+    def unload_orphans(self, coming: LoadedWeights | None = None) -> None:
+        """Unload the weights whose component is gone, but not yet those whose files `coming` is about to use too."""
+        with self._unloading:
+            for _ in range(len(self._orphans)):
+                orphan = self._orphans.popleft()
+                if coming and orphan.shares_files(coming):
+                    self._orphans.append(orphan)
+                    continue
+                living = [other for other in self if other is not orphan and other not in self._orphans]
+                if not any(orphan.shares_weights(other) for other in living):
+                    orphan.unload()
 
+    def evict(self, device: str, nbytes: int, free: Callable[[], int]) -> None:
+        """Unload components from a device until `free()` is at least so many bytes, or none is left there."""
+        for weights in self:
+            if free() >= nbytes:
+                return
+            if weights.is_on(device):
+                weights.unload()
 
-def _unload_when_idle() -> None:
-    """A model may go when no other comes: when ComfyUI is told to free memory, for one."""
-    while True:
-        _noted.get()
-        if _ending.wait(_GRACE):
-            return
-        try:
-            unload_orphans()
-        except RunnerError as error:
-            log.warning("The memory of a model that is gone could not be freed: %s", error)
+    def _note(self, orphan: LoadedWeights) -> None:
+        self._orphans.append(orphan)
+        self._noted.put(None)
 
+    def _unload_when_idle(self) -> None:
+        """Unload orphans when no other model comes: when ComfyUI is told to free memory, for one."""
+        while True:
+            self._noted.get()
+            if self._ending.wait(_GRACE):
+                return
+            try:
+                self.unload_orphans()
+            except RunnerError as error:
+                log.warning("The memory of a model that is gone could not be freed: %s", error)
 
-def _end() -> None:
-    """Python ends: a thread that is then among torch's destructors would end the process with an abort."""
-    _ending.set()
-    _noted.put(None)
-    _releaser.join(5)
-
-
-_ending = threading.Event()
-_releaser = threading.Thread(target=_unload_when_idle, name="release models", daemon=True)
-_releaser.start()
-atexit.register(_end)
+    def _end(self) -> None:
+        """Python ends: a thread that is then among torch's destructors would end the process with an abort."""
+        self._ending.set()
+        self._noted.put(None)
+        self._thread.join(5)

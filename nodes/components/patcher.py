@@ -25,7 +25,7 @@ class ComponentPatcher(ModelPatcher):
         """As ModelPatcher. What the model holds computes in one phase."""
         super().__init__(model, *args, **kwargs)
         for _, module in components_of(model):
-            module.residency.component = id(model)
+            module.loaded.component = id(model)
 
     def model_size(self) -> int:
         """Bytes of the weights."""
@@ -78,14 +78,14 @@ class ComponentPatcher(ModelPatcher):
         model = super().detach(unpatch_all)
         if unpatch_all:
             for _, module in components_of(self.model):
-                module.residency.unload()
+                module.loaded.unload()
         return model
 
     def cleanup(self) -> None:
         """As ModelPatcher, after sampling; weights that live on disk are given back."""
         super().cleanup()
         for _, module in components_of(self.model):
-            module.residency.end_phase()
+            module.loaded.end_phase()
 
     def patch_hooks(self, hooks: comfy.hooks.HookGroup | None) -> None:
         """Take the LoRAs of these hooks besides the patcher's own; scheduled LoRAs change in the middle of sampling."""
@@ -121,7 +121,7 @@ class ComponentPatcher(ModelPatcher):
                 branch = lora.low_rank(patches[key], module.engine_model.module.get_parameter(name).shape)
                 if branch is not None:
                     branches[name] = branch
-            module.residency.set_branches(branches)
+            module.loaded.set_branches(branches)
 
     def _find(self, key: str) -> tuple[Component, str]:
         for prefix, module in components_of(self.model):

@@ -38,6 +38,11 @@ def tile_count(x: Tensor, tiling: Tiling) -> int:
     return x.shape[0] * len(list(_corners(x, tiling)))
 
 
+def scaled_size(x: Tensor, scale: Fraction) -> tuple[int, int]:
+    """Height and width of what is `scale` times as large as x: [batch, channels, height, width]."""
+    return int(x.shape[2] * scale), int(x.shape[3] * scale)
+
+
 def map_tiles(function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, scale: Fraction) -> Tensor:
     """`function` applied to every tile of x, its results blended into one.
 
@@ -50,7 +55,7 @@ def map_tiles(function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, s
         for top, left in _corners(x, tiling):
             tile = function(x[image : image + 1, :, top : top + tiling.height, left : left + tiling.width])
             if result is None or total is None:
-                height, width = int(x.shape[2] * scale), int(x.shape[3] * scale)
+                height, width = scaled_size(x, scale)
                 result = tile.new_zeros(x.shape[0], tile.shape[1], height, width)
                 total = tile.new_zeros(x.shape[0], 1, height, width)
             rows = slice(int(top * scale), int(top * scale) + tile.shape[2])

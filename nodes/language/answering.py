@@ -12,7 +12,7 @@ from ...native.llm.answer import answer
 from ...native.llm.chat import Endpoint
 from ...native.llm.model import LanguageModel, LocalModel
 from ...native.llm.stream import Answer
-from ..components.component import as_comfy
+from ..components.host import COMFYUI
 from ..node_text import show
 from .patcher import register
 
@@ -53,5 +53,5 @@ def answer_at(
 
     if isinstance(model, LocalModel):
         register(model)
-    with as_comfy():
+    with COMFYUI.errors():
         return answer(model, request, show_so_far, comfy.model_management.processing_interrupted)

@@ -12,7 +12,7 @@ from ...native.llm.memory import memory_of_model
 from ...native.llm.model import LocalModel
 from ...native.llm.server_lifetime import running, unload
 from ...native.placement import CPU
-from ..components.lifetime import evict
+from ..components.host import COMFYUI
 from ..loaders.device_inputs import devices
 
 
@@ -37,7 +37,8 @@ class LanguageModelPatcher(ModelPatcher):
     def load(self, device_to: Any = None, *_: Any, **__: Any) -> None:
         """Evicts other models from its device; its process starts with the first request."""
         device = self.language_model.device
-        evict(device, self._memory.on_cpu if device == CPU else self._memory.on_device, lambda: _free(device))
+        needed = self._memory.on_cpu if device == CPU else self._memory.on_device
+        COMFYUI.lifetimes.evict(device, needed, lambda: _free(device))
         self.model.device = device_to
         self.model.model_lowvram = False
         self.model.model_loaded_weight_memory = self.model_size()

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ...native.errors import IsInterrupted
 from ...native.llm.chat import list_models
 from ...native.llm.model import KEY_PREFIX, LanguageModelError, RemoteServer, check_key_variable, check_url
-from ..components.component import as_comfy
+from ..components.host import COMFYUI
 from ..node_text import show
 from .answering import LLM
 
@@ -79,7 +79,7 @@ class GGMLLanguageServer(io.ComfyNode):
         """Shows the models that the server lists, or why it lists none, which is no error until the model is used."""
         server = server_at(url, model, key_variable, float(timeout))
         try:
-            with as_comfy():
+            with COMFYUI.errors():
                 names = listed_models(server, comfy.model_management.processing_interrupted)
             show(cls, "models: " + ", ".join(names))
         except LanguageModelError as error:

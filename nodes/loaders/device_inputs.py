@@ -8,29 +8,23 @@ import comfy.model_management
 import torch
 from comfy_api.latest import io
 
-from ...native.client import Device, RunnerError, shared
+from ...native.client import Device, RunnerError
 from ...native.engines.choose import refused
-from ...native.engines.dry_run import recording
 from ...native.placement import AUTO, CPU, ENGINES, RESIDENCIES
+from ..components.host import COMFYUI, current_host, no_such_device
 
 # Offered until the devices of this machine are known: the runner loads no driver while ComfyUI starts.
 USUAL = (CPU, "Vulkan0", "Vulkan1")
-_known: list[str] = []
 
 
 def devices() -> list[Device]:
-    """The devices of this machine, for which the runner is started if need be, or of what is being planned for."""
-    recorder = recording.get()
-    if recorder is not None:
-        return list(recorder.machine.devices)
-    found = shared().devices()
-    _known[:] = [device.name for device in found]
-    return found
+    """The devices of this machine, for which the runner is started if need be, or of the one that is planned for."""
+    return current_host().devices()
 
 
 def device_options() -> list[str]:
     """What a `device` input offers."""
-    return [AUTO, *(_known or USUAL)]
+    return [AUTO, *(COMFYUI.device_names or USUAL)]
 
 
 def residency_inputs() -> list[io.Input]:
@@ -71,15 +65,15 @@ async def check_device(name: str | None, engine: str | None = AUTO) -> bool | st
     wrong = refused(name, engine)
     if wrong:
         return wrong
-    if name in _known:
+    if name in COMFYUI.device_names:
         return True
     try:
         found = await asyncio.to_thread(devices)
     except RunnerError as error:
         return str(error)
-    if name in _known:
+    if name in COMFYUI.device_names:
         return True
-    return _no_such_device("This machine", name, found)
+    return no_such_device("This machine", name, found)
 
 
 def first_gpu(found: list[Device]) -> str:
@@ -93,7 +87,7 @@ def first_gpu(found: list[Device]) -> str:
 
 def diffusion_device(name: str) -> str:
     """The ggml device a diffusion model is placed on; raises RunnerError where it is planned for a machine without."""
-    return first_gpu(devices()) if name == AUTO else _planned_with(name)
+    return first_gpu(devices()) if name == AUTO else _required(name)
 
 
 def companion_device(name: str) -> str:
@@ -101,21 +95,12 @@ def companion_device(name: str) -> str:
 
     Raises RunnerError where it is planned for a machine without the device.
     """
-    return CPU if name == AUTO else _planned_with(name)
+    return CPU if name == AUTO else _required(name)
 
 
-def _planned_with(name: str) -> str:
-    recorder = recording.get()
-    if recorder is not None and name not in [device.name for device in recorder.machine.devices]:
-        raise RunnerError(
-            _no_such_device(recorder.machine.profile or "This machine", name, list(recorder.machine.devices))
-        )
+def _required(name: str) -> str:
+    current_host().require_device(name)
     return name
-
-
-def _no_such_device(machine: str, name: str | None, found: list[Device]) -> str:
-    there = "; ".join(f"{device.name} ({device.description})" for device in found)
-    return f"{machine} has no device {name}. It has: {there}. Choose one of them, or {AUTO}."
 
 
 def load_device(device: str) -> torch.device:

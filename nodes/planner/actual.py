@@ -14,7 +14,7 @@ from ...native.client import OutOfMemory, shared
 from ...native.lru import LRU
 from ...native.placement import MIB
 from ...native.planning import Machine, Peaks, Plan, report
-from ..components.observer import Observer
+from ..components.host import Observer
 from ..node_text import show_on
 from .planner import PLANNER, make_plan, stored_result
 from .request import WARN, PlanRequest, machine_of

@@ -12,8 +12,9 @@ from comfy_api.latest import io
 
 import nodes as core
 
-from ...native.engines.dry_run import Recorder, recording
+from ...native.engines.dry_run import Recorder
 from ...native.planning import Part
+from ..components.host import dry_run_host
 from .rules import PURE, RULES
 from .size_guard import SizeGuard
 from .unknown import NodeTurn, Size, Unknown, Unplanned
@@ -32,14 +33,10 @@ def walk(
     Raises what the nodes of this pack raise for files that cannot be used.
     """
     walk = _Walk(prompt, recorder, unknown or Size())
-    token = recording.set(recorder)
-    try:
-        with torch.inference_mode():
-            for node in prompt:
-                if _is_output(prompt[node]) and (targets is None or node in targets):
-                    walk.outputs(node)
-    finally:
-        recording.reset(token)
+    with dry_run_host(recorder), torch.inference_mode():
+        for node in prompt:
+            if _is_output(prompt[node]) and (targets is None or node in targets):
+                walk.outputs(node)
     return walk.notes
 
 

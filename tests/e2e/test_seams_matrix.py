@@ -19,7 +19,7 @@ from tests.pack import part
 from tests.runner_toys import new_runner
 
 planner, requests = part("nodes.planner.planner"), part("nodes.planner.request")
-client, residency = part("native.client.runner"), part("nodes.components.lifetime")
+client, host = part("native.client.runner"), part("nodes.components.host")
 diffusion, encoders, vae_nodes = (
     part("nodes.loaders.diffusion"),
     part("nodes.loaders.text_encoders"),
@@ -185,9 +185,8 @@ def planned(graph: dict[str, Any], limit: int) -> Any:
 
 def empty(real: Any) -> None:
     """Nothing is held any more."""
-    for each in list(residency._all):
-        if not each.model.dry_run:
-            each.unload()
+    for each in host.COMFYUI.lifetimes:
+        each.unload()
     assert not real.memory().models
 
 

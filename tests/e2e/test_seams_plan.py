@@ -15,7 +15,7 @@ from tests.pack import part
 from tests.runner_toys import new_runner
 
 planner, request = part("nodes.planner.planner"), part("nodes.planner.request")
-measured, watcher = part("nodes.planner.actual"), part("nodes.components.observer")
+measured, host = part("nodes.planner.actual"), part("nodes.components.host")
 client = part("native.client.runner")
 files = part("nodes.loaders.files")
 diffusion, encoders, vae_nodes = (
@@ -182,7 +182,7 @@ def test_memory_that_runs_out_all_the_same_is_told_with_what_would_fit(monkeypat
         prompt[node]["inputs"] |= {"device": "CPU", "weights": "ram"}
     prompt["1"]["inputs"] |= {"device": "Vulkan0", "weights": "device"}
     monkeypatch.setattr(measured, "_running", lambda: prompt)
-    monkeypatch.setattr(watcher, "_watcher", measured.OBSERVER)
+    monkeypatch.setattr(host.COMFYUI, "observer", measured.OBSERVER)
     with pytest.raises(Exception, match="Vulkan0") as caught:
         for _ in run(prompt):
             pass

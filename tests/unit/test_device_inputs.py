@@ -9,7 +9,7 @@ import pytest
 
 from tests.pack import part
 
-placement = part("nodes.loaders.device_inputs")
+placement, host = part("nodes.loaders.device_inputs"), part("nodes.components.host")
 client = part("native.client")
 
 
@@ -38,8 +38,8 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     found = Machine(INTEGRATED, RADEON, CPU)
-    monkeypatch.setattr(placement, "shared", lambda: found)
-    monkeypatch.setattr(placement, "_known", [])
+    monkeypatch.setattr(host, "shared", lambda: found)
+    monkeypatch.setattr(host.COMFYUI, "device_names", [])
     return found
 
 

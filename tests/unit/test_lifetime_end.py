@@ -16,12 +16,12 @@ import torch
 
 from tests.pack import part
 
-residency = part("nodes.components.lifetime")
-residency._GRACE = 0.0
+lifetime = part("nodes.components.lifetime")
+lifetime._GRACE = 0.0
+lifetimes = lifetime.ProcessLifetimes()
 
 
 class Model:
-    dry_run = False
     weights = file_weights = SimpleNamespace(digest="the weights")
     placement = None
 
@@ -38,9 +38,9 @@ class Owner:
 
 
 owner = Owner()
-kept = residency.LoadedWeights(Model(), owner)
+kept = lifetime.LoadedWeights(Model(), owner, lifetimes)
 del owner
-while residency._orphans:
+while lifetimes._orphans:
     time.sleep(0.01)
 time.sleep(0.3)
 """

@@ -113,7 +113,7 @@ def test_choice_of_where_weights_live_reaches_every_model(
     expected = (device, chosen.get("weights", "auto"), chosen.get("budget", 0) << 20)
     for module in held:
         placement = module.engine_model.placement
-        assert (placement.device, placement.weights, placement.budget) == expected
+        assert (placement.device, placement.residency, placement.budget) == expected
 
 
 def test_modules_have_their_weights_under_dynamic_vram(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

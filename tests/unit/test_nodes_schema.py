@@ -12,7 +12,7 @@ import pytest
 from tests.pack import load, part
 
 extension = part("nodes.extension")
-placement = part("nodes.loaders.device_inputs")
+host = part("nodes.components.host")
 client = part("native.client")
 
 import execution  # noqa: E402
@@ -49,8 +49,8 @@ def no_runner(monkeypatch: pytest.MonkeyPatch) -> None:
         def devices(self) -> list[Any]:
             return [client.Device("CPU", "a processor", "CPU", 1, 1, 1, ())]
 
-    monkeypatch.setattr(placement, "shared", Machine)
-    monkeypatch.setattr(placement, "_known", [])
+    monkeypatch.setattr(host, "shared", Machine)
+    monkeypatch.setattr(host.COMFYUI, "device_names", [])
 
 
 def errors(class_type: str, **inputs: Any) -> list[str]:

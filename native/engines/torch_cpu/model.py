@@ -65,7 +65,7 @@ class TorchModel(Model):
 
             self._values = Values(self.weights)
             mode = EngineMode(names, self._values, self._vectors, half, interrupted, advance)
-            given = {name: x.detach().to("cpu", copy=True) for name, x in inputs.items()}
+            given = {name: x.detach().clone() for name, x in inputs.items()}  # the function may write to them
             try:
                 with mode:
                     result = function(self.module, given)

@@ -1,0 +1,230 @@
+"""What components ask of the program around them: ComfyUI, or a dry run in which nothing is computed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from fractions import Fraction
+
+import comfy.utils
+import torch
+from comfy import model_management
+from torch import Tensor
+
+from ...native.client import Device, Interrupted, OutOfMemory, RunnerError, shared
+from ...native.engines.choose import check_engine, model_for
+from ...native.engines.dry_run import DryRunModel, Recorder
+from ...native.engines.model import Model
+from ...native.lower import LowerOptions
+from ...native.placement import Placement
+from ...native.weights import WeightSet
+from .lifetime import Lifetimes, ProcessLifetimes
+from .tiling import Tiling, map_tiles, scaled_size, tile_count
+
+Progress = Callable[[int, int], None]  # what is done, and all there is to do
+
+
+class Host(ABC):
+    """The program that components run in."""
+
+    lifetimes: Lifetimes
+
+    @abstractmethod
+    def devices(self) -> list[Device]:
+        """The devices that components can be placed on; raises RunnerError."""
+
+    @abstractmethod
+    def require_device(self, name: str) -> None:
+        """Raise RunnerError where it is known already that there is no such device."""
+
+    @abstractmethod
+    def model_for(
+        self, module: torch.nn.Module, weights: WeightSet, placement: Placement, options: LowerOptions, tokens: int
+    ) -> Model:
+        """The module under an engine, as native.engines.choose has it; raises ValueError for torch on a GPU."""
+
+    @abstractmethod
+    def progress(self) -> Progress:
+        """A new progress bar at the node that is being executed."""
+
+    @abstractmethod
+    def is_interrupted(self) -> bool:
+        """Whether the user wants no more of what is being computed."""
+
+    @abstractmethod
+    def raise_if_interrupted(self) -> None:
+        """Raise what ends an interrupted prompt."""
+
+    @abstractmethod
+    def errors(self, oom_retryable: bool = True) -> AbstractContextManager[None]:
+        """Around calls of an engine: its interruptions and lack of memory as the exceptions that the host handles.
+
+        oom_retryable: False for a lack of memory that ends the job, whatever the host would try.
+        """
+
+    @abstractmethod
+    def on_peak(self, model: Model) -> None:
+        """A model has been loaded or run, and has new `peaks`."""
+
+    @abstractmethod
+    def map_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, scale: Fraction) -> Tensor:
+        """`function` applied to x [batch, channels, height, width] in tiles, as tiling.map_tiles has it."""
+
+
+@dataclass(frozen=True)
+class Observer:
+    """Looks on while components work. The planner does, which stands above them and cannot be imported from here.
+
+    on_peak: called with the most bytes held on each device during a load or run, and the digest of the weights that it
+    was of. explain_oom: the text of an error.
+    """
+
+    on_peak: Callable[[Mapping[str, int], str], None]
+    explain_oom: Callable[[OutOfMemory], str]
+
+
+class ComfyUI(Host):
+    """ComfyUI, which executes prompts in this process."""
+
+    lifetimes: ProcessLifetimes
+
+    def __init__(self) -> None:
+        self.lifetimes = ProcessLifetimes()
+        self.observer = Observer(lambda _peaks, _weights: None, str)
+        self.device_names: list[str] = []  # once this machine has been asked for them
+
+    def devices(self) -> list[Device]:
+        """The devices of this machine, for which the runner is started if need be."""
+        found = shared().devices()
+        self.device_names = [device.name for device in found]
+        return found
+
+    def require_device(self, name: str) -> None:
+        """Nothing: the runner says so when the component is loaded."""
+
+    def model_for(
+        self, module: torch.nn.Module, weights: WeightSet, placement: Placement, options: LowerOptions, tokens: int
+    ) -> Model:
+        """As Host.model_for."""
+        return model_for(module, weights, placement, options, tokens)
+
+    def progress(self) -> Progress:
+        """ComfyUI's progress bar."""
+        bar = comfy.utils.ProgressBar(100)
+        return lambda done, total: bar.update_absolute(done, total)
+
+    def is_interrupted(self) -> bool:
+        """Whether the user has pressed the button."""
+        return bool(model_management.processing_interrupted())
+
+    def raise_if_interrupted(self) -> None:
+        """Raise InterruptProcessingException, once for each time that the button was pressed."""
+        model_management.throw_exception_if_processing_interrupted()
+
+    @contextmanager
+    def errors(self, oom_retryable: bool = True) -> Iterator[None]:
+        """As Host.errors: InterruptProcessingException, and OOM_EXCEPTION or RunnerError."""
+        try:
+            yield
+        except Interrupted:
+            self.raise_if_interrupted()
+            raise model_management.InterruptProcessingException from None
+        except OutOfMemory as error:
+            kind = model_management.OOM_EXCEPTION if oom_retryable else RunnerError
+            raise kind(self.observer.explain_oom(error)) from error
+
+    def on_peak(self, model: Model) -> None:
+        """Tell the observer."""
+        if model.peaks:
+            self.observer.on_peak(model.peaks, model.weights.digest)
+
+    def map_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, scale: Fraction) -> Tensor:
+        """As Host.map_tiles, with progress; where x is no larger than a tile, image after image as a whole."""
+        if x.shape[2] <= tiling.height and x.shape[3] <= tiling.width:
+            return torch.cat([function(image) for image in x.split(1)])
+        progress, count, done = self.progress(), tile_count(x, tiling), 0
+
+        def with_progress(tile: Tensor) -> Tensor:
+            nonlocal done
+            result = function(tile)
+            done += 1
+            progress(done, count)
+            return result
+
+        return map_tiles(with_progress, x, tiling, scale)
+
+
+class DryRunHost(Host):
+    """Nobody: what components would do is noted by a recorder."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.lifetimes = Lifetimes()
+        self._recorder = recorder
+
+    def devices(self) -> list[Device]:
+        """The devices of the machine that is planned for."""
+        return list(self._recorder.machine.devices)
+
+    def require_device(self, name: str) -> None:
+        """Raise RunnerError where the machine has no such device."""
+        machine = self._recorder.machine
+        if name not in [device.name for device in machine.devices]:
+            raise RunnerError(no_such_device(machine.profile or "This machine", name, self.devices()))
+
+    def model_for(
+        self, module: torch.nn.Module, weights: WeightSet, placement: Placement, options: LowerOptions, tokens: int
+    ) -> Model:
+        """A model that computes nothing; no engine's speed is measured."""
+        check_engine(placement)
+        return DryRunModel(module, weights, placement, options, self._recorder)
+
+    def progress(self) -> Progress:
+        """Nobody looks."""
+        return lambda _done, _total: None
+
+    def is_interrupted(self) -> bool:
+        """Never."""
+        return False
+
+    def raise_if_interrupted(self) -> None:
+        """Never."""
+
+    def errors(self, oom_retryable: bool = True) -> AbstractContextManager[None]:
+        """As they are."""
+        return nullcontext()
+
+    def on_peak(self, model: Model) -> None:
+        """There is none."""
+
+    def map_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, scale: Fraction) -> Tensor:
+        """Zeros that take no memory: every tile takes what the first one does, and only that is noted."""
+        tile = function(x[:1, :, : tiling.height, : tiling.width])
+        return torch.zeros(()).expand(x.shape[0], tile.shape[1], *scaled_size(x, scale))
+
+
+COMFYUI = ComfyUI()
+_current: ContextVar[Host] = ContextVar("host", default=COMFYUI)
+
+
+def current_host() -> Host:
+    """The host for which a component or a placement is made now."""
+    return _current.get()
+
+
+@contextmanager
+def dry_run_host(recorder: Recorder) -> Iterator[None]:
+    """Around the loaders' and other nodes' code: what it makes computes nothing, and `recorder` notes what it would."""
+    token = _current.set(DryRunHost(recorder))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def no_such_device(machine: str, name: str | None, found: list[Device]) -> str:
+    """The message for a device that `machine`, in words, does not have."""
+    there = "; ".join(f"{device.name} ({device.description})" for device in found)
+    return f"{machine} has no device {name}. It has: {there}. Choose one of them, or auto."
