@@ -1,27 +1,20 @@
-"""Requests done with nothing behind them: the same decisions to the byte, but no memory, no file and no computing.
-
-Everything that touches memory goes through a Device and a FileWeights; here both only keep account.
-"""
+"""Dry runs: requests done by the runner's own code on devices that count memory, with weights of absent files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from math import prod
-from typing import Any, ClassVar
 
 import numpy as np
 
 from ..errors import Missing, RunnerError
 from ..ggml_types import LAYOUTS, tensor_bytes
 from ..lru import LRU
-from ..placement import CPU
 from ..program import Program
 from ..program.ops import flops
-from ..weights.weight_set import Parameter
 from ..wire.failures import failure
 from ..wire.messages import (
-    DeviceInfo,
     DryRun,
     DryRunRequest,
     DryRunStep,
@@ -33,121 +26,30 @@ from ..wire.messages import (
     UnloadRequest,
     WeightsDescription,
 )
-from .device.buffers import Allocation, describe, device_bytes, require
-from .device.counting import CountingDevice
-from .device.devices import Device, Devices, Limits
-from .device.quirks import is_software
-from .graph.graph import VIEWS, Graph, Needs
+from .device.buffers import describe, device_bytes, require
+from .device.counting import CountingDevice, counting_devices
+from .device.devices import Device
+from .graph.graph import VIEWS, Graph, GraphWeights, ProgramCache
 from .store import Store
-from .weight_memory.repacked import Repacked, Source
-from .weight_memory.resident import FileWeights
+from .weight_memory.files import AbsentFiles
 
 
-class CountedCopies(Repacked):
-    """Repacked copies that are never filled."""
+class DryRunCache:
+    """All that dry runs and estimates remember of programs, so that a plan made before is made at once."""
 
-    def fill(self, tensor: Any, source: Source) -> None:
-        """Nothing."""
-
-
-class CountedWeights(FileWeights):
-    """The weights of files that are not opened."""
-
-    copies = CountedCopies
-
-    def open(self) -> None:
-        """Nothing."""
-
-    def point(self, parameter: Parameter) -> None:
-        """As a place in its file."""
-        self.allocation.device.put(self.allocation.tensors[parameter.name], None, 0)
-
-    def upload(self, parameter: Parameter, advance: Callable[[int], None], interrupted: Callable[[], bool]) -> None:
-        """Nothing."""
-
-    def check_files(self) -> None:
-        """Nothing: the client has read their headers."""
+    def __init__(self) -> None:
+        self.programs = ProgramCache(16)
+        self.estimates: LRU[Hashable, Estimate] = LRU(64)  # but for what the device has
 
 
-class CountedGraph(Graph):
-    """A program whose needs may be known from before."""
-
-    def __init__(self, known: dict[Hashable, Needs], *arguments: Any) -> None:
-        """arguments: as Graph."""
-        self._known = known
-        super().__init__(*arguments)
-
-    def _connect(self, program: Program, weight: Callable[[str], Any], limits: Limits) -> tuple[Any, Needs]:
-        device, files = self.device, self._files
-        key = device.name, device.description, device.traits, files.repacked.nbytes, frozenset(files.streamed)
-        if key in self._known:
-            return None, self._known[key]
-        graph, self._known[key] = super()._connect(program, weight, limits)
-        return graph, self._known[key]
-
-
-class CountedStore(Store):
-    """Weight sets of which nothing is loaded; programs and their needs are remembered."""
-
-    files_type = CountedWeights
-    _parsed: ClassVar[LRU[str, tuple[Program, dict[Hashable, Needs]]]] = LRU(16)  # by digest
-
-    def parsed(self, digest: str) -> Program:
-        """As Store."""
-        serialised = self.serialised(digest)
-        return (self._parsed.get(digest) or self._parsed.put(digest, (Program.from_bytes(serialised), {})))[0]
-
-    def new_graph(self, digest: str, *arguments: Any) -> Graph:
-        """As Store."""
-        known = self._parsed.get(digest)
-        assert known is not None
-        return CountedGraph(known[1], *arguments)
-
-
-class CountingDevices(Devices):
-    """Stand-ins for the devices that have a capacity; those that are imagined need not be there."""
-
-    def __init__(self, devices: Devices, capacity: Mapping[str, int], foreign: Sequence[DeviceInfo]) -> None:
-        """foreign: devices of another machine."""
-        infos = {each.name: each for each in foreign}
-        made = [_counting_device(devices, name, nbytes, infos.get(name)) for name, nbytes in capacity.items()]
-        in_ram = [device for device in made if _takes_ram(device)]
-        for device in in_ram if CPU in capacity else ():
-            device.in_ram, device.ram = in_ram, capacity[CPU]
-        self._all = [*made]
-
-    def all(self) -> list[Device]:
-        """As Devices."""
-        return list(self._all or ())
-
-    def known(self) -> list[Device]:
-        """As Devices."""
-        return self.all()
-
-
-def _counting_device(devices: Devices, name: str, nbytes: int, info: DeviceInfo | None) -> CountingDevice:
-    """For a device of another machine, one that is counted on a device of its driver, or on the CPU."""
-    if info is None:
-        return CountingDevice(devices.find(name), nbytes)
-    kind = name.rstrip("0123456789")
-    alike = [device for device in devices.all() if device.name.rstrip("0123456789") == kind]
-    made = CountingDevice((alike or [devices.find(CPU)])[0], nbytes)
-    made.become(info)
-    return made
-
-
-def _takes_ram(device: Device) -> bool:
-    return device.type in (CPU, "IGPU") or is_software(device.description)
-
-
-def dry_run(real: Store, limits: Limits, request: DryRunRequest) -> DryRun:
+def dry_run(real: Store, cache: DryRunCache, request: DryRunRequest) -> DryRun:
     """Counts what each step after the other takes of empty devices, until one cannot be done.
 
     real: whose devices and programs they are about. Devices that compute in RAM take of the CPU's capacity too.
     Raises Missing for programs that the client has not sent.
     """
-    devices = CountingDevices(real.devices, request.capacity, request.foreign)
-    store = CountedStore(devices, limits, real.programs)
+    devices = counting_devices(real.devices, request.capacity, request.foreign)
+    store = Store(devices, AbsentFiles, real.programs, cache.programs)
     external = _External(store)
     done: list[DryRunStep] = []
     try:
@@ -159,7 +61,7 @@ def dry_run(real: Store, limits: Limits, request: DryRunRequest) -> DryRun:
                 if isinstance(step, ExternalModel):
                     external.come(step)
                 elif isinstance(step, EstimateRequest):
-                    measured = estimate(store, limits, step)
+                    measured = estimate(store, cache, step)
                 else:
                     external.yield_memory()
                     _do(store, step, request.weights)
@@ -250,11 +152,10 @@ def _never() -> bool:
     return False
 
 
-_UNLIMITED = 1 << 62
-_estimates: LRU[Hashable, Estimate] = LRU(64)  # but for what the device has
+_UNLIMITED = 1 << 62  # bytes
 
 
-def estimate(store: Store, limits: Limits, request: EstimateRequest) -> Estimate:
+def estimate(store: Store, cache: DryRunCache, request: EstimateRequest) -> Estimate:
     """Estimates the memory and arithmetic that a program takes on a device.
 
     The headroom is what is free and what idle programs give back: other models' weights stay for a larger tile.
@@ -262,15 +163,15 @@ def estimate(store: Store, limits: Limits, request: EstimateRequest) -> Estimate
     """
     device = store.devices.find(request.placement.device)
     key = request.program, device.name, device.description, device.traits
-    taken = _estimates.get(key)
+    taken = cache.estimates.get(key)
     if taken is None:
-        taken = _estimates.put(key, _taken(request.name, store.parsed(request.program), device))
+        taken = cache.estimates.put(key, _taken(request.name, store.parsed(request.program)[0], device))
     there = [loaded for key, loaded in store.loaded() if key.device == device.name]
     idle = [loaded.graph.compute_bytes + loaded.graph.constant_bytes for loaded in there if loaded.graph]
     return replace(
         taken,
         headroom=device.memory()[0] + sum(idle),
-        largest_buffer=min(device.largest_buffer, limits.largest_buffer or 1 << 62),
+        largest_buffer=device.largest_buffer,
         operation_limit=device.traits.largest_operation,
     )
 
@@ -282,7 +183,7 @@ def _taken(name: str, program: Program, device: Device) -> Estimate:
     for tensor in weights.tensors.values():
         counting_device.put(tensor, None, 0)
     try:
-        graph = Graph(name, program, weights.tensors.__getitem__, _Described(weights), Limits(device.threads))
+        graph = Graph(name, program, GraphWeights(counting_device, weights.tensors.__getitem__))
         made = [row for row in rows if row.kind == "input" or (row.kind == "op" and row.name not in VIEWS)]
         taken = Estimate(
             compute=graph.compute_bytes,
@@ -299,11 +200,3 @@ def _taken(name: str, program: Program, device: Device) -> Estimate:
         return taken
     finally:
         weights.free()
-
-
-class _Described(FileWeights):
-    """The weights of a program, in no file."""
-
-    def __init__(self, allocation: Allocation) -> None:
-        self.allocation = allocation
-        self.streamed = {}

@@ -37,9 +37,8 @@ from ..wire.messages import (
     Work,
 )
 from ..wire.shared_memory import ArenaView
-from .device import devices
-from .device.devices import Limits
-from .dry_run import dry_run, estimate
+from .device.devices import Limits, ggml_devices
+from .dry_run import DryRunCache, dry_run, estimate
 from .graph.execute import execute
 from .graph.profile import seconds_of_rows
 from .process_memory import process_memory, trim_heap
@@ -56,11 +55,9 @@ class Service:
         self._arena = arena
         self._current = 0  # number of the request being worked on
         self._interrupted = -1
-        self._limits = limits
-        self._devices = devices.Devices(
-            limits.threads, limits.device_memory, self._is_interrupted, self._announce_drivers
-        )
-        self._store = Store(self._devices, limits)
+        self._devices = ggml_devices(limits, self._is_interrupted, self._announce_drivers)
+        self._store = Store(self._devices)
+        self._dry_run_cache = DryRunCache()
 
     def interrupt(self, request: int) -> None:
         """End a request at the next opportunity; called from the reader's thread."""
@@ -94,7 +91,9 @@ class Service:
             case LoadRequest():
                 files = self._store.load(request, self._progress(number), self._is_interrupted).files
                 files.check_files()
-                return LoadReport(files.mapped, files.copied, files.repacked.nbytes, files.streamed_nbytes)
+                return LoadReport(
+                    files.mapped_bytes, files.copied_bytes, files.repacked.weight_bytes, files.streamed_bytes
+                )
             case ArrayRequest(device, digest, nbytes, arena):
                 arrays = self._store.arrays(self._devices.find(device))
                 arrays.fill(digest, self._shared(arena)[:nbytes])
@@ -115,9 +114,9 @@ class Service:
                 seconds = seconds_of_rows(graph, self._shared(run.arena), run.inputs, self._is_interrupted, report)
                 return ProfileReply(tuple(seconds.items()))
             case DryRunRequest():
-                return dry_run(self._store, self._limits, request)
+                return dry_run(self._store, self._dry_run_cache, request)
             case EstimateRequest():
-                return estimate(self._store, self._limits, request)
+                return estimate(self._store, self._dry_run_cache, request)
         return Done()
 
     def _memory(self) -> MemoryReport:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple, TypeVar
 
 from ..errors import IsInterrupted, Missing, OutOfMemory, RunnerError
@@ -13,11 +12,12 @@ from ..placement import AUTO, CPU, DEVICE, RAM, Placement
 from ..program import Program
 from ..weights.weight_set import WeightSet
 from ..wire.messages import LoadRequest, ModelMemory, RunRequest, UnloadRequest, WeightsDescription
-from .device.budget import Budget, OverBudget
-from .device.devices import Device, Devices, Limits
-from .graph.graph import Graph
+from .device.buffers import Budget, OverBudget
+from .device.devices import Device, Devices
+from .graph.graph import Graph, GraphWeights, Needs, ProgramCache
 from .weight_memory.arrays import Arrays
-from .weight_memory.resident import FileWeights, Progress
+from .weight_memory.files import FileSource, MappedFiles, Progress
+from .weight_memory.resident import FileWeights
 
 _PROGRAM_BYTES = 32 << 20  # of serialised programs; the client sends one again where it is missing
 Made = TypeVar("Made")
@@ -41,7 +41,7 @@ class LoadedWeights:
         self.files = files
         self.files_key = files_key
         self.arrays = {array.name: array.digest for array in described.arrays}
-        self.array_bytes = arrays.nbytes(set(self.arrays.values()))
+        self.array_bytes = arrays.weight_bytes(set(self.arrays.values()))
         self.graph: Graph | None = None
         self.program = ""  # digest of what the graph was built from
         self._placed = arrays
@@ -55,10 +55,16 @@ class LoadedWeights:
             raise RunnerError(f"{self.name} has no weight {name}")
         return tensor
 
+    def graph_weights(self) -> GraphWeights:
+        """All that a program computes with."""
+        files = self.files
+        device, repacked_bytes = files.allocation.device, files.repacked.weight_bytes
+        return GraphWeights(device, self.weight, files.streamed_tensors, files.fill, repacked_bytes)
+
     @property
     def weight_bytes(self) -> int:
         """Device memory of its weights."""
-        return self.files.copied + self.files.repacked.nbytes + self.array_bytes
+        return self.files.weight_bytes + self.array_bytes
 
     def drop_graph(self) -> None:
         """Free the built program and its compute buffer."""
@@ -75,10 +81,10 @@ class LoadedWeights:
             device=key.device,
             budget=key.budget,
             files_digest=self.files_key.digest,
-            mapped=files.mapped,
-            copied=files.copied,
-            repacked=files.repacked.nbytes,
-            streamed=files.streamed_nbytes,
+            mapped=files.mapped_bytes,
+            copied=files.copied_bytes,
+            repacked=files.repacked.weight_bytes,
+            streamed=files.streamed_bytes,
             staging=graph.staging_bytes if graph else 0,
             buffers=len(files.allocation.buffers),
             arrays=self.array_bytes,
@@ -91,12 +97,18 @@ class LoadedWeights:
 class Store:
     """Loaded weight sets, the least recently used first, and the programs that the client sent."""
 
-    files_type = FileWeights
+    def __init__(
+        self, devices: Devices, source: Callable[[WeightSet], FileSource] = MappedFiles,
+        programs: LRU[str, bytes] | None = None, cache: ProgramCache | None = None,
+    ) -> None:  # fmt: skip
+        """source: of weights that lie in files. programs: serialised, by digest; none are known at first.
 
-    def __init__(self, devices: Devices, limits: Limits, programs: LRU[str, bytes] | None = None) -> None:
+        cache: of parsed programs and their needs, for devices that only count.
+        """
         self.devices = devices
-        self.limits = limits
-        self.programs = programs or LRU[str, bytes](_PROGRAM_BYTES, len)  # serialised, by digest
+        self.programs = programs or LRU[str, bytes](_PROGRAM_BYTES, len)
+        self._source = source
+        self._cache = cache
         self.loads = 0  # times that weights were brought from their files
         self._sets: OrderedDict[Key, LoadedWeights] = OrderedDict()
         self._files: dict[Key, FileWeights] = {}
@@ -142,11 +154,11 @@ class Store:
             raise
         if loaded.graph is not None and loaded.program == request.program:
             return loaded.graph
-        program = self.parsed(request.program)
+        parsed = self.parsed(request.program)
 
         def build(key: Key) -> Graph:
             there = self._sets.get(key) or self._load(key, device, loaded.described, progress, interrupted)
-            return self._build(there, key, device, request.program, program)
+            return self._build(there, key, device, request.program, *parsed)
 
         return self._or_streamed(key, request.placement, build)
 
@@ -189,13 +201,10 @@ class Store:
             raise Missing("program", (digest,))
         return found
 
-    def parsed(self, digest: str) -> Program:
-        """A program by its digest; raises Missing, and what Program.from_bytes does."""
-        return Program.from_bytes(self.serialised(digest))
-
-    def new_graph(self, digest: str, *arguments: Any) -> Graph:
-        """The program of that digest as a Graph, made of its arguments."""
-        return Graph(*arguments)
+    def parsed(self, digest: str) -> tuple[Program, dict[Hashable, Needs] | None]:
+        """A program by its digest, and its known needs; raises Missing, and what Program.from_bytes does."""
+        serialised = self.serialised(digest)
+        return self._cache.parsed(digest, serialised) if self._cache else (Program.from_bytes(serialised), None)
 
     def _resolve(self, digest: str, placement: Placement, device: Device) -> tuple[Key, LoadedWeights | None]:
         """The weight set that a request is about, which is now the one used last, if it is loaded."""
@@ -214,16 +223,18 @@ class Store:
         files_key = key._replace(digest=described.files_digest)
         self._arriving = {array.digest for array in described.arrays}
         announced = [(array.digest, array.type, array.shape) for array in described.arrays]
-        arrays, label, largest = self.arrays(device), f"the patches of {described.name}", self.limits.largest_buffer
-        missing = self._evicting(device, files_key, lambda: arrays.place(announced, label, largest))
+        arrays, label = self.arrays(device), f"the patches of {described.name}"
+        missing = self._evicting(device, files_key, lambda: arrays.place(announced, label))
         if missing:
             raise Missing("arrays", tuple(missing))
         if files_key not in self._files:
             weights = WeightSet(described.name, {each.name: each for each in described.parameters}, described.files)
             if key.residency != RAM and key.budget:
                 _check_budget(weights, key)
-            load = partial(self.files_type, weights, device, progress, interrupted, largest, key.residency)
-            self._files[files_key] = self._evicting(device, files_key, load)
+            self._files[files_key] = self._evicting(
+                device, files_key,
+                lambda: FileWeights(weights, device, self._source(weights), progress, interrupted, key.residency),
+            )  # fmt: skip
             self.loads += 1
         loaded = self._sets[key] = LoadedWeights(described, self._files[files_key], files_key, arrays)
         self._arriving = set()
@@ -231,14 +242,19 @@ class Store:
         self._collect()
         return loaded
 
-    def _build(self, loaded: LoadedWeights, key: Key, device: Device, digest: str, program: Program) -> Graph:
-        """Build a program for a loaded set, in place of the one that was."""
+    def _build(
+        self, loaded: LoadedWeights, key: Key, device: Device, digest: str, program: Program,
+        known: dict[Hashable, Needs] | None,
+    ) -> Graph:  # fmt: skip
+        """Build a program for a loaded set, in place of the one that was; known: as for Graph."""
         for each in (loaded, *self._siblings(key).values()):  # also as weights are freed that their graphs point to
             each.drop_graph()
         loaded.files.unrepack_for(program)
         budget = Budget(key.budget, loaded.weight_bytes) if key.budget else None
-        arguments = loaded.name, program, loaded.weight, loaded.files, self.limits, budget
-        loaded.graph = self._evicting(device, loaded.files_key, lambda: self.new_graph(digest, *arguments))
+        weights = loaded.graph_weights()
+        loaded.graph = self._evicting(
+            device, loaded.files_key, lambda: Graph(loaded.name, program, weights, budget, known)
+        )
         loaded.program = digest
         return loaded.graph
 

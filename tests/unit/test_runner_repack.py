@@ -14,8 +14,9 @@ from native.client import Runner
 from native.errors import Interrupted
 from native.placement import DEVICE, Placement
 from native.program import Program
-from native.runner.device.devices import Device
+from native.runner.device.devices import Device, GgmlDevice, Limits
 from native.runner.ggml_binding import ggml
+from native.runner.weight_memory.files import MappedFiles
 from native.runner.weight_memory.resident import FileWeights
 from native.weights.weight_set import WeightSet
 from tests.runner_toys import Table, linear, new_runner, relative_error, weight_file
@@ -35,7 +36,7 @@ def runner() -> Iterator[Runner]:
 
 @pytest.fixture
 def cpu() -> Device:
-    return Device(ggml.ggml_backend_reg_dev_get(ggml.ggml_backend_cpu_reg(), 0), 2, None, lambda: False)
+    return GgmlDevice(ggml.ggml_backend_reg_dev_get(ggml.ggml_backend_cpu_reg(), 0), Limits(2), lambda: False)
 
 
 def quantized(rows: int, columns: int) -> tuple[Matrix, np.ndarray]:
@@ -45,7 +46,7 @@ def quantized(rows: int, columns: int) -> tuple[Matrix, np.ndarray]:
 
 
 def load(weights: WeightSet, device: Device) -> FileWeights:
-    return FileWeights(weights, device, lambda _done, _total: None, lambda: False, None, DEVICE)
+    return FileWeights(weights, device, MappedFiles(weights), lambda _done, _total: None, lambda: False, DEVICE)
 
 
 def buffer_type(tensor: Any) -> str:
@@ -74,10 +75,10 @@ def test_only_matrices_that_the_layout_has_lie_in_it(cpu: Device, tmp_path: Path
     places = {name: buffer_type(loaded.tensor(name)) for name in weights.parameters}
     assert {name for name, place in places.items() if place == "CPU_REPACK"} == {"w"}
     sizes = {name: parameter.nbytes for name, parameter in weights.parameters.items()}
-    assert loaded.repacked.nbytes == sizes["w"]
-    assert loaded.mapped == sum(sizes.values()) - sizes["w"] - sizes["converted"]
-    assert loaded.copied == sizes["converted"] // 2
-    assert cpu.held == loaded.repacked.nbytes + loaded.copied
+    assert loaded.repacked.weight_bytes == sizes["w"]
+    assert loaded.mapped_bytes == sum(sizes.values()) - sizes["w"] - sizes["converted"]
+    assert loaded.copied_bytes == sizes["converted"] // 2
+    assert cpu.held == loaded.repacked.weight_bytes + loaded.copied_bytes
     loaded.free()
     assert cpu.held == 0
 
@@ -87,7 +88,7 @@ def test_a_cpu_without_the_layout_maps_everything(cpu: Device, tmp_path: Path) -
     weights = mixed(tmp_path / "w")
     loaded = load(weights, cpu)
     assert {buffer_type(loaded.tensor(name)) for name in weights.parameters} == {"CPU_Mapped", "CPU"}
-    assert loaded.repacked.nbytes == 0
+    assert loaded.repacked.weight_bytes == 0
     loaded.free()
 
 
@@ -95,8 +96,9 @@ def test_an_interruption_between_tensors_leaves_nothing(cpu: Device, tmp_path: P
     weights = weight_file(tmp_path / "w", {f"w{n}": quantized(256, 256)[0] for n in range(9)})
     size = weights.parameters["w0"].nbytes
     seen: list[tuple[int, int]] = []
+    source = MappedFiles(weights)
     with pytest.raises(Interrupted, match="the weights of toy"):
-        FileWeights(weights, cpu, lambda *done: seen.append(done), lambda: len(seen) == 3, None, DEVICE)
+        FileWeights(weights, cpu, source, lambda *done: seen.append(done), lambda: len(seen) == 3, DEVICE)
     assert seen == [(size * n, size * 9) for n in (1, 2, 3)]
     assert cpu.held == 0
 

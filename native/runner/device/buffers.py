@@ -1,13 +1,18 @@
-"""Places tensors in device memory: exact sizes first, several buffers where a device's largest one is too small."""
+"""Allocates tensors in device memory: exact sizes, several buffers where one is too small, budgets of components.
+
+All sizes in bytes.
+"""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from ...errors import OutOfMemory, RunnerError
 from ...ggml_types import LAYOUTS
+from ...placement import MIB
 from ..ggml_binding import context, ggml
 from .devices import Device
 
@@ -20,13 +25,14 @@ class Allocation:
     def __init__(self, tensors: dict[str, Any], described_in: Any, device: Device) -> None:
         self.tensors = tensors
         self.device = device
-        self.nbytes = 0  # allocated on the device, not counting memory mapped from files
+        self.nbytes = 0  # allocated on the device; what is mapped from files is not
         self._context = described_in
         self.buffers: list[Any] = []
 
     def adopt(self, buffer: Any, allocated: int) -> None:
-        """Free `buffer` together with this; `allocated` bytes of it are device memory of our own."""
-        self.buffers.append(buffer)
+        """Free `buffer`, if there is one, together with this; `allocated` bytes of it are device memory of its own."""
+        if buffer:
+            self.buffers.append(buffer)
         self.nbytes += allocated
         self.device.hold(allocated)
 
@@ -57,17 +63,14 @@ def describe(device: Device, tensors: Iterable[tuple[str, str, Ne]]) -> Allocati
     return Allocation(named, made, device)
 
 
-def allocate(
-    allocation: Allocation, names: Iterable[str], what: str, largest: int | None = None, buffer_type: int | None = None
-) -> None:
-    """Give the tensors `names` memory on their device; `what` is for the message of OutOfMemory.
+def allocate(allocation: Allocation, names: Iterable[str], label: str, buffer_type: int | None = None) -> None:
+    """Give the tensors `names` memory on their device; no buffer is larger than its largest, but for a single tensor.
 
-    No buffer is larger than the device's largest (or `largest` bytes), but for a single tensor that is.
-    buffer_type: of the device; its usual one unless it is said.
+    label: for the message. buffer_type: of the device; its usual one unless it is said. Raises OutOfMemory.
     """
     device = allocation.device
     buffer_type = buffer_type or device.buffer_type
-    limit = min(ggml.ggml_backend_buft_get_max_size(buffer_type), largest or 1 << 62)
+    limit = device.max_buffer(buffer_type)
     groups: list[tuple[list[tuple[Any, int]], int]] = []  # tensors with offsets, bytes of their buffer
     for name in names:
         tensor = allocation.tensors[name]
@@ -78,31 +81,59 @@ def allocate(
             groups[-1] = members, end + size
         else:
             groups.append(([(tensor, 0)], size))
-    require(device, what, sum(size for _, size in groups))
+    require(device, label, sum(size for _, size in groups))
     for members, size in groups:
-        buffer = new_buffer(device, buffer_type, size, what)
+        buffer = new_buffer(device, buffer_type, size, label)
         allocation.adopt(buffer, size)
         for tensor, offset in members:
             device.put(tensor, buffer, offset)
 
 
 def device_bytes(buffer_type: int, tensor: Any) -> int:
-    """Bytes that a tensor takes in a buffer of that type, up to where the next may begin."""
+    """The size of a tensor in a buffer of that type, up to where the next may begin."""
     alignment = ggml.ggml_backend_buft_get_alignment(buffer_type)
     return -(-ggml.ggml_backend_buft_get_alloc_size(buffer_type, tensor) // alignment) * alignment
 
 
-def new_buffer(device: Device, buffer_type: int, size: int, what: str) -> Any:
+def new_buffer(device: Device, buffer_type: int, size: int, label: str) -> Any:
     """A buffer for weights; raises OutOfMemory when the driver refuses."""
     buffer = device.new_buffer(buffer_type, size)
     if not buffer:
-        raise OutOfMemory(device.name, f"{what} (a buffer the driver refused)", size, device.memory()[0])
+        raise OutOfMemory(device.name, f"{label} (a buffer the driver refused)", size, device.memory()[0])
     ggml.ggml_backend_buffer_set_usage(buffer, 1)  # GGML_BACKEND_BUFFER_USAGE_WEIGHTS
     return buffer
 
 
-def require(device: Device, what: str, nbytes: int) -> None:
+def require(device: Device, label: str, nbytes: int) -> None:
     """Raise OutOfMemory unless the device has `nbytes` free."""
     free, _ = device.memory()
     if nbytes > free:
-        raise OutOfMemory(device.name, what, nbytes, free)
+        raise OutOfMemory(device.name, label, nbytes, free)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a component may take of a device, and how much of that its weights have there already."""
+
+    total: int
+    taken: int
+
+    @property
+    def headroom(self) -> int:
+        """What is left for all else; negative where the weights alone are too much."""
+        return self.total - self.taken
+
+
+class OverBudget(RunnerError):
+    """A component for which its budget is too small; the message names the smallest that is enough."""
+
+    def __init__(self, name: str, device: str, budget: Budget, computing: int, passing: int) -> None:
+        """computing: for the compute buffer and constants; passing: for what streamed weights pass through."""
+        weights = budget.taken + passing
+        needed = -(-(computing + weights) // MIB)
+        ram = "" if passing else ', choose "ram" for its weights'
+        super().__init__(
+            f"The budget of {name} on {device} is {budget.total // MIB:,} MiB, but it needs {needed:,} MiB: "
+            f"{weights / MIB:,.1f} for weights and {computing / MIB:,.1f} to compute. Raise the budget to "
+            f"{needed:,}{ram}, or make the picture smaller."
+        )

@@ -1,55 +1,89 @@
-"""A device with nothing behind it: what is allocated there is only counted."""
+"""A device that counts the memory it is asked for, and has none."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ...placement import CPU
 from ...wire.messages import DeviceInfo
 from ..ggml_binding import ggml
-from .devices import Device
-from .quirks import traits_of
+from .devices import Device, Devices
+from .quirks import is_software
 
 _SOMEWHERE = 1 << 12  # an address that nobody reads: ggml's allocator leaves alone what has one
 
 
 class CountingDevice(Device):
-    """Like `device`, with `capacity` bytes that are all free at first."""
+    """Has `capacity` bytes that are all free at first; nothing is allocated, written or computed."""
 
-    def __init__(self, device: Device, capacity: int) -> None:
-        vars(self).update(vars(device))
-        self.held = self.peak = self.request_peak = 0
-        self.capacity = capacity
-        self.in_ram: Sequence[Device] = ()  # itself and what else takes of `ram` bytes together with it
-        self.ram = 0
-        self._backend = None
+    def __init__(self, model: Device, capacity: int, info: DeviceInfo | None = None) -> None:
+        """model: a real device, whose ggml device tells sizes and what operations are supported.
 
-    def become(self, info: DeviceInfo) -> None:
-        """Be a device of another machine."""
-        self.name, self.type, self.description, self.features = info.name, info.type, info.description, info.features
-        self.traits = traits_of(info)
+        info: of the device that this one counts for, where that is another one than `model`.
+        """
+        super().__init__(
+            info or model.info, model.handle, (model.buffer_type, model.repack_buffer_type), model.limits, model.driver
+        )
+        self._capacity = capacity
+        self._sharers: Sequence[Device] = ()  # itself and the others that take from the same RAM
+        self._ram = 0  # bytes of it
+
+    def share_ram(self, nbytes: int, sharers: Sequence[Device]) -> None:
+        """From now on all of `sharers` together, itself among them, have no more than that."""
+        self._ram, self._sharers = nbytes, sharers
 
     def memory(self) -> tuple[int, int]:
-        """As Device."""
-        free = self.capacity - self.held
-        if self.in_ram:
-            free = min(free, self.ram - sum(device.held for device in self.in_ram))
-        return max(0, free), self.capacity
+        """Free and total bytes, by what is counted."""
+        free = self._capacity - self.held
+        if self._sharers:
+            free = min(free, self._ram - sum(device.held for device in self._sharers))
+        return max(0, free), self._capacity
 
     def new_buffer(self, buffer_type: int, size: int) -> Any:
         """A buffer of that type without any memory."""
         return ggml.ggml_backend_buft_alloc_buffer(buffer_type, 0)
 
+    def map_buffer(self, data: np.ndarray) -> Any:
+        """No buffer: `put` needs none."""
+        return None
+
     def put(self, tensor: Any, buffer: Any, offset: int) -> None:
-        """A place that nobody looks at, in a buffer of the type that ggml asks for."""
+        """Give a tensor a place that nobody looks at, in a buffer of the type that ggml asks for."""
         tensor.contents.buffer = buffer
         tensor.contents.data = _SOMEWHERE
 
     def write(self, tensor: Any, data: np.ndarray, offset: int = 0) -> None:
-        """Nothing."""
+        """Nothing is written."""
 
     def place_graph(self, allocator: int, graph: Any) -> bool:
-        """Nothing; it would succeed."""
+        """True; nothing is allocated."""
         return True
+
+    def compute(self, graph: Any) -> int:
+        """GGML_STATUS_SUCCESS; nothing is computed."""
+        return 0
+
+
+def counting_devices(real: Devices, capacity: Mapping[str, int], foreign: Sequence[DeviceInfo]) -> Devices:
+    """A counting device for each that has a capacity in bytes; those that compute in RAM take of the CPU's too.
+
+    foreign: those among them that belong to another machine. Raises RunnerError for one that is nowhere.
+    """
+    infos = {each.name: each for each in foreign}
+    made = [_counting_device(real, name, nbytes, infos.get(name)) for name, nbytes in capacity.items()]
+    in_ram = [device for device in made if device.type in (CPU, "IGPU") or is_software(device.description)]
+    for device in in_ram if CPU in capacity else ():
+        device.share_ram(capacity[CPU], in_ram)
+    return Devices(made, lambda: made)
+
+
+def _counting_device(real: Devices, name: str, nbytes: int, info: DeviceInfo | None) -> CountingDevice:
+    """For a device of another machine, one that is modelled on a device of its driver, or on the CPU."""
+    if info is None:
+        return CountingDevice(real.find(name), nbytes)
+    kind = name.rstrip("0123456789")
+    alike = [device for device in real.all() if device.name.rstrip("0123456789") == kind]
+    return CountingDevice((alike or [real.find(CPU)])[0], nbytes, info)

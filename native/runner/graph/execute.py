@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -50,7 +49,7 @@ def compute(graph: Graph, nodes: Any, interrupted: Callable[[], bool]) -> None:
     """Compute some nodes of the graph and wait for them; raises Interrupted and RunnerError."""
     if interrupted():
         raise Interrupted("the run was interrupted")
-    status = ggml.ggml_backend_graph_compute(graph.device.backend, ctypes.byref(nodes))
+    status = graph.device.compute(nodes)
     if status == _ABORTED:
         raise Interrupted("the run was interrupted")
     if status != 0:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import ctypes
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from math import inf, prod
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from ...errors import OutOfMemory, RunnerError
 from ...ggml_types import LAYOUTS
+from ...lru import LRU
 from ...program import Program, Tensor
 from ...program.ops import flops
-from ..device.budget import Budget, OverBudget
-from ..device.buffers import Allocation, allocate, describe, device_bytes, require
-from ..device.devices import Device, Limits
+from ..device.buffers import Allocation, Budget, OverBudget, allocate, describe, device_bytes, require
+from ..device.devices import Device
 from ..ggml_binding import context, ggml, torch_shape_to_ne
-from ..weight_memory.resident import FileWeights
 from ..weight_memory.streamed import Stream, Uses, plan, stops
 from .operations import BUILDERS, Call, OperationFault
 from .segments import _layout_is_known, _segments, cuts
@@ -35,7 +34,7 @@ class ProgramFault(RunnerError):
 
 @dataclass(frozen=True)
 class Needs:
-    """What a program takes besides its constants: bytes of the compute buffer and of the CPU backend's scratch.
+    """The needs of a program besides its constants: bytes of the compute buffer and of the CPU backend's scratch.
 
     uses: its streamed weights, and the first and last segment that compute with each.
     """
@@ -46,21 +45,50 @@ class Needs:
     uses: Uses
 
 
+@dataclass(frozen=True)
+class GraphWeights:
+    """The weights that a program computes with, on one device."""
+
+    device: Device
+    tensor: Callable[[str], Any]  # by name; raises RunnerError for an unknown one
+    streamed: Mapping[str, Any] = field(default_factory=dict)  # tensors without memory of their own, by name
+    fill: Callable[[str], None] = lambda _name: None  # writes a streamed weight where its tensor is by then
+    repacked_bytes: int = 0
+
+    def key(self) -> Hashable:
+        """All that a program's needs hang on besides the program."""
+        device = self.device
+        return device.name, device.description, device.traits, self.repacked_bytes, frozenset(self.streamed)
+
+
+class ProgramCache:
+    """Parsed programs by digest, and their needs by GraphWeights.key, so that these are found out once."""
+
+    def __init__(self, capacity: int) -> None:
+        """capacity: programs that are kept."""
+        self._known: LRU[str, tuple[Program, dict[Hashable, Needs]]] = LRU(capacity)
+
+    def parsed(self, digest: str, serialised: bytes) -> tuple[Program, dict[Hashable, Needs]]:
+        """A program and its needs so far; raises what Program.from_bytes does."""
+        return self._known.get(digest) or self._known.put(digest, (Program.from_bytes(serialised), {}))
+
+
 class Graph:
     """A program ready to run: `inputs` and `outputs` as ggml tensors, `segments` as (graph, fraction done after it)."""
 
     def __init__(
-        self, name: str, program: Program, weight: Callable[[str], Any], files: FileWeights, limits: Limits,
-        budget: Budget | None = None,
+        self, name: str, program: Program, weights: GraphWeights, budget: Budget | None = None,
+        known: dict[Hashable, Needs] | None = None,
     ) -> None:  # fmt: skip
-        """budget: None means what is free.
+        """budget: None means what is free. known: needs of the program, with which it is not built anew to be allocated
+        on a device that only counts.
 
         Raises ProgramFault, OutOfMemory, and OverBudget where the budget is too small; then nothing is held.
         """
         self.name = name  # of the model, for messages
-        self.device = files.allocation.device
+        self.device = weights.device
         self.stream: Stream | None = None
-        self._files = files
+        self._weights = weights
         self.compute_bytes = 0  # of the compute buffer
         self.work_bytes = 0  # that the CPU backend needs beside it
         self.constants: Allocation | None = None
@@ -70,7 +98,7 @@ class Graph:
         self._allocator: Any = None
         self._context: Any = None
         try:
-            self._build(program, weight, limits, budget)
+            self._build(program, budget, known)
         except BaseException:
             self.free()
             raise
@@ -100,14 +128,18 @@ class Graph:
     @property
     def staging_bytes(self) -> int:
         """Device memory of streamed weights."""
-        return self.stream.nbytes if self.stream else 0
+        return self.stream.weight_bytes if self.stream else 0
 
-    def _build(self, program: Program, weight: Callable[[str], Any], limits: Limits, budget: Budget | None) -> None:
-        self.constants = self._place_constants(program, limits.largest_buffer)
-        graph, needs = self._connect(program, weight, limits)
-        self._allocate(graph, needs, limits.largest_buffer, budget)
+    def _build(self, program: Program, budget: Budget | None, known: dict[Hashable, Needs] | None) -> None:
+        self.constants = self._place_constants(program)
+        graph, needs = None, None if known is None else known.get(self._weights.key())
+        if needs is None:
+            graph, needs = self._connect(program)
+            if known is not None:
+                known[self._weights.key()] = needs
+        self._allocate(graph, needs, budget)
 
-    def _connect(self, program: Program, weight: Callable[[str], Any], limits: Limits) -> tuple[Any, Needs]:
+    def _connect(self, program: Program) -> tuple[Any, Needs]:
         """The operations as a ggml graph that is not allocated yet."""
         rows = program.tensors
         nodes = 2 * len(rows) + 16  # an operation may take a helper of its own
@@ -119,30 +151,31 @@ class Graph:
         uses: dict[str, tuple[int, int]] = {}  # streamed weights, and the first and last node that compute with one
         for index, row in enumerate(rows):
             try:
-                tensor = self._leaf(row, weight) if row.kind != "op" else self._operation(row, rows, tensors)
+                tensor = self._leaf(row) if row.kind != "op" else self._operation(row, rows, tensors)
             except OperationFault as fault:
                 raise ProgramFault(f"{self.name}: operation {index}, {row_text(row)}, is not valid: {fault}") from fault
             tensors.append(tensor)
             ggml.ggml_build_forward_expand(graph, tensor)
             if row.kind == "op" and row.name not in VIEWS:
-                _note_uses(uses, row, rows, self._files.streamed, max(0, whole.n_nodes - 1) if known else 0)
+                _note_uses(uses, row, rows, self._weights.streamed, max(0, whole.n_nodes - 1) if known else 0)
             if known and (new := whole.n_nodes - len(amounts)):
                 amounts += [0.0] * (new - 1) + [flops(row, [rows[source] for source in row.sources])]
                 self.row_of_node += [-1 if row.name in VIEWS else index] * new
         self.outputs = [_output(program, number, tensors) for number in range(len(program.outputs))]
         self.row_limits = _row_limits(rows)
-        largest = min(self.device.traits.largest_segment, limits.largest_segment or inf)
-        parts = cuts(amounts, largest, stops(uses, self._sizes(uses), len(amounts))) if known else []
+        parts = (
+            cuts(amounts, self.device.largest_segment, stops(uses, self._sizes(uses), len(amounts))) if known else []
+        )
         self.segments = _segments(whole, parts) if known else [(whole, 1.0)]
         ends = [end for end, _ in parts]
         by_segment = {name: (bisect_right(ends, a), bisect_right(ends, b)) for name, (a, b) in uses.items()}
         self._allocator = ggml.ggml_gallocr_new(self.device.buffer_type)
-        size = self._measured(graph, [self._files.allocation.tensors[name] for name in uses])
+        size = self._measured(graph, [self._weights.streamed[name] for name in uses])
         on_cpu = self.device.type == "CPU"
-        work = ggml.ggml_graph_plan(graph, self.device.threads, None).work_size if on_cpu else 0
+        work = ggml.ggml_graph_plan(graph, self.device.limits.threads, None).work_size if on_cpu else 0
         return graph, Needs(size, work, len(self.segments), by_segment)
 
-    def _leaf(self, row: Tensor, weight: Callable[[str], Any]) -> Any:
+    def _leaf(self, row: Tensor) -> Any:
         if row.kind == "input":
             if row.type not in ("F32", "I32"):
                 raise OperationFault(f"an input of type {row.type}")
@@ -154,7 +187,7 @@ class Graph:
             assert self.constants is not None
             found = self.constants.tensors[row.name]
         else:
-            found = weight(row.name)
+            found = self._weights.tensor(row.name)
         _check_result(row, found)
         return found
 
@@ -172,11 +205,11 @@ class Graph:
             raise OperationFault(f"{self.device.name} ({self.device.description}) cannot compute it for {sources}")
         return made
 
-    def _place_constants(self, program: Program, largest: int | None) -> Allocation:
+    def _place_constants(self, program: Program) -> Allocation:
         arrays = {key: np.ascontiguousarray(array) for key, array in program.constants.items()}
         allocation = _describe_constants(self.device, arrays)
         try:
-            allocate(allocation, list(arrays), f"the constants of {self.name}", largest)
+            allocate(allocation, list(arrays), f"the constants of {self.name}")
         except BaseException:
             allocation.free()
             raise
@@ -184,9 +217,9 @@ class Graph:
             self.device.write(allocation.tensors[key], array)
         return allocation
 
-    def _allocate(self, graph: Any, needs: Needs, largest: int | None, budget: Budget | None) -> None:
-        what, size = f"the compute buffer of {self.name}", needs.compute
-        streamed = {name: self._files.allocation.tensors[name] for name in needs.uses}
+    def _allocate(self, graph: Any, needs: Needs, budget: Budget | None) -> None:
+        label, size = f"the compute buffer of {self.name}", needs.compute
+        streamed = {name: self._weights.streamed[name] for name in needs.uses}
         sizes = self._sizes(needs.uses)
         computing = size + self.constant_bytes
         planned = plan(needs.uses, sizes, needs.segments, None if budget is None else budget.headroom - computing)
@@ -194,17 +227,16 @@ class Graph:
             raise OverBudget(self.name, self.device.name, budget, computing, planned.nbytes)
         if streamed:
             name = f"the weights of {self.name} that compute at one time"
-            self.stream = Stream(self.device, planned, streamed, self._files.fill, name, largest)
-        require(self.device, what, size)
+            self.stream = Stream(self.device, planned, streamed, self._weights.fill, name)
+        require(self.device, label, size)
         if not self.device.place_graph(self._allocator, graph):
-            raise OutOfMemory(self.device.name, f"{what} (refused by the driver)", size, self.device.memory()[0])
+            raise OutOfMemory(self.device.name, f"{label} (refused by the driver)", size, self.device.memory()[0])
         self.compute_bytes, self.work_bytes = size, needs.work
         self.device.hold(size)
 
     def _sizes(self, names: Collection[str]) -> dict[str, int]:
         """Bytes of streamed weights on the device."""
-        tensors = self._files.allocation.tensors
-        return {name: device_bytes(self.device.buffer_type, tensors[name]) for name in names}
+        return {name: device_bytes(self.device.buffer_type, self._weights.streamed[name]) for name in names}
 
     def _measured(self, graph: Any, streamed: Collection[Any]) -> int:
         """Bytes of the compute buffer; nothing is allocated."""

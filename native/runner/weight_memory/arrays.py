@@ -17,17 +17,17 @@ class Arrays:
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._groups: dict[str, Allocation] = {}  # array digest -> what it was placed with
+        self._groups: dict[str, Allocation] = {}  # by array digest; those that were placed together share one
         self._empty: set[str] = set()  # placed, not yet filled
 
-    def place(self, arrays: list[tuple[str, str, tuple[int, ...]]], what: str, largest: int | None) -> list[str]:
+    def place(self, arrays: list[tuple[str, str, tuple[int, ...]]], label: str) -> list[str]:
         """Make room for arrays (digest, ggml type, shape); returns the digests whose content is still to come."""
         new = {digest: (type_, shape) for digest, type_, shape in arrays if digest not in self._groups}
         if new:
             described = [(digest, type_, torch_shape_to_ne(shape)) for digest, (type_, shape) in new.items()]
             allocation = describe(self._device, described)
             try:
-                allocate(allocation, list(new), what, largest)
+                allocate(allocation, list(new), label)
             except RunnerError:
                 allocation.free()
                 raise
@@ -49,7 +49,7 @@ class Arrays:
             raise RunnerError(f"no array {digest} was announced")
         return self._groups[digest].tensors[digest]
 
-    def nbytes(self, digests: set[str]) -> int:
+    def weight_bytes(self, digests: set[str]) -> int:
         """Bytes of these arrays themselves, alignment not counted."""
         return sum(ggml.ggml_nbytes(self.tensor(digest)) for digest in digests)
 

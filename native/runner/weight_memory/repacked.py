@@ -7,45 +7,30 @@ a weight needs it as its file has it.
 from __future__ import annotations
 
 import ctypes
-import mmap
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from ...errors import Interrupted
 from ...ggml_types import LAYOUTS
 from ...program import Program, Tensor
+from ...weights.weight_set import Parameter
 from ..device.buffers import Allocation, Ne, allocate, describe, require
 from ..device.devices import Device
-from ..ggml_binding import context, ggml
+from ..ggml_binding import context, ggml, torch_shape_to_ne
 from ..process_memory import trim_heap
+from .files import FileSource, LoadProgress
 
 _PROBE_TOKENS = 4
 _TOGETHER = 16  # rows that the widest of the layouts weaves into one another
 
 
-@dataclass(frozen=True)
-class Source:
-    """A weight as its mapped file has it, `nbytes` from `offset` of the mapping on."""
-
-    name: str
-    type: str
-    ne: Ne
-    mapping: mmap.mmap | None  # None: of a file that is not open
-    offset: int
-    nbytes: int
-
-
 class Repacked:
     """The repacked copies of a weight set's matrices, on one device."""
 
-    def __init__(self, device: Device) -> None:
-        self.nbytes = 0  # allocated for them
+    def __init__(self, device: Device, source: FileSource) -> None:
+        self.weight_bytes = 0  # device memory allocated for them
         self._device = device
+        self._source = source
         self._copies: dict[str, Allocation] = {}
 
     def tensor(self, name: str) -> Any:
@@ -53,35 +38,22 @@ class Repacked:
         copy = self._copies.get(name)
         return copy.tensors[name] if copy else None
 
-    def make(
-        self, sources: Sequence[Source], what: str, advance: Callable[[int], None], interrupted: Callable[[], bool]
-    ) -> None:
-        """Repack weights on as many threads as the device computes with; `advance` gets the bytes of each done.
+    def make(self, parameters: Sequence[Parameter], label: str, loading: LoadProgress) -> None:
+        """Repack weights on as many threads as the device computes with.
 
         Raises OutOfMemory or Interrupted; `free` after either.
         """
-        require(self._device, what, sum(source.nbytes for source in sources))
-        with ThreadPoolExecutor(self._device.threads) as pool:
+        require(self._device, label, sum(parameter.nbytes for parameter in parameters))
+        with ThreadPoolExecutor(self._device.limits.threads) as pool:
             try:
-                repacking = {pool.submit(self.fill, self._place(source, what), source): source for source in sources}
+                repacking = {pool.submit(self._fill, p, self._allocate(p, label)): p for p in parameters}
                 for done in as_completed(repacking):
                     done.result()
-                    if interrupted():
-                        raise Interrupted(f"repacking {what} was interrupted")
-                    advance(repacking[done].nbytes)
+                    loading.check()
+                    loading.advance(repacking[done].nbytes)
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-
-    def fill(self, tensor: Any, source: Source) -> None:
-        """Repack a weight; its pages of the file go back to the system."""
-        assert source.mapping is not None
-        self._device.write(tensor, np.frombuffer(source.mapping, np.uint8, source.nbytes, source.offset))
-        if sys.platform == "linux":  # these pages were read once and count as ours until they are let go
-            first = -(-source.offset // mmap.PAGESIZE) * mmap.PAGESIZE
-            whole = (source.offset + source.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
-            if whole > 0:
-                source.mapping.madvise(mmap.MADV_DONTNEED, first, whole)
 
     def not_repackable(self, program: Program) -> set[str]:
         """The weights here that some operation of the program cannot take repacked, or that it gives out."""
@@ -99,7 +71,7 @@ class Repacked:
         """Free the copies of these weights."""
         leaving = [self._copies.pop(name) for name in names]
         for copy in leaving:
-            self.nbytes -= copy.nbytes
+            self.weight_bytes -= copy.nbytes
             copy.free()
         if leaving:
             trim_heap()
@@ -114,12 +86,17 @@ class Repacked:
             return False
         return columns.type == "F32" and _multiplies(self._device, self.tensor(weight.name), columns.ne)
 
-    def _place(self, source: Source, what: str) -> Any:
-        copy = describe(self._device, [(source.name, source.type, source.ne)])
-        self._copies[source.name] = copy
-        allocate(copy, [source.name], what, buffer_type=self._device.repack_buffer_type)
-        self.nbytes += copy.nbytes
-        return copy.tensors[source.name]
+    def _allocate(self, parameter: Parameter, label: str) -> Any:
+        copy = describe(self._device, [(parameter.name, parameter.type, torch_shape_to_ne(parameter.shape))])
+        self._copies[parameter.name] = copy
+        allocate(copy, [parameter.name], label, self._device.repack_buffer_type)
+        self.weight_bytes += copy.nbytes
+        return copy.tensors[parameter.name]
+
+    def _fill(self, parameter: Parameter, tensor: Any) -> None:
+        """Repack a weight, which ggml does as it is written."""
+        self._device.write(tensor, self._source.stored(parameter))
+        self._source.release(parameter)
 
 
 def _is_part(rows: Sequence[Tensor], row: Tensor) -> bool:
@@ -147,7 +124,7 @@ def repackable(device: Device, type_: str, ne: Ne) -> bool:
 
 
 def _multiplies(device: Device, matrix: Any, columns: Ne) -> bool:
-    """What ggml answers for the product of a matrix, where it lies, with F32 columns of that ne.
+    """Whether ggml supports the product of a matrix, where it lies, with F32 columns of that ne.
 
     Columns in four dimensions are beyond the kernel, which ends the process although ggml says yes.
     """

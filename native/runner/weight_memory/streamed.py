@@ -1,4 +1,4 @@
-"""Weights that do not live on the device: they pass through two buffers, one block while the one before computes."""
+"""Streams weights from RAM through two buffers of a device: one block arrives while the one before computes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which weights keep a place on the device and which pass through it, in blocks of the order they are used in."""
+    """A split of streamed weights: those kept on the device, and blocks that pass through it in the order of use."""
 
     kept: tuple[str, ...]
     blocks: tuple[Block, ...]
@@ -46,7 +46,7 @@ class Plan:
 
 
 def plan(uses: Uses, sizes: Mapping[str, int], segments: int, headroom: int | None) -> Plan:
-    """The plan that keeps as many blocks on the device as fit into `room` bytes; none of them where that is None.
+    """The plan that keeps as many blocks on the device as fit into `headroom` bytes; none of them where that is None.
 
     sizes: bytes on the device by weight. Where not even the smallest plan fits, that one is returned.
     """
@@ -104,9 +104,8 @@ class Stream:
     """The weights of a graph as its plan has them; `wait` and `leave` go around the computing of each segment."""
 
     def __init__(
-        self, device: Device, planned: Plan, tensors: Mapping[str, Any], fill: Callable[[str], None], what: str,
-        largest: int | None,
-    ) -> None:  # fmt: skip
+        self, device: Device, planned: Plan, tensors: Mapping[str, Any], fill: Callable[[str], None], label: str
+    ) -> None:
         """tensors: described, without memory; fill: writes a weight where its tensor is by then.
 
         Raises OutOfMemory; `free` after that, too.
@@ -119,10 +118,10 @@ class Stream:
         self._arriving: list[tuple[int, Future[None]] | None] = [None, None]  # by slot: the block in it or on its way
         self._loader = ThreadPoolExecutor(1, "weights")
         try:
-            require(device, what, planned.nbytes)
-            allocate(self._placed, planned.kept, what, largest)
+            require(device, label, planned.nbytes)
+            allocate(self._placed, planned.kept, label)
             for slot, size in enumerate(planned.staging):
-                self._place(slot, size, f"a staging buffer for {what}")
+                self._place(slot, size, f"a staging buffer for {label}")
             for name in planned.kept:
                 fill(name)
         except BaseException:
@@ -130,7 +129,7 @@ class Stream:
             raise
 
     @property
-    def nbytes(self) -> int:
+    def weight_bytes(self) -> int:
         """Device memory of what is kept and of the staging buffers."""
         return self._placed.nbytes
 
@@ -163,13 +162,13 @@ class Stream:
         for tensor in self._tensors.values():
             tensor.contents.data = tensor.contents.buffer = None
 
-    def _place(self, slot: int, size: int, what: str) -> None:
+    def _place(self, slot: int, size: int, label: str) -> None:
         """Give the weights of every second block their place in one buffer."""
         blocks = self._blocks[slot::2]
         if not blocks:
             return
         device = self._placed.device
-        buffer = new_buffer(device, device.buffer_type, size, what)
+        buffer = new_buffer(device, device.buffer_type, size, label)
         self._placed.adopt(buffer, size)
         for block in blocks:
             offset = 0
