@@ -1,1 +1,1 @@
-"""What computes a component: ggml in the runner process, torch in this one, or nothing in a dry run."""
+"""Engines that compute a component: ggml in the runner process, torch in this one, and none in a dry run."""

@@ -1,4 +1,4 @@
-"""Which engine computes a component: the one that is asked for, or on the CPU the faster one."""
+"""Chooses the engine of a component: the one that is asked for, or on the CPU the faster one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def model_for(
 
 
 def refused(device: str, engine: str | None) -> str | None:
-    """What is wrong with an engine on a device, if anything."""
+    """The message for an engine that cannot compute on a device, None for one that can."""
     if engine == TORCH and device != CPU:
         return f"The engine torch computes on the CPU only, not on {device}: choose the device CPU, or the engine auto."
     return None

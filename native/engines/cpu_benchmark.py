@@ -84,7 +84,7 @@ def _measured(weights: WeightSet, layer: Parameter, placement: Placement, tokens
 
 
 def _problem(shape: tuple[int, ...], tokens: int) -> tuple[torch.nn.Module, torch.Tensor, float]:
-    """A layer with a weight of this shape, what it is measured with, and how many operations that takes."""
+    """A layer with a weight of this shape, an input for it, and the floating-point operations of one run."""
     if len(shape) == 2:
         linear = torch.nn.Linear(shape[1], shape[0], bias=False, device="meta")
         return linear, torch.full((tokens, shape[1]), 0.1), 2.0 * tokens * prod(shape)

@@ -1,10 +1,10 @@
-"""Models that note what they are asked to do instead of doing it, for a plan of what a workflow takes."""
+"""The engine of a dry run: models that record loads and runs instead of doing them, for a plan of the memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Literal
 
 import torch
 
@@ -13,6 +13,7 @@ from ..lower import Lowered, LowerOptions
 from ..lru import LRU
 from ..placement import Placement
 from ..planning import Machine, Part, Plan, plan_of
+from ..program import Program
 from ..trace import Trace
 from ..weights import WeightSet
 from ..wire.messages import DryRun, ExternalModel, Step
@@ -25,17 +26,17 @@ _KEPT = 16  # programs and traces, so that a workflow that was planned before is
 class Recorder:
     """The steps that a workflow's models would take in the runner, each with the part of the workflow it belongs to.
 
-    part: what is being done now; set by whoever walks the workflow.
+    part: of the workflow, whose turn it is now; set by whoever walks the workflow.
     """
 
     def __init__(self, runner: Runner, machine: Machine) -> None:
-        """runner: to rehearse in. machine: what the workflow would run on."""
+        """runner: that does the dry runs. machine: that the workflow would run on."""
         self.runner = runner
         self.machine = machine
         self.part = Part("", "")
         self.steps: list[tuple[Step | ExternalModel, Part]] = []
         self.loaders: dict[str, str] = {}  # nodes, by the digest of a model's weights
-        self._answers: list[bool] = []  # whether what was measured fitted, in the order of the steps that measure
+        self._answers: list[bool] = []  # whether each estimate fitted, in the order of their steps
 
     def note(self, step: Step, loader: str) -> None:
         """Add a step of a model that the node `loader` makes; one that only repeats what was done is left out."""
@@ -49,7 +50,7 @@ class Recorder:
         self.steps.append((external, replace(self.part, loader=loader, loading=True)))
 
     def fits(self, step: Step, loader: str) -> bool:
-        """Whether what a step measures fits after the steps so far."""
+        """Whether the estimate of a step fits after the steps so far."""
         done = self._dry_run([*(each for each, _ in self.steps), step])
         measured = done.steps[-1].measured if done.error is None else None
         if measured is None:  # nor does it where there is more room
@@ -87,7 +88,7 @@ _traces: LRU[Hashable, Trace] = LRU(_KEPT)
 
 
 class DryRunModel(GgmlModel):
-    """Notes its runs with a recorder; their results are zeros."""
+    """Records its loads and runs; their results are zeros."""
 
     def __init__(
         self, module: torch.nn.Module, weights: WeightSet, placement: Placement, options: LowerOptions,
@@ -100,14 +101,14 @@ class DryRunModel(GgmlModel):
         self._sets = {weights.digest: weights}
 
     def lowered(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Lowered:
-        """As GgmlModel, from what was lowered for an earlier plan where that is the same."""
+        """As GgmlModel.lowered, once for all plans of the same files, shapes and options."""
         shapes = tuple((name, tuple(x.shape), x.dtype) for name, x in inputs.items())
         ranks = tuple((name, branch.down.shape[0]) for name, branch in self._branches.items())
         whole = (self.file_weights.digest, self.options, key, shapes, ranks)
         return _programs.get(whole) or _programs.put(whole, super().lowered(key, function, inputs))
 
     def traced(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Trace:
-        """As GgmlModel, from any model of the same parameters, which its module was made from."""
+        """As GgmlModel.traced, once for all models of the same parameters, as their modules are the same."""
         parameters = frozenset((name, shape) for name, (shape, _) in self.file_weights.shapes().items())
         whole = self.file_weights.name, parameters, key
         return _traces.get(whole) or _traces.put(whole, super().traced(key, function, inputs))
@@ -120,7 +121,7 @@ class DryRunModel(GgmlModel):
         interrupted: Callable[[], bool] | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> tuple[torch.Tensor, ...]:
-        """Zeros in the shapes of what Model.run returns; they take no memory."""
+        """As Model.run, but record it; returns zeros that take no memory."""
         program = self.lowered(key, function, inputs).program
         self._note("run", program=program)
         return tuple(torch.zeros(()).expand(output.shape) for output in program.outputs)
@@ -133,13 +134,13 @@ class DryRunModel(GgmlModel):
     def load(
         self, progress: Callable[[int, int], None] | None = None, interrupted: Callable[[], bool] | None = None
     ) -> None:
-        """Notes it."""
+        """Record it."""
         self._note("load")
 
     def unload(self, digest: str | None = None) -> None:
-        """Notes it."""
+        """Record it."""
         self._recorder.note(Step("unload", self._sets[digest or self.weights.digest], self.placement), self._loader)
 
-    def _note(self, do: Any, **what: Any) -> None:
+    def _note(self, do: Literal["load", "run"], program: Program | None = None) -> None:
         self._sets[self.weights.digest] = self.weights
-        self._recorder.note(Step(do, self.weights, self.placement, **what), self._loader)
+        self._recorder.note(Step(do, self.weights, self.placement, program), self._loader)

@@ -49,7 +49,7 @@ class GgmlModel(Model):
             return self._programs.put((key, shapes, tuple(ranks.items())), lowered)
 
     def traced(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Trace:
-        """What the function does; key: all that steers it. Raises TraceError."""
+        """The trace of a function; key: every value that steers a branch in it. Raises TraceError."""
         known = self._traces.get(key)
         return known or self._traces.put(key, trace(self.weights.name, self.module, function, dict(inputs)))
 
@@ -84,7 +84,7 @@ class GgmlModel(Model):
             return False
 
     def estimate(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Estimate:
-        """What `run` would take on the device, as Runner.measure has it; traces and lowers, computes nothing."""
+        """Estimate the memory of `run` as Runner.estimate; traces and lowers, computes nothing."""
         lowered = self.lowered(key, function, inputs)
         return self.runner.estimate(self.weights.name, self.placement, lowered.program)
 

@@ -137,7 +137,7 @@ def _do(store: Store, step: LoadRequest | RunRequest | UnloadRequest, sets: Mapp
 
 
 def _fill(store: Store, device: str, described: WeightsDescription) -> None:
-    """Give every array of a set its content, which is none."""
+    """Fill every array of a weight set with bytes that are never written."""
     arrays = store.arrays(store.devices.find(device))
     for array in described.arrays:
         layout = LAYOUTS[array.type]
@@ -145,7 +145,7 @@ def _fill(store: Store, device: str, described: WeightsDescription) -> None:
 
 
 def _ignore(_done: int, _total: int) -> None:
-    """Progress that is told to nobody."""
+    """Progress for nobody to see."""
 
 
 def _never() -> bool:

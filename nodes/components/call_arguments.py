@@ -1,4 +1,4 @@
-"""A call's arguments, parted into the tensors a program takes and all the rest, which is part of what was traced."""
+"""Splits a call's arguments into the tensors, which a program takes, and the rest, which its trace hangs on."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def part(value: Any, name: str, tensors: dict[str, Tensor]) -> Hashable:
 
 
 def join(structure: Any, tensors: dict[str, Tensor]) -> Any:
-    """What `part` took apart, with these tensors in it."""
+    """Put a structure that `part` made together again, with these tensors in it."""
     match structure:
         case Slot(name):
             return tensors[name]

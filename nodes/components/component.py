@@ -1,4 +1,4 @@
-"""What stands in ComfyUI's models where a torch module with weights would be."""
+"""Component: takes the place of a torch module with weights in ComfyUI's models, and computes by an engine."""
 
 from __future__ import annotations
 

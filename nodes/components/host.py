@@ -1,4 +1,4 @@
-"""What components ask of the program around them: ComfyUI, or a dry run in which nothing is computed."""
+"""The host of components: ComfyUI, or a dry run in which nothing is computed and nobody looks on."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Host(ABC):
 
     @abstractmethod
     def raise_if_interrupted(self) -> None:
-        """Raise what ends an interrupted prompt."""
+        """Raise the exception that ends an interrupted prompt."""
 
     @abstractmethod
     def errors(self, oom_retryable: bool = True) -> AbstractContextManager[None]:
@@ -158,7 +158,7 @@ class ComfyUI(Host):
 
 
 class DryRunHost(Host):
-    """Nobody: what components would do is noted by a recorder."""
+    """A dry run: a recorder notes every load and run, and there is nobody to show anything to."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.lifetimes = Lifetimes()
@@ -182,7 +182,7 @@ class DryRunHost(Host):
         return DryRunModel(module, weights, placement, options, self._recorder)
 
     def progress(self) -> Progress:
-        """Nobody looks."""
+        """A progress bar that nobody sees."""
         return lambda _done, _total: None
 
     def is_interrupted(self) -> bool:
@@ -193,11 +193,11 @@ class DryRunHost(Host):
         """Never."""
 
     def errors(self, oom_retryable: bool = True) -> AbstractContextManager[None]:
-        """As they are."""
+        """Exceptions pass as they are."""
         return nullcontext()
 
     def on_peak(self, model: Model) -> None:
-        """There is none."""
+        """Nothing: nothing was held."""
 
     def map_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, scale: Fraction) -> Tensor:
         """Zeros that take no memory: every tile takes what the first one does, and only that is noted."""
@@ -216,7 +216,7 @@ def current_host() -> Host:
 
 @contextmanager
 def dry_run_host(recorder: Recorder) -> Iterator[None]:
-    """Around the loaders' and other nodes' code: what it makes computes nothing, and `recorder` notes what it would."""
+    """Make the code of nodes within it, loaders above all, build components that compute nothing but for `recorder`."""
     token = _current.set(DryRunHost(recorder))
     try:
         yield

@@ -37,9 +37,9 @@ def check(key: str, patch: Patch, core: torch.nn.Module, name: str) -> None:
         raise LoRAError(f"{patch_type} and passes through the function {through}. {_ADVICE}")
     if not isinstance(adapter, LoRAAdapter):
         raise LoRAError(f"{patch_type}. {_ADVICE}")
-    for index, what in _VARIANTS.items():
+    for index, variant in _VARIANTS.items():
         if adapter.weights[index] is not None:
-            raise LoRAError(f"The LoRA on {key} {what}. {_ADVICE}")
+            raise LoRAError(f"The LoRA on {key} {variant}. {_ADVICE}")
     if not isinstance(core.get_submodule(name.rpartition(".")[0]), torch.nn.Linear) or not name.endswith(".weight"):
         raise LoRAError(f"The LoRA on {key} changes something other than the weight of a linear layer. {_ADVICE}")
     up, down = adapter.weights[0].flatten(1), adapter.weights[1].flatten(1)
@@ -78,7 +78,7 @@ def low_rank(patches: Iterable[Patch], shape: torch.Size) -> LowRank | None:
 
 
 def _kind(adapter: Any) -> str:
-    """What the second value of a patch is; the forms without a class are those of calculate_weight in comfy/lora.py."""
+    """The type of a patch by its second value; the forms without a class are in calculate_weight of comfy/lora.py."""
     if isinstance(adapter, list):
         return "merge"  # the weight of another model, from its get_key_patches
     if isinstance(adapter, tuple):

@@ -66,7 +66,7 @@ class ComponentPatcher(ModelPatcher):
         self.apply_hooks(self.forced_hooks, force_apply=True)
 
     def get_free_memory(self, device: Any) -> int:
-        """None: core would compute several conditions at once by what is free, and what a step takes hang on that."""
+        """0: otherwise core computes several conditions at once where memory is free, and a step takes more of it."""
         return 0
 
     def partially_unload(self, device_to: Any, memory_to_free: int = 0, force_patch_weights: bool = False) -> int:
@@ -101,7 +101,7 @@ class ComponentPatcher(ModelPatcher):
         raise NotImplementedError("A GGML model cannot be merged: load the model with ComfyUI's own loader for that.")
 
     def model_state_dict_for_saving(self, model: Any = None, prefix: str = "") -> Any:
-        """Raises: what could be saved is the file it came from."""
+        """Raises NotImplementedError: it could only be saved as the file it came from."""
         raise NotImplementedError("A GGML model cannot be saved: it is the file it was loaded from, unchanged.")
 
     def _check(self, patches: dict[str, list[lora.Patch]]) -> None:

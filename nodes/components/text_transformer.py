@@ -31,7 +31,7 @@ class TokenEmbedding:
 
 
 class TextTransformer(Component):
-    """What SDClipModel calls as its `transformer`."""
+    """Takes the place of SDClipModel's `transformer`."""
 
     embedding: str  # the parameter that holds the token embedding
 

@@ -1,4 +1,4 @@
-"""Which tiles a picture is cut into: what the node says, and what fits."""
+"""Chooses the size of tiles by the node's inputs and by what fits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PARTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)  # tiles along the longer side
 
 @dataclass(frozen=True)
 class TileChoice:
-    """What the node says: `auto` cuts what has more pixels than a tile, `on` what is larger than one on any side."""
+    """The node's inputs: `auto` cuts pictures of more pixels than a tile, `on` those larger than one on any side."""
 
     mode: str  # one of MODES
     tile: int  # pixels; 0: the largest that fits
@@ -56,10 +56,10 @@ class TileChoice:
 
 def check_tiles(tile: int, overlap: int) -> bool | str:
     """True, or what is wrong with a size of tiles (pixels)."""
-    for what, size in (("tile_size", tile), ("overlap", overlap)):
+    for name, size in (("tile_size", tile), ("overlap", overlap)):
         if size % GRID:
             near = round(size / GRID) * GRID
-            return f"{what} is {size} pixels, but must be a multiple of {GRID}: {near} is the nearest."
+            return f"{name} is {size} pixels, but must be a multiple of {GRID}: {near} is the nearest."
     if 0 < tile < SMALLEST:
         return f"tile_size is {tile} pixels; the smallest tile is {SMALLEST}. 0 takes the largest that fits."
     if not 0 <= overlap <= (tile or CPU_TILE) // 2:

@@ -1,4 +1,4 @@
-"""The `device`, `weights`, `budget` and `engine` choices of the loaders: what they offer and what `auto` is."""
+"""The inputs `device`, `weights`, `budget` and `engine` of the loaders: their options, and the meaning of `auto`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def devices() -> list[Device]:
 
 
 def device_options() -> list[str]:
-    """What a `device` input offers."""
+    """The options of a `device` input."""
     return [AUTO, *(COMFYUI.device_names or USUAL)]
 
 
@@ -77,7 +77,7 @@ async def check_device(name: str | None, engine: str | None = AUTO) -> bool | st
 
 
 def first_gpu(found: list[Device]) -> str:
-    """What `auto` means for a diffusion model: the first GPU that is not software, discrete ones first, or the CPU."""
+    """The device that `auto` means for a diffusion model: the first GPU but software, discrete ones first, or the CPU."""
     for kind in ("GPU", "IGPU"):
         for device in found:
             if device.type == kind and "software" not in device.features:

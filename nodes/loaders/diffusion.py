@@ -14,8 +14,7 @@ from ..components.component import MetaOperations
 from ..components.diffusion import DiffusionModule
 from ..components.patcher import ComponentPatcher
 from .device_inputs import check_device, device_options, diffusion_device, load_device, residency_inputs
-from .files import fingerprint, model_names, model_path
-from .shape_errors import shape_errors_named
+from .files import fingerprint, model_names, model_path, shape_errors_named
 
 
 def load_diffusion(weights: WeightSet, placement: Placement | str) -> ComponentPatcher:

@@ -1,4 +1,4 @@
-"""Where model files are found: ComfyUI's folders, and keys of our own that list the `.gguf` files in them.
+"""Finds model files in ComfyUI's folders, with keys of our own for `.gguf` files, and names damaged ones in errors.
 
 `unet_gguf` and `clip_gguf` are the keys other packs use for the same files; what they registered is kept.
 """
@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import folder_paths
+
+from ...native.weights import WeightFileError, WeightSet
 
 GGUF_FOLDERS = {"diffusion_models": "unet_gguf", "text_encoders": "clip_gguf", "vae": "vae_gguf", "LLM": "llm_gguf"}
 LANGUAGE_MODELS, PROJECTOR = "LLM", "mmproj"  # a folder key, and what is in the names of vision projectors
@@ -62,7 +65,7 @@ def model_path(folder: str, name: str) -> str:
 
 
 def fingerprint(folder: str, names: Iterable[str]) -> list[tuple[str, int, int]]:
-    """What changes when one of these files does: path, bytes and modification time (ns) of each."""
+    """A value that changes when one of these files does: path, bytes and modification time (ns) of each."""
     found = []
     for name in names:
         if name != NONE:
@@ -70,3 +73,19 @@ def fingerprint(folder: str, names: Iterable[str]) -> list[tuple[str, int, int]]
             now = os.stat(path)
             found.append((path, now.st_size, now.st_mtime_ns))
     return found
+
+
+@contextmanager
+def shape_errors_named(weights: WeightSet) -> Iterator[None]:
+    """Around code that derives a module from these shapes: raises WeightFileError where they describe none."""
+    try:
+        yield
+    except WeightFileError:
+        raise
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        paths = ", ".join(path for path, _, _ in weights.files)
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise WeightFileError(
+            f"The tensors in {paths} do not describe a whole {weights.name} ({why:.300}). "
+            "The file is incomplete or damaged: download it again."
+        ) from error

@@ -20,8 +20,7 @@ from ..components.patcher import ComponentPatcher
 from ..components.text_transformer import CLIPTransformer, T5Transformer
 from ..node_text import show
 from .device_inputs import check_device, companion_device, device_options, load_device, residency_inputs
-from .files import NONE, fingerprint, model_names, model_path
-from .shape_errors import shape_errors_named
+from .files import NONE, fingerprint, model_names, model_path, shape_errors_named
 
 log = logging.getLogger(__name__)
 CLIP_HEAD = 64  # channels per attention head in every CLIP-L
@@ -150,7 +149,7 @@ def encoders_of(
     budget: int = 0,
     engine: str = AUTO,
 ) -> tuple[comfy.sd.CLIP, list[str]]:
-    """The CLIP of the node's inputs, and what its user should know."""
+    """The CLIP of the node's inputs, and warnings for its user."""
     names = [name for name in (clip_name1, clip_name2, clip_name3) if name != NONE]
     found = read_encoders([model_path("text_encoders", name) for name in names])
     warnings = [

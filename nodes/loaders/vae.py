@@ -17,8 +17,7 @@ from ..components.autoencoder import VAEModule
 from ..components.patcher import ComponentPatcher
 from ..components.tile_choice import MODES, TileChoice, check_tiles
 from .device_inputs import check_device, companion_device, device_options, load_device, residency_inputs
-from .files import fingerprint, model_names, model_path
-from .shape_errors import shape_errors_named
+from .files import fingerprint, model_names, model_path, shape_errors_named
 
 
 def vae_config(weights: WeightSet) -> dict[str, Any]:
@@ -82,7 +81,7 @@ class ComponentVAE(comfy.sd.VAE):
         return self.first_stage_model.encode_tiled(pixels, tile_x, tile_y, overlap).to(self.output_device)
 
     def get_sd(self) -> Any:
-        """Raises: what could be saved is the file it came from."""
+        """Raises NotImplementedError: it could only be saved as the file it came from."""
         raise NotImplementedError("A GGML VAE cannot be saved: it is the file it was loaded from, unchanged.")
 
 

@@ -112,7 +112,7 @@ def _threads() -> Iterator[None]:
 
 @contextmanager
 def _memory() -> Iterator[None]:
-    """Raises OutOfMemory for what torch says when the system gives it no memory."""
+    """Turn the RuntimeError of torch's allocator into OutOfMemory."""
     try:
         yield
     except RuntimeError as error:

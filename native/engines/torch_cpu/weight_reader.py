@@ -132,7 +132,7 @@ class Values:
 
 
 def _values(parameter: Parameter, raw: Tensor) -> Tensor:
-    """What whole stored blocks (uint8) stand for, flat, in float32 or exactly as stored."""
+    """Dequantize whole stored blocks (uint8); flat, in float32 or exactly as stored."""
     layout = LAYOUTS[parameter.stored]
     if parameter.stored in BLOCKS:
         return BLOCKS[parameter.stored](raw.view(-1, layout.nbytes)).flatten()

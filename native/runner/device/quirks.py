@@ -1,4 +1,4 @@
-"""What each kind of device needs, as one table: a new device that needs something gets a row here."""
+"""The traits of each kind of device as one table: a new device that needs something gets a row here."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def is_software(description: str) -> bool:
 
 
 def traits_of(device: DeviceInfo, environment: Mapping[str, str] = os.environ) -> Traits:
-    """What a device needs; the user's own environment variables count for more than the table.
+    """Look a device's traits up; the user's own environment variables count for more than the table.
 
     Without resizable BAR ggml would fill the small window first, in which RADV lets buffers wander off to the
     processor's memory: 2 to 5 times slower (llama.cpp #27097, a switch it only has by hand).
@@ -100,7 +100,7 @@ def traits_of(device: DeviceInfo, environment: Mapping[str, str] = os.environ) -
 
 @contextmanager
 def starting(traits: Traits) -> Iterator[None]:
-    """Around the first use of a ggml device: what it must be told at its start, unless the user has told it."""
+    """Set the environment variables that ggml reads at the first use of a device, except those the user has set."""
     wanted = {}
     if traits.nodes_per_submit is not None:
         wanted[SUBMIT_VARIABLE] = str(traits.nodes_per_submit)

@@ -1,4 +1,4 @@
-"""A GPU's driver and how much of its memory the processor sees: asked of Vulkan itself, as ggml does not tell."""
+"""Asks Vulkan for a GPU's driver and how much of its memory the processor sees, which ggml does not tell."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _VULKAN_1_2 = 1 << 22 | 2 << 12  # VK_API_VERSION_1_2, the oldest that ggml comp
 
 @dataclass(frozen=True)
 class VulkanFacts:
-    """What Vulkan says of a device."""
+    """A device as Vulkan describes it."""
 
     driver: str  # name and version as the driver says them, such as "radv Mesa 25.2.4"
     small_bar: bool  # a discrete GPU of whose memory the processor sees only a part: no resizable BAR

@@ -1,4 +1,4 @@
-"""Weights of the CPU in the layout its fastest matrix kernels read: private copies, made once, each given back alone.
+"""Repacks weights into the layout of the CPU's fastest matrix kernels: private copies, each freed alone.
 
 The layout (ggml-cpu/repack.cpp) is known to mul_mat only, of a whole weight or of some of its rows. Whatever else uses
 a weight needs it as its file has it.
