@@ -77,7 +77,7 @@ async def check_device(name: str | None, engine: str | None = AUTO) -> bool | st
 
 
 def first_gpu(found: list[Device]) -> str:
-    """The device that `auto` means for a diffusion model: the first GPU but software, discrete ones first, or the CPU."""
+    """The device that `auto` means for a diffusion model: the first real GPU, discrete ones first, or the CPU."""
     for kind in ("GPU", "IGPU"):
         for device in found:
             if device.type == kind and "software" not in device.features:

@@ -63,6 +63,16 @@ def test_auto_differs_by_component(machine: Machine) -> None:
     assert placement.diffusion_device("CPU") == placement.companion_device("CPU") == "CPU"
 
 
+def test_in_a_dry_run_devices_are_those_of_the_machine_that_is_planned_for(machine: Machine) -> None:
+    planned = part("native.planning").Machine((RADEON, CPU), {"Vulkan1": 1, "CPU": 1}, profile="a profile")
+    with host.dry_run_host(part("native.engines.dry_run").Recorder(None, planned)):
+        assert placement.diffusion_device("auto") == placement.companion_device("Vulkan1") == "Vulkan1"
+        with pytest.raises(client.RunnerError, match="a profile has no device Vulkan0. It has: Vulkan1 "):
+            placement.diffusion_device("Vulkan0")
+    assert placement.diffusion_device("Vulkan0") == "Vulkan0"  # here the runner would say it when it loads
+    assert machine.asked == 0
+
+
 def test_options_are_the_usual_ones_until_the_machine_was_asked(machine: Machine) -> None:
     assert placement.device_options() == ["auto", "CPU", "Vulkan0", "Vulkan1"]
     assert machine.asked == 0
