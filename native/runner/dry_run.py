@@ -15,14 +15,14 @@ import numpy as np
 from ..errors import Missing, RequestError
 from ..ggml_types import LAYOUTS, tensor_bytes
 from ..program import Program
-from ..program.ops import flops
+from ..program.ops import flops, is_view
 from ..weights.weight_set import Parameter
 from ..wire.frames import Header
 from .device.buffers import Allocation, describe, device_bytes, require
 from .device.counting import CountingDevice
 from .device.devices import Device, Devices, Limits
 from .device.quirks import Facts, is_software
-from .graph.graph import VIEWS, Graph, Needs
+from .graph.graph import Graph, Needs
 from .store import Holdings, Models
 from .weight_memory.repacked import Repacked, Source
 from .weight_memory.resident import FileWeights
@@ -284,7 +284,7 @@ def _taken(name: str, program: Program, device: Device) -> dict[str, float]:
         counting_device.put(tensor, None, 0)
     try:
         graph = Graph(name, program, weights.tensors.__getitem__, _Described(weights), Limits(device.threads))
-        made = [row for row in rows if row.kind == "input" or (row.kind == "op" and row.name not in VIEWS)]
+        made = [row for row in rows if row.kind == "input" or (row.kind == "op" and not is_view(row))]
         taken = {
             "compute": graph.compute_bytes,
             "constants": graph.constant_bytes,

@@ -19,6 +19,7 @@ import numpy as np
 from ...errors import Interrupted
 from ...ggml_types import LAYOUTS
 from ...program import Program, Tensor
+from ...program.ops import OPERATIONS, View
 from ..device.buffers import Allocation, Ne, allocate, describe, require
 from ..device.devices import Device
 from ..ggml_binding import context, ggml
@@ -110,7 +111,7 @@ class Repacked:
 
     def _is_taken(self, row: Tensor, position: int, weight: Tensor, columns: Tensor) -> bool:
         """Whether an operation can take a weight, at that position of its sources, repacked."""
-        if row.name != "mul_mat" or position != 0:
+        if row.kind != "op" or OPERATIONS[row.name].repacked != position:
             return False
         return columns.type == "F32" and _multiplies(self._device, self.tensor(weight.name), columns.ne)
 
@@ -127,9 +128,9 @@ def _is_part(rows: Sequence[Tensor], row: Tensor) -> bool:
     if row.name != "view" or rows[row.sources[0]].kind != "weight":
         return False
     weight, layout = rows[row.sources[0]], LAYOUTS[row.type]
-    *_, nb1, _, _, offset = (int(parameter) for parameter in row.parameters)
-    whole = row.ne[0] == weight.ne[0] and row.ne[2:] == (1, 1) and nb1 == row.ne[0] // layout.block * layout.nbytes
-    return whole and row.ne[1] % _TOGETHER == 0 and offset % (nb1 * _TOGETHER) == 0
+    view = View._make(row.parameters)
+    whole = row.ne[0] == weight.ne[0] and row.ne[2:] == (1, 1) and view.nb1 == row.ne[0] // layout.block * layout.nbytes
+    return whole and row.ne[1] % _TOGETHER == 0 and view.offset % (view.nb1 * _TOGETHER) == 0
 
 
 def repackable(device: Device, type_: str, ne: Ne) -> bool:

@@ -11,12 +11,13 @@ import numpy as np
 from ...errors import Interrupted, RequestError
 from ...placement import RAM
 from ...program import Program
+from ...program.tensor import ne_of
 from ...weights.convert import convert, pieces
 from ...weights.weight_file import WeightFileError
 from ...weights.weight_set import Parameter, WeightSet, check_unchanged, mappable
 from ..device.buffers import allocate, describe
 from ..device.devices import Device
-from ..ggml_binding import ggml, pointer, torch_shape_to_ne
+from ..ggml_binding import ggml, pointer
 from .repacked import Repacked, Source, repackable
 from .streamed import SMALL
 
@@ -56,7 +57,7 @@ class FileWeights:
         self._maps: dict[str, mmap.mmap] = {}
         self._in_place: dict[str, Any] = {}  # buffers around them, by path
         parameters = weights.parameters.values()
-        self.allocation = describe(device, ((p.name, p.type, torch_shape_to_ne(p.shape)) for p in parameters))
+        self.allocation = describe(device, ((p.name, p.type, ne_of(p.shape)) for p in parameters))
         try:
             self._load(progress, interrupted, largest, residency)
         except BaseException:
@@ -164,11 +165,11 @@ class FileWeights:
         return rest
 
     def _is_repackable(self, parameter: Parameter) -> bool:
-        ne = torch_shape_to_ne(parameter.shape)
+        ne = ne_of(parameter.shape)
         return mappable(parameter) and repackable(self.allocation.device, parameter.type, ne)
 
     def _source(self, parameter: Parameter) -> Source:
-        ne, mapping = torch_shape_to_ne(parameter.shape), self._maps.get(parameter.path)
+        ne, mapping = ne_of(parameter.shape), self._maps.get(parameter.path)
         return Source(parameter.name, parameter.type, ne, mapping, parameter.offset, parameter.nbytes)
 
 
