@@ -261,6 +261,8 @@ class Lowering:
         storage = out.storage
         self.version[storage] = self.version.get(storage, 0) + 1
         size = self.trace.storages[storage] if storage >= 0 else out.numel
+        found = made.numel if isinstance(made, Operand) else self.b.numel(made)
+        assert found == out.numel, f"the result has {found} elements, the output {list(out.shape)}"
         if covers(out.shape, out.stride, out.offset, size) and isinstance(made, Operand):
             content = StorageLayout.of(out, made)
         else:

@@ -101,6 +101,12 @@ class Clamp(NamedTuple):
     max: float
 
 
+class LeakyRelu(NamedTuple):
+    """The factor of negative values."""
+
+    slope: float
+
+
 class MulMat(NamedTuple):
     """prec "F32": sums are in F32 on every device."""
 
@@ -296,6 +302,7 @@ OPERATIONS: dict[str, Operation] = {
     **{name: _elementwise() for name in ("sin", "cos")},
     "scale": _elementwise(Scale, in_place=True, contiguous=True),
     "clamp": _elementwise(Clamp, contiguous=True),
+    "leaky_relu": _elementwise(LeakyRelu, contiguous=True),
     # row by row; dimension 0 is a row
     "sum_rows": Operation(ne=_rows_reduced_ne),
     "mean": Operation(ne=_rows_reduced_ne),

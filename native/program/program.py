@@ -119,11 +119,11 @@ class Program:
         Dimensions are ne without what is 1 at their end; sources are indices, or names of leaves.
         module_paths: of each tensor, as Lowered has them; those of operations stand at the ends of the lines.
         """
-        paths = module_paths or [""] * len(self.tensors)
-        lines = [
-            f"%{index:<5} {_type_and_ne(tensor):28} {self._making(tensor)}{f'  # {path}' if path and tensor.sources else ''}"
-            for index, (tensor, path) in enumerate(zip(self.tensors, paths, strict=True))
-        ]
+        lines = []
+        for index, tensor in enumerate(self.tensors):
+            path = module_paths[index] if module_paths and tensor.kind == "op" else ""
+            line = f"%{index:<5} {_type_and_ne(tensor):28} {self._making(tensor)}"
+            lines.append(f"{line}  # {path}" if path else line)
         lines += [f"output {number}: %{o.tensor}, shape {list(o.shape)}" for number, o in enumerate(self.outputs)]
         return "\n".join(lines)
 

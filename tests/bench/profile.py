@@ -1,11 +1,12 @@
-"""Where the time and the memory of a model go: by operation, by module, and at the peak of the compute buffer.
+"""The time and the memory of a model: by operation, by module, and at the peak of the compute buffer.
 
     COMFYUI_PATH=... python -m tests.bench.profile [--model flux|t5|clip|vae] [--blocks N] [--file FILE.gguf] [--size N]
                                                    [--device D] [--weights auto|device|ram]
     COMFYUI_PATH=... python -m tests.bench.profile --listing [--model flux|t5|clip|vae] [--size N]
 
-The second prints the program of the model at its real size, from shapes alone. FILE is a FLUX.1 file; without it the weights are zeros, of `--blocks` blocks of each kind. Every operation is computed
-alone and waited for: what a backend would fuse is not, and a submission's own cost is in each figure.
+The second prints the program of the model at its real size, from shapes alone. FILE is a FLUX.1 file; without it the
+weights are zeros, of `--blocks` blocks of each kind. Every operation is computed alone and waited for: what a backend
+would fuse is not, and a submission's own cost is in each figure.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("--file", type=Path, help="a FLUX.1 GGUF file")
     parser.add_argument("--size", type=int, default=512, help="pixels")
     parser.add_argument("--device", default="CPU")
-    parser.add_argument("--weights", default="auto", help="where they live")
+    parser.add_argument("--weights", default="auto", help="their residency")
     parser.add_argument("--listing", action="store_true", help="print the program, measure nothing")
     options = parser.parse_args()
     real = hollow.MODELS[options.model]

@@ -130,6 +130,7 @@ CASES = (
     Case("sigmoid", lambda m, t: torch.sigmoid(t["x"]), X),
     Case("tanh", lambda m, t: torch.tanh(t["x"]), X),
     Case("relu", lambda m, t: F.relu(t["x"]), X),
+    Case("leaky_relu", lambda m, t: F.leaky_relu(t["x"][..., 8:24], 0.2), X),
     Case("exp", lambda m, t: torch.exp(t["x"]), X, outliers=False),
     Case("log", lambda m, t: torch.log(t["x"].abs() + 0.1), X),
     Case("sqrt", lambda m, t: torch.sqrt(t["x"].abs()), X),

@@ -130,6 +130,12 @@ def gelu(low: Lowering, out: Window, x: Window, approximate: str = "none") -> in
     return unary(low.b, "gelu" if approximate == "tanh" else "gelu_erf", low.operand(x), low.layout(out))
 
 
+@handler("leaky_relu")
+def leaky_relu(low: Lowering, out: Window, x: Window, negative_slope: float = 0.01) -> int:
+    """max(x, 0) + negative_slope * min(x, 0) (Maas, Hannun, Ng 2013)."""
+    return unary(low.b, "leaky_relu", low.operand(x), low.layout(out), slope=float(negative_slope))
+
+
 @handler("pow")
 def power(low: Lowering, out: Window, x: Window, exponent: float) -> int:
     """x ** exponent for the exponents that models use."""

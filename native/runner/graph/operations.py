@@ -7,8 +7,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from ...ggml_types import LAYOUTS
-from ...program import Tensor
-from ...program.ops import Cast, Clamp, Concat, Conv2d, GroupNorm, MulMat, Pad, Permute, Scale, Set, Upscale, View
+from ...program import Tensor, ops
 from ...program.tensor import Value
 from ..ggml_binding import ggml
 
@@ -71,7 +70,7 @@ def _repeats(small: Tensor, large: tuple[int, ...], fault: str) -> None:
 
 
 def _view(call: Call) -> Any:
-    view: View = call.parameters
+    view: ops.View = call.parameters
     _within(view.ne, least=1)
     _within((*view.nb, view.offset))
     source = call.sources[0].contents
@@ -105,7 +104,7 @@ def _same_count(call: Call) -> None:
 
 
 def _permute(call: Call) -> Any:
-    axes: Permute = call.parameters
+    axes: ops.Permute = call.parameters
     _require(sorted(axes) == [0, 1, 2, 3], f"axes {tuple(axes)}")
     _require(max(_nb(call.sources[0])) < 1 << 31, "strides of 2 GiB and more cannot be permuted")
     return ggml.ggml_permute(call.context, call.sources[0], *axes)
@@ -124,7 +123,7 @@ def _repeat(call: Call) -> Any:
 
 
 def _cast(call: Call) -> Any:
-    cast: Cast = call.parameters
+    cast: ops.Cast = call.parameters
     layout = LAYOUTS.get(cast.type)
     _require(layout is not None and layout.number is not None, f"{cast.type} is not a ggml type")
     assert layout is not None
@@ -134,7 +133,7 @@ def _cast(call: Call) -> Any:
 
 def _concat(call: Call) -> Any:
     first, second = call.declared
-    concat: Concat = call.parameters
+    concat: ops.Concat = call.parameters
     _within(concat, limit=4)
     _require(first.type == second.type, f"{first.type} beside {second.type}")
     _types(call, 0, "F32", "F16", "BF16", "I32")
@@ -144,7 +143,7 @@ def _concat(call: Call) -> Any:
 
 
 def _pad(call: Call) -> Any:
-    pad: Pad = call.parameters
+    pad: ops.Pad = call.parameters
     _types(call, 0, "F32")
     _within(pad, limit=1 << 31)
     return ggml.ggml_pad_ext(call.context, call.sources[0], *pad)
@@ -152,7 +151,7 @@ def _pad(call: Call) -> Any:
 
 def _set(call: Call) -> Any:
     target, window = call.declared
-    to: Set = call.parameters
+    to: ops.Set = call.parameters
     _within(to, limit=1 << 30)  # ggml keeps them in 32 bits
     _types(call, 0, "F32")
     _types(call, 1, "F32")
@@ -194,7 +193,7 @@ def _row_wise(function: Any) -> Callable[[Call], Any]:
 
 
 def _scale(call: Call) -> Any:
-    scale: Scale = call.parameters
+    scale: ops.Scale = call.parameters
     nb, ne = _nb(call.sources[0]), call.declared[0].ne
     _types(call, 0, "F32")
     _rows_contiguous(call, 0)
@@ -203,15 +202,22 @@ def _scale(call: Call) -> Any:
 
 
 def _clamp(call: Call) -> Any:
-    clamp: Clamp = call.parameters
+    clamp: ops.Clamp = call.parameters
     _types(call, 0, *_FLOATS)
     # ggml's clamp writes into its source, which others may still read and which may be a mapped weight
     copy = ggml.ggml_cont(call.context, call.sources[0])
     return ggml.ggml_clamp(call.context, copy, clamp.min, clamp.max)
 
 
+def _leaky_relu(call: Call) -> Any:
+    leaky: ops.LeakyRelu = call.parameters
+    _types(call, 0, "F32")
+    _contiguous(call, 0)
+    return ggml.ggml_leaky_relu(call.context, call.sources[0], leaky.slope, False)
+
+
 def _mul_mat(call: Call) -> Any:
-    mul_mat: MulMat = call.parameters
+    mul_mat: ops.MulMat = call.parameters
     first, second = call.declared
     _require(first.ne[0] == second.ne[0], f"rows of {first.ne[0]} against rows of {second.ne[0]}")
     _require(
@@ -251,7 +257,7 @@ def _norm(function: Any) -> Callable[[Call], Any]:
 
 
 def _group_norm(call: Call) -> Any:
-    norm: GroupNorm = call.parameters
+    norm: ops.GroupNorm = call.parameters
     _within((norm.groups,), least=1)
     channels = call.declared[0].ne[2]
     _types(call, 0, "F32")
@@ -294,7 +300,7 @@ def _flash_attn(call: Call) -> Any:
 
 def _conv_2d(call: Call) -> Any:
     kernel, image = call.declared
-    conv: Conv2d = call.parameters
+    conv: ops.Conv2d = call.parameters
     _within((conv.stride0, conv.stride1, conv.dilation0, conv.dilation1), least=1)
     _within((conv.pad0, conv.pad1))
     pads, dilations = (conv.pad0, conv.pad1), (conv.dilation0, conv.dilation1)
@@ -308,7 +314,7 @@ def _conv_2d(call: Call) -> Any:
 
 
 def _upscale(call: Call) -> Any:
-    upscale: Upscale = call.parameters
+    upscale: ops.Upscale = call.parameters
     mode = _UPSCALE_MODES.get(upscale.mode)
     _types(call, 0, "F32")
     _require(mode is not None, f"mode {upscale.mode!r}; there are {', '.join(_UPSCALE_MODES)}")
@@ -331,6 +337,7 @@ BUILDERS: dict[str, Callable[[Call], Any]] = {
     **{name: _norm(getattr(ggml, f"ggml_{name}")) for name in ("norm", "rms_norm", "sum_rows", "mean")},
     "scale": _scale,
     "clamp": _clamp,
+    "leaky_relu": _leaky_relu,
     "mul_mat": _mul_mat,
     "rope": _rope,
     "group_norm": _group_norm,
