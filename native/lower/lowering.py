@@ -153,9 +153,10 @@ class Lowering:
 
     def _in_torch_order(self, window: Window) -> Operand:
         """A window that needs torch's own layout of its storage: the storage is copied to that layout."""
-        whole = self.bound[window.storage].whole
-        self.bound[window.storage] = StorageLayout.torch_order(contiguous(self.b, whole), whole.numel)
-        return Operand(self.bound[window.storage].tensor, window.shape, window.stride, window.offset)
+        storage = self.bound[window.storage].operand
+        copy = contiguous(self.b, storage)
+        self.bound[window.storage] = StorageLayout.torch_order(copy, storage.numel)
+        return Operand(copy, window.shape, window.stride, window.offset)
 
     def _content(self, storage: int) -> StorageLayout:
         if storage not in self.bound:
@@ -180,8 +181,8 @@ class Lowering:
         else:
             name = f"host.{len(self.host.items)}"
             self.host.items.append((name, once))
-            whole = not (window.dtype.is_floating_point or window.dtype == torch.bool)
-            tensor = self.b.leaf("input", name, "I32" if whole else "F32", (once.numel,))
+            is_float = window.dtype.is_floating_point or window.dtype == torch.bool
+            tensor = self.b.leaf("input", name, "F32" if is_float else "I32", (once.numel,))
         return Operand(tensor, shape, contiguous_stride(shape)).broadcast(window.shape)
 
     def is_constant(self, window: Window) -> bool:

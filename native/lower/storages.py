@@ -41,7 +41,7 @@ class StorageLayout:
         )
 
     @property
-    def whole(self) -> Operand:
+    def operand(self) -> Operand:
         """All of the storage, in the order of its elements."""
         return Operand(self.tensor, self.shape, self.stride)
 

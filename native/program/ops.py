@@ -283,7 +283,7 @@ def _elementwise(parameters: Callable[..., Any] = Nothing, sources: int = 1, **f
 
 
 OPERATIONS: dict[str, Operation] = {
-    # other memory, or other places in memory
+    # no arithmetic: views of other memory, and copies
     "view": _view(View, _view_ne, per_token=PerToken.ROWS),
     "reshape": _view(Nothing, None, per_token=PerToken.ELEMENTS),
     "permute": _view(Permute, _permute_ne),

@@ -47,7 +47,7 @@ class Sum:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Prints the times and the memory of a model, or its program."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=hollow.MODELS, default="flux")
     parser.add_argument("--blocks", type=int, default=2, help="without FILE")

@@ -41,7 +41,7 @@ def differences(
     lowering = Lowering(traced, types, options or LowerOptions(), {})
     lowered = lowering.run()
     results = list(lowering.results)
-    outputs = [Output(_copied(lowering, content), (content.whole.numel,)) for _, _, content in results]
+    outputs = [Output(_copied(lowering, content), (content.operand.numel,)) for _, _, content in results]
     program, _ = lowering.b.program(outputs)
     used = {tensor.name for tensor in program.tensors if tensor.kind == "input"}
     arrays = {name: array for name, array in lowered.host(inputs).items() if name in used}
@@ -54,8 +54,8 @@ def differences(
 
 def _copied(lowering: Lowering, content: StorageLayout) -> int:
     """An output of its own in torch's order: what an operation makes may be a view or be overwritten."""
-    b, size = lowering.b, content.whole.numel
-    return b.op("scale", b.reshape(contiguous(b, content.whole), (size,)), factor=1.0)
+    b, size = lowering.b, content.operand.numel
+    return b.op("scale", b.reshape(contiguous(b, content.operand), (size,)), factor=1.0)
 
 
 def _against_torch(

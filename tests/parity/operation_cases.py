@@ -61,12 +61,12 @@ def _heads(x: Tensor) -> Tensor:
 
 def _rope_table(tokens: int, channels: int, first: float = 0.0) -> Tensor:
     angle = (torch.arange(tokens)[:, None] + first) * torch.linspace(1, 0.01, channels // 2)
-    return _turns(angle)
+    return _rotations(angle)
 
 
-def _turns(angle: Tensor) -> Tensor:
-    turn = torch.stack((angle.cos(), -angle.sin(), angle.sin(), angle.cos()), -1)
-    return turn.unflatten(-1, (2, 2))[None, None]
+def _rotations(angle: Tensor) -> Tensor:
+    rotation = torch.stack((angle.cos(), -angle.sin(), angle.sin(), angle.cos()), -1)
+    return rotation.unflatten(-1, (2, 2))[None, None]
 
 
 def _rope(m: Any, t: Inputs) -> Tensor:
@@ -74,15 +74,15 @@ def _rope(m: Any, t: Inputs) -> Tensor:
 
 
 def _rope_axes(m: Any, t: Inputs) -> Tensor:
-    """As FLUX.1: pairs that never turn, and pictures' rows and columns."""
+    """As FLUX.1: pairs that never rotate, and pictures' rows and columns."""
     angle = torch.zeros(6, 4)
     angle[:, 1:3] = (torch.arange(6) // 3)[:, None] * torch.tensor([1.0, 0.03])
     angle[:, 3] = torch.arange(6) % 3 * 0.7
-    return torch.ops.comfy_kitchen.apply_rope1(_heads(t["x"]), _turns(angle).to(t["x"].device))
+    return torch.ops.comfy_kitchen.apply_rope1(_heads(t["x"]), _rotations(angle).to(t["x"].device))
 
 
 def _rope_normed(m: Any, t: Inputs) -> Tensor:
-    """What a norm leaves in memory's order is rotated, joined, sliced and seen as rows again."""
+    """The result of a norm, in the order of memory, is rotated, joined, sliced and viewed as rows again."""
     x, y = (F.rms_norm(_heads(t[name]), (8,), m.w, 1e-6) for name in ("x", "y"))
     joined = torch.ops.comfy_kitchen.apply_rope1(torch.cat((x, y), 2), _rope_table(9, 8).to(x.device))
     return torch.cat((joined[:, 1:3, 2:].transpose(1, 2).flatten(2), joined[:, 2:, 2:, :].flatten(1, 2)[:, :7, :]), -1)

@@ -36,7 +36,7 @@ def lowered(traced: Trace, weights: dict[str, WeightType]) -> Lowered:
 
 
 def _operations(lowered: Lowered, block: str) -> Counter[str]:
-    """What a block computes, by ggml operation."""
+    """The operations of a block, counted by ggml operation."""
     placed = zip(lowered.program.tensors, lowered.module_paths, strict=True)
     inside = [row for row, module_path in placed if module_path == block or module_path.startswith(f"{block}.")]
     return Counter(row.name for row in inside if row.kind == "op" and not is_view(row))
@@ -80,7 +80,7 @@ def test_operations_of_a_block(block: str, most: int, traced: Trace, weights: di
 
 
 def test_operations_in_parts(lowered: Lowered) -> None:
-    """What a small compute buffer adds."""
+    """More of them, for a smaller compute buffer."""
     assert _operations(lowered, "double_blocks.7").total() <= 103
     assert _operations(lowered, "single_blocks.20").total() <= 73
     assert _operations(lowered, "single_blocks.20")["rope"] == 4

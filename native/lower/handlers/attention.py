@@ -1,4 +1,4 @@
-"""Handlers of scaled dot product attention, plain or by flash attention."""
+"""The handler of attention: as matrix products and a softmax, or as flash attention for many tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def attention(
     scores = 4 * batch * heads * tokens * key.shape[2]
     if low.options.flash and scores > low.options.flash_bytes:
         return _flash(low, query, key, value, attn_mask, factor)
-    return _plain(low, out, query, key, value, attn_mask, factor)
+    return _by_products(low, out, query, key, value, attn_mask, factor)
 
 
 def _mask(low: Lowering, mask: Window | None, tokens: int) -> int | None:
@@ -50,7 +50,7 @@ def _heads(low: Lowering, x: Window) -> int:
     return low.b.reshape(contiguous(low.b, operand), x.shape)
 
 
-def _plain(
+def _by_products(
     low: Lowering, out: Window, query: Window, key: Window, value: Window, mask: Window | None, factor: float
 ) -> int:
     b = low.b

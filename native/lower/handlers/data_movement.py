@@ -118,7 +118,7 @@ def pad(low: Lowering, out: Window, x: Window, amounts: Sequence[int], value: fl
 
 @handler("embedding")
 def embedding(low: Lowering, out: Window, table: Window, ids: Window, *_: Any) -> int:
-    """Rows of a table by whole numbers that come from the host."""
+    """Rows of a table by row numbers that come from the host."""
     if low.on_device(ids):
         raise LowerError("an embedding whose ids the device computes")
     numbers = low.b.reshape(contiguous(low.b, low.stored(ids)), (ids.numel,))

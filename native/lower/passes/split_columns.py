@@ -47,17 +47,17 @@ def split_columns(b: Builder, outputs: Sequence[int], chunk_threshold_bytes: int
     return [rewriting[output] for output in outputs]
 
 
-def _windows(b: Builder, whole: int, using: dict[int, list[int]]) -> dict[int, Columns]:
+def _windows(b: Builder, source: int, using: dict[int, list[int]]) -> dict[int, Columns]:
     """The views of a tensor and their columns, if it is used through views of separate columns alone."""
     found: dict[int, Columns] = {}
-    for user in using[whole]:
-        columns = None if user < 0 else _columns(b, user, b[whole].ne[0])
+    for user in using[source]:
+        columns = None if user < 0 else _columns(b, user, b[source].ne[0])
         if columns is None:
             return {}
         found[user] = columns
     ordered = sorted(set(found.values()))
     apart = all(first[1] <= second[0] for first, second in pairwise(ordered))
-    return found if apart and ordered != [(0, b[whole].ne[0])] else {}
+    return found if apart and ordered != [(0, b[source].ne[0])] else {}
 
 
 def _columns(b: Builder, index: int, width: int) -> Columns | None:
@@ -77,11 +77,11 @@ def _columns(b: Builder, index: int, width: int) -> Columns | None:
 def _view_of_part(rewriting: Rewriting, index: int, columns: Columns) -> int:
     """A view of a tensor that is split, as one of the part with its columns."""
     b, view = rewriting.b, rewriting.b.view(index)
-    (whole,) = b[index].sources
-    part = _part(rewriting, whole, columns)
+    (source,) = b[index].sources
+    part = _part(rewriting, source, columns)
     assert view is not None
     assert part is not None
-    before, after = b[whole].ne[0], b[part].ne[0]
+    before, after = b[source].ne[0], b[part].ne[0]
     strides = [1, *(nb // _F32_BYTES for nb in view.nb)]
     dims = [
         (n, stride if stride < before else stride // before * after)

@@ -1,4 +1,4 @@
-"""A program built into a ggml graph on one device: checked, allocated, its constants uploaded, cut into segments."""
+"""Builds a program into a ggml graph on one device: checks and allocates it, uploads constants, cuts segments."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ProgramFault(RequestError):
 
 @dataclass(frozen=True)
 class Needs:
-    """What a program takes besides its constants: bytes of the compute buffer and of the CPU backend's scratch.
+    """The needs of a program besides its constants: bytes of the compute buffer and of the CPU backend's scratch.
 
     uses: its streamed weights, and the first and last segment that compute with each.
     """
@@ -249,7 +249,7 @@ def _check_result(row: Tensor, tensor: Any) -> None:
 
 
 def _output(program: Program, number: int, tensors: list[Any]) -> Any:
-    """Mark an output so that nothing overwrites it: it, and what it is a view of."""
+    """Mark an output, and the tensor that it is a view of, so that nothing overwrites them."""
     output = program.outputs[number]
     row, tensor = program.tensors[output.tensor], tensors[output.tensor]
     if row.type != "F32" or prod(output.shape) != prod(row.ne) or not ggml.ggml_is_contiguous(tensor):
@@ -261,7 +261,7 @@ def _output(program: Program, number: int, tensors: list[Any]) -> Any:
 
 
 def _row_limits(rows: tuple[Tensor, ...]) -> dict[str, int]:
-    """The inputs that pick rows, however they are reshaped first, and the rows there are: ggml does not check."""
+    """The inputs that are row numbers of a table, and the rows it has: ggml does not check them."""
     limits: dict[str, int] = {}
     for row in rows:
         if row.kind == "op" and row.name == "get_rows":
