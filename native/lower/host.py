@@ -12,6 +12,11 @@ import torch
 from ..trace.graph import TracedOp, Window
 
 
+def is_host_input(window: Window) -> bool:
+    """Whether an input stays on the host: timesteps, guidance, ids and masks, for which torch is exact and fast."""
+    return len(window.shape) <= 1 or not window.dtype.is_floating_point
+
+
 def with_windows(value: Any, replace: Callable[[Window], Any]) -> Any:
     """Nested arguments with every window replaced."""
     if isinstance(value, Window):

@@ -12,7 +12,8 @@ import torch
 from ..program import Output, Program
 from ..program.builder import Builder, LowerError
 from ..trace.graph import Trace, TracedOp, Window, windows_in
-from .host import HostPart, HostStorages, as_array, with_windows
+from ..trace.record import decompose
+from .host import HostPart, HostStorages, as_array, is_host_input, with_windows
 from .passes.chunk_tokens import in_chunks
 from .passes.fuse import fuse
 from .passes.split_columns import split_columns
@@ -92,11 +93,6 @@ def handler(*names: str) -> Callable[[HandlerType], HandlerType]:
         return function
 
     return register
-
-
-def is_host_input(window: Window) -> bool:
-    """Whether an input stays on the host: timesteps, guidance, ids and masks, for which torch is exact and fast."""
-    return len(window.shape) <= 1 or not window.dtype.is_floating_point
 
 
 class Lowering:
@@ -284,7 +280,11 @@ class Lowering:
         for step in fuse(self.trace).steps:
             self.step = step
             self.b.module_path = step.module_path
-            self._step(step)
+            try:
+                self._step(step)
+            except LowerError as error:
+                where = self._where()
+                raise LowerError(f"{where} is not supported yet: {error}. Please report the model.") from error
         tensors = []
         for window in self.trace.outputs:
             tensor = contiguous(self.b, self.operand(window))
@@ -311,23 +311,35 @@ class Lowering:
             return
         function = HANDLERS.get(name) or (HANDLERS.get(name[:-1]) if name.endswith("_") else None)
         if function is None:
-            shapes = ", ".join(str(list(window.shape)) for window in windows_in(step.args)) or "no tensors"
-            raise LowerError(
-                f"{self._where()} is not supported yet: no handler for the operation {step.name} on {shapes}. "
-                "Please report the model and this line."
-            )
+            self._decomposed(step)
+            return
         try:
             result = function(self, step.outputs[0], *step.args, **step.kwargs)
             for out, made in zip(step.outputs, result if isinstance(result, tuple) else (result,), strict=False):
                 assert out is not None
                 self.bind(out, made)
-        except LowerError as error:
-            raise LowerError(f"{self._where()} cannot be computed with ggml: {error}") from error
+        except LowerError:
+            raise
         except Exception as error:
             raise HandlerBug(
                 f"{self._where()}: a bug in the handler of {name} ({function.__module__}.{function.__qualname__}): "
                 f"{type(error).__name__}: {error}. Please report the model and this line."
             ) from error
+
+    def _decomposed(self, step: TracedOp) -> None:
+        """Lower a step that has no handler by the steps of torch's own decomposition of it."""
+        shapes = ", ".join(str(list(window.shape)) for window in windows_in(step.args)) or "no tensors"
+        missing = f"no handler for the operation {step.name} on {shapes}"
+        found = decompose(step, self.trace.storages)
+        if found is None:
+            raise LowerError(missing)
+        steps, storages = found
+        self.trace = replace(self.trace, storages=storages)
+        try:
+            for each in steps:
+                self._step(each)
+        except LowerError as error:
+            raise LowerError(f"{missing}, and in torch's decomposition of it {error}") from error
 
     def _fill(self, step: TracedOp, name: str) -> None:
         window = step.outputs[0]

@@ -7,7 +7,7 @@ in another thread sees nothing of a trace.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -54,6 +54,13 @@ class _Recorder:
                 with unset_fake_temporarily():  # a copy with the values
                     self.constants[index] = tensor.detach().as_strided((self.storages[index],), (1,), 0).clone()
         return Window(index, tuple(tensor.shape), tuple(tensor.stride()), int(tensor.storage_offset()), tensor.dtype)
+
+    def fake(self, window: Window) -> torch.Tensor:
+        """A fake tensor that is this window of a known storage."""
+        base = torch.empty((self.storages[window.storage],), dtype=window.dtype)
+        self._index[base.untyped_storage()._cdata] = window.storage
+        self._alive.append(base)
+        return base.as_strided(window.shape, window.stride, window.offset)
 
     def add(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> None:
         """Append a step, unless it only made views."""
@@ -196,3 +203,31 @@ def trace(model: str, module: torch.nn.Module, function: Function, inputs: dict[
         model, tuple(recorder.steps), input_windows, weight_windows, recorder.constants, outputs,
         tuple(recorder.storages),
     )  # fmt: skip
+
+
+def decompose(step: TracedOp, storages: Sequence[int]) -> tuple[list[TracedOp], tuple[int, ...]] | None:
+    """The steps that torch's own decomposition makes of one; None where torch has none.
+
+    storages: elements of each storage of the trace. Returns also those with the storages of the new steps.
+    """
+    if not isinstance(step.function, torch._ops.OpOverload):
+        return None
+    function = torch._decomp.get_decompositions([step.function]).get(step.function)
+    if function is None:
+        return None
+    recorder = _Recorder()
+    recorder.storages = list(storages)
+    recorder.module_paths = [step.module_path]
+    with torch.inference_mode(False), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        args, kwargs = tree_map(lambda x: recorder.fake(x) if isinstance(x, Window) else x, (step.args, step.kwargs))
+        operations = _OperationMode(recorder)
+        try:
+            with operations, _AtomicMode(recorder, operations):
+                results = tree_flatten(function(*args, **kwargs))[0]
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            return None
+        for result, out in zip(results, step.outputs, strict=False):
+            copy = (recorder.window(result),)
+            clone = torch.ops.aten.clone.default
+            recorder.steps.append(TracedOp("aten.clone.default", clone, copy, {}, (out,), step.module_path))
+    return recorder.steps, tuple(recorder.storages)

@@ -217,5 +217,13 @@ CASES = (
     Case("rope transposed", lambda m, t: torch.ops.comfy_kitchen.apply_rope1(
         t["x"].transpose(2, 3), _rope_table(6, 8).to(t["x"].device)), {"x": (2, 4, 8, 6)}),
     Case("rope both", _rope_both, XY),
+    # by torch's decompositions
+    Case("glu", lambda m, t: F.glu(t["x"], -1), X, outliers=False),
+    Case("hardswish", lambda m, t: F.hardswish(t["x"] * 2, inplace=True), X, outliers=False),
+    Case("pixel_shuffle", lambda m, t: F.pixel_shuffle(t["x"], 4) * 2, IMAGE),
+    Case("pixel_unshuffle", lambda m, t: F.pixel_unshuffle(t["x"], 2), IMAGE),
+    Case("linalg_vector_norm", lambda m, t: F.normalize(t["x"], dim=1), IMAGE, outliers=False),
+    Case("baddbmm", lambda m, t: torch.baddbmm(t["y"], t["x"], t["z"], beta=0.5), {**XY, "z": (2, 32, 32)},
+         outliers=False),
     Case("host values", _timestep, {"x": (2, 8)}, host={"t": torch.tensor([0.25, 900.0])}),
 )  # fmt: skip

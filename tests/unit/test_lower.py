@@ -88,15 +88,30 @@ def test_a_bug_of_a_handler_is_called_one(
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda x: x.cumsum(-1), r"my model, in part \(aten\.cumsum.*no handler"),
+        (lambda x: x.cumsum(-1), r"my model, in part \(aten\.cumsum.* no handler for the operation aten\.cumsum"),
         (lambda x: x**3, r"my model, in part \(aten\.pow.*: a power of 3"),
         (lambda x: x.softmax(1), r"my model, in part \(aten\._softmax.*: a softmax over dimension 1"),
+        (
+            torch.nn.functional.elu,
+            r"aten\.elu.* no handler for .*aten\.elu.*decomposition of it no handler for .*aten\.gt",
+        ),
     ],
 )
 def test_what_is_not_supported_is_named(function: Callable[..., Any], message: str) -> None:
     """Whether there is no handler, or the handler refuses: with the model, the module and the operation."""
     with pytest.raises(LowerError, match=message):
         _lowered(function)
+
+
+def test_torch_decomposes_what_has_no_handler() -> None:
+    """Into steps that have one, in the module and the storage of the original, also in place."""
+    plain = _lowered(torch.nn.functional.hardswish).program
+    names = [row.name for row in plain.tensors if row.kind == "op"]
+    assert "hardswish" not in HANDLERS
+    assert names[-3:] == ["clamp", "mul", "scale"]
+    in_place = _lowered(lambda x: torch.nn.functional.hardswish(x * 2, inplace=True))
+    assert [row.name for row in in_place.program.tensors if row.kind == "op"][-3:] == names[-3:]
+    assert set(in_place.module_paths) == {"", "part"}
 
 
 def test_contributing_shows_what_was_added() -> None:
