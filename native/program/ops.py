@@ -295,7 +295,7 @@ OPERATIONS: dict[str, Operation] = {
     "set": Operation(Set, (2, 2)),
     "get_rows": Operation(sources=(2, 2), ne=_get_rows_ne, type=_f32),  # a table, and the numbers of its rows
     "upscale": Operation(Upscale, ne=None),
-    # element by element; a second source is repeated over the first
+    # element by element; a second source is repeated over the first; without parameters they are ggml_NAME
     **{name: _elementwise(sources=2, in_place=True) for name in ("add", "sub", "mul", "div")},
     **{name: _elementwise(in_place=True) for name in ("silu", "gelu", "gelu_erf", "gelu_quick", "relu", "tanh")},
     **{name: _elementwise(in_place=True) for name in ("sigmoid", "neg", "abs", "exp", "sqr", "sqrt", "log")},

@@ -23,7 +23,7 @@ from ..ggml_binding import context, ggml
 from ..weight_memory.resident import FileWeights
 from ..weight_memory.streamed import Stream, Uses, plan, stops
 from .operations import BUILDERS, Call, OperationFault
-from .segments import _layout_is_known, _segments, cuts
+from .segments import cuts, layout_is_known, segments_of
 
 _CONSTANT_TYPES = {"float32": "F32", "float16": "F16", "int32": "I32"}
 _FLAG_INPUT, _FLAG_OUTPUT = 1, 2  # enum ggml_tensor_flag
@@ -115,7 +115,7 @@ class Graph:
         nodes = 2 * len(rows) + 16  # an operation may take a helper of its own
         self._context = context(nodes, nodes)
         graph = ggml.ggml_new_graph_custom(self._context, nodes, False)
-        whole, known = graph.contents, _layout_is_known(graph)
+        whole, known = graph.contents, layout_is_known(graph)
         tensors: list[Any] = []
         amounts: list[float] = []  # arithmetic of each node
         uses: dict[str, tuple[int, int]] = {}  # streamed weights, and the first and last node that compute with one
@@ -135,7 +135,7 @@ class Graph:
         self.row_limits = _row_limits(rows)
         largest = min(self.device.traits.largest_segment, limits.largest_segment or inf)
         parts = cuts(amounts, largest, stops(uses, self._sizes(uses), len(amounts))) if known else []
-        self.segments = _segments(whole, parts) if known else [(whole, 1.0)]
+        self.segments = segments_of(whole, parts) if known else [(whole, 1.0)]
         ends = [end for end, _ in parts]
         by_segment = {name: (bisect_right(ends, a), bisect_right(ends, b)) for name, (a, b) in uses.items()}
         self._allocator = ggml.ggml_gallocr_new(self.device.buffer_type)

@@ -12,11 +12,6 @@ from ...program.tensor import Value
 from ..ggml_binding import ggml
 
 _FLOATS = ("F32", "F16", "BF16")
-# read one source, which may have gaps between its rows, and take no parameter
-_UNARY = (
-    "silu", "gelu", "gelu_erf", "gelu_quick", "relu", "tanh", "sigmoid", "neg", "abs", "exp", "sqr", "sqrt", "log",
-    "sin", "cos",
-)  # fmt: skip
 _GGML_PREC_F32 = 10
 _UPSCALE_MODES = {"nearest": 0, "bilinear": 1}  # enum ggml_scale_mode
 
@@ -183,11 +178,11 @@ def _binary(function: Any) -> Callable[[Call], Any]:
     return build
 
 
-def _row_wise(function: Any) -> Callable[[Call], Any]:
+def _unary(function: Any) -> Callable[[Call], Any]:
     def build(call: Call) -> Any:
         _types(call, 0, *_FLOATS)
         _rows_contiguous(call, 0)
-        return function(call.context, call.sources[0], *call.parameters)
+        return function(call.context, call.sources[0])
 
     return build
 
@@ -332,8 +327,8 @@ BUILDERS: dict[str, Callable[[Call], Any]] = {
     "pad": _pad,
     "set": _set,
     "get_rows": _get_rows,
-    **{name: _binary(getattr(ggml, f"ggml_{name}")) for name in ("add", "sub", "mul", "div")},
-    **{name: _row_wise(getattr(ggml, f"ggml_{name}")) for name in _UNARY},
+    **{name: (_unary if row.sources == (1, 1) else _binary)(getattr(ggml, f"ggml_{name}"))
+       for name, row in ops.OPERATIONS.items() if row.splittable and row.parameters is ops.Nothing},
     **{name: _norm(getattr(ggml, f"ggml_{name}")) for name in ("norm", "rms_norm", "sum_rows", "mean")},
     "scale": _scale,
     "clamp": _clamp,
@@ -345,4 +340,4 @@ BUILDERS: dict[str, Callable[[Call], Any]] = {
     "flash_attn": _flash_attn,
     "conv_2d": _conv_2d,
     "upscale": _upscale,
-}
+}  # fmt: skip

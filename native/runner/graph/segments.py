@@ -9,7 +9,7 @@ from typing import Any
 from ..ggml_binding import ggml
 
 
-def _layout_is_known(graph: Any) -> bool:
+def layout_is_known(graph: Any) -> bool:
     """Whether this ggml's graphs have the layout of the binding's structure; graph: one without nodes yet."""
     whole = graph.contents
     nodes = ggml.ggml_graph_nodes(graph).contents
@@ -33,7 +33,7 @@ def part(graph: Any, start: int, end: int) -> Any:
     return made
 
 
-def _segments(graph: Any, parts: list[tuple[int, float]]) -> list[tuple[Any, float]]:
+def segments_of(graph: Any, parts: list[tuple[int, float]]) -> list[tuple[Any, float]]:
     """The graph as consecutive parts."""
     segments: list[tuple[Any, float]] = []
     start = 0
