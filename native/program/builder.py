@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -61,11 +59,11 @@ class Builder:
 
         Raises TypeError where the table has other sources or parameters for it.
         """
-        return self._make(name, sources, OPERATIONS[name].parameters(**parameters))
+        return self._make(name, sources, parameters_of(name, OPERATIONS[name].parameters(**parameters)))
 
     def shaped(self, name: str, source: int, shape: Sequence[int], **parameters: Value) -> int:
         """The same for an operation whose shape is a free choice: "repeat", "upscale"."""
-        return self._make(name, (source,), OPERATIONS[name].parameters(**parameters), ne_of(shape))
+        return self._make(name, (source,), parameters_of(name, OPERATIONS[name].parameters(**parameters)), ne_of(shape))
 
     def again(
         self, index: int, sources: Sequence[int], *, ne: Ne | None = None, parameters: tuple[Value, ...] | None = None
@@ -76,12 +74,11 @@ class Builder:
         return self._make(row.name, sources, row.parameters if parameters is None else parameters,
                           row.ne if free else ne)  # fmt: skip
 
-    def _make(self, name: str, sources: Sequence[int], values: tuple[Value, ...], ne: Ne | None = None) -> int:
+    def _make(self, name: str, sources: Sequence[int], parameters: tuple[Value, ...], ne: Ne | None = None) -> int:
         operation, rows = OPERATIONS[name], [self[source] for source in sources]
         fewest, most = operation.sources
         if not fewest <= len(rows) <= most:
             raise TypeError(f"{name} takes {fewest} to {most} sources, not {len(rows)}")
-        parameters: Any = parameters_of(name, values)
         known = operation.ne(rows, parameters) if operation.ne else ne
         if known is None or (ne is not None and ne != known):
             raise TypeError(f"{name} needs a shape" if known is None else f"{name} makes ne {known}, not {ne}")
@@ -89,8 +86,9 @@ class Builder:
         return self._append(tensor, share=operation.is_view or nbytes(tensor) <= _SHARED_BYTES)
 
     def _append(self, tensor: Tensor, share: bool) -> int:
-        if share and tensor in self._seen:
-            return self._seen[tensor]
+        known = self._seen.get(tensor) if share else None
+        if known is not None:
+            return known
         self.tensors.append(tensor)
         self.module_paths.append(self.module_path)
         self._seen[tensor] = len(self.tensors) - 1
@@ -174,7 +172,8 @@ class Builder:
         kept = schedule(self.tensors, [output.tensor for output in outputs])
         number = {old: new for new, old in enumerate(kept)}
         tensors = tuple(
-            replace(self[old], sources=tuple(number[source] for source in self[old].sources)) for old in kept
+            Tensor(t.kind, t.name, t.type, t.ne, tuple(number[source] for source in t.sources), t.parameters)
+            for t in (self[old] for old in kept)
         )
         used = {tensor.name for tensor in tensors if tensor.kind == "constant"}
         constants = {key: array for key, array in self.constants.items() if key in used}
