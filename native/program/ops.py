@@ -36,12 +36,12 @@ class View(NamedTuple):
     @property
     def ne(self) -> Ne:
         """The dimensions."""
-        return self[:4]
+        return self.ne0, self.ne1, self.ne2, self.ne3
 
     @property
     def nb(self) -> tuple[int, int, int]:
-        """The strides of all dimensions but the fastest."""
-        return self[4:7]
+        """The strides of all dimensions but the fastest, in bytes."""
+        return self.nb1, self.nb2, self.nb3
 
 
 class Permute(NamedTuple):
@@ -171,8 +171,8 @@ def _concat_ne(sources: Sources, concat: Concat) -> Ne:
 
 
 def _pad_ne(sources: Sources, pad: Pad) -> Ne:
-    a, b, c, d = (n + left + right for n, left, right in zip(sources[0].ne, pad[::2], pad[1::2], strict=True))
-    return a, b, c, d
+    a, b, c, d = sources[0].ne
+    return a + pad.l0 + pad.r0, b + pad.l1 + pad.r1, c + pad.l2 + pad.r2, d + pad.l3 + pad.r3
 
 
 def _get_rows_ne(sources: Sources, _parameters: Any) -> Ne:
@@ -196,10 +196,8 @@ def _flash_attn_ne(sources: Sources, _parameters: Softmax) -> Ne:
 
 def _conv_2d_ne(sources: Sources, conv: Conv2d) -> Ne:
     kernel, image = sources
-    width, height = (
-        (size + 2 * pad - dilation * (side - 1) - 1) // stride + 1
-        for size, side, stride, pad, dilation in zip(image.ne, kernel.ne, conv[:2], conv[2:4], conv[4:], strict=False)
-    )
+    width = (image.ne[0] + 2 * conv.pad0 - conv.dilation0 * (kernel.ne[0] - 1) - 1) // conv.stride0 + 1
+    height = (image.ne[1] + 2 * conv.pad1 - conv.dilation1 * (kernel.ne[1] - 1) - 1) // conv.stride1 + 1
     return width, height, kernel.ne[3], image.ne[3]
 
 
