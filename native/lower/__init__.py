@@ -1,6 +1,7 @@
-"""From a trace to a program: one handler per aten operation, views folded into strides."""
+"""Lowers a trace to a program of ggml operations: one handler per aten operation, views as strides."""
 
+from ..program.builder import LowerError
 from . import handlers
-from .lowering import Lowered, LowerError, LowerOptions, WeightType, lower
+from .lowering import HandlerBug, Lowered, LowerOptions, WeightType, lower
 
-__all__ = ["LowerError", "LowerOptions", "Lowered", "WeightType", "handlers", "lower"]
+__all__ = ["HandlerBug", "LowerError", "LowerOptions", "Lowered", "WeightType", "handlers", "lower"]

@@ -1,4 +1,4 @@
-"""What torch computes on the host: constants of the shape once, and what hangs on host inputs at every call."""
+"""Runs steps of a trace with torch on the host: for constants once, for results of host inputs at every call."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ import numpy as np
 import torch
 
 from ..trace.graph import TracedOp, Window
+
+
+def is_host_input(window: Window) -> bool:
+    """Whether an input stays on the host: timesteps, guidance, ids and masks, for which torch is exact and fast."""
+    return len(window.shape) <= 1 or not window.dtype.is_floating_point
 
 
 def with_windows(value: Any, replace: Callable[[Window], Any]) -> Any:
@@ -24,20 +29,20 @@ def with_windows(value: Any, replace: Callable[[Window], Any]) -> Any:
 
 
 class HostStorages:
-    """Real storages of the host; a window on one is a view, so in-place operations behave as torch's do."""
+    """Storages with values on the host; a window of one is a view, so that in-place operations write into it."""
 
     def __init__(self) -> None:
         self.flat: dict[int, torch.Tensor] = {}
 
     def put(self, storage: int, tensor: torch.Tensor, window: Window) -> None:
-        """Take a tensor as the content of the storage that `window` is the first view of."""
+        """Make a tensor the content of a storage; window: of the tensor in that storage."""
         if tuple(tensor.stride()) != window.stride:
             own = torch.empty_strided(window.shape, window.stride, dtype=tensor.dtype)
             tensor = own.copy_(tensor)
         self.flat[storage] = tensor.as_strided((tensor.untyped_storage().nbytes() // tensor.element_size(),), (1,), 0)
 
     def window(self, window: Window) -> torch.Tensor:
-        """The real tensor that a window shows."""
+        """A window as a tensor, which shares the storage's memory."""
         return self.flat[window.storage].as_strided(window.shape, window.stride, window.offset)
 
     def run(self, step: TracedOp) -> None:
@@ -52,23 +57,23 @@ class HostStorages:
 
 
 def as_array(tensor: torch.Tensor) -> np.ndarray:
-    """A host tensor as a program takes it: F32, or I32 for whole numbers."""
+    """A host tensor as an input or constant of a program: F32, or I32 for integers."""
     kind = torch.float32 if tensor.is_floating_point() or tensor.dtype == torch.bool else torch.int32
     return np.ascontiguousarray(tensor.detach().to(kind).numpy())
 
 
 @dataclass
 class HostPart:
-    """The steps that hang on host inputs, and which windows of them the program takes as inputs of its own.
+    """The steps that depend on host inputs, and the windows of their results that are inputs of the program.
 
-    items: a Step, or (input name, window) at the moment its value is needed.
+    items: in order, a step to run, or (input name, window) where the value of the window is taken.
     """
 
     inputs: dict[str, Window] = field(default_factory=dict)
     items: list[TracedOp | tuple[str, Window]] = field(default_factory=list)
 
     def __call__(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-        """The program's host inputs for one call."""
+        """The program's host inputs for a call, by name."""
         storages = HostStorages()
         for name, window in self.inputs.items():
             storages.put(window.storage, inputs[name].detach().to("cpu", window.dtype).clone(), window)

@@ -1,4 +1,4 @@
-"""Strided windows on program tensors, and the few operations that all of them come down to."""
+"""Strided windows on program tensors, and the ggml views, copies and elementwise operations on them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..program.builder import Builder
+from ..program.builder import Builder, LowerError
+from ..program.ops import OPERATIONS
+from ..program.tensor import Value
 
 Shape = tuple[int, ...]
 Group = tuple[int, tuple[int, ...]]  # elements, and the stride of each operand
@@ -15,7 +17,7 @@ Group = tuple[int, tuple[int, ...]]  # elements, and the stride of each operand
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A strided window (elements, torch order) on a program tensor that is dense in memory."""
+    """A strided window (in elements, torch order) on a program tensor whose memory has no gaps."""
 
     tensor: int
     shape: Shape
@@ -24,7 +26,7 @@ class Operand:
 
     @property
     def numel(self) -> int:
-        """Elements that the window shows."""
+        """Elements of the window."""
         return math.prod(self.shape)
 
     def permuted(self, order: Sequence[int]) -> Operand:
@@ -32,7 +34,7 @@ class Operand:
         return replace(self, shape=tuple(self.shape[i] for i in order), stride=tuple(self.stride[i] for i in order))
 
     def broadcast(self, shape: Shape) -> Operand:
-        """The window repeated to `shape`: a repeated dimension has stride 0."""
+        """The window expanded to `shape`: a repeated dimension has stride 0."""
         missing = len(shape) - len(self.shape)
         own = (1,) * missing + self.shape
         stride = (0,) * missing + self.stride
@@ -40,7 +42,7 @@ class Operand:
 
 
 def contiguous_stride(shape: Sequence[int]) -> Shape:
-    """Strides of a dense tensor whose last dimension is fastest."""
+    """Strides of a contiguous tensor."""
     stride, step = [], 1
     for size in reversed(shape):
         stride.append(step)
@@ -53,8 +55,8 @@ def physical_order(shape: Shape, stride: Shape) -> tuple[int, ...]:
     return tuple(sorted(range(len(shape)), key=lambda i: (shape[i] != 1, -stride[i])))
 
 
-def is_dense(shape: Shape, stride: Shape, offset: int, numel: int) -> bool:
-    """Whether a window shows every one of `numel` elements once, in whatever order."""
+def covers(shape: Shape, stride: Shape, offset: int, numel: int) -> bool:
+    """Whether a window has every one of a storage's `numel` elements once, in whatever order of dimensions."""
     if offset or math.prod(shape) != numel:
         return False
     order = physical_order(shape, stride)
@@ -67,7 +69,7 @@ def is_dense(shape: Shape, stride: Shape, offset: int, numel: int) -> bool:
 
 
 def collapse(shape: Shape, strides: Sequence[Shape]) -> list[Group]:
-    """Merge neighbouring dimensions that every operand walks through in one go; outermost first, no dimension of 1."""
+    """Merge neighbouring dimensions wherever one stride per operand does for both; slowest first, none of size 1."""
     groups: list[Group] = []
     for i, size in enumerate(shape):
         if size == 1:
@@ -81,10 +83,10 @@ def collapse(shape: Shape, strides: Sequence[Shape]) -> list[Group]:
 
 
 def view(b: Builder, x: Operand, groups: Sequence[tuple[int, int]]) -> int:
-    """A ggml tensor of the given (elements, stride) dimensions, outermost first, on x's tensor; at most four.
+    """A ggml tensor of the given (elements, stride) dimensions, slowest first, on x's tensor; at most four.
 
-    No stride may be 0. Where the fastest dimension in memory is not the innermost one the result is permuted, which
-    only cont, cast and concat take.
+    No stride may be 0. Where the last dimension is not the fastest in memory the result is permuted, which only cont,
+    cast and concat take. Raises LowerError where there are more than four.
     """
     count = len(groups)
     order = sorted(range(count), key=lambda i: -groups[i][1])  # memory order, slowest first
@@ -92,15 +94,15 @@ def view(b: Builder, x: Operand, groups: Sequence[tuple[int, int]]) -> int:
     strided = int(memory[-1][1] != 1 and memory[-1][0] != 1)  # ggml wants an innermost stride of one element
     memory += [(1, 1)] * strided
     if len(memory) > 4:
-        raise ValueError(f"a window of {len(memory)} dimensions: {memory}")
-    plain = b.window(x.tensor, list(reversed(memory)), x.offset)
+        raise LowerError(f"a window of {len(memory)} dimensions (elements, stride): {memory}")
+    in_memory_order = b.window(x.tensor, memory, x.offset)
     if not strided and order == list(range(count)):
-        return plain
-    axes = {count - 1 - place + strided: count - 1 - group for place, group in enumerate(order)}
+        return in_memory_order
+    axes = {count - 1 - position + strided: count - 1 - group for position, group in enumerate(order)}
     if strided:
         axes[0] = count
     spare = iter(sorted(set(range(4)) - set(axes.values())))
-    return b.permute(plain, [axes[axis] if axis in axes else next(spare) for axis in range(4)])
+    return b.permute(in_memory_order, [axes[axis] if axis in axes else next(spare) for axis in range(4)])
 
 
 def strided_dimensions(groups: Sequence[tuple[int, int]]) -> int:
@@ -114,13 +116,13 @@ def contiguous(b: Builder, x: Operand) -> int:
     if len(groups) == 1 and groups[0][1] == 1:
         return b.window(x.tensor, groups, x.offset)
     if any(stride == 0 for _, stride in groups):
-        return _repeat(b, x, groups)
+        return _repeated(b, x, groups)
     if strided_dimensions(groups) <= 4:
-        return b.cont(view(b, x, groups))
-    return _dense_many(b, x, groups)
+        return b.op("cont", view(b, x, groups))
+    return _contiguous_by_steps(b, x, groups)
 
 
-def _repeat(b: Builder, x: Operand, groups: list[tuple[int, int]]) -> int:
+def _repeated(b: Builder, x: Operand, groups: list[tuple[int, int]]) -> int:
     """Copies of a window along its dimensions of stride 0, one dimension after the other."""
     sizes = [1 if stride == 0 else n for n, stride in groups]
     current = contiguous(b, Operand(x.tensor, tuple(sizes), tuple(stride or 1 for _, stride in groups), x.offset))
@@ -128,84 +130,84 @@ def _repeat(b: Builder, x: Operand, groups: list[tuple[int, int]]) -> int:
         if groups[i][1] == 0:
             inner, outer = math.prod(sizes[i + 1 :]), math.prod(sizes[:i])
             sizes[i] = groups[i][0]
-            current = b.op("repeat", b.reshape(current, (inner, 1, outer)), ne=(inner, sizes[i], outer))
+            current = b.shaped("repeat", b.reshape(current, (outer, 1, inner)), (outer, sizes[i], inner))
     return current
 
 
-def _dense_many(b: Builder, x: Operand, groups: list[tuple[int, int]]) -> int:
-    """More than four dimensions that do not merge: copied in memory order, then moved one at a time."""
+def _contiguous_by_steps(b: Builder, x: Operand, groups: list[tuple[int, int]]) -> int:
+    """More than four dimensions that do not merge: copied in memory order, then permuted one dimension at a time."""
     order = sorted(range(len(groups)), key=lambda i: -groups[i][1])
     memory = Operand(x.tensor, tuple(groups[i][0] for i in order), tuple(groups[i][1] for i in order), x.offset)
     if strided_dimensions([(n, s[0]) for n, s in collapse(memory.shape, [memory.stride])]) > 4:
-        raise ValueError(f"a window with more than four separate dimensions: {groups}")
+        raise LowerError(f"a window with more than four separate dimensions (elements, stride): {groups}")
     current = contiguous(b, memory)
     sizes = [n for n, _ in groups]
-    for place in range(len(order)):
-        source = order.index(place)
-        if source == place:
+    for target in range(len(order)):
+        source = order.index(target)
+        if source == target:
             continue
         before, between, moved, after = (
             math.prod(sizes[order[i]] for i in span)
-            for span in (range(place), range(place, source), (source,), range(source + 1, len(order)))
+            for span in (range(target), range(target, source), (source,), range(source + 1, len(order)))
         )
-        cube = b.reshape(current, (after, moved, between, before))
-        current = b.cont(b.permute(cube, [0, 2, 1, 3]))
-        order.insert(place, order.pop(source))
+        cube = b.reshape(current, (before, between, moved, after))
+        current = b.op("cont", b.permute(cube, [0, 2, 1, 3]))
+        order.insert(target, order.pop(source))
     return current
 
 
 def rows(b: Builder, x: Operand, inner: int = 1) -> int:
     """x as rows for an operation over its last `inner` dimensions: those contiguous, the others in at most three."""
-    head, tail = x.shape[: len(x.shape) - inner], x.shape[len(x.shape) - inner :]
-    length = math.prod(tail)
-    packed_stride = contiguous_stride(tail)
-    fits = all(n == 1 or s == c for n, s, c in zip(tail, x.stride[len(head) :], packed_stride, strict=True))
-    if fits:
+    head, length = x.shape[: len(x.shape) - inner], math.prod(x.shape[len(x.shape) - inner :])
+    if _ends_contiguous(x, inner):
         lead = [(n, s[0]) for n, s in collapse(head, [x.stride[: len(head)]])] if math.prod(head) != 1 else []
         descending = all(a[1] >= c[1] for a, c in itertools.pairwise(lead))
         if len(lead) <= 3 and descending and all(s >= length for _, s in lead):
-            return b.window(x.tensor, [(length, 1), *reversed(lead)], x.offset)
-    return b.reshape(contiguous(b, x), (length, math.prod(head)))
+            return b.window(x.tensor, [*lead, (length, 1)], x.offset)
+    return b.reshape(contiguous(b, x), (math.prod(head), length))
 
 
 def norm_rows(b: Builder, x: Operand, inner: int) -> Operand:
     """x as rows over its last `inner` dimensions, the others in memory's order, each a dimension of its own if three.
 
-    Returns what a result that is dense in that order of dimensions is; its tensor is still the rows.
+    Returns the operand that a contiguous result in that order of dimensions is; its tensor is still the rows.
     """
     lead = len(x.shape) - inner
     order = physical_order(x.shape[:lead], x.stride[:lead]) + tuple(range(lead, len(x.shape)))
     memory, length = x.permuted(order), math.prod(x.shape[lead:])
     outer = [(n, s) for n, s in zip(memory.shape[:lead], memory.stride[:lead], strict=True) if n != 1]
-    fits = all(n == 1 or s == c for n, s, c in zip(
-        memory.shape[lead:], memory.stride[lead:], contiguous_stride(memory.shape[lead:]), strict=True
-    ))  # fmt: skip
-    if not fits or len(outer) > 3 or any(s < length for _, s in outer):
+    if not _ends_contiguous(memory, inner) or len(outer) > 3 or any(s < length for _, s in outer):
         return Operand(rows(b, x, inner), x.shape, contiguous_stride(x.shape))
-    steps = contiguous_stride(memory.shape)
-    stride = tuple(steps[order.index(i)] for i in range(len(order)))
-    return Operand(b.window(x.tensor, [(length, 1), *reversed(outer)], x.offset), x.shape, stride)
+    strides = contiguous_stride(memory.shape)
+    stride = tuple(strides[order.index(i)] for i in range(len(order)))
+    return Operand(b.window(x.tensor, [*outer, (length, 1)], x.offset), x.shape, stride)
+
+
+def _ends_contiguous(x: Operand, inner: int) -> bool:
+    """Whether the last `inner` dimensions of a window have no gaps."""
+    shape, stride = x.shape[len(x.shape) - inner :], x.stride[len(x.shape) - inner :]
+    return all(n == 1 or s == c for n, s, c in zip(shape, stride, contiguous_stride(shape), strict=True))
 
 
 def rows_packed(b: Builder, index: int) -> int:
     """A factor of mul_mat without gaps, as ggml's Vulkan kernels need it for right and exact results.
 
-    Where rows are packed they step from one matrix to the next by its size, not by its stride, and where rows lie apart
-    they copy the factor as F16 (ggml-vulkan.cpp, ggml_vk_mul_mat_q_f16 and ggml_vk_mul_mat_vec_q_f16).
+    They step from one matrix to the next by its size, not by its stride, where there is no gap between rows; where
+    there is one they copy the factor as F16 (ggml-vulkan.cpp, ggml_vk_mul_mat_q_f16 and ggml_vk_mul_mat_vec_q_f16).
     """
-    return index if b.is_packed(index) else b.cont(index)
+    return index if b.is_contiguous(index) else b.op("cont", index)
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where a result goes: its shape, and its dimensions from the slowest in memory to the fastest."""
+    """The memory of a result: its shape, and its dimensions from the slowest in memory to the fastest."""
 
     shape: Shape
     order: tuple[int, ...]
 
     @classmethod
     def of(cls, shape: Shape, stride: Shape) -> Layout:
-        """The layout of a dense window."""
+        """The layout of a window without gaps."""
         return cls(shape, physical_order(shape, stride))
 
     @property
@@ -214,43 +216,39 @@ class Layout:
         return tuple(self.shape[i] for i in self.order)
 
 
-def unary(b: Builder, name: str, x: Operand, out: Layout, parameters: tuple[int | float | str, ...] = ()) -> int:
-    """Apply an operation of one source to every element; the result lies in memory as `out` says."""
+def unary(b: Builder, name: str, x: Operand, out: Layout, **parameters: Value) -> int:
+    """Apply an operation of one source to every element; the result has the layout `out`."""
     x = x.broadcast(out.shape).permuted(out.order)
     groups = [(n, stride[0]) for n, stride in collapse(x.shape, [x.stride])]
-    rows_apart = len(groups) <= 2 and groups[-1][1] == 1 and all(stride for _, stride in groups)
-    if rows_apart and name not in ("scale", "clamp"):  # these two read contiguous memory only
-        source = b.window(x.tensor, list(reversed(groups)), x.offset)
-    else:
-        source = contiguous(b, x)
-    return b.op(name, source, ne=b[source].ne, parameters=parameters)
+    is_rows = len(groups) <= 2 and groups[-1][1] == 1 and all(stride for _, stride in groups)
+    readable = is_rows and not OPERATIONS[name].contiguous
+    return b.op(name, b.window(x.tensor, groups, x.offset) if readable else contiguous(b, x), **parameters)
 
 
 def binary(b: Builder, name: str, first: Operand, second: Operand, out: Layout) -> int:
     """Apply an operation of two sources, each repeated to the result's shape where it is smaller."""
     left, right = (x.broadcast(out.shape).permuted(out.order) for x in (first, second))
-    for whole in (False, False, True):
+    for expand in (False, False, True):
         groups = collapse(out.memory, [left.stride, right.stride])
         if len(groups) > 4 or groups[-1][1][0] not in (0, 1):
-            left = _made_dense(b, left, whole)
+            left = _copied(b, left, expand)
         if len(groups) > 4 or groups[-1][1][1] not in (0, 1):
-            right = _made_dense(b, right, whole)
+            right = _copied(b, right, expand)
     groups = collapse(out.memory, [left.stride, right.stride])
     if name in ("add", "mul") and any(strides[0] == 0 for _, strides in groups):
         left, right = right, left  # ggml repeats the second source only
         groups = [(n, (strides[1], strides[0])) for n, strides in groups]
     sources = [
-        b.window(x.tensor, [(n if strides[k] else 1, strides[k]) for n, strides in reversed(groups)], x.offset)
+        b.window(x.tensor, [(n if strides[k] else 1, strides[k]) for n, strides in groups], x.offset)
         for k, x in enumerate((left, right))
     ]
-    ne = [n for n, _ in reversed(groups)]
     if any(strides[0] == 0 for _, strides in groups):
-        sources[0] = b.op("repeat", sources[0], ne=ne)
-    return b.op(name, *sources, ne=ne)
+        sources[0] = b.shaped("repeat", sources[0], [n for n, _ in groups])
+    return b.op(name, *sources)
 
 
-def _made_dense(b: Builder, x: Operand, whole: bool) -> Operand:
-    """A copy of x that is contiguous in x's order; what was repeated stays so, unless the whole is asked for."""
-    shape = tuple(1 if stride == 0 and not whole else n for n, stride in zip(x.shape, x.stride, strict=True))
+def _copied(b: Builder, x: Operand, expand: bool) -> Operand:
+    """A copy of x that is contiguous in x's order; its dimensions of stride 0 stay so unless they are expanded."""
+    shape = tuple(1 if stride == 0 and not expand else n for n, stride in zip(x.shape, x.stride, strict=True))
     copy = Operand(contiguous(b, Operand(x.tensor, shape, x.stride, x.offset)), shape, contiguous_stride(shape))
     return copy.broadcast(x.shape)

@@ -1,4 +1,4 @@
-"""Append operations to a program that is being built."""
+"""Builds a program operation by operation; shapes and types of results follow from the table of operations."""
 
 from __future__ import annotations
 
@@ -8,48 +8,39 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ggml_types import LAYOUTS
-from . import Output, Program, Tensor
-from .schedule import nbytes, schedule
+from .ops import OPERATIONS, Permute, View, parameters_of
+from .program import Output, Program
+from .schedule import schedule
+from .tensor import Ne, Tensor, Value, nbytes, ne_of
 
-Ne = tuple[int, int, int, int]
 _SHARED_BYTES = 1 << 20  # results up to this size are computed once and kept; larger ones would hold memory
 
 
-def four(ne: Sequence[int]) -> Ne:
-    """Dimensions in ggml's order, filled up with ones."""
-    a, b, c, d = (*ne, 1, 1, 1, 1)[:4]
-    if math.prod(ne) != a * b * c * d:
-        raise ValueError(f"{tuple(ne)} has more than four dimensions")
-    return a, b, c, d
+class LowerError(NotImplementedError):
+    """A model does what its programs cannot express; raised on purpose, with what it is."""
 
 
 class Builder:
-    """A growing table of tensors; every method returns the index of the tensor it names."""
+    """A growing table of tensors; every method returns the index of the tensor it names. Shapes are in torch order."""
 
     def __init__(self) -> None:
         self.tensors: list[Tensor] = []
         self.constants: dict[str, np.ndarray] = {}
-        self.module_paths: list[str] = []  # the module path of each tensor, for messages
+        self.module_paths: list[str] = []  # of each tensor, for messages
         self.module_path = ""
         self._seen: dict[Tensor, int] = {}
 
     def __getitem__(self, index: int) -> Tensor:
         return self.tensors[index]
 
-    def _append(self, tensor: Tensor, share: bool) -> int:
-        if share and tensor in self._seen:
-            return self._seen[tensor]
-        self.tensors.append(tensor)
-        self.module_paths.append(self.module_path)
-        self._seen[tensor] = len(self.tensors) - 1
-        return len(self.tensors) - 1
+    # -- leaves
 
-    def leaf(self, kind: str, name: str, type_: str, ne: Sequence[int]) -> int:
+    def leaf(self, kind: str, name: str, type_: str, shape: Sequence[int]) -> int:
         """An input, weight or constant; the same one each time it is asked for."""
-        return self._append(Tensor(kind, name, type_, four(ne)), True)
+        return self._append(Tensor(kind, name, type_, ne_of(shape)), share=True)
 
     def constant(self, array: np.ndarray) -> int:
-        """A tensor of fixed values: F32, F16 or I32, in torch order, at most four dimensions."""
+        """A tensor of fixed values: F32, F16 or I32."""
         array = np.ascontiguousarray(array)
         same = (
             key
@@ -59,98 +50,132 @@ class Builder:
         key = next(same, f"constant.{len(self.constants)}")
         self.constants[key] = array
         type_ = {"float32": "F32", "float16": "F16", "int32": "I32"}[array.dtype.name]
-        return self.leaf("constant", key, type_, tuple(reversed(array.shape)))
+        return self.leaf("constant", key, type_, array.shape)
 
-    def add(self, tensor: Tensor) -> int:
-        """A row as it is; small operations that already stand in the table are not repeated."""
-        seen = tensor.kind != "op" or tensor.name in ("view", "reshape", "permute")
-        return self._append(tensor, seen or nbytes(tensor) <= _SHARED_BYTES)
+    # -- operations
 
-    def op(
-        self,
-        name: str,
-        *sources: int,
-        ne: Sequence[int],
-        type_: str = "F32",
-        parameters: Sequence[int | float | str] = (),
+    def op(self, name: str, *sources: int, **parameters: Value) -> int:
+        """An operation of the table, with its parameters by name; small ones that are already there are not repeated.
+
+        Raises TypeError where the table has other sources or parameters for it.
+        """
+        return self._make(name, sources, parameters_of(name, OPERATIONS[name].parameters(**parameters)))
+
+    def shaped(self, name: str, source: int, shape: Sequence[int], **parameters: Value) -> int:
+        """The same for an operation whose shape is a free choice: "repeat", "upscale"."""
+        return self._make(name, (source,), parameters_of(name, OPERATIONS[name].parameters(**parameters)), ne_of(shape))
+
+    def again(
+        self, index: int, sources: Sequence[int], *, ne: Ne | None = None, parameters: tuple[Value, ...] | None = None
     ) -> int:
-        """An operation; small ones that already stand in the program are not repeated."""
-        return self.add(Tensor("op", name, type_, four(ne), tuple(sources), tuple(parameters)))
+        """The operation at `index` on other sources; ne, parameters: in place of its own."""
+        row = self[index]
+        free = OPERATIONS[row.name].ne is None and ne is None
+        return self._make(row.name, sources, row.parameters if parameters is None else parameters,
+                          row.ne if free else ne)  # fmt: skip
 
-    def nbytes(self, index: int) -> int:
-        """Bytes of a tensor's elements."""
-        return nbytes(self[index])
+    def _make(self, name: str, sources: Sequence[int], parameters: tuple[Value, ...], ne: Ne | None = None) -> int:
+        operation, rows = OPERATIONS[name], [self[source] for source in sources]
+        fewest, most = operation.sources
+        if not fewest <= len(rows) <= most:
+            raise TypeError(f"{name} takes {fewest} to {most} sources, not {len(rows)}")
+        known = operation.ne(rows, parameters) if operation.ne else ne
+        if known is None or (ne is not None and ne != known):
+            raise TypeError(f"{name} needs a shape" if known is None else f"{name} makes ne {known}, not {ne}")
+        tensor = Tensor("op", name, operation.type(rows, parameters), known, tuple(sources), parameters)
+        return self._append(tensor, share=operation.is_view or nbytes(tensor) <= _SHARED_BYTES)
 
-    def is_packed(self, index: int) -> bool:
-        """Whether a tensor's elements lie without gaps, in its own order of dimensions."""
-        tensor = self[index]
-        if tensor.kind != "op" or tensor.name not in ("view", "permute"):
-            return True
-        if tensor.name == "permute":
-            return False
+    def _append(self, tensor: Tensor, share: bool) -> int:
+        known = self._seen.get(tensor) if share else None
+        if known is not None:
+            return known
+        self.tensors.append(tensor)
+        self.module_paths.append(self.module_path)
+        self._seen[tensor] = len(self.tensors) - 1
+        return len(self.tensors) - 1
+
+    def reshape(self, index: int, shape: Sequence[int]) -> int:
+        """A contiguous tensor in another shape of as many elements."""
+        ne = ne_of(shape)
+        if self[index].ne == ne:
+            return index
+        while self._is(index, "reshape"):
+            index = self[index].sources[0]
+            if self[index].ne == ne:
+                return index
+        return self.shaped("reshape", index, shape)
+
+    def window(self, index: int, dims: Sequence[tuple[int, int]], offset: int) -> int:
+        """A view of dimensions (elements, stride), slowest first, from `offset` on; in elements.
+
+        The fastest dimension has stride 1. Raises LowerError where it cuts through the blocks of a quantized type.
+        """
+        assert len(dims) <= 4, dims
+        type_ = self[index].type
+        shape = [n for n, _ in dims]
+        ne = ne_of(shape)
+        strides, step = [], 1
+        for n, stride in zip(ne, [stride for _, stride in reversed(dims)] + [0] * 4, strict=False):
+            strides.append(stride if n != 1 else step)
+            step = strides[-1] * n
+        contiguous = all(stride == math.prod(ne[:axis]) for axis, stride in enumerate(strides) if ne[axis] != 1)
+        if contiguous and offset == 0 and math.prod(ne) == self.numel(index):
+            return self.reshape(index, shape)
+        layout = LAYOUTS[type_]
+        if any(stride % layout.block for stride in (*strides[1:], offset)):
+            raise LowerError(f"a window of {dims} from {offset} on cuts through the blocks of {type_}")
+        nb1, nb2, nb3, start = (stride // layout.block * layout.nbytes for stride in (*strides[1:], offset))
+        while self._is(index, "reshape"):
+            index = self[index].sources[0]
+        return self._make("view", (index,), View(*ne, nb1, nb2, nb3, start))
+
+    def permute(self, index: int, axes: Sequence[int]) -> int:
+        """Axis i of the tensor becomes axis axes[i] of the result, in ggml's numbering."""
+        return self._make("permute", (index,), Permute(*axes))
+
+    # -- facts
+
+    def _is(self, index: int, name: str) -> bool:
+        return self[index].kind == "op" and self[index].name == name
+
+    def view(self, index: int) -> View | None:
+        """The parameters of a view; None for any other tensor."""
+        return View._make(self[index].parameters) if self._is(index, "view") else None
+
+    def root(self, index: int) -> int:
+        """The tensor whose memory a chain of views and reshapes shows."""
+        while self._is(index, "view") or self._is(index, "reshape"):
+            index = self[index].sources[0]
+        return index
+
+    def is_contiguous(self, index: int) -> bool:
+        """Whether a tensor's elements are without gaps, in the order of its dimensions."""
+        tensor, view = self[index], self.view(index)
+        if view is None:
+            return not self._is(index, "permute")
         width = nbytes(tensor) // math.prod(tensor.ne[1:])
         steps = (width, tensor.ne[1] * width, tensor.ne[1] * tensor.ne[2] * width)
-        dims = zip(tensor.ne[1:], tensor.parameters[4:7], steps, strict=True)
-        return all(n == 1 or nb == step for n, nb, step in dims)
+        return all(n == 1 or nb == step for n, nb, step in zip(tensor.ne[1:], view.nb, steps, strict=True))
 
     def numel(self, index: int) -> int:
         """Elements of a tensor."""
         return math.prod(self[index].ne)
 
-    def reshape(self, index: int, ne: Sequence[int]) -> int:
-        """A contiguous tensor with other dimensions."""
-        shape = four(ne)
-        if self[index].ne == shape:
-            return index
-        while self[index].kind == "op" and self[index].name == "reshape":
-            index = self[index].sources[0]
-            if self[index].ne == shape:
-                return index
-        return self.op("reshape", index, ne=shape, type_=self[index].type)
+    def nbytes(self, index: int) -> int:
+        """Bytes of a tensor's elements."""
+        return nbytes(self[index])
 
-    def window(self, index: int, dims: Sequence[tuple[int, int]], offset: int) -> int:
-        """Dimensions (elements, stride in elements), fastest first with stride 1, from `offset` elements on."""
-        tensor = self[index]
-        ne = four([n for n, _ in dims])
-        strides, step = [], 1
-        for axis in range(4):
-            strides.append(dims[axis][1] if axis < len(dims) and ne[axis] != 1 else step)
-            step = strides[axis] * ne[axis]
-        packed = all(stride == math.prod(ne[:axis]) for axis, stride in enumerate(strides) if ne[axis] != 1)
-        if packed and offset == 0 and math.prod(ne) == self.numel(index):
-            return self.reshape(index, ne)
-        layout = LAYOUTS[tensor.type]
-        if any(stride % layout.block for stride in (*strides[1:], offset)):
-            raise ValueError(f"a window that cuts through the blocks of {tensor.type}")
-        nb = [stride // layout.block * layout.nbytes for stride in (*strides[1:], offset)]
-        while self[index].kind == "op" and self[index].name == "reshape":
-            index = self[index].sources[0]
-        return self.op("view", index, ne=ne, type_=tensor.type, parameters=(*ne, *nb))
-
-    def permute(self, index: int, axes: Sequence[int]) -> int:
-        """Axis i of the tensor becomes axis axes[i] of the result, in ggml's numbering."""
-        ne = [0] * 4
-        for axis, size in zip(axes, self[index].ne, strict=True):
-            ne[axis] = size
-        return self.op("permute", index, ne=ne, type_=self[index].type, parameters=tuple(axes))
-
-    def cont(self, index: int) -> int:
-        """A contiguous copy."""
-        return self.op("cont", index, ne=self[index].ne, type_=self[index].type)
-
-    def cast(self, index: int, type_: str) -> int:
-        """A contiguous copy of another type."""
-        return self.op("cast", index, ne=self[index].ne, type_=type_, parameters=(type_,))
+    # -- the result
 
     def program(self, outputs: Sequence[Output]) -> tuple[Program, list[str]]:
-        """What the outputs need, in the order of `late`, and the place of each tensor."""
+        """The tensors that the outputs need, in the order of `schedule`, and the module path of each."""
         kept = schedule(self.tensors, [output.tensor for output in outputs])
         number = {old: new for new, old in enumerate(kept)}
-        tensors = []
-        for old in kept:
-            t = self[old]
-            tensors.append(Tensor(t.kind, t.name, t.type, t.ne, tuple(number[s] for s in t.sources), t.parameters))
-        used = {t.name for t in tensors if t.kind == "constant"}
+        tensors = tuple(
+            Tensor(t.kind, t.name, t.type, t.ne, tuple(number[source] for source in t.sources), t.parameters)
+            for t in (self[old] for old in kept)
+        )
+        used = {tensor.name for tensor in tensors if tensor.kind == "constant"}
         constants = {key: array for key, array in self.constants.items() if key in used}
         results = tuple(Output(number[output.tensor], output.shape) for output in outputs)
-        return Program(tuple(tensors), results, constants), [self.module_paths[old] for old in kept]
+        return Program(tensors, results, constants), [self.module_paths[old] for old in kept]

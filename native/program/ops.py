@@ -1,81 +1,345 @@
-"""The vocabulary of a program: every operation, how many sources it takes and what its parameters mean."""
+"""The table of operations: one row says all that the builder, the passes, the checks and the runner know of each."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
+from functools import cache
 from math import prod
+from typing import Any, NamedTuple, get_type_hints
 
-from . import Tensor
+from .tensor import Ne, Tensor, Value
+
+Sources = Sequence[Tensor]
+
+
+# -- parameters, in the order in which a program holds them; axes and dimensions are in ggml's numbering
+
+
+class Nothing(NamedTuple):
+    """An operation without parameters."""
+
+
+class View(NamedTuple):
+    """Dimensions in elements; strides and offset in bytes."""
+
+    ne0: int
+    ne1: int
+    ne2: int
+    ne3: int
+    nb1: int
+    nb2: int
+    nb3: int
+    offset: int
+
+    @property
+    def ne(self) -> Ne:
+        """The dimensions."""
+        return self.ne0, self.ne1, self.ne2, self.ne3
+
+    @property
+    def nb(self) -> tuple[int, int, int]:
+        """The strides of all dimensions but the fastest, in bytes."""
+        return self.nb1, self.nb2, self.nb3
+
+
+class Permute(NamedTuple):
+    """Axis i of the source becomes axis `axis{i}` of the result."""
+
+    axis0: int
+    axis1: int
+    axis2: int
+    axis3: int
+
+
+class Cast(NamedTuple):
+    """The ggml type of the result."""
+
+    type: str
+
+
+class Concat(NamedTuple):
+    """The dimension along which the second source follows the first."""
+
+    dim: int
+
+
+class Pad(NamedTuple):
+    """Zeros before (l) and after (r) each dimension, in elements."""
+
+    l0: int
+    r0: int
+    l1: int
+    r1: int
+    l2: int
+    r2: int
+    l3: int
+    r3: int
+
+
+class Set(NamedTuple):
+    """Where in the first source the second is written: strides and offset in bytes."""
+
+    nb1: int
+    nb2: int
+    nb3: int
+    offset: int
+
+
+class Scale(NamedTuple):
+    """x * factor + bias."""
+
+    factor: float
+    bias: float = 0.0
+
+
+class Clamp(NamedTuple):
+    """Smallest and largest value."""
+
+    min: float
+    max: float
+
+
+class LeakyRelu(NamedTuple):
+    """The factor of negative values."""
+
+    slope: float
+
+
+class MulMat(NamedTuple):
+    """prec "F32": sums are in F32 on every device."""
+
+    prec: str = "F32"
+
+
+class Norm(NamedTuple):
+    """Added to the variance, or to the mean square."""
+
+    eps: float
+
+
+class GroupNorm(NamedTuple):
+    """Groups of channels, which are dimension 2; eps as in Norm."""
+
+    groups: int
+    eps: float
+
+
+class Softmax(NamedTuple):
+    """Scores are multiplied by it before the mask is added."""
+
+    scale: float = 1.0
+
+
+class Conv2d(NamedTuple):
+    """0: along the width, 1: along the height; in pixels."""
+
+    stride0: int
+    stride1: int
+    pad0: int
+    pad1: int
+    dilation0: int
+    dilation1: int
+
+
+class Upscale(NamedTuple):
+    """ "nearest" or "bilinear"."""
+
+    mode: str
+
+
+# -- the shape of a result from its sources and parameters
+
+
+def _first_ne(sources: Sources, _parameters: Any) -> Ne:
+    return sources[0].ne
+
+
+def _view_ne(_sources: Sources, view: View) -> Ne:
+    return view.ne
+
+
+def _permute_ne(sources: Sources, axes: Permute) -> Ne:
+    ne = dict(zip(axes, sources[0].ne, strict=True))
+    return ne[0], ne[1], ne[2], ne[3]
+
+
+def _concat_ne(sources: Sources, concat: Concat) -> Ne:
+    a, b, c, d = (n + sources[1].ne[i] * (i == concat.dim) for i, n in enumerate(sources[0].ne))
+    return a, b, c, d
+
+
+def _pad_ne(sources: Sources, pad: Pad) -> Ne:
+    a, b, c, d = sources[0].ne
+    return a + pad.l0 + pad.r0, b + pad.l1 + pad.r1, c + pad.l2 + pad.r2, d + pad.l3 + pad.r3
+
+
+def _get_rows_ne(sources: Sources, _parameters: Any) -> Ne:
+    table, rows = sources
+    return table.ne[0], *rows.ne[:3]
+
+
+def _rows_reduced_ne(sources: Sources, _parameters: Any) -> Ne:
+    return 1, *sources[0].ne[1:]
+
+
+def _mul_mat_ne(sources: Sources, _parameters: MulMat) -> Ne:
+    matrix, columns = sources
+    return matrix.ne[1], *columns.ne[1:]
+
+
+def _flash_attn_ne(sources: Sources, _parameters: Softmax) -> Ne:
+    query, _, value, *_ = sources
+    return value.ne[0], query.ne[2], query.ne[1], query.ne[3]
+
+
+def _conv_2d_ne(sources: Sources, conv: Conv2d) -> Ne:
+    kernel, image = sources
+    width = (image.ne[0] + 2 * conv.pad0 - conv.dilation0 * (kernel.ne[0] - 1) - 1) // conv.stride0 + 1
+    height = (image.ne[1] + 2 * conv.pad1 - conv.dilation1 * (kernel.ne[1] - 1) - 1) // conv.stride1 + 1
+    return width, height, kernel.ne[3], image.ne[3]
+
+
+# -- its type
+
+
+def _first_type(sources: Sources, _parameters: Any) -> str:
+    return sources[0].type
+
+
+def _cast_type(_sources: Sources, cast: Cast) -> str:
+    return cast.type
+
+
+def _f32(_sources: Sources, _parameters: Any) -> str:
+    return "F32"
+
+
+# -- and its floating-point operations
+
+
+def _elements(ne: Ne, _sources: Sources) -> float:
+    return float(prod(ne))
+
+
+def _no_flops(_ne: Ne, _sources: Sources) -> float:
+    return 0.0
+
+
+def _mul_mat_flops(ne: Ne, sources: Sources) -> float:
+    return 2.0 * prod(ne) * sources[0].ne[0]
+
+
+def _flash_attn_flops(_ne: Ne, sources: Sources) -> float:
+    query, key, value = (source.ne for source in sources[:3])
+    return 2.0 * query[1] * query[2] * query[3] * key[1] * (query[0] + value[0])
+
+
+def _conv_2d_flops(ne: Ne, sources: Sources) -> float:
+    return 2.0 * prod(ne) * prod(sources[0].ne[:3])
+
+
+class PerToken(Enum):
+    """How an operation keeps tokens apart, so that it can be computed for some of them at a time."""
+
+    ELEMENTS = "each element comes from the same element of every source"
+    ROWS = "each row comes from the same row of the source, where tokens are rows"
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """sources: (fewest, most); parameters: names in order."""
+    """One row.
 
-    sources: tuple[int, int]
-    parameters: tuple[str, ...] = ()
+    parameters: their class; sources: the fewest and the most.
+    ne: the shape rule; None: a free choice, which the builder is given. type: the rule for the result's type.
+    flops: floating-point operations, from the result's ne and the sources.
+    is_view: names other memory and computes nothing. in_place: ggml's allocator may write the result over a source.
+    per_token: whether and how tokens are independent. splittable: columns of the result come from the same columns of
+    the sources. contiguous: reads contiguous memory only. repacked: the source that may be a repacked weight.
+    """
 
-    def accepts(self, sources: int, parameters: int) -> bool:
-        """Whether an op of the table has the right number of each."""
-        return self.sources[0] <= sources <= self.sources[1] and parameters == len(self.parameters)
+    parameters: Callable[..., Any] = Nothing
+    sources: tuple[int, int] = (1, 1)
+    ne: Callable[[Sources, Any], Ne] | None = _first_ne
+    type: Callable[[Sources, Any], str] = _first_type
+    flops: Callable[[Ne, Sources], float] = _elements
+    is_view: bool = False
+    in_place: bool = False
+    per_token: PerToken | None = None
+    splittable: bool = False
+    contiguous: bool = False
+    repacked: int | None = None
 
 
-def _unary(*parameters: str) -> Operation:
-    return Operation((1, 1), parameters)
+def _view(parameters: Callable[..., Any], ne: Callable[[Sources, Any], Ne] | None, **facts: Any) -> Operation:
+    return Operation(parameters, ne=ne, flops=_no_flops, is_view=True, **facts)
 
 
-def _binary(*parameters: str) -> Operation:
-    return Operation((2, 2), parameters)
+def _elementwise(parameters: Callable[..., Any] = Nothing, sources: int = 1, **facts: Any) -> Operation:
+    return Operation(parameters, (sources, sources), per_token=PerToken.ELEMENTS, splittable=True, **facts)
 
 
-# one source and no parameter
-UNARY = (
-    "silu", "gelu", "gelu_erf", "gelu_quick", "relu", "tanh", "sigmoid", "neg", "abs", "exp", "sqr", "sqrt", "log",
-    "sin", "cos", "sum_rows", "mean",
-)  # fmt: skip
 OPERATIONS: dict[str, Operation] = {
-    # geometry: no arithmetic; offsets and strides (nb) in bytes, dimensions in ggml's order
-    "view": _unary("ne0", "ne1", "ne2", "ne3", "nb1", "nb2", "nb3", "offset"),
-    "reshape": _unary(),
-    "permute": _unary("axis0", "axis1", "axis2", "axis3"),
-    "cont": _unary(),
-    "repeat": _unary(),
-    "cast": _unary("type"),
-    "concat": _binary("dim"),
-    "pad": _unary("l0", "r0", "l1", "r1", "l2", "r2", "l3", "r3"),
-    "set": _binary("nb1", "nb2", "nb3", "offset"),
-    "get_rows": _binary(),
-    # arithmetic, the second source repeated over the first
-    "add": _binary(),
-    "sub": _binary(),
-    "mul": _binary(),
-    "div": _binary(),
-    "scale": _unary("factor", "bias"),
-    "clamp": _unary("min", "max"),
-    **{name: _unary() for name in UNARY},
+    # no arithmetic: views of other memory, and copies
+    "view": _view(View, _view_ne, per_token=PerToken.ROWS),
+    "reshape": _view(Nothing, None, per_token=PerToken.ELEMENTS),
+    "permute": _view(Permute, _permute_ne),
+    "cont": Operation(),
+    "repeat": Operation(ne=None),
+    "cast": Operation(Cast, type=_cast_type),
+    "concat": Operation(Concat, (2, 2), _concat_ne, per_token=PerToken.ROWS),
+    "pad": Operation(Pad, ne=_pad_ne),
+    "set": Operation(Set, (2, 2)),
+    "get_rows": Operation(sources=(2, 2), ne=_get_rows_ne, type=_f32),  # a table, and the numbers of its rows
+    "upscale": Operation(Upscale, ne=None),
+    # element by element; a second source is repeated over the first; without parameters they are ggml_NAME
+    **{name: _elementwise(sources=2, in_place=True) for name in ("add", "sub", "mul", "div")},
+    **{name: _elementwise(in_place=True) for name in ("silu", "gelu", "gelu_erf", "gelu_quick", "relu", "tanh")},
+    **{name: _elementwise(in_place=True) for name in ("sigmoid", "neg", "abs", "exp", "sqr", "sqrt", "log")},
+    **{name: _elementwise() for name in ("sin", "cos")},
+    "scale": _elementwise(Scale, in_place=True, contiguous=True),
+    "clamp": _elementwise(Clamp, contiguous=True),
+    "leaky_relu": _elementwise(LeakyRelu, contiguous=True),
+    # row by row; dimension 0 is a row
+    "sum_rows": Operation(ne=_rows_reduced_ne),
+    "mean": Operation(ne=_rows_reduced_ne),
+    "norm": Operation(Norm, per_token=PerToken.ROWS),
+    "rms_norm": Operation(Norm, in_place=True, per_token=PerToken.ROWS),
+    "soft_max": Operation(Softmax, (1, 2), in_place=True),  # scores, and what is added to them
     # layers
-    "mul_mat": _binary("prec"),
-    "rope": Operation((3, 3)),  # x, positions of the tokens, and what divides them for each pair of neighbours
-    "norm": _unary("eps"),
-    "rms_norm": _unary("eps"),
-    "group_norm": _unary("groups", "eps"),
-    "soft_max": Operation((1, 2), ("scale",)),
-    "flash_attn": Operation((3, 4), ("scale",)),
-    "conv_2d": _binary("stride0", "stride1", "pad0", "pad1", "dilation0", "dilation1"),
-    "upscale": _unary("mode"),
+    "group_norm": Operation(GroupNorm),
+    "rope": Operation(sources=(3, 3), in_place=True),  # x, positions of the tokens, and divisors of each pair's angle
+    "mul_mat": Operation(MulMat, (2, 2), _mul_mat_ne, _f32, _mul_mat_flops, per_token=PerToken.ROWS, repacked=0),
+    # queries, keys, values [channels, tokens, heads, batch], and what is added to the scores
+    "flash_attn": Operation(Softmax, (3, 4), _flash_attn_ne, _f32, _flash_attn_flops),
+    "conv_2d": Operation(Conv2d, (2, 2), _conv_2d_ne, _f32, _conv_2d_flops),  # kernels, images
 }
 
 
-def flops(tensor: Tensor, sources: list[Tensor]) -> float:
-    """Floating-point operations of one row of the table; 0 for what only names other memory."""
-    elements = float(prod(tensor.ne))
-    if tensor.kind != "op" or tensor.name in ("view", "reshape", "permute"):
-        return 0.0
-    if tensor.name == "mul_mat":
-        return 2.0 * elements * sources[0].ne[0]
-    if tensor.name == "conv_2d":
-        return 2.0 * elements * prod(sources[0].ne[:3])
-    if tensor.name == "flash_attn":
-        queries, keys, values = sources[0].ne, sources[1].ne, sources[2].ne
-        return 2.0 * queries[1] * queries[2] * queries[3] * keys[1] * (queries[0] + values[0])
-    return elements
+def is_view(tensor: Tensor) -> bool:
+    """Whether a row of a program only names other memory."""
+    return tensor.kind == "op" and OPERATIONS[tensor.name].is_view
+
+
+def flops(tensor: Tensor, sources: Sources) -> float:
+    """Floating-point operations of a row of a program; 0 for a leaf or a view."""
+    return OPERATIONS[tensor.name].flops(tensor.ne, sources) if tensor.kind == "op" else 0.0
+
+
+def parameters_of(name: str, values: Sequence[Value]) -> Any:
+    """Values as the parameter class of an operation.
+
+    Raises TypeError where they are of another number or type than its fields.
+    """
+    kind: Any = OPERATIONS[name].parameters
+    parameters = kind._make(values)
+    for value, (field, type_) in zip(parameters, _fields(kind), strict=True):
+        if not isinstance(value, (int, float) if type_ is float else type_):
+            raise TypeError(f"{name} takes {field} as {type_.__name__}, not {value!r}")
+    return parameters
+
+
+@cache
+def _fields(kind: type) -> tuple[tuple[str, type], ...]:
+    return tuple(get_type_hints(kind).items())

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+
+from .ops import OPERATIONS, parameters_of
+from .tensor import Tensor, row_text
 
 FORMAT = 1
 _MAGIC = b"GGPR"
@@ -18,25 +22,6 @@ _HEADER = struct.Struct("<4sIQ")  # magic, format, bytes of JSON
 
 class ProgramError(ValueError):
     """Bytes that are no program, or a program that contradicts itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """One row of the tensor table; its index is its position in `Program.tensors`.
-
-    kind: "input" (filled per call), "weight" (a parameter of the model), "constant" (of the shape) or "op".
-    name: input name, parameter name, constant key, or the ggml operation from `ops.OPERATIONS`.
-    type: ggml type name, "F32", "Q4_K", ...
-    ne: elements per dimension in ggml's order, fastest first.
-    sources: indices of earlier tensors; parameters: in the order that `ops.OPERATIONS` names them.
-    """
-
-    kind: str
-    name: str
-    type: str
-    ne: tuple[int, int, int, int]
-    sources: tuple[int, ...] = ()
-    parameters: tuple[int | float | str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +34,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Program:
-    """Operations in execution order; what stands together here is what a backend may fuse."""
+    """Tensors in execution order; a backend may fuse operations that follow one another."""
 
     tensors: tuple[Tensor, ...]
     outputs: tuple[Output, ...]
@@ -61,7 +46,7 @@ class Program:
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def to_bytes(self) -> bytes:
-        """Serialise: a header, JSON for the tables, then the constants' raw bytes one after the other."""
+        """The program serialised: a header, JSON for the tables, then the constants' raw bytes one after the other."""
         arrays = {key: np.ascontiguousarray(array) for key, array in self.constants.items()}
         head = {
             "tensors": [[t.kind, t.name, t.type, t.ne, t.sources, t.parameters] for t in self.tensors],
@@ -73,7 +58,7 @@ class Program:
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview) -> Program:
-        """Read what `to_bytes` wrote; the constants stay views on `data`.
+        """The program that `to_bytes` wrote; the constants stay views on `data`.
 
         Raises ProgramError when the bytes are not a program of this format.
         """
@@ -102,25 +87,77 @@ class Program:
         return program
 
     def check(self) -> None:
-        """Raise ProgramError where a tensor refers to a later one, a constant is missing or an op is unknown."""
-        from .ops import OPERATIONS
+        """Raise ProgramError where the table contradicts itself.
 
+        That is: a source that is not an earlier tensor, a constant without values, an unknown operation, too few or
+        too many sources or parameters, and a type or ne that does not follow from them.
+        """
         for index, tensor in enumerate(self.tensors):
-            where = f"tensor {index} ({tensor.kind} {tensor.name})"
-            if any(not 0 <= source < index for source in tensor.sources):
-                raise ProgramError(f"{where} has sources {tensor.sources}, which are not all before it")
-            if tensor.kind == "constant" and tensor.name not in self.constants:
-                raise ProgramError(f"{where} is not among the constants")
-            if tensor.kind == "op":
-                operation = OPERATIONS.get(tensor.name)
-                if operation is None:
-                    raise ProgramError(f"{where} is not an operation that the runner knows")
-                if not operation.accepts(len(tensor.sources), len(tensor.parameters)):
-                    raise ProgramError(
-                        f"{where} has {len(tensor.sources)} sources and {len(tensor.parameters)} parameters"
-                    )
-            elif tensor.kind not in ("input", "weight", "constant") or tensor.sources or tensor.parameters:
-                raise ProgramError(f"{where} is neither an operation nor a leaf")
+            fault = self._fault(index, tensor)
+            if fault:
+                raise ProgramError(f"operation {index}, {row_text(tensor)}, is not valid: {fault}")
         for output in self.outputs:
             if not 0 <= output.tensor < len(self.tensors):
                 raise ProgramError(f"output {output.tensor} is not among the {len(self.tensors)} tensors")
+
+    def _fault(self, index: int, tensor: Tensor) -> str | None:
+        if len(tensor.ne) != 4 or not all(isinstance(n, int) and n > 0 for n in tensor.ne):
+            return "its ne are not four positive numbers"
+        if any(not 0 <= source < index for source in tensor.sources):
+            return f"its sources {tensor.sources} are not all before it"
+        if tensor.kind == "op":
+            return _contradiction(tensor, [self.tensors[source] for source in tensor.sources])
+        if tensor.kind not in ("input", "weight", "constant") or tensor.sources or tensor.parameters:
+            return "it is neither an operation nor a leaf"
+        if tensor.kind == "constant" and tensor.name not in self.constants:
+            return "it is not among the constants"
+        return None
+
+    def listing(self, module_paths: Sequence[str] = ()) -> str:
+        """The program as a person reads it: a line for each tensor, with its index, type, dimensions and making.
+
+        Dimensions are ne without what is 1 at their end; sources are indices, or names of leaves.
+        module_paths: of each tensor, as Lowered has them; those of operations stand at the ends of the lines.
+        """
+        lines = []
+        for index, tensor in enumerate(self.tensors):
+            path = module_paths[index] if module_paths and tensor.kind == "op" else ""
+            line = f"%{index:<5} {_type_and_ne(tensor):28} {self._making(tensor)}"
+            lines.append(f"{line}  # {path}" if path else line)
+        lines += [f"output {number}: %{o.tensor}, shape {list(o.shape)}" for number, o in enumerate(self.outputs)]
+        return "\n".join(lines)
+
+    def _making(self, tensor: Tensor) -> str:
+        """ "mul_mat(blocks.0.weight, %7, prec=F32)", or "weight blocks.0.weight"."""
+        if tensor.kind != "op":
+            return f"{tensor.kind} {tensor.name}"
+        sources = [(each, self.tensors[each]) for each in tensor.sources]
+        arguments = [f"%{each}" if source.kind == "op" else source.name for each, source in sources]
+        named = parameters_of(tensor.name, tensor.parameters)._asdict()
+        return f"{tensor.name}({', '.join([*arguments, *(f'{name}={value}' for name, value in named.items())])})"
+
+
+def _type_and_ne(tensor: Tensor) -> str:
+    ne = list(tensor.ne)
+    while len(ne) > 1 and ne[-1] == 1:
+        ne.pop()
+    return f"{tensor.type}{ne}"
+
+
+def _contradiction(tensor: Tensor, sources: Sequence[Tensor]) -> str | None:
+    """How an operation's row departs from the table of operations."""
+    operation = OPERATIONS.get(tensor.name)
+    if operation is None:
+        return "the runner does not know the operation"
+    fewest, most = operation.sources
+    if not fewest <= len(sources) <= most:
+        return f"it takes {fewest} to {most} sources, not {len(sources)}"
+    try:
+        parameters = parameters_of(tensor.name, tensor.parameters)
+        ne = operation.ne(sources, parameters) if operation.ne else tensor.ne
+        type_ = operation.type(sources, parameters)
+    except (TypeError, ValueError, KeyError, ArithmeticError) as error:
+        return f"its parameters {tuple(tensor.parameters)} do not fit: {error}"
+    if (type_, ne) != (tensor.type, tensor.ne):
+        return f"its sources make it {type_}{list(ne)}"
+    return None

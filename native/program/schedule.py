@@ -1,24 +1,17 @@
-"""The order of a program: everything as late as it can be, so that little lives at once."""
+"""The order of a program's operations: as late as possible (ALAP), to lower the peak of memory."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from ..ggml_types import LAYOUTS
-from . import Tensor
-
-
-def nbytes(tensor: Tensor) -> int:
-    """Bytes of a tensor's elements."""
-    layout = LAYOUTS[tensor.type]
-    return math.prod(tensor.ne) // layout.block * layout.nbytes
+from .tensor import Tensor, nbytes
 
 
 def schedule(tensors: Sequence[Tensor], outputs: Sequence[int]) -> list[int]:
-    """The tensors that the outputs need, each right before the first that takes it: what a backend fuses is together.
+    """The indices of the tensors that the outputs need, each right before the first that takes it as a source.
 
-    Of several sources the smaller come first: they are held while the larger are made.
+    So an operation follows the one that a backend can fuse it with. Of several sources the smaller come first: they
+    stay allocated while the larger are computed.
     """
     ordered: dict[int, None] = {}
     stack = list(reversed(outputs))

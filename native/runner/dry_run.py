@@ -12,7 +12,7 @@ from ..errors import Missing, RunnerError
 from ..ggml_types import LAYOUTS, tensor_bytes
 from ..lru import LRU
 from ..program import Program
-from ..program.ops import flops
+from ..program.ops import flops, is_view
 from ..wire.failures import failure
 from ..wire.messages import (
     DryRun,
@@ -29,7 +29,7 @@ from ..wire.messages import (
 from .device.buffers import describe, device_bytes, require
 from .device.counting import CountingDevice, counting_devices
 from .device.devices import Device
-from .graph.graph import VIEWS, Graph, GraphWeights, ProgramCache
+from .graph.graph import Graph, GraphWeights, ProgramCache
 from .store import Store
 from .weight_memory.files import AbsentFiles
 
@@ -184,7 +184,7 @@ def _taken(name: str, program: Program, device: Device) -> Estimate:
         counting_device.put(tensor, None, 0)
     try:
         graph = Graph(name, program, GraphWeights(counting_device, weights.tensors.__getitem__))
-        made = [row for row in rows if row.kind == "input" or (row.kind == "op" and row.name not in VIEWS)]
+        made = [row for row in rows if row.kind == "input" or (row.kind == "op" and not is_view(row))]
         taken = Estimate(
             compute=graph.compute_bytes,
             constants=graph.constant_bytes,

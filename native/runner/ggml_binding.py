@@ -54,9 +54,3 @@ def context(tensors: int, graph_nodes: int = 0) -> Any:
     if not made:
         raise MemoryError(f"no memory for {size:,} bytes of tensor descriptions")
     return made
-
-
-def torch_shape_to_ne(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Torch order to ggml's: reversed, filled up with ones."""
-    ne = (*reversed(shape), 1, 1, 1, 1)
-    return ne[0], ne[1], ne[2], ne[3]

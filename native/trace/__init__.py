@@ -1,4 +1,4 @@
-"""From a torch module to the list of aten operations it performs, with no weights in memory."""
+"""Traces a torch module: the list of aten operations that it performs, with no weights in memory."""
 
 from .graph import Trace, TracedOp, Window
 from .record import trace

@@ -1,4 +1,4 @@
-"""What a trace consists of: operations over strided windows of storages."""
+"""A trace: operations over strided windows of storages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A tensor seen as a strided window of a storage; shape, stride and offset count elements, as torch does."""
+    """A tensor as a strided window of a storage; shape, stride and offset in elements, as in torch."""
 
     storage: int
     shape: tuple[int, ...]
@@ -22,7 +22,7 @@ class Window:
 
     @property
     def numel(self) -> int:
-        """Elements that the window shows."""
+        """Elements of the window."""
         return math.prod(self.shape)
 
 
@@ -30,7 +30,7 @@ class Window:
 class TracedOp:
     """One operation: `function` called with `args` and `kwargs`, in which every tensor is a Window.
 
-    name: "aten.add.Tensor" and the like; place: the path of the module that performed it.
+    name: "aten.add.Tensor" and the like; module_path: of the module that performed it.
     """
 
     name: str
@@ -43,9 +43,9 @@ class TracedOp:
 
 @dataclass(frozen=True)
 class Trace:
-    """All operations of one call, in order. Operations that only make views are not among them: windows hold those.
+    """All operations of one call, in order, without those that only make views: windows have these.
 
-    inputs, weights: by name; constants: real tensors that the module held; storages: elements of each.
+    inputs, weights: by name; constants: real tensors of the module, by storage; storages: elements of each.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""Record the operations of a torch module on fake tensors.
+"""Records the operations of a torch module on fake tensors.
 
 Both modes used here are local to the calling thread, and the module is this pack's own, so a torch model that runs
 in another thread sees nothing of a trace.
@@ -7,7 +7,7 @@ in another thread sees nothing of a trace.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,11 +28,11 @@ Function = Callable[[torch.nn.Module, dict[str, torch.Tensor]], Any]
 
 
 class TraceError(RuntimeError):
-    """A model whose code cannot be followed without its values."""
+    """A model whose code depends on values, which fake tensors do not have."""
 
 
 class _Recorder:
-    """The steps so far, and which storage each tensor lies in."""
+    """The steps so far, and the number of each storage."""
 
     def __init__(self) -> None:
         self.steps: list[TracedOp] = []
@@ -40,10 +40,10 @@ class _Recorder:
         self.constants: dict[int, torch.Tensor] = {}
         self.module_paths: list[str] = []
         self._index: dict[int, int] = {}
-        self._alive: list[torch.Tensor] = []  # a storage that died could lend its address to another
+        self._alive: list[torch.Tensor] = []  # the address of a freed storage could be that of another
 
     def window(self, tensor: torch.Tensor) -> Window:
-        """The window that a tensor is; a real tensor met for the first time is a constant of the module."""
+        """A tensor as a window; a real tensor that is new is a constant of the module."""
         storage = tensor.untyped_storage()
         index = self._index.get(storage._cdata)
         if index is None:
@@ -55,8 +55,15 @@ class _Recorder:
                     self.constants[index] = tensor.detach().as_strided((self.storages[index],), (1,), 0).clone()
         return Window(index, tuple(tensor.shape), tuple(tensor.stride()), int(tensor.storage_offset()), tensor.dtype)
 
+    def fake(self, window: Window) -> torch.Tensor:
+        """A fake tensor that is this window of a known storage."""
+        base = torch.empty((self.storages[window.storage],), dtype=window.dtype)
+        self._index[base.untyped_storage()._cdata] = window.storage
+        self._alive.append(base)
+        return base.as_strided(window.shape, window.stride, window.offset)
+
     def add(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> None:
-        """Append a step, unless all it did was to make views."""
+        """Append a step, unless it only made views."""
         module_path = self.module_paths[-1] if self.module_paths else ""
         known = len(self.storages)
         inputs = tree_map(lambda x: self.window(x) if isinstance(x, torch.Tensor) else x, (tuple(args), dict(kwargs)))
@@ -69,13 +76,14 @@ class _Recorder:
 
 
 def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """The result of scaled_dot_product_attention as engines lay it out: heads beside channels in memory."""
+    """An empty result of scaled_dot_product_attention in the layout of engines: heads next to channels in memory."""
     batch, heads, tokens, _ = query.shape
     return query.new_empty((batch, tokens, heads, value.shape[3])).transpose(1, 2)
 
 
-# What torch would take apart before a dispatch mode sees it, and a shape function where torch's own layout is not ours.
-_WHOLE: dict[Any, tuple[str, Callable[..., Any] | None]] = {
+# Functions that torch decomposes before a dispatch mode sees them, each with a function for its result's layout where
+# torch's own is not ours.
+_ATOMIC: dict[Any, tuple[str, Callable[..., Any] | None]] = {
     torch.nn.functional.linear: ("linear", None),
     torch.nn.functional.scaled_dot_product_attention: ("scaled_dot_product_attention", _attention),
     torch.nn.functional.rms_norm: ("rms_norm", None),
@@ -83,8 +91,8 @@ _WHOLE: dict[Any, tuple[str, Callable[..., Any] | None]] = {
 }
 
 
-class _WholeMode(TorchFunctionMode):
-    """Records the functions of `_WHOLE` as one step each."""
+class _AtomicMode(TorchFunctionMode):
+    """Records each function of `_ATOMIC` as one step."""
 
     def __init__(self, recorder: _Recorder, operations: _OperationMode) -> None:
         super().__init__()
@@ -93,12 +101,12 @@ class _WholeMode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        whole = _WHOLE.get(func)
-        if whole is None:
+        atomic = _ATOMIC.get(func)
+        if atomic is None:
             return func(*args, **kwargs)
-        name, shape = whole
+        name, layout = atomic
         with self.operations.paused():
-            result = (shape or func)(*args, **kwargs)
+            result = (layout or func)(*args, **kwargs)
         self.recorder.add(name, func, args, kwargs, result)
         return result
 
@@ -130,7 +138,7 @@ class _OperationMode(TorchDispatchMode):
 
 @contextlib.contextmanager
 def _module_paths(module: torch.nn.Module, recorder: _Recorder) -> Iterator[None]:
-    """Keep the path of the module that is running, through hooks on this module's own parts."""
+    """Record the path of the module that runs, by hooks on the parts of this module."""
     handles = []
     for path, part in module.named_modules():
 
@@ -148,7 +156,7 @@ def _module_paths(module: torch.nn.Module, recorder: _Recorder) -> Iterator[None
             handle.remove()
 
 
-class _Whole(torch.nn.Module):
+class _Callable(torch.nn.Module):
     """The module and the function that calls it, as one module whose parameters functional_call can replace."""
 
     def __init__(self, module: torch.nn.Module, function: Function) -> None:
@@ -161,16 +169,16 @@ class _Whole(torch.nn.Module):
 
 
 def trace(model: str, module: torch.nn.Module, function: Function, inputs: dict[str, torch.Tensor]) -> Trace:
-    """Follow `function(module, inputs)` and return what it computes.
+    """The operations of `function(module, inputs)`, without computing any.
 
-    model: its name, for messages. module: its parameters may lie on the meta device; floats are traced as F32.
+    model: its name, for messages. module: its parameters may be on the meta device; floats are traced as F32.
     function: returns a tensor or a tuple of tensors. inputs: only their shapes and dtypes matter.
     Raises TraceError where the code asks for a value that only a real run has.
     """
     recorder = _Recorder()
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     named = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
-    # In inference mode, in which ComfyUI runs nodes, torch leaves composite operations whole.
+    # In inference mode, in which ComfyUI runs nodes, torch does not decompose composite operations.
     with torch.inference_mode(False), mode, torch.no_grad():
         weights = {
             name: torch.empty(tuple(p.shape), dtype=torch.float32 if p.is_floating_point() else p.dtype)
@@ -182,8 +190,8 @@ def trace(model: str, module: torch.nn.Module, function: Function, inputs: dict[
         operations = _OperationMode(recorder)
         replaced = {f"module.{name}": tensor for name, tensor in weights.items()}
         try:
-            with _module_paths(module, recorder), operations, _WholeMode(recorder, operations):
-                result = torch.func.functional_call(_Whole(module, function), replaced, (fakes,))
+            with _module_paths(module, recorder), operations, _AtomicMode(recorder, operations):
+                result = torch.func.functional_call(_Callable(module, function), replaced, (fakes,))
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             module_path = recorder.module_paths[-1] if recorder.module_paths else model
             raise TraceError(
@@ -195,3 +203,31 @@ def trace(model: str, module: torch.nn.Module, function: Function, inputs: dict[
         model, tuple(recorder.steps), input_windows, weight_windows, recorder.constants, outputs,
         tuple(recorder.storages),
     )  # fmt: skip
+
+
+def decompose(step: TracedOp, storages: Sequence[int]) -> tuple[list[TracedOp], tuple[int, ...]] | None:
+    """The steps that torch's own decomposition makes of one; None where torch has none.
+
+    storages: elements of each storage of the trace. Returns also those with the storages of the new steps.
+    """
+    if not isinstance(step.function, torch._ops.OpOverload):
+        return None
+    function = torch._decomp.get_decompositions([step.function]).get(step.function)
+    if function is None:
+        return None
+    recorder = _Recorder()
+    recorder.storages = list(storages)
+    recorder.module_paths = [step.module_path]
+    with torch.inference_mode(False), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        args, kwargs = tree_map(lambda x: recorder.fake(x) if isinstance(x, Window) else x, (step.args, step.kwargs))
+        operations = _OperationMode(recorder)
+        try:
+            with operations, _AtomicMode(recorder, operations):
+                results = tree_flatten(function(*args, **kwargs))[0]
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            return None
+        for result, out in zip(results, step.outputs, strict=False):
+            copy = (recorder.window(result),)
+            clone = torch.ops.aten.clone.default
+            recorder.steps.append(TracedOp("aten.clone.default", clone, copy, {}, (out,), step.module_path))
+    return recorder.steps, tuple(recorder.storages)

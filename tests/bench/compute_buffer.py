@@ -14,11 +14,10 @@ from dataclasses import replace
 
 from native.client import RunnerError, shared
 from native.lower import LowerOptions, WeightType, lower
+from native.program.ops import is_view
 from native.trace import trace
 
 from . import hollow
-
-NAMING = ("view", "reshape", "permute")
 
 
 def main() -> None:
@@ -43,7 +42,7 @@ def _line(name: str, size: int, device: str, lowering: LowerOptions) -> str:
         lowering = replace(lowering, activation_scale=64.0)
     types = {each: WeightType(stored, shape) for each, (shape, stored) in hollow.types(module, real.matrices).items()}
     program = lower(trace(name, module, real.function, real.inputs(size)), types, lowering).program
-    counts = Counter(row.name for row in program.tensors if row.kind == "op" and row.name not in NAMING)
+    counts = Counter(row.name for row in program.tensors if row.kind == "op" and not is_view(row))
     text = f"{name:5} {size:5} on {device}: {sum(counts.values()):5} operations, "
     try:
         taken = shared().estimate(name, device, program)

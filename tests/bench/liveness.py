@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from native.program import Program
-from native.program.ops import UNARY
-from native.program.schedule import nbytes
-
-_NAMES = ("view", "reshape", "permute")  # of other memory
-_IN_PLACE = ("add", "sub", "mul", "div", "scale", "rms_norm", "rope", "soft_max", *UNARY)
+from native.program.ops import OPERATIONS, is_view
+from native.program.tensor import nbytes
 
 
 def at_peak(program: Program) -> tuple[int, list[int]]:
@@ -15,7 +12,7 @@ def at_peak(program: Program) -> tuple[int, list[int]]:
     rows = program.tensors
     root = list(range(len(rows)))
     for index, row in enumerate(rows):
-        if row.kind == "op" and row.name in _NAMES:
+        if is_view(row):
             root[index] = root[row.sources[0]]
     last = {root[output.tensor]: len(rows) for output in program.outputs}
     for index, row in enumerate(rows):
@@ -24,11 +21,11 @@ def at_peak(program: Program) -> tuple[int, list[int]]:
     alive: dict[int, int] = {i: nbytes(row) for i, row in enumerate(rows) if row.kind == "input"}
     peak, held = 0, list(alive)
     for index, row in enumerate(rows):
-        if row.kind != "op" or row.name in _NAMES:
+        if row.kind != "op" or is_view(row):
             continue
         same = next((root[s] for s in row.sources if root[s] in alive and last[root[s]] == index
                      and nbytes(rows[root[s]]) == nbytes(row)), None)  # fmt: skip
-        if row.name in _IN_PLACE and same is not None:
+        if OPERATIONS[row.name].in_place and same is not None:
             del alive[same]
         alive[index] = nbytes(row)
         if sum(alive.values()) > peak:

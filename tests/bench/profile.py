@@ -1,10 +1,12 @@
-"""Where the time and the memory of a model go: by operation, by module, and at the peak of the compute buffer.
+"""The time and the memory of a model: by operation, by module, and at the peak of the compute buffer.
 
     COMFYUI_PATH=... python -m tests.bench.profile [--model flux|t5|clip|vae] [--blocks N] [--file FILE.gguf] [--size N]
                                                    [--device D] [--weights auto|device|ram]
+    COMFYUI_PATH=... python -m tests.bench.profile --listing [--model flux|t5|clip|vae] [--size N]
 
-FILE is a FLUX.1 file; without it the weights are zeros, of `--blocks` blocks of each kind. Every operation is computed
-alone and waited for: what a backend would fuse is not, and a submission's own cost is in each figure.
+The second prints the program of the model at its real size, from shapes alone. FILE is a FLUX.1 file; without it the
+weights are zeros, of `--blocks` blocks of each kind. Every operation is computed alone and waited for: what a backend
+would fuse is not, and a submission's own cost is in each figure.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ from typing import Any
 
 from native.client import shared
 from native.engines.ggml import GgmlModel
-from native.lower import LowerOptions
+from native.lower import LowerOptions, WeightType, lower
 from native.placement import Placement
 from native.program.ops import flops
-from native.program.schedule import nbytes
+from native.program.tensor import nbytes, row_text
+from native.trace import trace
 from native.weights import WeightSet, flux, read_header
 
 from . import hollow, liveness
@@ -44,16 +47,20 @@ class Sum:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Prints the times and the memory of a model, or its program."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=hollow.MODELS, default="flux")
     parser.add_argument("--blocks", type=int, default=2, help="without FILE")
     parser.add_argument("--file", type=Path, help="a FLUX.1 GGUF file")
     parser.add_argument("--size", type=int, default=512, help="pixels")
     parser.add_argument("--device", default="CPU")
-    parser.add_argument("--weights", default="auto", help="where they live")
+    parser.add_argument("--weights", default="auto", help="their residency")
+    parser.add_argument("--listing", action="store_true", help="print the program, measure nothing")
     options = parser.parse_args()
     real = hollow.MODELS[options.model]
+    if options.listing:
+        print(_listing(options.model, real, options.size))
+        return
     module = real.build(None if options.file else options.blocks).eval()
     with tempfile.TemporaryDirectory() as folder:
         if options.file:
@@ -63,6 +70,15 @@ def main() -> None:
         print(f"{options.model}, {options.size} pixels, on {options.device}, weights {options.weights}")
         _profile(real, module, weights, Placement(options.device, options.weights), options.size)
         shared().close()
+
+
+def _listing(name: str, real: hollow.RealModel, size: int) -> str:
+    """The program of a model at its real size, a line for each tensor."""
+    module = real.build(None).eval()
+    types = {each: WeightType(kind, shape) for each, (shape, kind) in hollow.types(module, real.matrices).items()}
+    traced = trace(name, module, real.function, real.inputs(size))
+    lowered = lower(traced, types, WIDE if real.wide else None)
+    return lowered.program.listing(lowered.module_paths)
 
 
 def _profile(real: hollow.RealModel, module: Any, weights: WeightSet, placement: Placement, size: int) -> None:
@@ -82,7 +98,7 @@ def _profile(real: hollow.RealModel, module: Any, weights: WeightSet, placement:
     print(f"\ncompute buffer {held.compute:,} bytes; at its peak {peak:,} bytes are alive, the largest of them:")
     for index in alive[:LARGEST]:
         row = lowered.program.tensors[index]
-        print(f"{nbytes(row):>14,}  {row.kind} {row.name} {row.type}{list(row.ne)}  {lowered.module_paths[index]}")
+        print(f"{nbytes(row):>14,}  {row_text(row)}  {lowered.module_paths[index]}")
 
 
 def _table(title: str, lowered: Any, seconds: dict[int, float], groups: dict[int, str]) -> None:

@@ -13,7 +13,7 @@ from native.engines.model import Function
 from native.lower import LowerOptions, WeightType
 from native.lower.host import HostStorages
 from native.lower.lowering import Lowering
-from native.lower.storage_content import StorageLayout
+from native.lower.storages import StorageLayout
 from native.lower.strides import contiguous
 from native.program import Output
 from native.trace import Trace, trace
@@ -41,7 +41,7 @@ def differences(
     lowering = Lowering(traced, types, options or LowerOptions(), {})
     lowered = lowering.run()
     results = list(lowering.results)
-    outputs = [Output(_copied(lowering, content), (content.whole.numel,)) for _, _, content in results]
+    outputs = [Output(_copied(lowering, content), (content.operand.numel,)) for _, _, content in results]
     program, _ = lowering.b.program(outputs)
     used = {tensor.name for tensor in program.tensors if tensor.kind == "input"}
     arrays = {name: array for name, array in lowered.host(inputs).items() if name in used}
@@ -54,8 +54,8 @@ def differences(
 
 def _copied(lowering: Lowering, content: StorageLayout) -> int:
     """An output of its own in torch's order: what an operation makes may be a view or be overwritten."""
-    b, size = lowering.b, content.whole.numel
-    return b.op("scale", b.reshape(contiguous(b, content.whole), (size,)), ne=(size,), parameters=(1.0, 0.0))
+    b, size = lowering.b, content.operand.numel
+    return b.op("scale", b.reshape(contiguous(b, content.operand), (size,)), factor=1.0)
 
 
 def _against_torch(
@@ -78,5 +78,5 @@ def _against_torch(
                 if window is not None and array is not None:
                     real = storages.flat[window.storage].float().numpy()
                     error = float(np.linalg.norm(array - real) / max(np.linalg.norm(real), 1e-30))
-                    found.append(Difference(step.place, step.name, window.shape, error))
+                    found.append(Difference(step.module_path, step.name, window.shape, error))
     return found

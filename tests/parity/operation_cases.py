@@ -61,12 +61,12 @@ def _heads(x: Tensor) -> Tensor:
 
 def _rope_table(tokens: int, channels: int, first: float = 0.0) -> Tensor:
     angle = (torch.arange(tokens)[:, None] + first) * torch.linspace(1, 0.01, channels // 2)
-    return _turns(angle)
+    return _rotations(angle)
 
 
-def _turns(angle: Tensor) -> Tensor:
-    turn = torch.stack((angle.cos(), -angle.sin(), angle.sin(), angle.cos()), -1)
-    return turn.unflatten(-1, (2, 2))[None, None]
+def _rotations(angle: Tensor) -> Tensor:
+    rotation = torch.stack((angle.cos(), -angle.sin(), angle.sin(), angle.cos()), -1)
+    return rotation.unflatten(-1, (2, 2))[None, None]
 
 
 def _rope(m: Any, t: Inputs) -> Tensor:
@@ -74,11 +74,11 @@ def _rope(m: Any, t: Inputs) -> Tensor:
 
 
 def _rope_axes(m: Any, t: Inputs) -> Tensor:
-    """As FLUX.1: pairs that never turn, and pictures' rows and columns."""
+    """As FLUX.1: pairs that never rotate, and pictures' rows and columns."""
     angle = torch.zeros(6, 4)
     angle[:, 1:3] = (torch.arange(6) // 3)[:, None] * torch.tensor([1.0, 0.03])
     angle[:, 3] = torch.arange(6) % 3 * 0.7
-    return torch.ops.comfy_kitchen.apply_rope1(_heads(t["x"]), _turns(angle).to(t["x"].device))
+    return torch.ops.comfy_kitchen.apply_rope1(_heads(t["x"]), _rotations(angle).to(t["x"].device))
 
 
 def _rope_normed(m: Any, t: Inputs) -> Tensor:
@@ -130,6 +130,7 @@ CASES = (
     Case("sigmoid", lambda m, t: torch.sigmoid(t["x"]), X),
     Case("tanh", lambda m, t: torch.tanh(t["x"]), X),
     Case("relu", lambda m, t: F.relu(t["x"]), X),
+    Case("leaky_relu", lambda m, t: F.leaky_relu(t["x"][..., 8:24], 0.2), X),
     Case("exp", lambda m, t: torch.exp(t["x"]), X, outliers=False),
     Case("log", lambda m, t: torch.log(t["x"].abs() + 0.1), X),
     Case("sqrt", lambda m, t: torch.sqrt(t["x"].abs()), X),
@@ -216,5 +217,13 @@ CASES = (
     Case("rope transposed", lambda m, t: torch.ops.comfy_kitchen.apply_rope1(
         t["x"].transpose(2, 3), _rope_table(6, 8).to(t["x"].device)), {"x": (2, 4, 8, 6)}),
     Case("rope both", _rope_both, XY),
+    # by torch's decompositions
+    Case("glu", lambda m, t: F.glu(t["x"], -1), X, outliers=False),
+    Case("hardswish", lambda m, t: F.hardswish(t["x"] * 2, inplace=True), X, outliers=False),
+    Case("pixel_shuffle", lambda m, t: F.pixel_shuffle(t["x"], 4) * 2, IMAGE),
+    Case("pixel_unshuffle", lambda m, t: F.pixel_unshuffle(t["x"], 2), IMAGE),
+    Case("linalg_vector_norm", lambda m, t: F.normalize(t["x"], dim=1), IMAGE, outliers=False),
+    Case("baddbmm", lambda m, t: torch.baddbmm(t["y"], t["x"], t["z"], beta=0.5), {**XY, "z": (2, 32, 32)},
+         outliers=False),
     Case("host values", _timestep, {"x": (2, 8)}, host={"t": torch.tensor([0.25, 900.0])}),
 )  # fmt: skip

@@ -10,12 +10,12 @@ import torch
 
 from native.lower import Lowered, LowerOptions, WeightType, lower
 from native.program import Tensor
-from native.program.schedule import nbytes
+from native.program.ops import is_view
+from native.program.tensor import nbytes
 from native.trace import Trace, trace
 from tests.bench import hollow
 from tests.runner_toys import new_runner
 
-NAMING = ("view", "reshape", "permute")
 FLUX = hollow.MODELS["flux"]
 
 
@@ -39,7 +39,7 @@ def _operations(lowered: Lowered, block: str) -> Counter[str]:
     """Counts a block's ggml operations by name."""
     placed = zip(lowered.program.tensors, lowered.module_paths, strict=True)
     inside = [row for row, module_path in placed if module_path == block or module_path.startswith(f"{block}.")]
-    return Counter(row.name for row in inside if row.kind == "op" and row.name not in NAMING)
+    return Counter(row.name for row in inside if row.kind == "op" and not is_view(row))
 
 
 def test_no_tensor_passes_2_gib(lowered: Lowered) -> None:
@@ -61,7 +61,7 @@ def test_compute_buffer(lowered: Lowered, traced: Trace, weights: dict[str, Weig
 
 def _largest_activation(lowered: Lowered) -> int:
     def own(row: Tensor) -> bool:
-        return row.kind == "op" and row.name not in NAMING
+        return row.kind == "op" and not is_view(row)
 
     return max(nbytes(row) for row in lowered.program.tensors if own(row))
 

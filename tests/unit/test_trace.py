@@ -35,7 +35,7 @@ def _traced(shape: tuple[int, ...] = (1, 4, 8)) -> Trace:
 
 
 def test_steps_name_the_module_they_come_from() -> None:
-    """And layers stay whole."""
+    """And layers are one step each."""
     steps = {step.name: step.module_path for step in _traced().steps}
     assert steps["linear"] == "layer"
     assert steps["aten.native_layer_norm.default"] == "norm"

@@ -1,11 +1,12 @@
-"""Handlers of attention."""
+"""The handler of attention: as matrix products and a softmax, or as flash attention for many tokens."""
 
 from __future__ import annotations
 
 import torch
 
+from ...program.builder import LowerError
 from ...trace.graph import Window
-from ..lowering import LowerError, Lowering, Made, handler
+from ..lowering import Lowering, Made, handler
 from ..strides import Operand, contiguous, contiguous_stride, rows_packed
 
 _LARGEST = 3.4028234e38
@@ -24,11 +25,11 @@ def attention(
     scores = 4 * batch * heads * tokens * key.shape[2]
     if low.options.flash and scores > low.options.flash_bytes:
         return _flash(low, query, key, value, attn_mask, factor)
-    return _plain(low, out, query, key, value, attn_mask, factor)
+    return _by_products(low, out, query, key, value, attn_mask, factor)
 
 
 def _mask(low: Lowering, mask: Window | None, tokens: int) -> int | None:
-    """What is added to the scores, [batch or 1, heads or 1, tokens, keys]; a boolean mask says what takes part."""
+    """The mask to add to scores, [batch or 1, heads or 1, tokens, keys]; where a boolean one is False, -3.4e38."""
     if mask is None:
         return None
     if mask.dtype == torch.bool:
@@ -37,7 +38,7 @@ def _mask(low: Lowering, mask: Window | None, tokens: int) -> int | None:
         x = low.operand(mask)
     shape = (*(1,) * (4 - len(mask.shape)), *mask.shape)
     x = x.broadcast((*shape[:2], tokens, shape[3]))
-    return low.b.reshape(contiguous(low.b, x), tuple(reversed(x.shape)))
+    return low.b.reshape(contiguous(low.b, x), x.shape)
 
 
 def _heads(low: Lowering, x: Window) -> int:
@@ -45,25 +46,22 @@ def _heads(low: Lowering, x: Window) -> int:
     operand = low.operand(x)
     dims = list(zip(operand.shape, operand.stride, strict=True))
     if dims[-1][1] == 1 and all(step for n, step in dims if n != 1):
-        return low.b.window(operand.tensor, list(reversed(dims)), operand.offset)
-    return low.b.reshape(contiguous(low.b, operand), tuple(reversed(x.shape)))
+        return low.b.window(operand.tensor, dims, operand.offset)
+    return low.b.reshape(contiguous(low.b, operand), x.shape)
 
 
-def _plain(
+def _by_products(
     low: Lowering, out: Window, query: Window, key: Window, value: Window, mask: Window | None, factor: float
 ) -> int:
     b = low.b
-    batch, heads, tokens, _ = query.shape
-    keys = key.shape[2]
     left, right = (low.scale_down(rows_packed(b, _heads(low, x))) for x in (key, query))
-    scores = b.op("mul_mat", left, right, ne=(keys, tokens, heads, batch), parameters=("F32",))
+    scores = b.op("mul_mat", left, right)  # [batch, heads, tokens, keys]
     factor *= low.options.activation_scale**2  # instead of restoring the scores
-    masks = [m for m in (_mask(low, mask, tokens),) if m is not None]
-    weights = b.op("soft_max", scores, *masks, ne=b[scores].ne, parameters=(factor,))
-    columns = low.operand(value).permuted((0, 1, 3, 2))
-    transposed = b.reshape(contiguous(b, columns), (keys, value.shape[3], heads, batch))
-    ne = (value.shape[3], tokens, heads, batch)
-    result = b.op("mul_mat", low.scale_down(transposed), weights, ne=ne, parameters=("F32",))
+    masks = [m for m in (_mask(low, mask, query.shape[2]),) if m is not None]
+    weights = b.op("soft_max", scores, *masks, scale=factor)
+    transposed = low.operand(value).permuted((0, 1, 3, 2))  # [batch, heads, channels, keys]
+    columns = b.reshape(contiguous(b, transposed), transposed.shape)
+    result = b.op("mul_mat", low.scale_down(columns), weights)  # [batch, heads, tokens, channels]
     return low.to_layout(low.unscale(result), out)
 
 
@@ -71,9 +69,8 @@ def _flash(low: Lowering, query: Window, key: Window, value: Window, mask: Windo
     b = low.b
     batch, heads, tokens, _ = query.shape
     kind = low.options.kv_type
-    key_value = [_heads(low, x) if kind == "F32" else b.cast(_heads(low, x), kind) for x in (key, value)]
-    masks = [b.cast(m, "F16") for m in (_mask(low, mask, tokens),) if m is not None]
-    ne = (value.shape[3], heads, tokens, batch)
-    result = b.op("flash_attn", _heads(low, query), *key_value, *masks, ne=ne, parameters=(factor,))
+    key_value = [_heads(low, x) if kind == "F32" else b.op("cast", _heads(low, x), type=kind) for x in (key, value)]
+    masks = [b.op("cast", m, type="F16") for m in (_mask(low, mask, tokens),) if m is not None]
+    result = b.op("flash_attn", _heads(low, query), *key_value, *masks, scale=factor)
     shape = (batch, tokens, heads, value.shape[3])
     return Operand(result, shape, contiguous_stride(shape)).permuted((0, 2, 1, 3))

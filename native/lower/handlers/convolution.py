@@ -1,11 +1,12 @@
-"""Convolutions."""
+"""Handlers of convolutions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...program.builder import LowerError
 from ...trace.graph import Window
-from ..lowering import LowerError, Lowering, handler
+from ..lowering import Lowering, handler
 from ..strides import contiguous
 
 
@@ -18,15 +19,16 @@ def convolution(
     if transposed or groups != 1 or len(x.shape) != 4:
         raise LowerError(f"a convolution of {x.shape} with {weight.shape}, groups {groups}, transposed {transposed}")
     b = low.b
-    picture = b.reshape(contiguous(b, low.operand(x)), tuple(reversed(x.shape)))
+    picture = b.reshape(contiguous(b, low.operand(x)), x.shape)
     kernel = low.stored(weight).tensor
-    ne = tuple(reversed(out.shape))
-    parameters = (*reversed(stride), *reversed(padding), *reversed(dilation))
-    if b[kernel].type == "F32":
-        result = b.op("conv_2d", kernel, picture, ne=ne, parameters=parameters)
-    else:  # ggml brings the picture to the kernel's type
-        result = low.unscale(b.op("conv_2d", kernel, low.scale_down(picture), ne=ne, parameters=parameters))
+    in_kernel_type = b[kernel].type != "F32"  # ggml converts the picture to the type of the kernel
+    result = b.op(
+        "conv_2d", kernel, low.scale_down(picture) if in_kernel_type else picture,
+        stride0=stride[1], stride1=stride[0], pad0=padding[1], pad1=padding[0], dilation0=dilation[1],
+        dilation1=dilation[0],
+    )  # fmt: skip
+    if in_kernel_type:
+        result = low.unscale(result)
     if bias is not None:
-        added = b.reshape(contiguous(b, low.operand(bias)), (1, 1, bias.numel))
-        result = b.op("add", result, added, ne=ne)
+        result = b.op("add", result, b.reshape(contiguous(b, low.operand(bias)), (bias.numel, 1, 1)))
     return low.to_layout(result, out)

@@ -8,14 +8,15 @@ from typing import Any
 
 import torch
 
+from ...program.builder import LowerError
 from ...trace.graph import Window
-from ..lowering import LowerError, Lowering, Made, handler
+from ..lowering import Lowering, Made, handler
 from ..strides import Operand, collapse, contiguous, contiguous_stride, physical_order, strided_dimensions, view
 
 
 @handler("clone", "_to_copy")
 def clone(low: Lowering, out: Window, x: Window, *_: Any, **__: Any) -> int:
-    """A copy, laid out as the result wants it."""
+    """A copy in the memory layout of the result."""
     return contiguous(low.b, low.operand(x).broadcast(out.shape).permuted(low.layout(out).order))
 
 
@@ -34,7 +35,7 @@ def fill(low: Lowering, out: Window, _target: Window, value: float = 0.0) -> int
 
 @handler("cat")
 def cat(low: Lowering, out: Window, parts: Sequence[Window], dim: int = 0) -> Made:
-    """Tensors one after the other along a dimension, in the order in which the largest lies in memory."""
+    """Tensors one after the other along a dimension, in the memory order of the largest of them."""
     dim %= len(out.shape)
     parts = [part for part in parts if part.numel]
     if len(parts) == 1:
@@ -53,15 +54,14 @@ def _concat(low: Lowering, first: Operand, second: Operand, dim: int) -> Operand
     """Two tensors along a dimension."""
     b = low.b
     shape = tuple(n + second.shape[dim] if i == dim else n for i, n in enumerate(first.shape))
-    for whole in (False, True):
-        if whole:
+    for copied in (False, True):
+        if copied:
             first, second = (Operand(contiguous(b, x), x.shape, contiguous_stride(x.shape)) for x in (first, second))
         groups, inner = _concat_groups(first, second, dim)
         if all(strided_dimensions(each) <= 4 and all(stride for _, stride in each) for each in groups):
             break
     tensors = [view(b, x, each) for x, each in zip((first, second), groups, strict=True)]
-    ne = [n + (b[tensors[1]].ne[axis] if axis == inner else 0) for axis, n in enumerate(b[tensors[0]].ne)]
-    return Operand(b.op("concat", *tensors, ne=ne, parameters=(inner,)), shape, contiguous_stride(shape))
+    return Operand(b.op("concat", *tensors, dim=inner), shape, contiguous_stride(shape))
 
 
 def _concat_groups(first: Operand, second: Operand, dim: int) -> tuple[list[list[tuple[int, int]]], int]:
@@ -111,20 +111,18 @@ def pad(low: Lowering, out: Window, x: Window, amounts: Sequence[int], value: fl
     """Zeros around the last dimensions."""
     if value or any(amount < 0 for amount in amounts) or len(x.shape) > 4:
         raise LowerError(f"padding {list(amounts)} with {value}")
-    source = low.b.reshape(contiguous(low.b, low.operand(x)), tuple(reversed(x.shape)))
-    parameters = (*amounts, *[0] * (8 - len(amounts)))
-    return low.to_layout(low.b.op("pad", source, ne=tuple(reversed(out.shape)), parameters=parameters), out)
+    source = low.b.reshape(contiguous(low.b, low.operand(x)), x.shape)
+    padded = dict(zip(("l0", "r0", "l1", "r1", "l2", "r2", "l3", "r3"), [*amounts, *[0] * 8], strict=False))
+    return low.to_layout(low.b.op("pad", source, **padded), out)
 
 
 @handler("embedding")
 def embedding(low: Lowering, out: Window, table: Window, ids: Window, *_: Any) -> int:
-    """Rows of a table by whole numbers that come from the host."""
+    """Rows of a table by row numbers that come from the host."""
     if low.on_device(ids):
         raise LowerError("an embedding whose ids the device computes")
     numbers = low.b.reshape(contiguous(low.b, low.stored(ids)), (ids.numel,))
-    rows_of = low.stored(table)
-    result = low.b.op("get_rows", rows_of.tensor, numbers, ne=(table.shape[1], ids.numel))
-    return low.to_layout(result, out)
+    return low.to_layout(low.b.op("get_rows", low.stored(table).tensor, numbers), out)
 
 
 @handler("index")
@@ -144,14 +142,14 @@ def index(low: Lowering, out: Window, x: Window, indices: Sequence[Window | None
 
     numbers = contiguous(low.b, low.host_computed(("positions", sizes), positions, *given, dtype=torch.int64))
     length = math.prod(inner)
-    table = low.b.reshape(contiguous(low.b, low.operand(x)), (length, x.numel // length))
-    return low.to_layout(low.b.op("get_rows", table, numbers, ne=(length, out.numel // length)), out)
+    table = low.b.reshape(contiguous(low.b, low.operand(x)), (x.numel // length, length))
+    return low.to_layout(low.b.op("get_rows", table, numbers), out)
 
 
 @handler("upsample_nearest2d", "_upsample_nearest_exact2d")
 def upsample_nearest(low: Lowering, out: Window, x: Window, *_: Any) -> int:
     """Larger pictures by repeating pixels, [batch, channels, height, width]."""
     if any(o % i for o, i in zip(out.shape[2:], x.shape[2:], strict=True)):
-        raise LowerError(f"enlarging {x.shape[2:]} to {out.shape[2:]}, which is no whole factor")
-    source = low.b.reshape(contiguous(low.b, low.operand(x)), tuple(reversed(x.shape)))
-    return low.to_layout(low.b.op("upscale", source, ne=tuple(reversed(out.shape)), parameters=("nearest",)), out)
+        raise LowerError(f"enlarging {x.shape[2:]} to {out.shape[2:]}, which is not a whole factor")
+    source = low.b.reshape(contiguous(low.b, low.operand(x)), x.shape)
+    return low.to_layout(low.b.shaped("upscale", source, out.shape, mode="nearest"), out)

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from ...program.builder import LowerError
 from ...trace.graph import Window
-from ..lowering import LowerError, Lowering, handler
+from ..lowering import Lowering, handler
 from ..strides import binary, unary
 
 Argument = Window | float | int
@@ -16,7 +17,7 @@ _LARGEST = 3.4028234e38  # of F32
 
 
 def _scaled(low: Lowering, out: Window, x: Window, factor: float, bias: float = 0.0) -> int:
-    return unary(low.b, "scale", low.operand(x), low.layout(out), (float(factor), float(bias)))
+    return unary(low.b, "scale", low.operand(x), low.layout(out), factor=float(factor), bias=float(bias))
 
 
 def _number(low: Lowering, value: Argument) -> float | None:
@@ -129,6 +130,12 @@ def gelu(low: Lowering, out: Window, x: Window, approximate: str = "none") -> in
     return unary(low.b, "gelu" if approximate == "tanh" else "gelu_erf", low.operand(x), low.layout(out))
 
 
+@handler("leaky_relu")
+def leaky_relu(low: Lowering, out: Window, x: Window, negative_slope: float = 0.01) -> int:
+    """max(x, 0) + negative_slope * min(x, 0) (Maas, Hannun, Ng 2013)."""
+    return unary(low.b, "leaky_relu", low.operand(x), low.layout(out), slope=float(negative_slope))
+
+
 @handler("pow")
 def power(low: Lowering, out: Window, x: Window, exponent: float) -> int:
     """x ** exponent for the exponents that models use."""
@@ -155,8 +162,9 @@ def clamp(
     """x within limits."""
     smallest = limits.get("min", smallest)
     largest = limits.get("max", largest)
-    bounds = (-_LARGEST if smallest is None else float(smallest), _LARGEST if largest is None else float(largest))
-    return unary(low.b, "clamp", low.operand(x), low.layout(out), bounds)
+    least = -_LARGEST if smallest is None else float(smallest)
+    most = _LARGEST if largest is None else float(largest)
+    return unary(low.b, "clamp", low.operand(x), low.layout(out), min=least, max=most)
 
 
 @handler("clamp_max")

@@ -1,9 +1,10 @@
-"""Matrix products: linear layers with their low-rank branches, mm, addmm, bmm."""
+"""Handlers of matrix products: linear layers with their low-rank branches, mm, addmm, bmm."""
 
 from __future__ import annotations
 
+from ...program.builder import LowerError
 from ...trace.graph import Window
-from ..lowering import LowerError, Lowering, handler
+from ..lowering import Lowering, handler
 from ..strides import Operand, binary, contiguous, contiguous_stride, rows, rows_packed
 
 
@@ -16,26 +17,23 @@ def linear(low: Lowering, out: Window, x: Window, weight: Window, bias: Window |
     name = low.weight_name(weight)
     rank = low.ranks.get(name or "", 0)
     if rank:
-        down = b.leaf("weight", f"{name}.lora_down", "F32", (weight.shape[1], rank))
-        up = b.leaf("weight", f"{name}.lora_up", "F32", (rank, weight.shape[0]))
+        down = b.leaf("weight", f"{name}.lora_down", "F32", (rank, weight.shape[1]))
+        up = b.leaf("weight", f"{name}.lora_up", "F32", (weight.shape[0], rank))
         branch = _multiply(low, up, _multiply(low, down, columns))
-        result = b.op("add", result, branch, ne=b[result].ne)
+        result = b.op("add", result, branch)
     if bias is not None:
-        added = b.reshape(contiguous(b, low.operand(bias)), (bias.numel,))
-        result = b.op("add", result, added, ne=b[result].ne)
+        result = b.op("add", result, b.reshape(contiguous(b, low.operand(bias)), (bias.numel,)))
     return low.to_layout(result, out)
 
 
 def _matrix(low: Lowering, weight: Window) -> int:
-    """A weight [out, in] as ggml multiplies it: rows of `in`."""
+    """A weight [out, in] as rows of `in`, which mul_mat takes."""
     return rows(low.b, low.stored(weight))
 
 
 def _multiply(low: Lowering, matrix: int, columns: int) -> int:
-    """ggml's mul_mat of weights with activations."""
-    ne = (low.b[matrix].ne[1], *low.b[columns].ne[1:])
-    result = low.b.op("mul_mat", matrix, low.scale_down(columns), ne=ne, parameters=("F32",))
-    return low.unscale(result)
+    """Activations [.., in] times a matrix [out, in]."""
+    return low.unscale(low.b.op("mul_mat", matrix, low.scale_down(columns)))
 
 
 @handler("mm")
@@ -52,17 +50,15 @@ def addmm(low: Lowering, out: Window, bias: Window, first: Window, second: Windo
         raise LowerError(f"addmm with {factors}")
     product = mm(low, out, first, second)
     added = low.operand(bias).broadcast(out.shape)
-    whole = Operand(product, out.shape, contiguous_stride(out.shape))
-    return binary(low.b, "add", whole, added, low.layout(out))
+    return binary(low.b, "add", Operand(product, out.shape, contiguous_stride(out.shape)), added, low.layout(out))
 
 
 @handler("bmm")
 def bmm(low: Lowering, out: Window, first: Window, second: Window) -> int:
     """first [b, m, k] times second [b, k, n]; both differ from one b to the next."""
     b = low.b
-    batch, tokens, inner = first.shape
-    left = b.reshape(contiguous(b, low.operand(first)), (inner, tokens, batch))
-    right = b.reshape(contiguous(b, low.operand(second).permuted((0, 2, 1))), (inner, second.shape[2], batch))
-    ne = (second.shape[2], tokens, batch)
-    result = b.op("mul_mat", low.scale_down(right), low.scale_down(left), ne=ne, parameters=("F32",))
+    transposed = low.operand(second).permuted((0, 2, 1))
+    left = b.reshape(contiguous(b, low.operand(first)), first.shape)
+    right = b.reshape(contiguous(b, transposed), transposed.shape)
+    result = b.op("mul_mat", low.scale_down(right), low.scale_down(left))
     return low.to_layout(low.unscale(result, 2), out)

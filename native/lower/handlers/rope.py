@@ -1,4 +1,4 @@
-"""Handlers of rotary position embeddings: by ggml's own rotation where the table has positions, else by the table."""
+"""Handlers of rotary position embeddings: by ggml's rope where the table has integer positions, else by the table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..lowering import Lowering, handler
 from ..strides import Layout, Operand, binary, contiguous, contiguous_stride, physical_order
 
 _AXES = 3  # with more of them the table takes fewer operations
-_STILL = 1e30  # divides an angle to nothing
+_STILL = 1e30  # divisor of an angle that stays 0
 _TOLERANCE = 2e-5  # of a cosine or sine
 
 
@@ -36,13 +36,11 @@ def rope_both(low: Lowering, out: Window, query: Window, key: Window, table: Win
 def _by_position(low: Lowering, x: Operand, rotations: list[tuple[int, int]]) -> Operand:
     """One rotation for each axis of positions."""
     batch, heads, tokens, channels = x.shape
-    dims = [(channels, 1), *((x.shape[i], x.stride[i]) for i in (1, 2, 0))]
-    turned = low.b.window(x.tensor, dims, x.offset)
-    ne = (channels, heads, tokens, batch)
+    rotated = low.b.window(x.tensor, [(x.shape[i], x.stride[i]) for i in (0, 2, 1, 3)], x.offset)
     for positions, divisors in rotations:
-        turned = low.b.op("rope", turned, positions, divisors, ne=ne)
-    strides = contiguous_stride((batch, tokens, heads, channels))
-    return Operand(turned, x.shape, tuple(strides[i] for i in (0, 2, 1, 3)))
+        rotated = low.b.op("rope", rotated, positions, divisors)
+    shape = (batch, tokens, heads, channels)
+    return Operand(rotated, shape, contiguous_stride(shape)).permuted((0, 2, 1, 3))
 
 
 def _by_table(low: Lowering, x: Operand, table: Window) -> Operand:
@@ -61,41 +59,41 @@ def _by_table(low: Lowering, x: Operand, table: Window) -> Operand:
     source = contiguous(b, x.permuted(order))
     strides = contiguous_stride([x.shape[i] for i in order])
     stride = tuple(strides[order.index(i)] for i in range(4))
-    odd, even = (b.window(source, [(1, 1), (x.numel // 2, 2)], offset) for offset in (1, 0))
-    swapped = b.op("concat", odd, even, ne=(2, x.numel // 2), parameters=(0,))
+    odd, even = (b.window(source, [(x.numel // 2, 2), (1, 1)], offset) for offset in (1, 0))
+    swapped = b.op("concat", odd, even, dim=0)
     layout = Layout(x.shape, order)
     own = binary(b, "mul", Operand(source, x.shape, stride), factors(0), layout)
     crossed = binary(b, "mul", Operand(swapped, x.shape, stride), factors(1), layout)
-    result = b.op("add", b.reshape(own, (x.numel,)), b.reshape(crossed, (x.numel,)), ne=(x.numel,))
+    result = b.op("add", b.reshape(own, (x.numel,)), b.reshape(crossed, (x.numel,)))
     return Operand(result, x.shape, stride)
 
 
 def _rotations(low: Lowering, table: Window, tokens: int) -> list[tuple[int, int]] | None:
-    """(positions, divisors) of each rotation that makes the table, as constants; None where none do."""
+    """(positions, divisors) of the rotations that make up the table, as constants; None where none do."""
     if not low.is_constant(table) or table.shape[:2] != (1, 1):
         return None
     key = ("rotations", table, tokens)
-    if key not in low.kept:
+    if key not in low.cache:
         found = axes(low.value(table)[0, 0, :tokens].double().numpy())
-        low.kept[key] = None if found is None or len(found) > _AXES else [
+        low.cache[key] = None if found is None or len(found) > _AXES else [
             (low.b.constant(positions), low.b.constant(divisors)) for positions, divisors in found
         ]  # fmt: skip
-    return low.kept[key]
+    return low.cache[key]
 
 
 def axes(table: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]] | None:
-    """Whole positions [tokens] and divisors [pairs] whose rotations by position / divisor, together, are the table.
+    """Integer positions [tokens] and divisors [pairs] of the rotations by position / divisor that make up a table.
 
-    table: [tokens, pairs, 2, 2]. Each pair turns along one axis; the slowest pair of an axis, which comes less than
-    half around, tells the positions, and a token at position 1 the speed of the others. None where that is not so.
+    table: [tokens, pairs, 2, 2]. Every pair rotates along one axis. The slowest pair of an axis, whose angles stay
+    below a half turn, gives the positions; a token at position 1 the speeds of the others. None where that is not so.
     """
-    turn = table[..., 0, 0] + 1j * table[..., 1, 0]
+    rotation = table[..., 0, 0] + 1j * table[..., 1, 0]
     partner = table[..., 1, 1] - 1j * table[..., 0, 1]
-    if np.abs(turn - partner).max() > _TOLERANCE:
+    if np.abs(rotation - partner).max() > _TOLERANCE:
         return None
-    angle = np.angle(turn)
+    angle = np.angle(rotation)
     found = []
-    left = np.abs(turn - 1).max(0) > _TOLERANCE  # pairs that turn at all
+    left = np.abs(rotation - 1).max(0) > _TOLERANCE  # pairs that rotate at all
     while left.any():
         slowest = np.flatnonzero(left)[np.abs(angle[:, left]).max(0).argmin()]
         steps = angle[:, slowest]
@@ -105,7 +103,7 @@ def axes(table: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]] | None:
             return None
         one = int(np.flatnonzero(np.abs(positions) == 1)[0])
         speed = angle[one] * positions[one]
-        fits = left & (np.abs(np.exp(1j * positions[:, None] * speed) - turn).max(0) <= _TOLERANCE)
+        fits = left & (np.abs(np.exp(1j * positions[:, None] * speed) - rotation).max(0) <= _TOLERANCE)
         if not fits[slowest]:
             return None
         divisors = np.where(fits, 1 / np.where(fits, speed, 1), _STILL)

@@ -1,1 +1,1 @@
-"""Rewrites of a trace or a finished program that keep its result."""
+"""Rewrites of a trace or of a finished program that do not change its results."""

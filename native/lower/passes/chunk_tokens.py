@@ -1,26 +1,28 @@
-"""What a model does to every token alone is done to some tokens at a time where its inside is wider than its result.
+"""Runs per-token subgraphs (MLPs) in chunks of tokens to lower the peak of activation memory.
 
-A feed-forward, say: the product that widens, the activation and the product that narrows run for some of the tokens,
-then for the next, and only the narrow results are kept. The arithmetic is the same.
+In a feed-forward the product that widens, the activation and the product that narrows are computed for a chunk of
+tokens, then for the next, and the narrow results are concatenated. The arithmetic is the same.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
-from ...program.builder import Builder, Ne
-from ...program.ops import UNARY
+from ...program.builder import Builder
+from ...program.ops import OPERATIONS, PerToken
+from ...program.tensor import Ne, Value
 from .rewriter import Rewriting, needed, users
 
 _TILE = 64  # tokens; the matrix kernels of a GPU work on whole tiles
-_ALONE = (*(name for name in UNARY if name not in ("sum_rows", "mean")), "scale", "clamp", "reshape")
-_BINARY = ("add", "sub", "mul", "div")
+_F32_BYTES = 4
 
 
 def in_chunks(b: Builder, outputs: Sequence[int], chunk_threshold_bytes: int, tokens: int) -> list[int]:
-    """The outputs on a table in which narrowing products of `wide_bytes` and more run on about `tokens` at a time."""
+    """The outputs on a table in which the subgraphs of narrowing products run in chunks of about `tokens`.
+
+    chunk_threshold_bytes: the least size of the activation that such a product reduces.
+    """
     indices = needed(b, outputs)
     using = users(b, indices, outputs)
     regions = {
@@ -34,7 +36,7 @@ def in_chunks(b: Builder, outputs: Sequence[int], chunk_threshold_bytes: int, to
 
 
 def _region(b: Builder, product: int, using: dict[int, list[int]], chunk_threshold_bytes: int, tokens: int) -> set[int]:
-    """What a narrowing product of many tokens hangs on alone, as far as it is wide and keeps tokens apart."""
+    """The operations that only a narrowing product needs, as far as they are wider than it and keep tokens apart."""
     count = b[product].ne[1]
     first = b[product].sources[1]
     if count < 2 * tokens or not _apart(b, product, count) or b.nbytes(first) < chunk_threshold_bytes:
@@ -42,26 +44,20 @@ def _region(b: Builder, product: int, using: dict[int, list[int]], chunk_thresho
     region: set[int] = set()
     reached = [first]
     while reached:
-        index = max(reached)  # after everything that takes it
+        index = max(reached)  # after all its users
         reached.remove(index)
         alone = all(user in region or user == product for user in using[index])
         if alone and b.numel(index) > b.numel(product) and _apart(b, index, count):
             region.add(index)
             reached += [source for source in b[index].sources if source not in reached]
     inputs = {source for index in (*region, product) for source in b[index].sources} - region
-    cut = [source for source in inputs if not _whole(b, source, count) and not _cuttable(b, source, count)]
+    cut = [source for source in inputs if not _is_shared(b, source, count) and not _cuttable(b, source, count)]
     widens = any(b[index].name == "mul_mat" for index in region)
     return region if widens and not cut else set()
 
 
-def _root(b: Builder, index: int) -> int:
-    while b[index].name in ("view", "reshape") and b[index].kind == "op":
-        index = b[index].sources[0]
-    return index
-
-
 def _axis(ne: Ne) -> int:
-    """The dimension that tokens are along: the slowest that has more than one element."""
+    """The dimension of the tokens: the slowest that has more than one element."""
     return max((axis for axis in range(4) if ne[axis] != 1), default=0)
 
 
@@ -69,17 +65,17 @@ def _by_token(ne: Ne, count: int) -> bool:
     return ne[_axis(ne)] % count == 0
 
 
-def _whole(b: Builder, index: int, count: int) -> bool:
+def _is_shared(b: Builder, index: int, count: int) -> bool:
     """Whether a source is the same for every token: a weight or a vector."""
-    return b[_root(b, index)].kind == "weight" or not _by_token(b[index].ne, count)
+    return b[b.root(index)].kind == "weight" or not _by_token(b[index].ne, count)
 
 
 def _cuttable(b: Builder, index: int, count: int) -> bool:
     """Whether some tokens of a source can be seen without a copy."""
-    tensor = b[index]
-    if tensor.name == "view":
-        return tensor.ne[1] == count and tensor.ne[2:] == (1, 1)
-    return tensor.name != "permute" and _by_token(tensor.ne, count)
+    ne = b[index].ne
+    if b.view(index):
+        return ne[1] == count and ne[2:] == (1, 1)
+    return b[index].name != "permute" and _by_token(ne, count)
 
 
 def _apart(b: Builder, index: int, count: int) -> bool:
@@ -88,28 +84,28 @@ def _apart(b: Builder, index: int, count: int) -> bool:
     if tensor.kind != "op" or not _by_token(tensor.ne, count):
         return False
     matrix = tensor.ne[1] == count and tensor.ne[2:] == (1, 1)
-    sources = [b[source].ne for source in tensor.sources]
-    if tensor.name in _ALONE:
-        return _by_token(sources[0], count)
-    if tensor.name in _BINARY:
-        return sources[0] == tensor.ne and (sources[1] == tensor.ne or (matrix and sources[1][1:] == (1, 1, 1)))
-    if tensor.name == "mul_mat":
-        return matrix and b[_root(b, tensor.sources[0])].kind == "weight"
-    if tensor.name == "concat":
-        return matrix and tensor.parameters[0] == 0
-    if tensor.name in ("norm", "rms_norm"):
-        return matrix
-    return tensor.name == "view" and matrix and sources[0][1:] == tensor.ne[1:] and _rows_of(b, index)
+    first, *others = (b[source].ne for source in tensor.sources)
+    per_token = OPERATIONS[tensor.name].per_token
+    if per_token is PerToken.ELEMENTS:
+        if not others:
+            return _by_token(first, count)
+        return first == tensor.ne and all(ne == first or (matrix and ne[1:] == (1, 1, 1)) for ne in others)
+    if per_token is PerToken.ROWS and matrix:
+        if tensor.name == "mul_mat":
+            return b[b.root(tensor.sources[0])].kind == "weight"
+        return first[1:] == tensor.ne[1:] and (not b.view(index) or _is_columns(b, index))
+    return False
 
 
-def _rows_of(b: Builder, view: int) -> bool:
+def _is_columns(b: Builder, index: int) -> bool:
     """Whether a view shows columns of every row of its source."""
-    row = 4 * b[b[view].sources[0]].ne[0]
-    return b[view].parameters[4] == row and int(b[view].parameters[7]) < row
+    view = b.view(index)
+    row = _F32_BYTES * b[b[index].sources[0]].ne[0]
+    return view is not None and view.nb1 == row and view.offset < row
 
 
 def _chunked(rewriting: Rewriting, product: int, region: set[int], tokens: int) -> int:
-    """The product's result, made in chunks and put together."""
+    """The product's result, computed in chunks that are then concatenated."""
     b = rewriting.b
     count = b[product].ne[1]
     step = -(-count // (count // tokens) // _TILE) * _TILE
@@ -119,22 +115,17 @@ def _chunked(rewriting: Rewriting, product: int, region: set[int], tokens: int) 
         made: dict[int, int] = {}
         for index in (*sorted(region), product):
             b.module_path = b.module_paths[index]
-            sources = tuple(
+            sources = [
                 made[source] if source in region else _some(rewriting, source, chunk, count)
                 for source in b[index].sources
-            )
-            made[index] = b.add(replace(b[index], ne=_shorter(b[index].ne, chunk, count), sources=sources,
-                                        parameters=_parameters(b, index, chunk)))  # fmt: skip
+            ]
+            ne = _shorter(b[index].ne, chunk, count)
+            made[index] = b.again(index, sources, ne=ne, parameters=_parameters(b, index, chunk))
         results.append(made[product])
     while len(results) > 1:  # in pairs, so that each is copied few times
         pairs = [results[i : i + 2] for i in range(0, len(results), 2)]
-        results = [_joined(b, *pair) if len(pair) == 2 else pair[0] for pair in pairs]
+        results = [b.op("concat", *pair, dim=1) if len(pair) == 2 else pair[0] for pair in pairs]
     return results[0]
-
-
-def _joined(b: Builder, first: int, second: int) -> int:
-    rows = b[first].ne[1] + b[second].ne[1]
-    return b.op("concat", first, second, ne=(b[first].ne[0], rows), parameters=(1,))
 
 
 def _shorter(ne: Ne, chunk: range, count: int) -> Ne:
@@ -143,26 +134,23 @@ def _shorter(ne: Ne, chunk: range, count: int) -> Ne:
     return a, b, c, d
 
 
-def _parameters(b: Builder, index: int, chunk: range) -> tuple[int | float | str, ...]:
-    """An operation's parameters for a chunk; only a view's tell of its size."""
-    tensor = b[index]
-    if tensor.name != "view":
-        return tensor.parameters
-    row, offset = int(tensor.parameters[4]), tensor.parameters[7]
-    return (tensor.ne[0], len(chunk), 1, 1, row, row * len(chunk), row * len(chunk), offset)
+def _parameters(b: Builder, index: int, chunk: range, start: int = 0) -> tuple[Value, ...]:
+    """An operation's parameters for a chunk; those of a view have its size, and its offset where it has a start."""
+    view = b.view(index)
+    if view is None:
+        return b[index].parameters
+    size = view.nb1 * len(chunk)
+    return view._replace(ne1=len(chunk), ne2=1, ne3=1, nb2=size, nb3=size, offset=view.offset + view.nb1 * start)
 
 
 def _some(rewriting: Rewriting, index: int, chunk: range, count: int) -> int:
-    """What a chunk takes of a source: some tokens of it, or all of what is no token's own."""
+    """A source as a chunk takes it: the tokens of the chunk, or all of it where it is shared by all tokens."""
     b, tensor = rewriting.b, rewriting.b[index]
-    if _whole(b, index, count):
+    if _is_shared(b, index, count):
         return rewriting[index]
-    if tensor.name == "view" and not b.is_packed(index):
-        row, end = int(tensor.parameters[4]), int(tensor.parameters[4]) * len(chunk)
-        offset = int(tensor.parameters[7]) + row * chunk.start
-        parameters = (tensor.ne[0], len(chunk), 1, 1, row, end, end, offset)
-        return b.op("view", *(rewriting[s] for s in tensor.sources), ne=(tensor.ne[0], len(chunk)),
-                    type_=tensor.type, parameters=parameters)  # fmt: skip
+    if b.view(index) and not b.is_contiguous(index):
+        sources = [rewriting[source] for source in tensor.sources]
+        return b.again(index, sources, parameters=_parameters(b, index, chunk, chunk.start))
     ne = _shorter(tensor.ne, chunk, count)
-    strides = [math.prod(ne[:axis]) for axis in range(4)]
-    return b.window(rewriting[index], list(zip(ne, strides, strict=True)), chunk.start * (b.numel(index) // count))
+    dims = [(n, math.prod(ne[:axis])) for axis, n in enumerate(ne)]
+    return b.window(rewriting[index], dims[::-1], chunk.start * (b.numel(index) // count))

@@ -1,4 +1,4 @@
-"""Several operations of a trace that are one operation of an engine."""
+"""Replaces patterns of several operations in a trace by the one operation that computes them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ...trace.graph import Trace, TracedOp, Window
 
 
 def fuse(trace: Trace) -> Trace:
-    """The trace with patterns replaced; what they leave unused is dropped when the program is built."""
+    """The trace with patterns replaced; steps that nothing uses any more are dropped when the program is built."""
     makers = {out.storage: step for step in trace.steps for out in step.outputs if out is not None}
     written = _written_twice(trace)
     steps = []
@@ -37,7 +37,7 @@ def _written_twice(trace: Trace) -> set[int]:
 
 
 def _maker(value: object, makers: dict[int, TracedOp], written: set[int]) -> TracedOp | None:
-    """The step that made a window whole and for good."""
+    """The step whose only output is this window, if its storage is never written again."""
     if not isinstance(value, Window) or value.storage in written:
         return None
     step = makers.get(value.storage)

@@ -1,17 +1,16 @@
-"""Walk over a finished table and build it anew, an operation at a time."""
+"""Rebuilds a finished table one operation at a time, with a rule for the operations that change."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from ...program.builder import Builder
 
-Rule = Callable[[int], int | None]  # a tensor of the old table -> what takes its place; None: the same on new sources
+Rule = Callable[[int], int | None]  # a tensor of the old table -> its replacement; None: the same on new sources
 
 
 def needed(b: Builder, outputs: Sequence[int]) -> list[int]:
-    """The tensors that the outputs hang on, themselves included, in the order of the table."""
+    """The tensors that the outputs are computed from, themselves included, in the order of the table."""
     found: set[int] = set()
     stack = list(outputs)
     while stack:
@@ -23,7 +22,7 @@ def needed(b: Builder, outputs: Sequence[int]) -> list[int]:
 
 
 def users(b: Builder, indices: Sequence[int], outputs: Sequence[int]) -> dict[int, list[int]]:
-    """Which of these tensors take each of them as a source; an output has a user of -1 besides."""
+    """The users of each of these tensors: those that take it as a source, and -1 for an output of the program."""
     found: dict[int, list[int]] = {index: [] for index in indices}
     for index in indices:
         for source in b[index].sources:
@@ -44,15 +43,13 @@ class Rewriting:
         return self._new[old]
 
     def run(self, indices: Sequence[int], rule: Rule) -> None:
-        """Build every tensor anew, in order; what hangs on nothing new stays as it is."""
+        """Build every tensor anew, in order; a tensor whose sources stay the same stays as it is."""
         for old in indices:
             self.b.module_path = self.b.module_paths[old]
             made = rule(old)
-            self._new[old] = self.again(old, self.b[old].sources) if made is None else made
+            self._new[old] = self._again(old) if made is None else made
 
-    def again(self, old: int, sources: Sequence[int]) -> int:
-        """An operation on the new tensors of these old sources."""
+    def _again(self, old: int) -> int:
+        sources = self.b[old].sources
         changed = tuple(self._new[source] for source in sources)
-        if changed == self.b[old].sources:
-            return old
-        return self.b.add(replace(self.b[old], sources=changed))
+        return old if changed == sources else self.b.again(old, changed)

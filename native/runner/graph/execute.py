@@ -1,4 +1,4 @@
-"""One run of a built graph: inputs from shared memory, segments, results back."""
+"""Runs a built graph: copies inputs from shared memory, computes the segments, copies the results back."""
 
 from __future__ import annotations
 

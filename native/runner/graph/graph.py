@@ -1,4 +1,4 @@
-"""A program built into a ggml graph on one device: checked, allocated, its constants uploaded, cut into segments."""
+"""Builds a program into a ggml graph on one device: checks and allocates it, uploads constants, cuts segments."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ...errors import OutOfMemory, RunnerError
 from ...ggml_types import LAYOUTS
 from ...lru import LRU
 from ...program import Program, Tensor
-from ...program.ops import flops
+from ...program.ops import flops, is_view, parameters_of
+from ...program.tensor import ne_of, row_text
 from ..device.buffers import Allocation, Budget, OverBudget, allocate, describe, device_bytes, require
 from ..device.devices import Device
-from ..ggml_binding import context, ggml, torch_shape_to_ne
+from ..ggml_binding import context, ggml
 from ..weight_memory.streamed import Stream, Uses, plan, stops
 from .operations import BUILDERS, Call, OperationFault
-from .segments import _layout_is_known, _segments, cuts
+from .segments import cuts, layout_is_known, segments_of
 
 _CONSTANT_TYPES = {"float32": "F32", "float16": "F16", "int32": "I32"}
-VIEWS = ("view", "reshape", "permute")
 _FLAG_INPUT, _FLAG_OUTPUT = 1, 2  # enum ggml_tensor_flag
 
 
@@ -145,7 +145,7 @@ class Graph:
         nodes = 2 * len(rows) + 16  # an operation may take a helper of its own
         self._context = context(nodes, nodes)
         graph = ggml.ggml_new_graph_custom(self._context, nodes, False)
-        whole, known = graph.contents, _layout_is_known(graph)
+        whole, known = graph.contents, layout_is_known(graph)
         tensors: list[Any] = []
         amounts: list[float] = []  # arithmetic of each node
         uses: dict[str, tuple[int, int]] = {}  # streamed weights, and the first and last node that compute with one
@@ -156,17 +156,17 @@ class Graph:
                 raise ProgramFault(f"{self.name}: operation {index}, {row_text(row)}, is not valid: {fault}") from fault
             tensors.append(tensor)
             ggml.ggml_build_forward_expand(graph, tensor)
-            if row.kind == "op" and row.name not in VIEWS:
+            if row.kind == "op" and not is_view(row):
                 _note_uses(uses, row, rows, self._weights.streamed, max(0, whole.n_nodes - 1) if known else 0)
             if known and (new := whole.n_nodes - len(amounts)):
                 amounts += [0.0] * (new - 1) + [flops(row, [rows[source] for source in row.sources])]
-                self.row_of_node += [-1 if row.name in VIEWS else index] * new
+                self.row_of_node += [-1 if is_view(row) else index] * new
         self.outputs = [_output(program, number, tensors) for number in range(len(program.outputs))]
         self.row_limits = _row_limits(rows)
         parts = (
             cuts(amounts, self.device.largest_segment, stops(uses, self._sizes(uses), len(amounts))) if known else []
         )
-        self.segments = _segments(whole, parts) if known else [(whole, 1.0)]
+        self.segments = segments_of(whole, parts) if known else [(whole, 1.0)]
         ends = [end for end, _ in parts]
         by_segment = {name: (bisect_right(ends, a), bisect_right(ends, b)) for name, (a, b) in uses.items()}
         self._allocator = ggml.ggml_gallocr_new(self.device.buffer_type)
@@ -192,17 +192,16 @@ class Graph:
         return found
 
     def _operation(self, row: Tensor, rows: tuple[Tensor, ...], tensors: list[Any]) -> Any:
-        call = Call(self._context, row, [rows[i] for i in row.sources], [tensors[i] for i in row.sources])
-        if min(row.ne) < 1:
-            raise OperationFault(f"it is empty: {row.ne}")
+        declared, sources = [rows[i] for i in row.sources], [tensors[i] for i in row.sources]
         try:
-            made = BUILDERS[row.name](call)
-        except (TypeError, ctypes.ArgumentError) as error:  # a parameter of the wrong kind
+            parameters = parameters_of(row.name, row.parameters)
+            made = BUILDERS[row.name](Call(self._context, row, parameters, declared, sources))
+        except (TypeError, ctypes.ArgumentError) as error:  # a number that ggml's call cannot hold
             raise OperationFault(f"its parameters {row.parameters} do not fit: {error}") from error
         _check_result(row, made)
-        if row.name not in VIEWS and not ggml.ggml_backend_dev_supports_op(self.device.handle, made):
-            sources = ", ".join(f"{s.type}{list(s.ne)}" for s in call.declared)
-            raise OperationFault(f"{self.device.name} ({self.device.description}) cannot compute it for {sources}")
+        if not is_view(row) and not ggml.ggml_backend_dev_supports_op(self.device.handle, made):
+            taken = ", ".join(f"{s.type}{list(s.ne)}" for s in declared)
+            raise OperationFault(f"{self.device.name} ({self.device.description}) cannot compute it for {taken}")
         return made
 
     def _place_constants(self, program: Program) -> Allocation:
@@ -254,7 +253,7 @@ def _note_uses(
 ) -> None:
     for source in row.sources:
         root = rows[source]
-        while root.kind == "op" and root.name in VIEWS:
+        while is_view(root):
             root = rows[root.sources[0]]
         if root.kind == "weight" and root.name in streamed:
             uses[root.name] = uses.get(root.name, (node, node))[0], node
@@ -267,9 +266,7 @@ def _describe_constants(device: Device, arrays: Mapping[str, np.ndarray]) -> All
             raise ProgramFault(
                 f"the constant {key} is {array.dtype}{list(array.shape)}; float32, float16 and int32 can be"
             )
-    return describe(
-        device, ((key, _CONSTANT_TYPES[str(a.dtype)], torch_shape_to_ne(a.shape)) for key, a in arrays.items())
-    )
+    return describe(device, ((key, _CONSTANT_TYPES[str(a.dtype)], ne_of(a.shape)) for key, a in arrays.items()))
 
 
 def _check_result(row: Tensor, tensor: Any) -> None:
@@ -281,12 +278,8 @@ def _check_result(row: Tensor, tensor: Any) -> None:
         raise OperationFault(f"it is {names.get(number, number)}{list(found)} where the program says {row_text(row)}")
 
 
-def row_text(row: Tensor) -> str:
-    return f"{row.kind} {row.name} {row.type}{list(row.ne)}"
-
-
 def _output(program: Program, number: int, tensors: list[Any]) -> Any:
-    """Mark an output so that nothing overwrites it: it, and what it is a view of."""
+    """Mark an output, and the tensor that it is a view of, so that nothing overwrites them."""
     output = program.outputs[number]
     row, tensor = program.tensors[output.tensor], tensors[output.tensor]
     if row.type != "F32" or prod(output.shape) != prod(row.ne) or not ggml.ggml_is_contiguous(tensor):
@@ -298,12 +291,12 @@ def _output(program: Program, number: int, tensors: list[Any]) -> Any:
 
 
 def _row_limits(rows: tuple[Tensor, ...]) -> dict[str, int]:
-    """The inputs that pick rows, however they are reshaped first, and the rows there are: ggml does not check."""
+    """The inputs that are row numbers of a table, and the rows it has: ggml does not check them."""
     limits: dict[str, int] = {}
     for row in rows:
         if row.kind == "op" and row.name == "get_rows":
             picked = rows[row.sources[1]]
-            while picked.kind == "op" and picked.name in (*VIEWS, "cont"):
+            while is_view(picked) or (picked.kind == "op" and picked.name == "cont"):
                 picked = rows[picked.sources[0]]
             if picked.kind == "input":
                 limits[picked.name] = min(limits.get(picked.name, 1 << 62), rows[row.sources[0]].ne[1])

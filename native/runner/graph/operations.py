@@ -1,4 +1,4 @@
-"""The program's operations as ggml calls, each behind the checks without which ggml would abort the process."""
+"""Makes the ggml call of every operation, after the checks without which ggml would abort the process."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from math import prod
 from typing import Any, NamedTuple
 
 from ...ggml_types import LAYOUTS
-from ...program import Tensor
-from ...program.ops import UNARY
+from ...program import Tensor, ops
+from ...program.tensor import Value
 from ..ggml_binding import ggml
 
-_REDUCING = ("sum_rows", "mean")
 _FLOATS = ("F32", "F16", "BF16")
 _GGML_PREC_F32 = 10
 _UPSCALE_MODES = {"nearest": 0, "bilinear": 1}  # enum ggml_scale_mode
@@ -22,10 +21,11 @@ class OperationFault(ValueError):
 
 
 class Call(NamedTuple):
-    """One operation: its row of the table, the rows and tensors of its sources."""
+    """One operation of a program: its row, its parameters, and the rows and ggml tensors of its sources."""
 
     context: Any
     tensor: Tensor
+    parameters: Any  # of the class that the table of operations names
     declared: list[Tensor]
     sources: list[Any]
 
@@ -35,11 +35,9 @@ def _require(condition: bool, fault: str) -> None:
         raise OperationFault(fault)
 
 
-def _integers(parameters: tuple[int | float | str, ...], least: int = 0, limit: int = 1 << 62) -> list[int]:
-    """Parameters as the integers they must be, from `least` to below `limit`."""
-    checked = [value for value in parameters if isinstance(value, int) and least <= value < limit]
-    _require(len(checked) == len(parameters), f"parameters {parameters} are not all integers of at least {least}")
-    return checked
+def _within(values: Sequence[Value], least: int = 0, limit: int = 1 << 62) -> None:
+    fits = all(isinstance(value, int) and least <= value < limit for value in values)
+    _require(fits, f"of {tuple(values)} not all are from {least} to below {limit}")
 
 
 def _nb(tensor: Any) -> list[int]:
@@ -49,7 +47,7 @@ def _nb(tensor: Any) -> list[int]:
 def _rows_contiguous(call: Call, *indices: int) -> None:
     for index in indices:
         size = LAYOUTS[call.declared[index].type].nbytes
-        _require(call.sources[index].contents.nb[0] == size, f"the elements of source {index} do not lie side by side")
+        _require(call.sources[index].contents.nb[0] == size, f"the rows of source {index} are not contiguous")
 
 
 def _contiguous(call: Call, *indices: int) -> None:
@@ -67,21 +65,24 @@ def _repeats(small: Tensor, large: tuple[int, ...], fault: str) -> None:
 
 
 def _view(call: Call) -> Any:
-    ne, (*nb, offset) = _integers(call.tensor.parameters[:4], least=1), _integers(call.tensor.parameters[4:])
+    view: ops.View = call.parameters
+    _within(view.ne, least=1)
+    _within((*view.nb, view.offset))
     source = call.sources[0].contents
     layout = LAYOUTS[call.declared[0].type]
-    _require(ne[0] % layout.block == 0, f"rows of {ne[0]} elements are no whole blocks of {call.declared[0].type}")
-    _require(all(n % layout.nbytes == 0 for n in (*nb, offset)), f"strides {nb}, offset {offset} cut through elements")
-    row = ne[0] // layout.block * layout.nbytes
-    reach = _reach(row, ne, nb)
-    reach = max(reach, row * ne[1] * ne[2] * ne[3])  # ggml demands that the elements fit even if they overlap
+    _require(view.ne0 % layout.block == 0, f"rows of {view.ne0} elements cut through blocks of {call.declared[0].type}")
+    whole = all(n % layout.nbytes == 0 for n in (*view.nb, view.offset))
+    _require(whole, f"strides {view.nb}, offset {view.offset} cut through elements")
+    row = view.ne0 // layout.block * layout.nbytes
+    reach = _reach(row, view.ne, view.nb)
+    reach = max(reach, row * prod(view.ne[1:]))  # ggml demands that the elements fit even if they overlap
     root = source.view_src if source.view_src else call.sources[0]
-    end, held = source.view_offs + offset + reach, ggml.ggml_nbytes(root)
+    end, held = source.view_offs + view.offset + reach, ggml.ggml_nbytes(root)
     _require(end <= held, f"the view ends at byte {end} of a tensor of {held}")
-    return ggml.ggml_view_4d(call.context, call.sources[0], *ne, *nb, offset)
+    return ggml.ggml_view_4d(call.context, call.sources[0], *view)
 
 
-def _reach(row: int, ne: Sequence[int], nb: list[int]) -> int:
+def _reach(row: int, ne: Sequence[int], nb: Sequence[int]) -> int:
     """Bytes from the first to past the last element: a row and the strides of the outer dimensions."""
     return row + sum((n - 1) * stride for n, stride in zip(ne[1:], nb, strict=True))
 
@@ -98,8 +99,8 @@ def _same_count(call: Call) -> None:
 
 
 def _permute(call: Call) -> Any:
-    axes = _integers(call.tensor.parameters)
-    _require(sorted(axes) == [0, 1, 2, 3], f"axes {axes}")
+    axes: ops.Permute = call.parameters
+    _require(sorted(axes) == [0, 1, 2, 3], f"axes {tuple(axes)}")
     _require(max(_nb(call.sources[0])) < 1 << 31, "strides of 2 GiB and more cannot be permuted")
     return ggml.ggml_permute(call.context, call.sources[0], *axes)
 
@@ -117,38 +118,43 @@ def _repeat(call: Call) -> Any:
 
 
 def _cast(call: Call) -> Any:
-    layout = LAYOUTS.get(str(call.tensor.parameters[0]))
-    _require(layout is not None and layout.number is not None, f"{call.tensor.parameters[0]} is no ggml type")
+    cast: ops.Cast = call.parameters
+    layout = LAYOUTS.get(cast.type)
+    _require(layout is not None and layout.number is not None, f"{cast.type} is not a ggml type")
     assert layout is not None
-    _require(call.declared[0].ne[0] % layout.block == 0, f"rows of {call.declared[0].ne[0]} are no whole blocks")
+    _require(call.declared[0].ne[0] % layout.block == 0, f"rows of {call.declared[0].ne[0]} cut through blocks")
     return ggml.ggml_cast(call.context, call.sources[0], layout.number)
 
 
 def _concat(call: Call) -> Any:
     first, second = call.declared
-    (dim,) = _integers(call.tensor.parameters, limit=4)
+    concat: ops.Concat = call.parameters
+    _within(concat, limit=4)
     _require(first.type == second.type, f"{first.type} beside {second.type}")
     _types(call, 0, "F32", "F16", "BF16", "I32")
-    same = all(a == b for index, (a, b) in enumerate(zip(first.ne, second.ne, strict=True)) if index != dim)
-    _require(same, f"{first.ne} and {second.ne} differ outside dimension {dim}")
-    return ggml.ggml_concat(call.context, *call.sources, dim)
+    same = all(a == b for index, (a, b) in enumerate(zip(first.ne, second.ne, strict=True)) if index != concat.dim)
+    _require(same, f"{first.ne} and {second.ne} differ outside dimension {concat.dim}")
+    return ggml.ggml_concat(call.context, *call.sources, concat.dim)
 
 
 def _pad(call: Call) -> Any:
+    pad: ops.Pad = call.parameters
     _types(call, 0, "F32")
-    return ggml.ggml_pad_ext(call.context, call.sources[0], *_integers(call.tensor.parameters, limit=1 << 31))
+    _within(pad, limit=1 << 31)
+    return ggml.ggml_pad_ext(call.context, call.sources[0], *pad)
 
 
 def _set(call: Call) -> Any:
     target, window = call.declared
-    *nb, offset = _integers(call.tensor.parameters, limit=1 << 30)  # ggml keeps them in 32 bits
+    to: ops.Set = call.parameters
+    _within(to, limit=1 << 30)  # ggml keeps them in 32 bits
     _types(call, 0, "F32")
     _types(call, 1, "F32")
     _contiguous(call, 0)
     _rows_contiguous(call, 1)
-    end, held = offset + _reach(4 * window.ne[0], window.ne, nb), 4 * prod(target.ne)
+    end, held = to.offset + _reach(4 * window.ne[0], window.ne, (to.nb1, to.nb2, to.nb3)), 4 * prod(target.ne)
     _require(end <= held and prod(window.ne) <= prod(target.ne), f"the window ends at byte {end} of {held}")
-    return ggml.ggml_set(call.context, *call.sources, *nb, offset)
+    return ggml.ggml_set(call.context, *call.sources, *to)
 
 
 def _get_rows(call: Call) -> Any:
@@ -172,31 +178,41 @@ def _binary(function: Any) -> Callable[[Call], Any]:
     return build
 
 
-def _row_wise(function: Any) -> Callable[[Call], Any]:
+def _unary(function: Any) -> Callable[[Call], Any]:
     def build(call: Call) -> Any:
         _types(call, 0, *_FLOATS)
         _rows_contiguous(call, 0)
-        return function(call.context, call.sources[0], *call.tensor.parameters)
+        return function(call.context, call.sources[0])
 
     return build
 
 
 def _scale(call: Call) -> Any:
+    scale: ops.Scale = call.parameters
     nb, ne = _nb(call.sources[0]), call.declared[0].ne
     _types(call, 0, "F32")
     _rows_contiguous(call, 0)
     _require(nb[2] == nb[1] * ne[1] and nb[3] == nb[2] * ne[2], "source 0 is not contiguous")
-    return ggml.ggml_scale_bias(call.context, call.sources[0], *call.tensor.parameters)
+    return ggml.ggml_scale_bias(call.context, call.sources[0], scale.factor, scale.bias)
 
 
 def _clamp(call: Call) -> Any:
+    clamp: ops.Clamp = call.parameters
     _types(call, 0, *_FLOATS)
     # ggml's clamp writes into its source, which others may still read and which may be a mapped weight
     copy = ggml.ggml_cont(call.context, call.sources[0])
-    return ggml.ggml_clamp(call.context, copy, *call.tensor.parameters)
+    return ggml.ggml_clamp(call.context, copy, clamp.min, clamp.max)
+
+
+def _leaky_relu(call: Call) -> Any:
+    leaky: ops.LeakyRelu = call.parameters
+    _types(call, 0, "F32")
+    _contiguous(call, 0)
+    return ggml.ggml_leaky_relu(call.context, call.sources[0], leaky.slope, False)
 
 
 def _mul_mat(call: Call) -> Any:
+    mul_mat: ops.MulMat = call.parameters
     first, second = call.declared
     _require(first.ne[0] == second.ne[0], f"rows of {first.ne[0]} against rows of {second.ne[0]}")
     _require(
@@ -207,7 +223,7 @@ def _mul_mat(call: Call) -> Any:
     nb = _nb(call.sources[0])
     _require(nb[0] <= nb[1], "source 0 is transposed")
     result = ggml.ggml_mul_mat(call.context, *call.sources)
-    if call.tensor.parameters[0] == "F32":
+    if mul_mat.prec == "F32":
         ggml.ggml_mul_mat_set_prec(result, _GGML_PREC_F32)
     return result
 
@@ -230,18 +246,19 @@ def _norm(function: Any) -> Callable[[Call], Any]:
     def build(call: Call) -> Any:
         _types(call, 0, "F32")
         _rows_contiguous(call, 0)
-        return function(call.context, call.sources[0], *call.tensor.parameters)
+        return function(call.context, call.sources[0], *call.parameters)
 
     return build
 
 
 def _group_norm(call: Call) -> Any:
-    (groups,) = _integers(call.tensor.parameters[:1], least=1)
+    norm: ops.GroupNorm = call.parameters
+    _within((norm.groups,), least=1)
     channels = call.declared[0].ne[2]
     _types(call, 0, "F32")
     _contiguous(call, 0)
-    _require(channels % groups == 0, f"{groups} groups of {channels} channels")
-    return ggml.ggml_group_norm(call.context, call.sources[0], *call.tensor.parameters)
+    _require(channels % norm.groups == 0, f"{norm.groups} groups of {channels} channels")
+    return ggml.ggml_group_norm(call.context, call.sources[0], norm.groups, norm.eps)
 
 
 def _soft_max(call: Call) -> Any:
@@ -255,7 +272,7 @@ def _soft_max(call: Call) -> Any:
         fits = mask[0] == scores[0] and mask[1] >= scores[1] and not scores[2] % mask[2] and not scores[3] % mask[3]
         _require(fits, f"a mask {mask} for scores {scores}")
     mask_tensor = call.sources[1] if len(call.sources) == 2 else None
-    return ggml.ggml_soft_max_ext(call.context, call.sources[0], mask_tensor, call.tensor.parameters[0], 0.0)
+    return ggml.ggml_soft_max_ext(call.context, call.sources[0], mask_tensor, call.parameters.scale, 0.0)
 
 
 def _flash_attn(call: Call) -> Any:
@@ -271,28 +288,31 @@ def _flash_attn(call: Call) -> Any:
         _contiguous(call, 3)
         fits = mask[0] == k[1] and mask[1] >= q[1] and not q[2] % mask[2] and not q[3] % mask[3]
         _require(fits, f"a mask {mask} for queries {q} and keys {k}")
-    result = ggml.ggml_flash_attn_ext(call.context, *call.sources[:3], mask_tensor, call.tensor.parameters[0], 0.0, 0.0)
+    result = ggml.ggml_flash_attn_ext(call.context, *call.sources[:3], mask_tensor, call.parameters.scale, 0.0, 0.0)
     ggml.ggml_flash_attn_ext_set_prec(result, _GGML_PREC_F32)
     return result
 
 
 def _conv_2d(call: Call) -> Any:
     kernel, image = call.declared
-    _integers(call.tensor.parameters[:2], least=1)
-    pads, dilations = _integers(call.tensor.parameters[2:4]), _integers(call.tensor.parameters[4:6], least=1)
+    conv: ops.Conv2d = call.parameters
+    _within((conv.stride0, conv.stride1, conv.dilation0, conv.dilation1), least=1)
+    _within((conv.pad0, conv.pad1))
+    pads, dilations = (conv.pad0, conv.pad1), (conv.dilation0, conv.dilation1)
     _types(call, 0, "F32", "F16")
     _types(call, 1, "F32")
     _contiguous(call, 0, 1)
     _require(kernel.ne[2] == image.ne[2], f"a kernel for {kernel.ne[2]} channels on {image.ne[2]}")
     for side, size, pad, dilation in zip(kernel.ne, image.ne, pads, dilations, strict=False):
         _require(size + 2 * pad >= dilation * (side - 1) + 1, f"a kernel {kernel.ne} on an image {image.ne}")
-    return ggml.ggml_conv_2d_direct(call.context, *call.sources, *call.tensor.parameters)
+    return ggml.ggml_conv_2d_direct(call.context, *call.sources, *conv)
 
 
 def _upscale(call: Call) -> Any:
-    mode = _UPSCALE_MODES.get(str(call.tensor.parameters[0]))
+    upscale: ops.Upscale = call.parameters
+    mode = _UPSCALE_MODES.get(upscale.mode)
     _types(call, 0, "F32")
-    _require(mode is not None, f"mode {call.tensor.parameters[0]!r}; there are {', '.join(_UPSCALE_MODES)}")
+    _require(mode is not None, f"mode {upscale.mode!r}; there are {', '.join(_UPSCALE_MODES)}")
     return ggml.ggml_interpolate(call.context, call.sources[0], *call.tensor.ne, mode)
 
 
@@ -307,11 +327,12 @@ BUILDERS: dict[str, Callable[[Call], Any]] = {
     "pad": _pad,
     "set": _set,
     "get_rows": _get_rows,
-    **{name: _binary(getattr(ggml, f"ggml_{name}")) for name in ("add", "sub", "mul", "div")},
-    **{name: _row_wise(getattr(ggml, f"ggml_{name}")) for name in UNARY if name not in _REDUCING},
-    **{name: _norm(getattr(ggml, f"ggml_{name}")) for name in ("norm", "rms_norm", *_REDUCING)},
+    **{name: (_unary if row.sources == (1, 1) else _binary)(getattr(ggml, f"ggml_{name}"))
+       for name, row in ops.OPERATIONS.items() if row.splittable and row.parameters is ops.Nothing},
+    **{name: _norm(getattr(ggml, f"ggml_{name}")) for name in ("norm", "rms_norm", "sum_rows", "mean")},
     "scale": _scale,
     "clamp": _clamp,
+    "leaky_relu": _leaky_relu,
     "mul_mat": _mul_mat,
     "rope": _rope,
     "group_norm": _group_norm,
@@ -319,4 +340,4 @@ BUILDERS: dict[str, Callable[[Call], Any]] = {
     "flash_attn": _flash_attn,
     "conv_2d": _conv_2d,
     "upscale": _upscale,
-}
+}  # fmt: skip

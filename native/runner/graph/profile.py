@@ -1,4 +1,4 @@
-"""Where the time of a run goes: every operation computed alone."""
+"""Measures the time of every operation of a run, each computed alone."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def seconds_of_rows(
     interrupted: Callable[[], bool],
     progress: Callable[[float], None],
 ) -> dict[int, float]:
-    """Seconds by row of the program's table, for each row that computes, of a run on `inputs` as `execute` takes them.
+    """Seconds of every operation of a run on `inputs`, by its row of the program's table.
 
-    Each is one submission that is waited for: nothing is fused, and a submission's own cost is in every figure.
+    Each operation is submitted and waited for: nothing is fused, and the cost of a submission is in every figure.
     Raises as `execute` does.
     """
     set_inputs(graph, arena, inputs)

@@ -1,4 +1,4 @@
-"""Where a graph is cut, so that an interruption is never far and weights can stream in between."""
+"""Cuts a graph into segments, between which a run can be interrupted and weights can be streamed."""
 
 from __future__ import annotations
 
@@ -9,51 +9,51 @@ from typing import Any
 from ..ggml_binding import ggml
 
 
-def _layout_is_known(graph: Any) -> bool:
-    """Whether this ggml lays out its graphs as the binding's structure says; seen before any node is in it."""
+def layout_is_known(graph: Any) -> bool:
+    """Whether this ggml's graphs have the layout of the binding's structure; graph: one without nodes yet."""
     whole = graph.contents
     nodes = ggml.ggml_graph_nodes(graph).contents
     fields = whole.size, whole.n_nodes, ctypes.addressof(whole.nodes.contents)
     return fields == (ggml.ggml_graph_size(graph), 0, ctypes.addressof(nodes))
 
 
-def part(whole: Any, start: int, end: int) -> Any:
+def part(graph: Any, start: int, end: int) -> Any:
     """Consecutive nodes of a graph, of the same allocation.
 
-    It is what ggml_graph_view makes, by hand because ggml's header does not export that function: the same nodes, use
-    counts and hash table, so that a backend fuses inside a part as in the whole. (A graph filled with
-    ggml_graph_add_node has no use counts: nothing is fused, and nodes lack the flag that says to compute them.)
+    As ggml_graph_view, which ggml's header does not export: the same nodes, use counts and hash table, so that a
+    backend fuses inside a part as it does in the graph. (A graph filled with ggml_graph_add_node has no use counts:
+    nothing is fused, and nodes lack the flag that says to compute them.)
     """
-    made = type(whole).from_buffer_copy(whole)
+    made = type(graph).from_buffer_copy(graph)
     made.size = made.n_leafs = made.uid = 0
     made.n_nodes = end - start
-    first = ctypes.addressof(whole.nodes.contents) + start * ctypes.sizeof(ctypes.c_void_p)
-    made.nodes = ctypes.cast(first, type(whole.nodes))
+    first = ctypes.addressof(graph.nodes.contents) + start * ctypes.sizeof(ctypes.c_void_p)
+    made.nodes = ctypes.cast(first, type(graph.nodes))
     made.leafs = made.grads = made.grad_accs = None
     return made
 
 
-def _segments(whole: Any, parts: list[tuple[int, float]]) -> list[tuple[Any, float]]:
+def segments_of(graph: Any, parts: list[tuple[int, float]]) -> list[tuple[Any, float]]:
     """The graph as consecutive parts."""
     segments: list[tuple[Any, float]] = []
     start = 0
     for end, fraction in parts:
         if end == start:  # a program without operations
             break
-        segments.append((part(whole, start, end), fraction))
+        segments.append((part(graph, start, end), fraction))
         start = end
     return segments
 
 
-_PARTS = 50  # an interruption is honoured within this part of a run
-_SMALLEST = 2e9  # operations; below this the cost of a cut (a wait for the device) would show
+_PARTS = 50  # a run is interrupted within this fraction of it
+_SMALLEST = 2e9  # operations; below this the cost of a cut (a wait for the device) would be measurable
 
 
 def cuts(amounts: list[float], largest: float, stops: Collection[int] = ()) -> list[tuple[int, float]]:
-    """Where to end each segment (index after its last node) and which fraction of the run is then done.
+    """The end of each segment (index after its last node), and the fraction of the run that is then done.
 
-    stops: nodes before which a segment ends in any case.
-    Never depends on measured time: what a backend fuses ends at a cut, and the same seed must give the same picture.
+    amounts: floating-point operations of each node; largest: of a segment; stops: nodes before which a segment ends in
+    any case. Never depends on measured time: nothing is fused across a cut, and a seed must always give one picture.
     """
     total = sum(amounts)
     flops_per_segment = min(max(total / _PARTS, _SMALLEST), largest)

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import RunnerError
+from ...program.tensor import ne_of
 from ..device.buffers import Allocation, allocate, describe
 from ..device.devices import Device
-from ..ggml_binding import ggml, torch_shape_to_ne
+from ..ggml_binding import ggml
 
 
 class Arrays:
@@ -24,7 +25,7 @@ class Arrays:
         """Make room for arrays (digest, ggml type, shape); returns the digests whose content is still to come."""
         new = {digest: (type_, shape) for digest, type_, shape in arrays if digest not in self._groups}
         if new:
-            described = [(digest, type_, torch_shape_to_ne(shape)) for digest, (type_, shape) in new.items()]
+            described = [(digest, type_, ne_of(shape)) for digest, (type_, shape) in new.items()]
             allocation = describe(self._device, described)
             try:
                 allocate(allocation, list(new), label)

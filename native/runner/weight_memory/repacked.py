@@ -13,10 +13,12 @@ from typing import Any
 
 from ...ggml_types import LAYOUTS
 from ...program import Program, Tensor
+from ...program.ops import OPERATIONS, View
+from ...program.tensor import ne_of
 from ...weights.weight_set import Parameter
 from ..device.buffers import Allocation, Ne, allocate, describe, require
 from ..device.devices import Device
-from ..ggml_binding import context, ggml, torch_shape_to_ne
+from ..ggml_binding import context, ggml
 from ..process_memory import trim_heap
 from .files import FileSource, LoadProgress
 
@@ -82,12 +84,12 @@ class Repacked:
 
     def _is_taken(self, row: Tensor, position: int, weight: Tensor, columns: Tensor) -> bool:
         """Whether an operation can take a weight, at that position of its sources, repacked."""
-        if row.name != "mul_mat" or position != 0:
+        if row.kind != "op" or OPERATIONS[row.name].repacked != position:
             return False
         return columns.type == "F32" and _multiplies(self._device, self.tensor(weight.name), columns.ne)
 
     def _allocate(self, parameter: Parameter, label: str) -> Any:
-        copy = describe(self._device, [(parameter.name, parameter.type, torch_shape_to_ne(parameter.shape))])
+        copy = describe(self._device, [(parameter.name, parameter.type, ne_of(parameter.shape))])
         self._copies[parameter.name] = copy
         allocate(copy, [parameter.name], label, self._device.repack_buffer_type)
         self.weight_bytes += copy.nbytes
@@ -104,9 +106,9 @@ def _is_part(rows: Sequence[Tensor], row: Tensor) -> bool:
     if row.name != "view" or rows[row.sources[0]].kind != "weight":
         return False
     weight, layout = rows[row.sources[0]], LAYOUTS[row.type]
-    *_, nb1, _, _, offset = (int(parameter) for parameter in row.parameters)
-    whole = row.ne[0] == weight.ne[0] and row.ne[2:] == (1, 1) and nb1 == row.ne[0] // layout.block * layout.nbytes
-    return whole and row.ne[1] % _TOGETHER == 0 and offset % (nb1 * _TOGETHER) == 0
+    view = View._make(row.parameters)
+    whole = row.ne[0] == weight.ne[0] and row.ne[2:] == (1, 1) and view.nb1 == row.ne[0] // layout.block * layout.nbytes
+    return whole and row.ne[1] % _TOGETHER == 0 and view.offset % (view.nb1 * _TOGETHER) == 0
 
 
 def repackable(device: Device, type_: str, ne: Ne) -> bool:

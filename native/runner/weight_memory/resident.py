@@ -7,10 +7,10 @@ from typing import Any
 
 from ...placement import CPU, RAM
 from ...program import Program
+from ...program.tensor import ne_of
 from ...weights.weight_set import Parameter, WeightSet, mappable
 from ..device.buffers import allocate, describe
 from ..device.devices import Device
-from ..ggml_binding import torch_shape_to_ne
 from .files import FileSource, LoadProgress, Progress
 from .repacked import Repacked, repackable
 from .streamed import SMALL
@@ -40,7 +40,7 @@ class FileWeights:
         self._source = source
         self._mapped_files: dict[str, Any] = {}  # buffers around them, by path
         parameters = weights.parameters.values()
-        self.allocation = describe(device, ((p.name, p.type, torch_shape_to_ne(p.shape)) for p in parameters))
+        self.allocation = describe(device, ((p.name, p.type, ne_of(p.shape)) for p in parameters))
         try:
             self._load(progress, interrupted, residency)
         except BaseException:
@@ -141,5 +141,5 @@ class FileWeights:
             loading.advance(piece.stored_bytes)
 
     def _is_repackable(self, parameter: Parameter) -> bool:
-        ne = torch_shape_to_ne(parameter.shape)
+        ne = ne_of(parameter.shape)
         return mappable(parameter) and repackable(self.allocation.device, parameter.type, ne)
