@@ -32,7 +32,9 @@ class Service:
         self._current = 0  # id of the request being worked on
         self._interrupted = -1
         self._limits = limits
-        devices = Devices(limits.threads, limits.device_memory, self._is_interrupted, self._announce_drivers)
+        devices = Devices(
+            limits.threads, limits.device_memory, self._is_interrupted, self._announce_drivers, limits.half_sums
+        )
         self._holdings = Holdings(devices, Models(limits), Programs())
 
     def interrupt(self, request: int) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 
 from ...errors import RequestError
 from ..ggml_binding import ggml, pointer, vulkan_features
-from .quirks import Facts, describe_traits, is_software, starting, traits_of
+from .accumulation import probe, sums_in_half
+from .quirks import HALF_SUMS, Facts, describe_traits, is_software, starting, traits_of
 from .vulkan_info import VulkanFacts, vulkan_facts
 
 _TYPES = {0: "CPU", 1: "GPU", 2: "IGPU", 3: "ACCEL", 4: "META"}  # enum ggml_backend_dev_type
@@ -30,13 +31,19 @@ class Device:
         limit: int | None,
         interrupted: Callable[[], bool],
         vulkan: Mapping[str, VulkanFacts] = MappingProxyType({}),
+        half_sums: bool = False,
     ) -> None:
-        """vulkan: what Vulkan says of its devices, by their description."""
+        """vulkan: what Vulkan says of its devices, by their description.
+
+        half_sums: take it that a CPU sums in half precision; otherwise that is found out.
+        """
         self.handle = handle
         self.name = ggml.ggml_backend_dev_name(handle).decode()
         self.description = ggml.ggml_backend_dev_description(handle).decode()
         self.type = _TYPES.get(ggml.ggml_backend_dev_type(handle), "ACCEL")
         self.features = vulkan_features.get(self.name) or self._cpu_features()
+        if self.type == "CPU" and (half_sums or sums_in_half(probe(handle))):
+            self.features = (*self.features, HALF_SUMS)
         facts = vulkan.get(self.description)
         self.driver = facts.driver if facts else ""
         self.small_bar = bool(facts and facts.small_bar)
@@ -174,15 +181,17 @@ class Devices:
     """All devices of this process. `aborted` is asked between the operations of a run on the CPU.
 
     `loading(True)` is called before drivers are loaded, `loading(False)` after. limit: bytes that may be used of each
-    device but the CPU.
+    device but the CPU. half_sums: as Device.
     """
 
     def __init__(
-        self, threads: int, limit: int | None, interrupted: Callable[[], bool], loading: Callable[[bool], None]
-    ) -> None:
-        self._new = lambda handle, *vulkan: Device(handle, threads, limit, interrupted, *vulkan)
+        self, threads: int, limit: int | None, interrupted: Callable[[], bool], loading: Callable[[bool], None],
+        half_sums: bool = False,
+    ) -> None:  # fmt: skip
+        self._new = lambda handle, vulkan: Device(handle, threads, limit, interrupted, vulkan)
         self._loading = loading
-        self._cpu = self._new(ggml.ggml_backend_reg_dev_get(ggml.ggml_backend_cpu_reg(), 0))
+        cpu = ggml.ggml_backend_reg_dev_get(ggml.ggml_backend_cpu_reg(), 0)
+        self._cpu = Device(cpu, threads, limit, interrupted, half_sums=half_sums)
         self._all: list[Device] | None = None
         self._lock = Lock()
 
@@ -233,3 +242,4 @@ class Limits:
     largest_buffer: int | None = None  # any device
     device_memory: int | None = None  # each device but the CPU
     largest_segment: float | None = None  # operations that a device is given at once
+    half_sums: bool = False  # take it that the CPU sums F16 products in half precision

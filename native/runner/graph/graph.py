@@ -21,7 +21,7 @@ from ..device.devices import Device, Limits
 from ..ggml_binding import context, ggml, torch_shape_to_ne
 from ..weight_memory.resident import FileWeights
 from ..weight_memory.streamed import Stream, Uses, plan, stops
-from .operations import BUILDERS, Call, OperationFault
+from .operations import BUILDERS, Call, OperationFault, f16_as_f32
 from .segments import _layout_is_known, _segments, cuts
 
 _CONSTANT_TYPES = {"float32": "F32", "float16": "F16", "int32": "I32"}
@@ -112,7 +112,7 @@ class Graph:
     def _connect(self, program: Program, weight: Callable[[str], Any], limits: Limits) -> tuple[Any, Needs]:
         """The operations as a ggml graph that is not allocated yet."""
         rows = program.tensors
-        nodes = 2 * len(rows) + 16  # an operation may take a helper of its own
+        nodes = 3 * len(rows) + 16  # an operation may take two more of its own
         self._context = context(nodes, nodes)
         graph = ggml.ggml_new_graph_custom(self._context, nodes, False)
         whole, known = graph.contents, _layout_is_known(graph)
@@ -164,6 +164,8 @@ class Graph:
         call = Call(self._context, row, [rows[i] for i in row.sources], [tensors[i] for i in row.sources])
         if min(row.ne) < 1:
             raise OperationFault(f"it is empty: {row.ne}")
+        if self.device.traits.f16_as_f32:
+            call = f16_as_f32(call)
         try:
             made = BUILDERS[row.name](call)
         except (TypeError, ctypes.ArgumentError) as error:  # a parameter of the wrong kind
