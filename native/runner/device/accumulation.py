@@ -39,14 +39,14 @@ def factors() -> tuple[np.ndarray, np.ndarray]:
     Row 0 sums to 2,097,664. Row 1 sums to 32,776, of which the last 8 come as addends of 1/64 to sums of 256 or more,
     where half precision is 1/4 apart. F32 has both exactly, in whatever order.
     """
-    column = np.repeat(np.float32([64.0, 1.0 / 64.0]), _INNER // 2)  # [inner]
+    column = np.repeat(np.array([64.0, 1.0 / 64.0], "f4"), _INNER // 2)  # [inner]
     return np.stack([np.full(_INNER, 64.0, "f2"), np.ones(_INNER, "f2")]), column
 
 
 def keys() -> np.ndarray:
     """F16 keys [2, channels] for a query of ones: scores of 2048 and 2048.5, whose last half comes in 128 addends."""
-    first = np.repeat(np.float16([16.0, 0.0]), _CHANNELS // 2)
-    return np.stack([first, first + np.repeat(np.float16([0.0, 2.0**-8]), _CHANNELS // 2)])
+    first = np.repeat(np.array([16.0, 0.0], "f2"), _CHANNELS // 2)
+    return np.stack([first, first + np.repeat(np.array([0.0, 2.0**-8], "f2"), _CHANNELS // 2)])
 
 
 def sums_in_half(found: Probed) -> bool:
@@ -88,7 +88,7 @@ def probe(handle: int) -> Probed:
         _write(columns, np.tile(column, (_COLUMNS, 1)))
         _write(query, np.ones((_QUERIES, _CHANNELS), "f4"))
         _write(key, keys())
-        _write(value, np.repeat(np.float16([[0.0], [1.0]]), _CHANNELS, 1))
+        _write(value, np.repeat(np.array([[0.0], [1.0]], "f2"), _CHANNELS, 1))
         ggml.ggml_backend_cpu_set_n_threads(backend, 1)
         ggml.ggml_backend_graph_compute(backend, graph)
         many, one, queries, single = (_read(result) for result in results)
