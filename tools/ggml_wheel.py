@@ -20,8 +20,8 @@ REQUIREMENT = f"ggml-python=={VERSION}"
 PREBUILT_INDEX = "https://abetlen.github.io/ggml-python/whl/vulkan"
 FLAGS = ("-DGGML_VULKAN=ON", "-DGGML_RPC=ON", "-DGGML_NATIVE=ON")
 # Where one of these is defined, ggml sums products of F16 values in half precision, which keeps 11 bits and ends at
-# 65504 (ggml 0.15.3, ggml-cpu/simd-mappings.h:250, 365 and 482). Undefined, it sums in F32; -mno-avx512fp16 would be
-# refused by the compilers that do not know it, such as gcc 11.
+# 65504 (ggml 0.15.3, ggml-cpu/simd-mappings.h:250, 365 and 482; llama.cpp #11920). Undefined, it sums in F32;
+# -mno-avx512fp16 would be refused by the compilers that do not know it, such as gcc 11.
 HALF_PRECISION = {  # by the name of the instructions in /proc/cpuinfo
     "avx512_fp16": "__AVX512FP16__",
     "asimdhp": "__ARM_FEATURE_FP16_VECTOR_ARITHMETIC",
