@@ -1,4 +1,4 @@
-"""llama.cpp with Vulkan: the package of requirements.txt that runs language models, in the build for GPUs.
+"""Installs llama.cpp with Vulkan: the package of requirements.txt that runs language models, in the build for GPUs.
 
 It goes into a folder of its own, as the virtual environment has the build without.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from . import system_packages, vulkan_headers
-from .ggml_wheel import cached, cmake_arguments, prebuilt, processor_features, processors
+from .ggml_wheel import cached, cmake_arguments, left_out, prebuilt, processor_features, processors, undefined
 from .places import Places, complete_folder
 from .processes import Command
 from .steps import Failure, recipe_key, run, say
@@ -32,7 +32,7 @@ def install(places: Places, log: Path, environment: dict[str, str]) -> Path:
     environment: in which there is a Vulkan device.
     """
     wanted = requirement(places)
-    key = recipe_key({"requirement": wanted, "flags": FLAGS, "processor": processor_features()})
+    key = recipe_key({"requirement": wanted, "flags": FLAGS, "processor": processor_features(), **left_out()})
     folder = places.cache / "llama" / key
     site = places.state / "llama" / key
     if site.exists():
@@ -49,7 +49,7 @@ def install(places: Places, log: Path, environment: dict[str, str]) -> Path:
 
 
 def _unpack(folder: Path, site: Path, places: Places, log: Path, environment: dict[str, str]) -> None:
-    """Puts the wheel of a folder into `site` and sees that it finds a Vulkan device; raises Failure."""
+    """Unpacks the wheel of a folder into `site`; raises Failure unless it finds a Vulkan device."""
     with complete_folder(site) as partial:
         wheel = next(folder.glob("*.whl"))
         run([places.python, "-m", "pip", "install", "--quiet", "--no-deps", "--target", partial, wheel], log)
@@ -57,10 +57,11 @@ def _unpack(folder: Path, site: Path, places: Places, log: Path, environment: di
 
 
 def _build(folder: Path, wanted: str, places: Places, log: Path) -> None:
+    """Builds the wheel from the source on the package index into a folder; raises Failure."""
     system_packages.ensure(system_packages.BUILD, log)
-    environment = {"XLLAMACPP_BUILD_VULKAN": "1", "NPROC": str(processors()), "CMAKE_ARGS": " ".join(FLAGS)}
-    if vulkan_headers.wanted():
-        environment["CMAKE_ARGS"] = cmake_arguments(FLAGS, vulkan_headers.fetch(places.cache, log))
+    headers = vulkan_headers.fetch(places.cache, log) if vulkan_headers.wanted() else None
+    arguments = cmake_arguments(FLAGS, headers, undefined())
+    environment = {"XLLAMACPP_BUILD_VULKAN": "1", "NPROC": str(processors()), "CMAKE_ARGS": arguments}
     command: Command = [places.python, "-m", "pip", "wheel", "--verbose", "--no-deps", "--no-cache-dir"]
     with complete_folder(folder) as partial:
         run([*command, "--no-binary", NAME, "--wheel-dir", partial, wanted], log, environment)

@@ -1,9 +1,8 @@
-"""stable-diffusion.cpp, which `bench` measures this project against: built from PyPI, in an environment of its own."""
+"""Builds stable-diffusion.cpp, which `bench` measures this project against, from PyPI in an environment of its own."""
 
 from __future__ import annotations
 
 import platform
-import shlex
 import shutil
 import sys
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from .steps import Stamp, Step, recipe_key, run
 
 VERSION = "0.4.7"
 REQUIREMENT = f"stable-diffusion-cpp-python=={VERSION}"
-# What a user gets who builds it: its own defaults, all instructions of the processor, OpenMP.
+# What a user gets who builds it: its own defaults, all instructions of the processor, OpenMP; half-precision sums, too.
 FLAGS = ("-DGGML_NATIVE=ON", "-DGGML_OPENMP=ON")
 VULKAN_FLAGS = ("-DSD_VULKAN=ON",)
 COMPILER = {name: system_packages.BUILD[name] for name in ("build-essential", "cmake", "ninja-build")}
@@ -86,13 +85,10 @@ def install(peer: Peer, log: Path) -> None:
 
 def build(peer: Peer, folder: Path, log: Path) -> None:
     """Builds the wheel from the source on the package index."""
-    arguments = shlex.join(peer.flags)
-    if peer.vulkan:
-        system_packages.ensure(system_packages.BUILD, log)
-        if vulkan_headers.wanted():
-            arguments = ggml_wheel.cmake_arguments(peer.flags, vulkan_headers.fetch(peer.places.cache, log))
-    else:
-        system_packages.ensure(COMPILER, log)
+    system_packages.ensure(system_packages.BUILD if peer.vulkan else COMPILER, log)
+    private = peer.vulkan and vulkan_headers.wanted()
+    headers = vulkan_headers.fetch(peer.places.cache, log) if private else None
+    arguments = ggml_wheel.cmake_arguments(peer.flags, headers)
     environment = {"CMAKE_BUILD_PARALLEL_LEVEL": str(ggml_wheel.processors()), "CMAKE_ARGS": arguments}
     # pip's own cache does not know CMAKE_ARGS: it would hand out a wheel built with other flags.
     command: Command = [peer.python, "-m", "pip", "wheel", "--verbose", "--no-deps", "--no-cache-dir"]

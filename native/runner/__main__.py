@@ -20,7 +20,8 @@ def main() -> None:
     from .serve import serve  # loads ggml, whose own printing now goes to stderr
 
     threads = arguments.threads or physical_cores()
-    limits = Limits(threads, arguments.largest_buffer, arguments.device_memory, arguments.largest_segment)
+    given = arguments.largest_buffer, arguments.device_memory, arguments.largest_segment, arguments.half_sums
+    limits = Limits(threads, *given)
     serve(incoming, outgoing, arguments.arena, limits)
 
 
@@ -32,6 +33,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--largest-buffer", type=int, help="bytes; where a device's own figure is too high")
     parser.add_argument("--device-memory", type=int, help="bytes to use of each device but the CPU")
     parser.add_argument("--largest-segment", type=float, help="operations that a device is given at once")
+    parser.add_argument("--half-sums", action="store_true", help="of F16 products on the CPU: take it that it has them")
     return parser.parse_args()
 
 

@@ -96,11 +96,12 @@ def test_a_graph_made_with_the_mouse_draws(editor: Editor) -> None:
 def open_template(editor: Editor, name: str) -> None:
     editor.command("Comfy.BrowseTemplates")
     editor.find("[role=dialog] span", "ggml-vulkan").click()
-    card = editor.find(f"[data-testid=template-workflow-{name}]")
-    thumbnail = card.find_element(By.TAG_NAME, "img")
-    assert eventually(lambda: editor.run("return arguments[0].naturalWidth", thumbnail), "its thumbnail") > 100
+    card = f"[data-testid=template-workflow-{name}]"
+    editor.find(card)
+    width = "return document.querySelector(arguments[0])?.naturalWidth"
+    assert eventually(lambda: editor.run(width, f"{card} img"), "its thumbnail") > 100
     editor.keep("templates")
-    card.click()
+    editor.find(card).click()
     eventually(lambda: "GGMLDiffusionModel" in editor.nodes(), "its nodes")
 
 

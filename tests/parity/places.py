@@ -24,6 +24,7 @@ class Place:
     exact: float
     gelu: float
     activation_scale: float = 1.0
+    options: tuple[str, ...] = ()  # of the runner
 
     @property
     def wide(self) -> LowerOptions:
@@ -32,9 +33,11 @@ class Place:
 
     def runner(self) -> Runner:
         """A runner process with this setting."""
-        return new_runner(**self.environment)
+        return new_runner(*self.options, **self.environment)
 
 
+# As on a CPU whose library sums products of F16 values in half precision.
+CPU_HALF_SUMS = Place("CPU-half-sums", "CPU", {}, 1e-5, 1e-3, 64.0, ("--half-sums",))
 PLACES = (
     Place("CPU", "CPU", {}, 1e-5, 1e-3, 64.0),
     Place("Vulkan-F32", "Vulkan0", {"GGML_VK_DISABLE_F16": "1"}, 1e-4, 1e-4),

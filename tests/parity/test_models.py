@@ -14,7 +14,7 @@ from native.placement import DEVICE, Placement
 
 from .model_cases import MODELS, Inputs, ModelCase, randomize
 from .model_files import in_memory, quantized_file, reference, worst
-from .places import PLACES, Place
+from .places import CPU_HALF_SUMS, PLACES, Place
 
 BY_NAME = {case.name: case for case in MODELS}
 QUANTIZED = ("F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "Q6_K", "IQ4_XS")
@@ -109,6 +109,7 @@ ON_VULKAN_TOO = [("FLUX schnell", kind) for kind in ("F16", "Q8_0", "Q4_0", "Q4_
 QUANTIZED_RUNS = [
     *((name, kind, ON_CPU) for name in ("FLUX schnell", "T5", "CLIP-L") for kind in QUANTIZED),
     *((name, kind, place) for name, kind in ON_VULKAN_TOO for place in (ON_VULKAN, ON_VULKAN_F16)),
+    *((name, "F16", CPU_HALF_SUMS) for name in ("FLUX schnell", "T5")),
 ]
 
 
@@ -146,8 +147,12 @@ def test_repacked_model(name: str, kind: str, place: Place, runner: Runner, tmp_
     assert held.repacked == repacked or (kind == "Q8_0" and held.repacked == 0)
 
 
-@pytest.mark.parametrize("place", [ON_CPU], indirect=True, ids=["CPU"])
-@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0"])
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [*((kind, ON_CPU) for kind in ("F16", "BF16", "Q8_0")), ("F16", CPU_HALF_SUMS)],
+    indirect=["place"],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_quantized_t5_with_outliers(kind: str, place: Place, runner: Runner, tmp_path: Path) -> None:
     """T5's activations pass what F16 holds, whatever its weights are stored as."""
     case = BY_NAME["T5"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from native.client import Runner, RunnerError
 from native.ggml_types import tensor_bytes
 from native.placement import RESIDENCIES, Placement
 from native.program import Program
+from native.runner.device.quirks import HALF_SUMS
 from native.weights.weight_set import WeightSet
-from native.wire.messages import DryRun, ExternalModel, ModelMemory, Step
+from native.wire.messages import DeviceInfo, DryRun, ExternalModel, ModelMemory, Step
 from tests.runner_toys import DEVICES, Table, new_runner, weight_file
 
 MIB = 1 << 20
@@ -154,6 +156,26 @@ def test_random_steps_meet_all_that_can_happen(dry_runner: Runner, sets: dict[st
             )
     assert ends == {"NoneType", "OutOfMemory", "RunnerError"}
     assert min(streamed, repacked, gave_way) > 0
+
+
+def test_f16_weights_that_are_computed_with_as_f32(dry_runner: Runner, sets: dict[str, WeightSet]) -> None:
+    """Each is cast in the compute buffer for its product; for another machine's CPU, too, that is said to need it."""
+    runner = new_runner("--half-sums")
+    runner.devices()
+    placements = [Placement("CPU", residency) for residency in RESIDENCIES]
+    steps = [Step("run", sets["F16"], each, chain("F16", tokens)) for each in placements for tokens in TOKENS]
+    capacity = {"CPU": ENOUGH, "Vulkan0": MIB}
+    dry_run = runner.dry_run(capacity, steps)
+    compare(runner, steps, dry_run)
+    (cpu,) = [device for device in runner.devices() if device.type == "CPU"]
+    as_there = DeviceInfo("CPU", cpu.type, cpu.description, cpu.features, cpu.small_bar, sys.platform)
+    assert dry_runner.dry_run(capacity, steps, [as_there]).steps == dry_run.steps
+    as_here = replace(as_there, features=tuple(each for each in cpu.features if each != HALF_SUMS))
+    without = dry_runner.dry_run(capacity, steps, [as_here]).steps
+    for cast, step in zip(dry_run.steps, without, strict=True):
+        more = cast.models[0].compute - step.models[0].compute
+        assert 2 * SIDE * SIDE < more <= 4 * SIDE * SIDE, more  # the cast weight, but for what was free beside it
+    runner.close()
 
 
 def test_nothing_is_opened_and_nothing_stays(dry_runner: Runner, sets: dict[str, WeightSet], tmp_path: Path) -> None:

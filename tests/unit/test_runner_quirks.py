@@ -23,6 +23,7 @@ COOPMAT = ("fp16 dot2", "bf16", *OLD, "int dot", "matrix cores KHR_coopmat")
 
 CASES = {
     ("AMD EPYC", "CPU", ("AVX2",), "linux"): traits.CPU,
+    ("Intel(R) Xeon(R) Platinum 8481C", "CPU", ("AVX512", traits.HALF_SUMS), "linux"): traits.CPU_HALF_SUMS,
     ("AMD Ryzen 5 3400G with Radeon Vega Graphics", "CPU", ("AVX2",), "win32"): traits.CPU,
     ("llvmpipe (LLVM 15.0.6, 256 bits)", "GPU", RDNA, "linux"): traits.SOFTWARE,
     ("SwiftShader Device (Subzero)", "GPU", (), "win32"): traits.SOFTWARE,

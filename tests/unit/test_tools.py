@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import platform
 import shlex
+import shutil
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -33,7 +36,8 @@ def test_recipe_key_follows_content_not_order():
     [
         (ggml_wheel, "FLAGS", ("-DGGML_VULKAN=ON",)),
         (ggml_wheel, "REQUIREMENT", "ggml-python==9"),
-        (ggml_wheel, "processor_features", lambda: "another processor"),
+        (ggml_wheel, "processor_flags", lambda: ["another", "processor"]),
+        (ggml_wheel, "left_out", lambda: {"undefined": ["another"]}),
         (vulkan_headers, "wanted", lambda: not vulkan_headers.KEYRING.exists()),
     ],
 )
@@ -153,12 +157,47 @@ def test_debian_mirror_is_the_systems_own():
         vulkan_headers.debian_mirror(files, "forky")
 
 
+def test_a_wheel_is_built_anew_only_where_something_is_left_out(monkeypatch):
+    """A processor with half-precision arithmetic needs another wheel than before; one without has the same."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    processors = {"x86": ["avx2", "avx512_fp16"], "Arm": ["asimd", "asimdhp"], "older": ["avx2"], "unknown": []}
+    found = {}
+    for name, flags in processors.items():
+        monkeypatch.setattr(ggml_wheel, "processor_flags", lambda flags=flags: flags)
+        found[name] = ggml_wheel.left_out()
+    macros = list(ggml_wheel.HALF_PRECISION.values())
+    assert found == {
+        "x86": {"undefined": ["__AVX512FP16__"]},
+        "Arm": {"undefined": ["__ARM_FEATURE_FP16_VECTOR_ARITHMETIC"]},
+        "older": {},
+        "unknown": {"undefined": macros},
+    }
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert ggml_wheel.left_out() == {}
+    assert ggml_wheel.undefined() == []
+
+
 def test_cmake_arguments_survive_folders_with_spaces():
-    words = shlex.split(ggml_wheel.cmake_arguments(ggml_wheel.FLAGS, Path("/a b/usr")))
+    words = shlex.split(ggml_wheel.cmake_arguments(ggml_wheel.FLAGS, Path("/a b/usr"), ["-Done", "-Dtwo"]))
     assert words[:3] == list(ggml_wheel.FLAGS)
     assert "-DVulkan_INCLUDE_DIR=/a b/usr/include" in words
-    flags = next(word for word in words if word.startswith("-DCMAKE_CXX_FLAGS="))
-    assert shlex.split(flags.partition("=")[2]) == ["-isystem", "/a b/usr/include"]
+    given = dict(word.removeprefix("-D").split("=", 1) for word in words)
+    assert shlex.split(given["CMAKE_C_FLAGS"]) == ["-Done", "-Dtwo"]
+    assert shlex.split(given["CMAKE_CXX_FLAGS"]) == ["-Done", "-Dtwo", "-isystem", "/a b/usr/include"]
+    assert shlex.split(ggml_wheel.cmake_arguments(ggml_wheel.FLAGS, None)) == list(ggml_wheel.FLAGS)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or not shutil.which("cc"), reason="needs a compiler for x86")
+def test_the_compiler_is_left_without_half_precision_arithmetic(tmp_path):
+    """For a processor that has it, whatever this one has; its other instructions stay."""
+    source = tmp_path / "empty.c"
+    source.touch()
+    command = ["cc", "-march=sapphirerapids", "-dM", "-E", str(source)]
+    known = subprocess.run(command, capture_output=True, text=True, check=False)
+    if known.returncode:
+        pytest.skip("the compiler is older than the instructions")
+    undefined = subprocess.run([*command, *ggml_wheel.undefined()], capture_output=True, text=True, check=True)
+    assert set(known.stdout.splitlines()) - set(undefined.stdout.splitlines()) == {"#define __AVX512FP16__ 1"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="system packages are Linux's")

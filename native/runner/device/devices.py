@@ -18,7 +18,8 @@ from ...errors import RunnerError
 from ...placement import CPU
 from ...wire import messages
 from ..ggml_binding import ggml, pointer, vulkan_features
-from .quirks import describe_traits, is_software, starting, traits_of
+from .accumulation import probe, sums_in_half
+from .quirks import HALF_SUMS, describe_traits, is_software, starting, traits_of
 from .vulkan_info import VulkanFacts, vulkan_facts
 
 _UNLIMITED = 1 << 62  # bytes
@@ -33,6 +34,7 @@ class Limits:
     largest_buffer: int | None = None  # any device
     device_memory: int | None = None  # each device but the CPU
     largest_segment: float | None = None  # operations that a device is given at once
+    half_sums: bool = False  # take it that the CPU sums F16 products in half precision
 
 
 class Device(ABC):
@@ -147,14 +149,12 @@ class GgmlDevice(Device):
         """vulkan: of the Vulkan devices, by their description. interrupted: asked between operations on the CPU."""
         name = ggml.ggml_backend_dev_name(handle).decode()
         description = ggml.ggml_backend_dev_description(handle).decode()
+        kind = _TYPES.get(ggml.ggml_backend_dev_type(handle), "ACCEL")
+        features = vulkan_features.get(name) or _cpu_features(handle)
+        if kind == CPU and (limits.half_sums or sums_in_half(probe(handle))):
+            features = (*features, HALF_SUMS)
         facts = vulkan.get(description)
-        info = messages.DeviceInfo(
-            name,
-            _TYPES.get(ggml.ggml_backend_dev_type(handle), "ACCEL"),
-            description,
-            vulkan_features.get(name) or _cpu_features(handle),
-            bool(facts and facts.small_bar),
-        )
+        info = messages.DeviceInfo(name, kind, description, features, bool(facts and facts.small_bar))
         with starting(traits_of(info)):
             buffer_types = ggml.ggml_backend_dev_buffer_type(handle), _extra_buffer_type(handle, b"CPU_REPACK")
         super().__init__(info, handle, buffer_types, limits, facts.driver if facts else "")

@@ -14,6 +14,7 @@ from ...wire.messages import DeviceInfo
 # Read by ggml-vulkan when a device is first used and kept with it (ggml_vk_get_device; 0.15.3, lines 5653 and 5884).
 SUBMIT_VARIABLE = "GGML_VK_MAX_NODES_PER_SUBMIT"
 WINDOW_VARIABLE = "GGML_VK_DISABLE_HOST_VISIBLE_VIDMEM"
+HALF_SUMS = "half-precision sums"  # the feature of a CPU whose library sums F16 products so (accumulation.py)
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,12 @@ class Traits:
     largest_operation: float = inf  # one operation cannot be cut: what a choice of sizes should keep below
     nodes_per_submit: int | None = None  # ggml-vulkan's own are 100
     avoids_window: bool = False  # no memory that the processor sees too
+    f16_as_f32: bool = False  # in products: it would sum them in half precision
 
 
 CPU = Traits(1e11)  # ggml's CPU backend also looks for an abort between any two operations
+# A small T5 with F16 weights was off by 5.2e-3 on a Xeon with AVX512-FP16; on Arm models broke (llama.cpp #11920).
+CPU_HALF_SUMS = replace(CPU, f16_as_f32=True)
 SOFTWARE = Traits(1e9)  # about a second
 # 2 s is what Windows (TDR) and amdgpu give a submit. Radeons until Polaris and Vega come back from a longer one without
 # an error, with a wrong result (llama.cpp #26813): 16 nodes a submit was the remedy there, and half a GFLOP a compute
@@ -71,6 +75,7 @@ def _is_fast(device: DeviceInfo) -> bool:
 
 
 RULES: tuple[tuple[Callable[[DeviceInfo], bool], Traits], ...] = (  # the first that applies
+    (lambda device: device.type == "CPU" and device.has(HALF_SUMS), CPU_HALF_SUMS),
     (lambda device: device.type == "CPU", CPU),
     (lambda device: is_software(device.description), SOFTWARE),
     (lambda device: _is_gcn(device) and device.type == "GPU", GCN),
@@ -124,4 +129,6 @@ def describe_traits(traits: Traits) -> tuple[str, ...]:
         said.append(f"waits after each {traits.largest_segment / 1e9:,.0f} GFLOP, as its driver ends work of 2 seconds")
     if traits.avoids_window:
         said.append("no resizable BAR: its memory that the processor can see is not used")
+    if traits.f16_as_f32:
+        said.append("computes with F16 weights as F32, as its library sums F16 products in half precision")
     return tuple(said)

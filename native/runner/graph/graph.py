@@ -21,7 +21,7 @@ from ..device.buffers import Allocation, Budget, OverBudget, allocate, describe,
 from ..device.devices import Device
 from ..ggml_binding import context, ggml
 from ..weight_memory.streamed import Stream, Uses, plan, stops
-from .operations import BUILDERS, Call, OperationFault
+from .operations import BUILDERS, Call, OperationFault, f16_as_f32
 from .segments import cuts, layout_is_known, segments_of
 
 _CONSTANT_TYPES = {"float32": "F32", "float16": "F16", "int32": "I32"}
@@ -142,7 +142,7 @@ class Graph:
     def _connect(self, program: Program) -> tuple[Any, Needs]:
         """The operations as a ggml graph that is not allocated yet."""
         rows = program.tensors
-        nodes = 2 * len(rows) + 16  # an operation may take a helper of its own
+        nodes = 3 * len(rows) + 16  # an operation may take two more of its own
         self._context = context(nodes, nodes)
         graph = ggml.ggml_new_graph_custom(self._context, nodes, False)
         whole, known = graph.contents, layout_is_known(graph)
@@ -195,7 +195,8 @@ class Graph:
         declared, sources = [rows[i] for i in row.sources], [tensors[i] for i in row.sources]
         try:
             parameters = parameters_of(row.name, row.parameters)
-            made = BUILDERS[row.name](Call(self._context, row, parameters, declared, sources))
+            call = Call(self._context, row, parameters, declared, sources)
+            made = BUILDERS[row.name](f16_as_f32(call) if self.device.traits.f16_as_f32 else call)
         except (TypeError, ctypes.ArgumentError) as error:  # a number that ggml's call cannot hold
             raise OperationFault(f"its parameters {row.parameters} do not fit: {error}") from error
         _check_result(row, made)
