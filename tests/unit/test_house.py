@@ -1,0 +1,184 @@
+"""The layout of the pack: imports go down, words are the field's, files hold one subject, docstrings say what they are of."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACK = sorted(chain.from_iterable((ROOT / name).rglob("*.py") for name in ("native", "nodes")))
+ALL = sorted(
+    [*PACK, *(ROOT / "tools").rglob("*.py"), *(ROOT / "tests").rglob("*.py"), ROOT / "dev.py", ROOT / "plan.py"]
+)
+
+# From the lowest floor to the highest: a module imports from its own floor and from those below.
+FLOORS = """
+native native.placement native.errors native.lru native.ggml_types
+native.threads native.process
+native.program
+native.weights
+native.wire
+native.output_check
+native.runner native.runner.ggml_binding native.runner.process_memory native.runner.cpu_cores
+native.runner.device
+native.runner.weight_memory
+native.runner.graph
+native.runner.store
+native.runner.dry_run
+native.runner.service
+native.runner.serve
+native.runner.__main__
+native.client
+native.trace
+native.lower.strides native.lower.host native.lower.storage_content
+native.lower.passes
+native.lower.lowering
+native.lower.handlers
+native.lower
+native.planning
+native.engines.model
+native.engines.ggml
+native.engines.torch_cpu
+native.engines.cpu_benchmark
+native.engines.dry_run
+native.engines.choose
+native.engines
+native.llm
+nodes nodes.node_text nodes.settings nodes.versions
+nodes.components
+nodes.loaders
+nodes.language
+nodes.devices
+nodes.planner
+nodes.web
+nodes.extension
+"""
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS.strip().splitlines()) for room in rooms.split()}
+# The two processes share the wire and nothing else.
+APART = [("native.client", "native.runner"), ("native.runner", "native.client"), ("native.runner", "torch"),
+         ("native.client", "ggml"), ("native.wire", "torch")]  # fmt: skip
+
+# Words that the field does not use for these things, with those that it does.
+RETIRED = {
+    r"Remote(Model|Module|Patcher|VAE)\b": "GgmlModel, Component, ComponentPatcher, ComponentVAE",
+    r"(?i)rehears": "dry run",
+    r"StandIn|stand_in": "CountingDevice",
+    r"\bspoken": "to_wire, describe, row_text",
+    r"sizes_of": "shape_errors_named",
+    r"\bgave_back|\bgive_back|\blet_go|\bmake_way": "free, unload, evict",
+    r"\bobituary|\blast_words|\b_mourn": "exit_report",
+    r"\bCancelled\b|\bcancelled\b|\bAborted\b|\baborted\b": "interrupted",
+    r"\bWatcher\b|\bwatcher\b": "observer",
+    r"\bwide_bytes\b|\bWIDE_SCALE\b": "chunk_threshold_bytes, F16_OVERFLOW_SCALE",
+    r"\bImagined\b|\bFacts\b|\bOutside\b": "DeviceInfo, ExternalModel",
+    r"\bMeasurement\b": "Estimate",
+    r"\bsmall_window\b": "small_bar",
+    r"\btorch_shape_to_ne\b|\b_weight_ne\b": "ne_of",
+    r"\bpointwise\b": "elementwise",
+    r"\bFrugal\b|\bFollowing\b|\basked_of\b|\bAsked\b": "SizeGuard, NodeTurn, request_of, PlanRequest",
+    r"\b_?retire\b|\brelease_orphans\b": "unload, evict",
+}  # fmt: skip
+
+LEAST, MOST = 80, 400  # lines of a file with one subject
+SMALL: dict[str, str] = {}
+
+
+def module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module(path): path for path in PACK}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The modules that a file of the pack imports, those of others by their first name."""
+    name = module(path)
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield (node.module or "").split(".")[0]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join([*package[: len(package) - node.level + 1], *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield f"{base}.{alias.name}" if f"{base}.{alias.name}" in MODULES else base
+
+
+def edges() -> Iterator[tuple[str, str]]:
+    """Every import of the pack: who, and of what."""
+    return ((name, other) for name, path in MODULES.items() for other in imports(path))
+
+
+def within(name: str, room: str) -> bool:
+    return name == room or name.startswith(f"{room}.")
+
+
+def floor(name: str) -> int:
+    """The floor of a module: its own, or that of the nearest folder around it."""
+    while name not in FLOOR:
+        name = name.rpartition(".")[0]
+    return FLOOR[name]
+
+
+def test_every_room_is_there() -> None:
+    assert set(FLOOR) <= set(MODULES) | {module(path.parent) for path in PACK}
+
+
+def test_imports_go_down() -> None:
+    up = [(name, other) for name, other in edges() if other in MODULES and floor(other) > floor(name)]
+    assert not up
+
+
+def test_the_two_processes_share_the_wire_alone() -> None:
+    crossing = [
+        (name, other) for name, other in edges() for here, there in APART if within(name, here) and within(other, there)
+    ]
+    assert not crossing
+
+
+def test_no_file_imports_itself_in_a_circle() -> None:
+    waiting = {name: {other for other in imports(path) if other in MODULES and other != name}
+               for name, path in MODULES.items() if path.name != "__init__.py"}  # fmt: skip
+    waiting = {name: others & waiting.keys() for name, others in waiting.items()}
+    while free := [name for name, others in waiting.items() if not others]:
+        for name in free:
+            del waiting[name]
+        waiting = {name: others - set(free) for name, others in waiting.items()}
+    assert not waiting, f"in circles: {sorted(waiting)}"
+
+
+@pytest.mark.parametrize("word", RETIRED)
+def test_retired_words_stay_retired(word: str) -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in PACK
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(word, line)
+    ]
+    assert not found, f"say {RETIRED[word]}:\n" + "\n".join(found)
+
+
+def test_a_file_holds_one_subject() -> None:
+    lines = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in PACK}
+    counted = {name: count for name, count in lines.items() if not name.endswith(("__init__.py", "__main__.py"))}
+    small = {name for name, count in counted.items() if count < LEAST}
+    assert not {name: count for name, count in counted.items() if count > MOST}
+    assert small == set(SMALL), (sorted(small - set(SMALL)), sorted(set(SMALL) - small))
+
+
+def test_no_docstring_is_a_riddle() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}: {text.splitlines()[0]}"
+        for path in ALL
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and (text := ast.get_docstring(node)) and text.startswith("What ")
+    ]  # fmt: skip
+    assert not found, "say what it is or does:\n" + "\n".join(found)
