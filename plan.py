@@ -1,4 +1,4 @@
-"""What a workflow takes of this machine, or of another's card, without running it: plan.py WORKFLOW.json --help.
+"""Plans the memory of a workflow on this machine or another card, without running it: plan.py WORKFLOW.json --help.
 
 Runs with ComfyUI's own Python, from this pack's folder in custom_nodes; elsewhere COMFYUI_PATH says where ComfyUI is.
 What stands behind `--` are ComfyUI's own arguments, such as --base-directory.

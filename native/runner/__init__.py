@@ -1,1 +1,1 @@
-"""The process that owns ggml, the devices and the weights; started by native.client, spoken to through pipes."""
+"""The process that owns ggml, the devices and the weights; started by native.client, reached through pipes."""

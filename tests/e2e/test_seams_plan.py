@@ -181,7 +181,7 @@ def test_memory_that_runs_out_all_the_same_is_told_with_what_would_fit(monkeypat
     for node in ("1", "2", "3"):
         prompt[node]["inputs"] |= {"device": "CPU", "weights": "ram"}
     prompt["1"]["inputs"] |= {"device": "Vulkan0", "weights": "device"}
-    monkeypatch.setattr(measured, "_running", lambda: prompt)
+    monkeypatch.setattr(measured, "_executing", lambda: prompt)
     monkeypatch.setattr(host.COMFYUI, "observer", measured.OBSERVER)
     with pytest.raises(Exception, match="Vulkan0") as caught:
         for _ in run(prompt):

@@ -35,7 +35,7 @@ native.runner.serve
 native.runner.__main__
 native.client
 native.trace
-native.lower.strides native.lower.host native.lower.storage_content
+native.lower.strides native.lower.host native.lower.storages
 native.lower.passes
 native.lower.lowering
 native.lower.handlers
@@ -85,7 +85,39 @@ RETIRED = {
 }  # fmt: skip
 
 LEAST, MOST = 80, 400  # lines of a file with one subject
-SMALL: dict[str, str] = {}
+SMALL = {  # why a file may be shorter: those files
+    "what all share, with no place further up": """
+        native/errors.py native/ggml_types.py native/lru.py native/output_check.py native/placement.py
+        native/threads.py
+    """,
+    "imported where nothing else may be: before the pipes are taken, or in llama.cpp's child": """
+        native/process/job_object.py native/process/startup.py native/runner/cpu_cores.py native/llm/serve.py
+        native/llm/task.py native/runner/serve.py
+    """,
+    "one type, or one table, that many import": """
+        native/program/tensor.py native/trace/graph.py native/weights/header.py native/weights/weight_file.py
+        nodes/planner/loaders.py nodes/planner/unknown.py
+    """,
+    "one algorithm": """
+        native/program/schedule.py native/lower/passes/fuse.py native/lower/passes/rewriter.py
+        native/runner/graph/execute.py native/runner/graph/profile.py native/runner/graph/segments.py
+        native/runner/weight_memory/arrays.py nodes/components/call_arguments.py
+        nodes/components/attention_override.py nodes/components/tile_choice.py nodes/planner/advice.py
+        nodes/planner/chart.py nodes/planner/size_guard.py
+    """,
+    "handlers of one kind of operation": """
+        native/lower/handlers/attention.py native/lower/handlers/convolution.py native/lower/handlers/matmul.py
+    """,
+    "one side of a seam": """
+        native/client/tensors.py native/engines/choose.py native/engines/model.py native/llm/answer.py
+        native/runner/ggml_binding.py native/runner/process_memory.py native/wire/failures.py
+        nodes/components/diffusion.py nodes/language/answering.py nodes/language/patcher.py
+    """,
+    "one node, or an entry of ComfyUI": """
+        nodes/devices.py nodes/extension.py nodes/node_text.py nodes/planner/command.py nodes/settings.py
+        nodes/versions.py
+    """,
+}
 
 
 def module(path: Path) -> str:
@@ -170,7 +202,8 @@ def test_a_file_holds_one_subject() -> None:
     counted = {name: count for name, count in lines.items() if not name.endswith(("__init__.py", "__main__.py"))}
     small = {name for name, count in counted.items() if count < LEAST}
     assert not {name: count for name, count in counted.items() if count > MOST}
-    assert small == set(SMALL), (sorted(small - set(SMALL)), sorted(set(SMALL) - small))
+    named = set(" ".join(SMALL.values()).split())
+    assert small == named, (sorted(small - named), sorted(named - small))
 
 
 def test_no_docstring_is_a_riddle() -> None:

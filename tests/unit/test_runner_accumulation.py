@@ -46,7 +46,7 @@ def summed(products: np.ndarray, type_: str, lanes: int) -> float:
 
 
 def probed(type_: str, lanes: int) -> Probed:
-    """What a library would answer whose kernels sum in that type."""
+    """The probe's results from a library whose kernels sum in that type."""
     weights, column = factors()
     row = np.array([summed(each * column, type_, lanes) for each in weights.astype("f8")])
     low, high = (summed(key, type_, lanes) for key in keys())

@@ -31,7 +31,7 @@ NOT_SENT = {messages.Step}  # a call of the client, which travels as the request
 
 
 def through(message: messages.Message, payload: bytes = b"") -> Frame:
-    """What arrives of a message."""
+    """Sends a message through a pipe and returns the frame that arrives."""
     pipe = io.BytesIO()
     FrameWriter(pipe).send(7, message, payload)
     pipe.seek(0)

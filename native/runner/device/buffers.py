@@ -113,14 +113,14 @@ def require(device: Device, label: str, nbytes: int) -> None:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a component may take of a device, and how much of that its weights have there already."""
+    """The bytes of a device that a component may take, and those that its weights take already."""
 
     total: int
     taken: int
 
     @property
     def headroom(self) -> int:
-        """What is left for all else; negative where the weights alone are too much."""
+        """Bytes left beside the weights; negative where they alone are too much."""
         return self.total - self.taken
 
 
