@@ -1,4 +1,4 @@
-"""The layout of the pack: imports go down, words are the field's, files hold one subject, docstrings say what they are of."""
+"""The layout of the pack: imports go down, words are the field's, a file holds one subject, docstrings are no riddles."""
 
 from __future__ import annotations
 
