@@ -46,7 +46,7 @@ class Editor:
         usual |= {"Comfy.Locale": "en", "Comfy.RightSidePanel.IsOpen": False}
         self.client.send("/settings", {**usual, **{name.replace("__", "."): value for name, value in settings.items()}})
         self.driver.get(self.client.server.url)
-        eventually(lambda: self.run(_READY), "the editor", 60)
+        eventually(lambda: self.run(_READY), "the editor")
         self.run("window.app.graph.clear()")
 
     def run(self, script: str, *arguments: Any) -> Any:
