@@ -46,7 +46,7 @@ class Editor:
         usual |= {"Comfy.Locale": "en", "Comfy.RightSidePanel.IsOpen": False}
         self.client.send("/settings", {**usual, **{name.replace("__", "."): value for name, value in settings.items()}})
         self.driver.get(self.client.server.url)
-        eventually(lambda: self.run(_READY), "the editor", 60)
+        eventually(lambda: self.run(_READY), "the editor")
         self.run("window.app.graph.clear()")
 
     def run(self, script: str, *arguments: Any) -> Any:
@@ -62,7 +62,7 @@ class Editor:
                 return next((each for each in found if each.is_displayed() and text in each.text), None)
             return None
 
-        element: WebElement = eventually(look, f"{css} with {text!r}", 30)
+        element: WebElement = eventually(look, f"{css} with {text!r}")
         return element
 
     def load(self, name: str) -> None:
@@ -83,7 +83,7 @@ class Editor:
     def planned(self) -> str:
         """The panel's verdict, after waiting for the plan of the current graph."""
         time.sleep(0.6)  # longer than the panel waits for another change
-        eventually(lambda: not self.driver.find_elements(By.CSS_SELECTOR, ".ggml-waiting"), "the plan", 60)
+        eventually(lambda: not self.driver.find_elements(By.CSS_SELECTOR, ".ggml-waiting"), "the plan")
         return self.find(".ggml-verdict").text
 
     def prompt(self) -> dict[str, Any]:

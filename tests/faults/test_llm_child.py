@@ -104,7 +104,7 @@ def test_nothing_is_left_of_a_killed_parent(model: LocalModel) -> None:
     child = psutil.Process(int(parent.stdout.readline()))
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    eventually(lambda: not is_running(child), "the child's end", patience=30)
+    eventually(lambda: not is_running(child), "the child's end")
 
 
 def test_it_listens_on_loopback_alone_and_for_those_with_the_key(model: LocalModel) -> None:

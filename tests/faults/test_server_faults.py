@@ -72,7 +72,7 @@ def test_nothing_is_left_of_a_killed_server(tmp_path: Path, models: Path, good: 
         runner = eventually(lambda: client.runner() if client.mapped_models() else None, "a runner with models")
         os.kill(client.server.process.pid, signal.SIGKILL)
         client.server.process.wait()
-        eventually(lambda: not is_running(runner), "the runner's end", patience=30)
+        eventually(lambda: not is_running(runner), "the runner's end")
 
 
 def is_running(process: psutil.Process) -> bool:
