@@ -122,6 +122,6 @@ def _memory() -> Iterator[None]:
             raise
         asked = int(tried[1])
         raise OutOfMemory(
-            f"This computer's RAM has no {asked / 2**20:,.1f} MiB left, which torch needs to compute a model. Unload "
+            f"This computer's memory has no {asked / 2**20:,.1f} MiB left for what a model computes in torch. Unload "
             "other models, or choose a smaller picture or smaller tiles.", "CPU", "activations", asked, 0,
         ) from error  # fmt: skip
