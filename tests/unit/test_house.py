@@ -1,4 +1,4 @@
-"""The layout of the pack: imports go down, words are the field's, a file holds one subject, docstrings are no riddles."""
+"""The layout of the pack: imports go down, words are the field's, files have one subject, docstrings are no riddles."""
 
 from __future__ import annotations
 

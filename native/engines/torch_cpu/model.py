@@ -125,6 +125,6 @@ def _memory() -> Iterator[None]:
             "activations",
             asked,
             0,
-            f"This computer's RAM has no {asked / MIB:,.1f} MiB left, which torch needs to compute a model. Unload "
+            f"This computer's memory has no {asked / MIB:,.1f} MiB left for what a model computes in torch. Unload "
             "other models, or choose a smaller picture or smaller tiles.",
         ) from error  # fmt: skip
