@@ -54,9 +54,10 @@ def type_check_folder(places: Places) -> Path:
 
 
 def pytest_command(places: Places, workers: int) -> Command:
-    """pytest with whole files to each worker (see tests/conftest.py), in the order of the folders."""
+    """pytest with whole files to each worker (see tests/conftest.py), in the folders' order; it names the slowest."""
     distribution = ["--numprocesses", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
-    return [places.python, "-m", "pytest", f"--timeout={TEST_LIMIT}", *distribution]
+    slowest = ["--durations=20", "--durations-min=5"]  # seconds
+    return [places.python, "-m", "pytest", f"--timeout={TEST_LIMIT}", *distribution, *slowest]
 
 
 def check_side_by_side(checks: Mapping[str, tuple[Command, Path]], environment: Mapping[str, str]) -> dict[str, int]:
