@@ -14,9 +14,9 @@ from types import SimpleNamespace
 
 import torch
 
-from tests.pack import part
+from tests.pack import module_alone
 
-lifetime = part("nodes.components.lifetime")
+lifetime = module_alone("nodes.components.lifetime")
 lifetime._GRACE = 0.0
 lifetimes = lifetime.ProcessLifetimes()
 
