@@ -25,8 +25,10 @@ def run_checks(places: Places, pytest_arguments: Sequence[str]) -> int:
     codes = check_side_by_side(static_checks(places), environment)
     if failed := [name for name, code in codes.items() if code]:
         say(f"Failed: {', '.join(failed)}")
-    # Two workers on one GPU would take each other's memory. Threads that wait sleep, as the cores are shared.
-    command = pytest_command(places, workers=2 if software else 0)
+    files = {argument.partition("::")[0] for argument in pytest_arguments if ".py" in argument}
+    # One file goes to one worker. Two on one GPU would take each other's memory.
+    command = pytest_command(places, workers=2 if software and len(files) != 1 else 0)
+    # Threads that wait sleep, as the cores are shared.
     environment["OMP_WAIT_POLICY"] = "passive"
     codes["pytest"] = check("pytest", [*command, *pytest_arguments], places.root, environment)
     return next((code for code in codes.values() if code), 0)
