@@ -88,10 +88,17 @@ def test_an_abort_inside_ggml_is_told_with_its_own_words(runner: Runner) -> None
 
 
 def test_a_hanging_runner_is_killed_and_the_run_repeated() -> None:
-    runner = new_runner(timeout=5)
+    runner = new_runner(timeout=PATIENCE)
     runner.memory()
     first = runner.pid
-    (found,) = runner.run(NO_WEIGHTS, "CPU", LONG, INPUTS, progress=on_progress(runner, signal.SIGSTOP))
+    runner._timeout = 10  # seconds, for the process that hangs; the next one may take its time to start
+    stop = on_progress(runner, signal.SIGSTOP)
+
+    def progress(fraction: float) -> None:
+        stop(fraction)
+        runner._timeout = PATIENCE
+
+    (found,) = runner.run(NO_WEIGHTS, "CPU", LONG, INPUTS, progress=progress)
     assert found.any()
     assert runner.pid != first
     runner.close()
