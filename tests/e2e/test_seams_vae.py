@@ -144,7 +144,7 @@ def without_room(vae: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, .
         (x,) = inputs.values()
         shapes.append(tuple(x.shape))
         if max(x.shape[-2:]) > 32:
-            raise client.OutOfMemory("too large", "CPU", "buffer", 9, 1)
+            raise client.OutOfMemory("CPU", "the compute buffer", 9, 1)
         return run(key, function, inputs, **options)
 
     monkeypatch.setattr(vae.first_stage_model.engine_model, "run", small)
