@@ -293,10 +293,10 @@ def test_out_of_memory_is_cores_out_of_memory(schnell: Models, monkeypatch: pyte
     module = schnell[0].model.diffusion_model
 
     def full(*_: Any, **__: Any) -> Any:
-        raise client.OutOfMemory("the compute buffer needs 9 MiB on CPU, where 1 MiB is free.", "CPU", "buffer", 9, 1)
+        raise client.OutOfMemory("CPU", "the compute buffer", 9 << 20, 1 << 20)
 
     monkeypatch.setattr(module.engine_model, "run", full)
-    with pytest.raises(comfy.model_management.OOM_EXCEPTION, match="needs 9 MiB") as error:
+    with pytest.raises(comfy.model_management.OOM_EXCEPTION, match="needs 9.0 MiB") as error:
         sample(schnell[0], empty())
     assert comfy.model_management.is_oom(error.value)
 
