@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -25,6 +27,15 @@ import comfy.ops  # noqa: E402
 
 EXACT, GELU = 1e-5, 1e-3  # ggml's CPU backend reads GELU from a table of F16 values
 FACTORY = {"dtype": torch.float32, "device": "cpu", "operations": comfy.ops.disable_weight_init}
+
+
+@contextlib.contextmanager
+def narrow(module: ModuleType, **classes: dict[str, Any]) -> Iterator[None]:
+    """Gives classes of a module other defaults, for what builds them at the full width and takes no width itself."""
+    with contextlib.ExitStack() as stack:
+        for name, config in classes.items():
+            stack.enter_context(patch.object(module, name, functools.partial(getattr(module, name), **config)))
+        yield
 
 
 @dataclass(frozen=True)
