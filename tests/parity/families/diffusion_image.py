@@ -85,7 +85,7 @@ def _pixart(micro: bool) -> torch.nn.Module:
 
 def _pixart_inputs(batch: int, size: int, micro: bool) -> Inputs:
     more = {"c_size": lambda n: torch.full((n, 2), 512.0), "c_ar": lambda n: torch.ones(n, 1)} if micro else {}
-    return _picture(batch, size, 4, **more)
+    return _picture(batch, size, 4, **more) | {"x": torch.randn(batch, 4, 34 + 6 * size, 36)}
 
 
 def _hydit(**config: Any) -> torch.nn.Module:
@@ -217,8 +217,10 @@ CASES = (
                lambda n, s: _picture(n, s, 64, txt_byt5=_random(5, 1472)), GELU),
     FamilyCase("HunyuanImage 2.1 distilled (meanflow)", lambda: _hunyuan_image(meanflow=True, guidance_embed=True),
                lambda m, t: m(t["x"], t["timestep"], t["context"], txt_byt5=t["byt5"], guidance=t["guidance"],
-                              transformer_options={"sample_sigmas": torch.tensor([1.0, 0.5, 0.0])}),
-               lambda n, s: _picture(n, s, 64, byt5=_random(5, 1472), guidance=lambda n: torch.full((n,), 3.5)), GELU),
+                              transformer_options={
+                   "sigmas": t["timestep"][:1], "sample_sigmas": torch.tensor([1.0, 0.5, 0.0])}),
+               lambda n, s: _picture(n, s, 64, byt5=_random(5, 1472), guidance=lambda n: torch.full((n,), 3.5)) | {
+                   "timestep": torch.full((n,), 0.5)}, GELU),
     FamilyCase("Qwen-Image", _qwen, _call, _frame, GELU),
     FamilyCase("Qwen-Image (mask)", _qwen, _call, lambda n, s: _frame(n, s) | {"attention_mask": _mask(n, s)}, GELU),
     FamilyCase("Qwen-Image Edit (reference latents)", _qwen, _call,

@@ -35,7 +35,7 @@ def _z_image(kind: type[torch.nn.Module] = comfy.ldm.lumina.model.NextDiT, **con
 def _z_pixels() -> torch.nn.Module:
     return _z_image(
         comfy.ldm.lumina.model.NextDiTPixelSpace, patch_size=8, in_channels=3, decoder_hidden_size=48,
-        decoder_num_res_blocks=2, decoder_max_freqs=4, decoder_in_channels=3, use_x0=True,
+        decoder_num_res_blocks=2, decoder_max_freqs=4, decoder_in_channels=192, use_x0=True,
     )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def _o1_inputs(batch: int, size: int) -> Inputs:
     x = torch.randn(batch, 3, 64 + 32 * size, 64)
     ids = torch.randint(0, 1000, (batch, 7))
     conds = build_extra_conds(ids, x, ref_images=None, target_patch_size=32)
-    return {"x": x, "timestep": torch.rand(batch)} | {n: c for n, c in conds.items() if isinstance(c, torch.Tensor)}
+    return {"x": x, "timestep": 1000 * torch.rand(batch)} | {n: c for n, c in conds.items() if isinstance(c, torch.Tensor)}
 
 
 def _call_o1(m: Any, t: Inputs) -> Any:

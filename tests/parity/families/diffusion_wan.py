@@ -84,7 +84,7 @@ CASES = (
                lambda n, s: _sized(n, s, 20, clip_fea=lambda *_: (7, 1280), reference_latent=lambda _, h, w: (
                    20, 1, h, w), pose_latents=lambda t, h, w: (20, t, h // 2 + 1, w // 2)), GELU),
     FamilyCase("Wan 2.2 Animate", lambda: _kind(
-        comfy.ldm.wan.model_animate.AnimateWanModel, in_dim=36, motion_encoder_dim=512), _call,
+        comfy.ldm.wan.model_animate.AnimateWanModel, in_dim=36, num_layers=5, motion_encoder_dim=512), _call,
         lambda n, s: _sized(n, s, 36, clip_fea=lambda *_: (7, 1280), pose_latents=lambda t, h, w: (16, t, h, w),
                             face_pixel_values=lambda t, *_: (3, 4 * t - 3, 512, 512)), GELU),
     FamilyCase("Wan 2.2 S2V", lambda: _kind(
@@ -94,5 +94,6 @@ CASES = (
     FamilyCase("Wan 2.2 WanDancer", lambda: _kind(
         comfy.ldm.wan.model_wandancer.WanDancerModel, in_dim=36, audio_inject_layers=[0], music_dim=32,
         music_feature_dim=12, music_latent_dim=32), _call,
-        lambda n, s: _sized(n, s, 36, clip_fea=lambda *_: (7, 1280), audio_embed=lambda t, *_: (4 * t, 12)), GELU),
+        lambda n, s: _video(n, s, 36, clip_fea=(7, 1280), audio_embed=(8 + 4 * s, 12)) | {
+            "x": torch.randn(n, 36, 2 + s, 8, 8 + 4 * s)}, GELU),
 )  # fmt: skip

@@ -45,7 +45,7 @@ def _svd() -> torch.nn.Module:
 def _refiner(refiner: bool) -> torch.nn.Module:
     """HunyuanImage's refiner and HunyuanVideo 1.5 have one class."""
     config = {
-        "block_out_channels": [16, 32, 32, 64, 64], "in_channels": 3, "out_channels": 3, "num_res_blocks": 1,
+        "block_out_channels": [32, 32, 32, 64, 64], "in_channels": 3, "out_channels": 3, "num_res_blocks": 1,
         "ffactor_spatial": 16, "ffactor_temporal": 4, "downsample_match_channel": True, "upsample_match_channel": True,
         "z_channels": 32,
     }  # fmt: skip
@@ -170,11 +170,6 @@ def _decode(m: Any, t: Inputs) -> Any:
     return m.decode(t["z"])
 
 
-def _decode_frames(m: Any, t: Inputs) -> Any:
-    """The temporal decoder takes the frames of one video as its batch."""
-    return m.decode(t["z"], timesteps=t["z"].shape[0])
-
-
 def _encode(m: Any, t: Inputs) -> Any:
     return m.encode(t["x"])
 
@@ -183,12 +178,17 @@ def _latent(channels: int, frames: int = 2, height: int = 2, width: int = 3) -> 
     return lambda n, s: {"z": torch.randn(n, channels, frames, height + s, width)}
 
 
+def _one(inputs: Any) -> Any:
+    """Without a batch, where ComfyUI's own code has none."""
+    return lambda n, s: inputs(1, s)
+
+
 def _frames(frames: int, step: int = 16) -> Any:
     return lambda n, s: {"x": torch.rand(n, 3, frames, step * (1 + s), step * 2) * 2 - 1}
 
 
 CASES = (
-    FamilyCase("SVD VAE (temporal decoder) decode", _svd, _decode_frames,
+    FamilyCase("SVD VAE (temporal decoder) decode", _svd, _decode,
                lambda n, s: {"z": torch.randn(n + 2, 4, 4 + 2 * s, 6)}),
     FamilyCase("HunyuanImage refiner VAE decode", lambda: _refiner(True), _decode, _latent(32)),
     FamilyCase("HunyuanImage refiner VAE encode", lambda: _refiner(True), _encode, _frames(5)),
@@ -199,7 +199,7 @@ CASES = (
     FamilyCase("HunyuanVideo 1.5 latent upsampler", _hunyuan_upsampler, lambda m, t: m(t["z"]), _latent(32)),
     FamilyCase("LTX-Video VAE 0.9 decode", lambda: _ltx(False), _decode, _latent(16)),
     FamilyCase("LTX-Video VAE 0.9 encode", lambda: _ltx(False), _encode, _frames(9)),
-    FamilyCase("LTX-Video VAE 0.9.5 (timestep, noise) decode", lambda: _ltx(True), _decode, _latent(16)),
+    FamilyCase("LTX-Video VAE 0.9.5 (timestep, noise) decode", lambda: _ltx(True), _decode, _one(_latent(16))),
     FamilyCase("LTX-Video VAE 0.9.5 (timestep, noise) encode", lambda: _ltx(True), _encode, _frames(9)),
     FamilyCase("LTX latent upsampler", _ltx_upsampler, lambda m, t: m(t["z"]), _latent(32)),
     FamilyCase("Wan 2.1 VAE (3 latent frames) decode", _wan, _decode, _latent(16, 3)),
