@@ -13,17 +13,12 @@ from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
+import comfy.ldm.modules.attention as core_attention
+import comfy.ldm.modules.diffusionmodules.model as core_vae
+import comfy.ops
 import torch
 
-from tests import pack
-
 from ..model_cases import Inputs, randomize
-
-pack.comfy()
-
-import comfy.ldm.modules.attention as core_attention  # noqa: E402
-import comfy.ldm.modules.diffusionmodules.model as core_vae  # noqa: E402
-import comfy.ops  # noqa: E402
 
 EXACT, GELU = 1e-5, 1e-3  # ggml's CPU backend reads GELU from a table of F16 values
 FACTORY = {"dtype": torch.float32, "device": "cpu", "operations": comfy.ops.disable_weight_init}

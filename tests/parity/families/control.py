@@ -13,6 +13,7 @@ import comfy.ldm.flux.redux
 import comfy.ldm.hydit.controlnet
 import comfy.ldm.lumina.controlnet
 import comfy.ldm.qwen_image.controlnet
+import comfy.ldm.qwen_image.model
 import comfy.ldm.wan.uni3c
 import comfy.t2i_adapter.adapter
 import torch
@@ -37,6 +38,11 @@ def _sdxl(**config: Any) -> torch.nn.Module:
         num_heads=-1, num_head_channels=16, use_linear_in_transformer=True, num_classes="sequential",
         adm_in_channels=64, transformer_depth=[0, 1, 2], transformer_depth_middle=2, **config,
     )  # fmt: skip
+
+
+def _union() -> torch.nn.Module:
+    """The part that joins the kinds of control has one width."""
+    return _sdxl(union_controlnet_num_control_type=6, model_channels=320, channel_mult=[1, 1, 1])
 
 
 def _flux(**config: Any) -> torch.nn.Module:
@@ -66,6 +72,34 @@ def _qwen() -> torch.nn.Module:
     return comfy.ldm.qwen_image.controlnet.QwenImageControlNetModel(
         num_layers=2, num_attention_heads=1, joint_attention_dim=48, **FACTORY
     )
+
+
+class _QwenFun(torch.nn.Module):
+    """With the base model, whose first layers it uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = comfy.ldm.qwen_image.model.QwenImageTransformer2DModel(
+            num_layers=0, num_attention_heads=1, joint_attention_dim=48, **FACTORY
+        )
+        self.control = comfy.ldm.qwen_image.controlnet.QwenImageFunControlNetModel(
+            inner_dim=128, num_attention_heads=1, num_control_blocks=2, injection_layers=(0, 12), **FACTORY
+        )
+
+
+def _hydit() -> torch.nn.Module:
+    return comfy.ldm.hydit.controlnet.HunYuanControlNet(
+        hidden_size=128, depth=4, num_heads=2, text_states_dim=48, text_states_dim_t5=64, text_len=7, text_len_t5=12,
+        log_fn=lambda *_: None, **FACTORY,
+    )  # fmt: skip
+
+
+def _hydit_inputs(batch: int, size: int) -> Inputs:
+    inputs = _inputs(4, 4, 1)(batch, size) | {"context": torch.randn(batch, 7, 48)}
+    inputs["text_embedding_mask"] = torch.ones(batch, 7, dtype=torch.long)
+    inputs["encoder_hidden_states_t5"] = torch.randn(batch, 12, 64)
+    inputs["text_embedding_mask_t5"] = torch.ones(batch, 12, dtype=torch.long)
+    return inputs
 
 
 def _z_image() -> torch.nn.Module:
@@ -157,7 +191,7 @@ def _adapter(**config: Any) -> torch.nn.Module:
 CASES = (
     FamilyCase("ControlNet SD1.5", _sd, _call, _inputs(4, 3, 8)),
     FamilyCase("ControlNet SDXL", _sdxl, _call, _inputs(4, 3, 8, 64)),
-    FamilyCase("ControlNet SDXL union", lambda: _sdxl(union_controlnet_num_control_type=6),
+    FamilyCase("ControlNet SDXL union", _union,
                lambda m, t: _call(m, t, control_type=[1]), _inputs(4, 3, 8, 64)),
     FamilyCase("ControlNet Flux InstantX", lambda: _flux(latent_input=True, control_latent_channels=16), _call,
                _inputs(16, 16, 1, 32, True), GELU),
@@ -168,6 +202,9 @@ CASES = (
     FamilyCase("ControlNet SD3", _sd3, _call, _inputs(16, 16, 1, 32), GELU),
     FamilyCase("ControlNet SD3.5 large", _sd35, _call, _inputs(16, 16, 1, 32), GELU),
     FamilyCase("ControlNet Qwen-Image", _qwen, _call, _qwen_inputs, GELU),
+    FamilyCase("ControlNet Qwen-Image Fun", _QwenFun,
+               lambda m, t: _call(m.control, t, base_model=m.base), _qwen_inputs, GELU),
+    FamilyCase("ControlNet HunyuanDiT", _hydit, _call, _hydit_inputs, GELU),
     FamilyCase("ControlNet Cascade", lambda: comfy.ldm.cascade.controlnet.ControlNet(
         c_in=16, c_proj=32, proj_blocks=[0, 2], bottleneck_mode="simple", **_OPERATIONS), _adapt,
         lambda n, s: {"hint": torch.rand(n, 16, 6 + 2 * s, 8)}),

@@ -32,14 +32,14 @@ def _sequence(batch: int, size: int, *shape: int, **more: tuple[int, ...]) -> In
 
 def _stable_audio() -> torch.nn.Module:
     return comfy.ldm.audio.dit.AudioDiffusionTransformer(
-        audio_model="dit1.0", io_channels=16, embed_dim=128, cond_token_dim=48, project_cond_tokens=False,
+        audio_model="dit1.0", io_channels=16, embed_dim=128, cond_token_dim=128, project_cond_tokens=False,
         global_cond_dim=96, depth=2, num_heads=2, timestep_features_type="learned", **FACTORY,
     )  # fmt: skip
 
 
 def _stable_audio_3() -> torch.nn.Module:
     return comfy.ldm.audio.dit.AudioDiffusionTransformer(
-        audio_model="dit1.0", io_channels=16, embed_dim=128, cond_token_dim=48, project_cond_tokens=False,
+        audio_model="dit1.0", io_channels=16, embed_dim=128, cond_token_dim=128, project_cond_tokens=False,
         global_cond_dim=48, depth=2, num_heads=2, timestep_features_type="expo", num_memory_tokens=4,
         attn_kwargs={"qk_norm": "rms", "differential": True}, norm_type="rms_norm", global_cond_type="adaLN",
         global_cond_shared_embed=True, local_add_cond_dim=17, **FACTORY,
@@ -104,9 +104,11 @@ def _call_triposplat(m: Any, t: Inputs) -> Any:
 
 CASES = (
     FamilyCase("Stable Audio 1", _stable_audio, _call,
-               lambda n, s: _sequence(n, s, 16, 20 + 6 * s, global_embed=(96,)), GELU),
+               lambda n, s: _sequence(n, s, 16, 20 + 6 * s, global_embed=(96,)) | {
+                   "context": torch.randn(n, 9 + 3 * s, 128)}, GELU),
     FamilyCase("Stable Audio 3", _stable_audio_3, _call, lambda n, s: _sequence(
-        n, s, 16, 20 + 6 * s, global_embed=(48,), local_add_cond=(17, 20 + 6 * s)), GELU),
+        n, s, 16, 20 + 6 * s, global_embed=(48,), local_add_cond=(17, 20 + 6 * s)) | {
+        "context": torch.randn(n, 9 + 3 * s, 128)}, GELU),
     FamilyCase("ACE-Step 1", _ace, _call, _ace_inputs, GELU),
     FamilyCase("ACE-Step 1.5", _ace_15, _call_ace_15, lambda n, s: _sequence(
         n, s, 64, 20 + 10 * s, lyric_embed=(7, 48), refer_audio=(64, 20 + 10 * s)), GELU),

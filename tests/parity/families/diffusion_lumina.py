@@ -104,7 +104,9 @@ def _o1_inputs(batch: int, size: int) -> Inputs:
     x = torch.randn(batch, 3, 64 + 32 * size, 64)
     ids = torch.randint(0, 1000, (batch, 7))
     conds = build_extra_conds(ids, x, ref_images=None, target_patch_size=32)
-    return {"x": x, "timestep": 1000 * torch.rand(batch)} | {n: c for n, c in conds.items() if isinstance(c, torch.Tensor)}
+    return {"x": x, "timestep": 1000 * torch.rand(batch)} | {
+        n: c for n, c in conds.items() if isinstance(c, torch.Tensor)
+    }
 
 
 def _call_o1(m: Any, t: Inputs) -> Any:

@@ -110,8 +110,9 @@ def _cosmos_inputs(batch: int, size: int, more: bool = False) -> Inputs:
 
 
 def _mochi() -> torch.nn.Module:
+    """The class asserts the widths of its feed-forwards: 12288 and 6144."""
     return comfy.ldm.genmo.joint_model.asymm_models_joint.AsymmDiTJoint(
-        depth=2, patch_size=2, num_heads=2, hidden_size_x=128, hidden_size_y=64, mlp_ratio_x=2.0, mlp_ratio_y=2.0,
+        depth=2, patch_size=2, num_heads=2, hidden_size_x=128, hidden_size_y=64, mlp_ratio_x=96.0, mlp_ratio_y=96.0,
         learn_sigma=False, in_channels=12, qk_norm=True, qkv_bias=False, out_bias=True, attn_drop=0.0,
         patch_embed_bias=True, posenc_preserve_area=True, timestep_mlp_bias=True, attend_to_padding=False,
         timestep_scale=1000.0, use_t5=True, t5_feat_dim=48, t5_token_length=256, rope_theta=10000.0, **FACTORY,
@@ -132,17 +133,19 @@ def _ltx() -> torch.nn.Module:
     return comfy.ldm.lightricks.model.LTXVModel(**_LTX, causal_temporal_positioning=True, **FACTORY)
 
 
-def _ltx_av() -> torch.nn.Module:
+def _ltx_av(rope: str) -> torch.nn.Module:
     return comfy.ldm.lightricks.av_model.LTXAVModel(
         **_LTX, audio_cross_attention_dim=64, audio_attention_head_dim=32, audio_num_attention_heads=2,
         causal_temporal_positioning=True, use_middle_indices_grid=True, connector_attention_head_dim=32,
-        connector_num_attention_heads=1, connector_num_layers=1, rope_type="split", **FACTORY,
+        connector_num_attention_heads=1, connector_num_layers=1, rope_type=rope, **FACTORY,
     )  # fmt: skip
 
 
 def _call_ltx(m: Any, t: Inputs) -> Any:
     named = {name: t[name] for name in ("keyframe_idxs", "denoise_mask") if name in t}
-    return m(t["x"], t["timestep"], t["context"], t.get("attention_mask"), frame_rate=25, transformer_options={}, **named)
+    return m(
+        t["x"], t["timestep"], t["context"], t.get("attention_mask"), frame_rate=25, transformer_options={}, **named
+    )
 
 
 def _ltx_masked(batch: int, size: int) -> Inputs:
@@ -182,7 +185,7 @@ def _kandinsky(axes: tuple[int, ...] = (16, 24, 24), **config: Any) -> torch.nn.
 
 def _cogvideo(**config: Any) -> torch.nn.Module:
     return comfy.ldm.cogvideo.model.CogVideoXTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=64, time_embed_dim=32, text_embed_dim=48, num_layers=2, **config,
+        num_attention_heads=3, attention_head_dim=64, time_embed_dim=32, text_embed_dim=48, num_layers=2, **config,
         **FACTORY,
     )  # fmt: skip
 
@@ -220,8 +223,9 @@ def _call_minimax(m: Any, t: Inputs) -> Any:
 CASES = (
     FamilyCase("HunyuanVideo", _hunyuan, _call, _guided, GELU),
     FamilyCase("HunyuanVideo (mask)", _hunyuan, _call,
-               lambda n, s: _guided(n, s) | {"attention_mask": _mask(n, s)}, GELU),
-    FamilyCase("HunyuanVideo I2V (guiding frame)", _hunyuan, _call, _guiding_frame, GELU),
+               lambda n, s: _guided(n, s) | {"attention_mask": _mask(1, s)}, GELU),
+    FamilyCase("HunyuanVideo I2V (guiding frame)", _hunyuan, _call,
+               lambda n, s: _guiding_frame(1, s), GELU),
     FamilyCase("HunyuanVideo 1.5", _hunyuan_15, _call,
                lambda n, s: _video(n, s, 65, txt_byt5=(5, 1472), clip_fea=(7, 40)), GELU),
     FamilyCase("Mochi", _mochi, _call_mochi,
@@ -229,7 +233,8 @@ CASES = (
     FamilyCase("LTX-Video", _ltx, _call_ltx, lambda n, s: _video(n, s, 128), GELU),
     FamilyCase("LTX-Video (mask, denoise mask)", _ltx, _call_ltx, _ltx_masked, GELU),
     FamilyCase("LTX-Video (keyframes)", _ltx, _call_ltx, _ltx_keyframes, GELU),
-    FamilyCase("LTX-2 (audio and video)", _ltx_av, _call_av, _av_inputs, GELU),
+    FamilyCase("LTX-2 (audio and video)", lambda: _ltx_av("split"), _call_av, _av_inputs, GELU),
+    FamilyCase("LTX-2 (interleaved rope)", lambda: _ltx_av("interleaved"), _call_av, _av_inputs, GELU),
     FamilyCase("Kandinsky 5 video", lambda: _kandinsky(visual_embed_dim=132), _call,
                lambda n, s: _video(n, s, 33, y=(32,))),
     FamilyCase("Kandinsky 5 image", lambda: _kandinsky(

@@ -8,8 +8,8 @@ from unittest.mock import patch
 import comfy.text_encoders.gemma4
 import comfy.text_encoders.gpt_oss
 import comfy.text_encoders.llama
-import comfy.text_encoders.qwen35
 import comfy.text_encoders.qwen3vl
+import comfy.text_encoders.qwen35
 import comfy.text_encoders.qwen_vl
 import torch
 from comfy.text_encoders import llama

@@ -40,14 +40,23 @@ def _hat() -> torch.nn.Module:
 
 
 def _dat() -> torch.nn.Module:
-    return DAT(
-        img_size=16, embed_dim=24, split_size=[8, 16], depth=[2], num_heads=[2], expansion_factor=2.0, upscale=2
-    )
+    return DAT(img_size=16, embed_dim=24, split_size=[8, 16], depth=[2], num_heads=[2], expansion_factor=2.0, upscale=2)
 
 
 def _birefnet() -> torch.nn.Module:
-    """The decoder's widths are in the class: they are those of the largest encoder."""
-    return comfy.background_removal.birefnet.BiRefNet(**FACTORY)
+    """As BiRefNet.__init__ does, with an eighth of its widths and a part of its depth."""
+    birefnet = comfy.background_removal.birefnet
+    model = birefnet.BiRefNet.__new__(birefnet.BiRefNet)
+    torch.nn.Module.__init__(model)
+    model.bb = birefnet.SwinTransformer(
+        embed_dim=24, depths=[2, 2, 2, 2], num_heads=[2, 2, 4, 4], window_size=4, **FACTORY
+    )
+    channels = [384, 192, 96, 48]
+    model.cxt = channels[1:][::-1][-3:]
+    block = birefnet.BasicDecBlk(channels[0] + sum(model.cxt), channels[0], **FACTORY)
+    model.squeeze_module = torch.nn.Sequential(block)
+    model.decoder = birefnet.Decoder(channels, **FACTORY)
+    return model
 
 
 def _depth() -> torch.nn.Module:
@@ -73,7 +82,7 @@ CASES = (
     FamilyCase("upscaler SwinIR (spandrel)", _swin, _call, _pixels(), GELU),
     FamilyCase("upscaler HAT (spandrel)", _hat, _call, _pixels(), GELU),
     FamilyCase("upscaler DAT (spandrel)", _dat, _call, _pixels(32, 16), GELU),
-    FamilyCase("RT-DETR v4", _rt_detr, lambda m, t: m._forward(t["x"]), _pixels(128, 64), GELU),
+    FamilyCase("RT-DETR v4", _rt_detr, lambda m, t: m._forward(t["x"]), _pixels(640, 0), GELU),
     FamilyCase("Depth Anything 3 (vits)", _depth, _call, _pixels(56, 14), GELU),
     FamilyCase("BiRefNet (background removal)", _birefnet, _call, _pixels(64, 64), GELU),
 )  # fmt: skip

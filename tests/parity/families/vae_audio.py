@@ -92,7 +92,7 @@ CASES = (
     FamilyCase("MMAudio VAE encode", _mmaudio, lambda m, t: m.encode(t["x"]).mode(), _sequence("x", 80, 12, 18)),
     FamilyCase("MMAudio BigVGAN", _bigvgan, lambda m, t: m(t["x"]), _sequence("x", 80, 3, 4)),
     FamilyCase("LTX-2 audio vocoder", _ltx_vocoder, lambda m, t: m(t["x"]),
-               lambda n, s: {"x": torch.randn(n, 2, 5 + s, 64)}),
+               lambda n, s: {"x": torch.randn(n, 2, 64, 5 + s)}),
     FamilyCase("MiniMax H3 audio VAE vocoder", _minimax, _decode, lambda n, s: {"z": torch.randn(n, 32, 2, 2 + s)}),
     FamilyCase("MiniMax H3 audio VAE encode", _minimax, _encode, _sequence("x", 2, 1600, 2400)),
 )  # fmt: skip

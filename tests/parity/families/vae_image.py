@@ -121,6 +121,6 @@ CASES = (
     FamilyCase("Hunyuan3D shape VAE decode", _shape,
                lambda m, t: m.transformer(m.post_kl(t["z"].movedim(-2, -1))),
                lambda n, s: {"z": torch.randn(n, 64, 20 + 4 * s)}, GELU),
-    FamilyCase("Hunyuan3D shape VAE query", _shape, lambda m, t: m.geo_decoder(queries=t["queries"], latents=t["latents"]),
+    FamilyCase("Hunyuan3D shape VAE query", _shape, lambda m, t: m.geo_decoder(**t),
                lambda n, s: {"queries": torch.randn(n, 40 + s, 3), "latents": torch.randn(n, 20, 64)}, GELU),
 )  # fmt: skip

@@ -31,7 +31,8 @@ _KL = {
 def _engine(encoder: str, decoder: str, config: dict[str, Any], more: dict[str, Any], kind: str) -> torch.nn.Module:
     return AutoencodingEngine(
         regularizer_config={"target": f"comfy.ldm.models.autoencoder.{kind}"},
-        encoder_config={"target": encoder, "params": config}, decoder_config={"target": decoder, "params": config | more},
+        encoder_config={"target": encoder, "params": config},
+        decoder_config={"target": decoder, "params": config | more},
     )  # fmt: skip
 
 
@@ -71,7 +72,8 @@ def _ltx(timestep: bool) -> torch.nn.Module:
     if timestep:
         config |= {
             "timestep_conditioning": True, "encoder_blocks": blocks, "decoder_blocks": [
-                ["res_x", {"num_layers": 1, "inject_noise": True}], ["compress_all", {"residual": True, "multiplier": 2}],
+                ["res_x", {"num_layers": 1, "inject_noise": True}],
+                ["compress_all", {"residual": True, "multiplier": 2}],
                 ["compress_all", {"residual": True, "multiplier": 2}],
                 ["res_x", {"num_layers": 1, "inject_noise": False}],
             ],

@@ -1,0 +1,74 @@
+"""Runs a case as the product does: traced, lowered and computed, or as far as it comes."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from native.client import Runner
+from native.engines.ggml import GgmlModel
+
+from ..model_files import in_memory
+from .case import FamilyCase, expected, on_meta, product_attention
+
+_CONVOLUTION = re.compile(r"a convolution of \(([^)]*)\) with \(([^)]*)\), groups (\d+), transposed (\w+)")
+_OPERATION = re.compile(r"\(((?:aten|comfy_kitchen|torchvision)\.\S+)\) is not supported")
+_VALUE = re.compile(r"asks for a value while it runs \(([^)]*)\)")
+
+
+def lowered(case: FamilyCase, real: torch.nn.Module, device: str = "CPU", runner: Runner | None = None) -> GgmlModel:
+    """The model with both sizes lowered, after one trace that must not be seen by the next ones."""
+    model = GgmlModel(on_meta(real), in_memory(real), device, None, runner)
+    with product_attention():
+        model.traced("before", case.function, case.call_inputs(0))
+        for size in (0, 1):
+            model.lowered(case.name, case.function, case.call_inputs(size))
+    return model
+
+
+def errors(case: FamilyCase, device: str, runner: Runner) -> list[float]:
+    """How far both sizes are from torch: the larger of relative L2 and relative maximum, of the worst output."""
+    real = case.real()
+    model = lowered(case, real, device, runner)
+    found = []
+    for size in (0, 1):
+        with product_attention():
+            results = model.run(case.name, case.function, case.call_inputs(size))
+        references = expected(real, case, size)
+        assert [x.shape for x in results] == [x.shape for x in references]
+        assert all(x.isfinite().all() for x in references)
+        found.append(max(_error(result, wanted) for result, wanted in zip(results, references, strict=True)))
+    model.unload()
+    return found
+
+
+def _error(result: torch.Tensor, wanted: torch.Tensor) -> float:
+    difference = result - wanted
+    return max(float(difference.norm() / wanted.norm()), float(difference.abs().max() / wanted.abs().max()))
+
+
+def stop(case: FamilyCase) -> str | None:
+    """Why the case cannot be lowered, in a few words; None when it can."""
+    try:
+        lowered(case, case.real())
+    except Exception as error:
+        return reason(error)
+    return None
+
+
+def reason(error: Exception) -> str:
+    """The operation or the question that an error is about, without shapes and places."""
+    message = str(error)
+    if found := _CONVOLUTION.search(message):
+        shape, weight, groups, transposed = found.groups()
+        kinds = [f"{shape.count(',') - 1}d"]
+        kinds += ["grouped"] if groups != "1" else []
+        kinds += ["transposed"] if transposed == "True" else []
+        del weight
+        return " ".join(["convolution", *kinds])
+    if found := _VALUE.search(message):
+        return f"trace: asks for a value ({found[1]})"
+    if found := _OPERATION.search(message):
+        return found[1]
+    return re.sub(r"\d+|Window\(.*?\)\)?", "N", f"{type(error).__name__}: {message}".split("\n")[0])[:120]
