@@ -23,7 +23,10 @@ def main() -> None:
     for case in CASES:
         if part in case.name:
             began = time.monotonic()
-            found = stop(case)
+            try:
+                found = stop(case)
+            except Exception as error:
+                found = f"BROKEN: {type(error).__name__}: {error}"
             print(f"{time.monotonic() - began:5.1f} s  {case.name}: {found or 'lowered'}", flush=True)
             if found:
                 stops[case.name] = found

@@ -89,9 +89,8 @@ def diffusion_models() -> set[str]:
 
 def text_encoders() -> set[str]:
     """What SDClipModel can hold as its transformer: it asks for the table of embeddings."""
-    modules = [comfy.clip_model]
-    for module in pkgutil.iter_modules(comfy.text_encoders.__path__, "comfy.text_encoders."):
-        modules.append(importlib.import_module(module.name))
+    names = [module.name for module in pkgutil.iter_modules(comfy.text_encoders.__path__, "comfy.text_encoders.")]
+    modules = [comfy.clip_model, *(importlib.import_module(name) for name in names)]
     found = set()
     for module in modules:
         for kind in vars(module).values():

@@ -159,7 +159,8 @@ def _ltx_keyframes(batch: int, size: int) -> Inputs:
     inputs = _video(batch, size, 128)
     frames, height, width = inputs["x"].shape[2:]
     return inputs | {
-        "keyframe_idxs": torch.rand(batch, 3, height * width, 2), "timestep": torch.rand(batch, inputs["x"][0, 0].numel(), 1),
+        "keyframe_idxs": torch.rand(batch, 3, height * width, 2),
+        "timestep": torch.rand(batch, frames * height * width, 1),
         "denoise_mask": torch.ones(batch, 1, frames, height, width),
     }  # fmt: skip
 

@@ -17,9 +17,11 @@ _OPERATION = re.compile(r"\(((?:aten|comfy_kitchen|torchvision)\.\S+)\) is not s
 _VALUE = re.compile(r"asks for a value while it runs \(([^)]*)\)")
 
 
-def lowered(case: FamilyCase, real: torch.nn.Module, device: str = "CPU", runner: Runner | None = None) -> GgmlModel:
+def lowered(
+    case: FamilyCase, real: torch.nn.Module, module: torch.nn.Module, device: str = "CPU", runner: Runner | None = None
+) -> GgmlModel:
     """The model with both sizes lowered, after one trace that must not be seen by the next ones."""
-    model = GgmlModel(on_meta(real), in_memory(real), device, None, runner)
+    model = GgmlModel(module, in_memory(real), device, None, runner)
     with product_attention():
         model.traced("before", case.function, case.call_inputs(0))
         for size in (0, 1):
@@ -30,7 +32,7 @@ def lowered(case: FamilyCase, real: torch.nn.Module, device: str = "CPU", runner
 def errors(case: FamilyCase, device: str, runner: Runner) -> list[float]:
     """How far both sizes are from torch: the larger of relative L2 and relative maximum, of the worst output."""
     real = case.real()
-    model = lowered(case, real, device, runner)
+    model = lowered(case, real, on_meta(real), device, runner)
     found = []
     for size in (0, 1):
         with product_attention():
@@ -49,9 +51,13 @@ def _error(result: torch.Tensor, wanted: torch.Tensor) -> float:
 
 
 def stop(case: FamilyCase) -> str | None:
-    """Why the case cannot be lowered, in a few words; None when it can."""
+    """Why the case cannot be lowered, in a few words; None when it can. Raises what torch itself raises."""
+    real = case.real()
+    module = on_meta(real)
+    for size in (0, 1):
+        assert all(x.isfinite().all() for x in expected(real, case, size)), f"{case.name} is not finite in torch"
     try:
-        lowered(case, case.real())
+        lowered(case, real, module)
     except Exception as error:
         return reason(error)
     return None
