@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from unittest.mock import patch
 
+import comfy.ops
 import comfy.text_encoders.gemma4
 import comfy.text_encoders.gpt_oss
 import comfy.text_encoders.llama
@@ -91,7 +92,8 @@ def _gpt_oss() -> torch.nn.Module:
     config = gpt.GptOss20BConfig(
         **(_SMALL | {"num_hidden_layers": 2, "head_dim": 64, "num_local_experts": 4, "num_experts_per_tok": 2})
     )
-    return gpt.GptOssModel(config, "cpu", torch.float32, _OPERATIONS)
+    operations = comfy.ops.mixed_precision_ops({}, torch.float32)  # only these have experts
+    return gpt.GptOssModel(config, "cpu", torch.float32, operations)
 
 
 def _text(batch: int, size: int) -> Inputs:

@@ -8,11 +8,13 @@ import torch
 
 from native.client import Runner
 from native.engines.ggml import GgmlModel
+from native.lower import LowerError
 
 from ..model_files import in_memory
 from .case import FamilyCase, expected, on_meta, product_attention
 
-_CONVOLUTION = re.compile(r"a convolution of \(([^)]*)\) with \(([^)]*)\), groups (\d+), transposed (\w+)")
+_CONVOLUTION = re.compile(r"a convolution of \(([^)]*)\) with \([^)]*\), groups (\d+), transposed (\w+)")
+_ATTENTION = re.compile(r"attention with causal (\w+), grouped queries (\w+)")
 _OPERATION = re.compile(r"\(((?:aten|comfy_kitchen|torchvision)\.\S+)\) is not supported")
 _VALUE = re.compile(r"asks for a value while it runs \(([^)]*)\)")
 
@@ -67,14 +69,14 @@ def reason(error: Exception) -> str:
     """The operation or the question that an error is about, without shapes and places."""
     message = str(error)
     if found := _CONVOLUTION.search(message):
-        shape, weight, groups, transposed = found.groups()
-        kinds = [f"{shape.count(',') - 1}d"]
-        kinds += ["grouped"] if groups != "1" else []
-        kinds += ["transposed"] if transposed == "True" else []
-        del weight
-        return " ".join(["convolution", *kinds])
+        shape, groups, transposed = found.groups()
+        kind = f"convolution {shape.count(',') - 1}d"
+        return kind + (", grouped" if groups != "1" else "") + (", transposed" if transposed == "True" else "")
     if found := _VALUE.search(message):
         return f"trace: asks for a value ({found[1]})"
     if found := _OPERATION.search(message):
         return found[1]
-    return re.sub(r"\d+|Window\(.*?\)\)?", "N", f"{type(error).__name__}: {message}".split("\n")[0])[:120]
+    if found := _ATTENTION.search(message):
+        return "attention" + (", causal" if found[1] == "True" else "") + (", grouped" if found[2] == "True" else "")
+    kind = "" if isinstance(error, LowerError) else f"{type(error).__name__}: "
+    return kind + re.sub(r"Window\(.*?\)\)?", "a window", message.split("\n")[0])[:120]
