@@ -78,5 +78,7 @@ def reason(error: Exception) -> str:
         return found[1]
     if found := _ATTENTION.search(message):
         return "attention" + (", causal" if found[1] == "True" else "") + (", grouped" if found[2] == "True" else "")
+    if isinstance(error, KeyError):
+        return "KeyError of a storage"
     kind = "" if isinstance(error, LowerError) else f"{type(error).__name__}: "
-    return kind + re.sub(r"Window\(.*?\)\)?", "a window", message.split("\n")[0])[:120]
+    return kind + re.sub(r"Window\(.*\)", "a window", message.split("\n")[0])[:120]

@@ -23,10 +23,14 @@ def _oobleck() -> torch.nn.Module:
 
 
 def _stable_audio_3() -> torch.nn.Module:
-    return comfy.ldm.audio.vae_sa3.SA3AudioVAE(
+    model = comfy.ldm.audio.vae_sa3.SA3AudioVAE(
         channels=32, transformer_depths=2, sinusoidal_blocks=0, sliding_window=None, decoder_conv_mapping=True,
         chunk_size=32, chunk_midpoint_shift=True,
     )  # fmt: skip
+    for name, buffer in model.named_buffers():
+        if name.endswith("inv_freq"):  # a file holds it
+            buffer.copy_(10000.0 ** -torch.linspace(0, 1, len(buffer) + 1)[:-1])
+    return model
 
 
 def _dcae() -> torch.nn.Module:
@@ -63,6 +67,7 @@ def _minimax() -> torch.nn.Module:
     model = comfy.ldm.minimax.audio_vae.MiniMaxH3AudioVAE(encoder_dim=8, latent_dim=128, decoder_dim=256)
     model.latents_mean.copy_(0.1 * torch.randn(32))  # a file holds these
     model.latents_std.copy_(1 + 0.1 * torch.rand(32))
+    model.pre_block.attn.zero_k_bias.zero_()
     return model
 
 

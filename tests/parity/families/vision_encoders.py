@@ -49,8 +49,8 @@ def _wav2vec() -> torch.nn.Module:
 
 
 def _whisper() -> torch.nn.Module:
-    """Its own features come of an STFT on the host."""
-    return comfy.audio_encoders.whisper.AudioEncoder(32, 40, 128, 2, 2, **FACTORY)
+    """Its features come of an STFT on the host. Sound is always as long as its table of positions."""
+    return comfy.audio_encoders.whisper.AudioEncoder(32, 80, 64, 2, 2, **FACTORY)
 
 
 def _pixels(*side: int) -> Any:
@@ -87,5 +87,5 @@ CASES = (
     FamilyCase("wav2vec 2 (Wan S2V)", _wav2vec, lambda m, t: m(t["sound"]),
                lambda n, s: {"sound": torch.randn(n, 1, 2000 + 800 * s)}, GELU),
     FamilyCase("Whisper encoder (HuMo)", _whisper, lambda m, t: m(t["mel"]),
-               lambda n, s: {"mel": torch.randn(n, 32, 40 + 20 * s)}, GELU),
+               lambda n, s: {"mel": torch.randn(n, 32, 160)}, GELU),
 )  # fmt: skip
