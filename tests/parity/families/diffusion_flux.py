@@ -97,7 +97,7 @@ CASES = (
                lambda n, s: _latent(n, s, 128, y=False, guidance=True, reference=True)),
     FamilyCase("Ovis image (yak mlp, txt norm)", lambda: _flux(
         vec_in_dim=None, yak_mlp=True, txt_norm=True, txt_ids_dims=[1, 2]), _call,
-        lambda n, s: _latent(n, s, y=False), GELU),
+        lambda n, s: _latent(n, s, y=False)),
     FamilyCase("LongCat image", lambda: _flux(vec_in_dim=None, txt_ids_dims=[1, 2]), _call_longcat,
                lambda n, s: _latent(n, s, y=False), GELU),
     FamilyCase("Chroma", lambda: comfy.ldm.chroma.model.Chroma(**_CHROMA, **FACTORY), _call_chroma,

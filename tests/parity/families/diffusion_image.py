@@ -238,8 +238,8 @@ CASES = (
                lambda n, s: _picture(n, s, y=_random(32), llama=_random(2, 11, 48))),
     FamilyCase("Lens", _lens, _call, lambda n, s: _picture(n, s, 128, 96)),
     FamilyCase("Ideogram 4", _ideogram, _call, lambda n, s: _picture(n, s, 128)),
-    FamilyCase("Krea 2", _krea, _call, lambda n, s: _picture(n, s, text=3 * 48)),
+    FamilyCase("Krea 2", _krea, _call, lambda n, s: _picture(n, s, text=3 * 48), GELU),
     FamilyCase("Ernie image", _ernie, _call, lambda n, s: _picture(n, s, 128)),
     FamilyCase("JoyImage", _joy, _call, _frame),
-    FamilyCase("Mage-Flow", _mage, _call_mage, lambda n, s: _picture(n, s, 128)),
+    FamilyCase("Mage-Flow", _mage, _call_mage, lambda n, s: _picture(n, s, 128), GELU),
 )  # fmt: skip

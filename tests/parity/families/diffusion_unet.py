@@ -10,7 +10,7 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
 from ..model_cases import Inputs
-from .case import FACTORY, GELU, FamilyCase
+from .case import FACTORY, FamilyCase
 
 _SIZES = ((8, 12), (16, 8))
 
@@ -119,22 +119,22 @@ def _stage_c_inputs(batch: int, size: int) -> Inputs:
 
 
 CASES = (
-    FamilyCase("SD1.5", _unet, _call, _latent, GELU),
+    FamilyCase("SD1.5", _unet, _call, _latent),
     FamilyCase("SD1.5 inpaint (9 channels)", lambda: _unet(in_channels=9), _call,
-               lambda n, s: _latent(n, s, 9), GELU),
-    FamilyCase("SD1.5 with control residuals", _unet, _call, _with_control, GELU),
-    FamilyCase("SD2.1", _heads_of_channels, _call, _latent, GELU),
-    FamilyCase("SDXL", _sdxl, _call, lambda n, s: _latent(n, s, adm=64), GELU),
-    FamilyCase("SDXL latent odd size", _sdxl, _call, lambda n, s: _latent(n, s, adm=64, more=(1, 3)), GELU),
+               lambda n, s: _latent(n, s, 9)),
+    FamilyCase("SD1.5 with control residuals", _unet, _call, _with_control),
+    FamilyCase("SD2.1", _heads_of_channels, _call, _latent),
+    FamilyCase("SDXL", _sdxl, _call, lambda n, s: _latent(n, s, adm=64)),
+    FamilyCase("SDXL latent odd size", _sdxl, _call, lambda n, s: _latent(n, s, adm=64, more=(1, 3))),
     FamilyCase("SD2.1 unclip", lambda: _heads_of_channels(num_classes="sequential", adm_in_channels=96), _call,
-               lambda n, s: _latent(n, s, adm=96), GELU),
+               lambda n, s: _latent(n, s, adm=96)),
     FamilyCase("SD x4 upscaler", lambda: _heads_of_channels(
-        in_channels=7, num_classes=1000, disable_self_attentions=[True, True, False]), _call, _upscaler, GELU),
-    FamilyCase("SDXL refiner", _refiner, _call, lambda n, s: _latent(n, s, adm=64), GELU),
-    FamilyCase("SVD (temporal)", _svd, _call_svd, _frames, GELU),
+        in_channels=7, num_classes=1000, disable_self_attentions=[True, True, False]), _call, _upscaler),
+    FamilyCase("SDXL refiner", _refiner, _call, lambda n, s: _latent(n, s, adm=64)),
+    FamilyCase("SVD (temporal)", _svd, _call_svd, _frames),
     FamilyCase("Stable Cascade B", _stage_b,
-               lambda m, t: m(t["x"], t["r"], t["effnet"], t["clip"], transformer_options={}), _stage_b_inputs, GELU),
+               lambda m, t: m(t["x"], t["r"], t["effnet"], t["clip"], transformer_options={}), _stage_b_inputs),
     FamilyCase("Stable Cascade C", _stage_c, lambda m, t: m(
         t["x"], t["r"], t["clip_text"], t["clip_text_pooled"], t["clip_img"], transformer_options={}),
-        _stage_c_inputs, GELU),
+        _stage_c_inputs),
 )  # fmt: skip

@@ -67,7 +67,7 @@ def stop(case: FamilyCase) -> str | None:
 
 def reason(error: Exception) -> str:
     """The operation or the question that an error is about, without shapes and places."""
-    message = str(error)
+    message = re.sub(r"^a small model(, in \S+)? ", "", str(error))
     if found := _CONVOLUTION.search(message):
         shape, groups, transposed = found.groups()
         kind = f"convolution {shape.count(',') - 1}d"

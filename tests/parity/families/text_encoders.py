@@ -14,7 +14,7 @@ import comfy.text_encoders.t5
 import torch
 
 from ..model_cases import Inputs
-from .case import FACTORY, GELU, FamilyCase
+from .case import EXACT, FACTORY, GELU, FamilyCase
 
 _COMFY = Path(comfy.clip_model.__file__).parent
 _ARGUMENTS = (torch.float32, "cpu", FACTORY["operations"])
@@ -89,7 +89,9 @@ def _call_pooled_by_length(m: Any, t: Inputs) -> Any:
 
 
 def _t5_case(name: str, file: str) -> FamilyCase:
-    return FamilyCase(name, lambda: _t5(f"text_encoders/{file}.json"), _call, _masked, GELU)
+    file = f"text_encoders/{file}.json"
+    tolerance = GELU if "gelu" in _config(file)["dense_act_fn"] else EXACT
+    return FamilyCase(name, lambda: _t5(file), _call, _masked, tolerance)
 
 
 CASES = (

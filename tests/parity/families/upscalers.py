@@ -17,7 +17,7 @@ from spandrel.architectures.PLKSR.__arch.PLKSR import PLKSR
 from spandrel.architectures.SPAN.__arch.span import SPAN
 from spandrel.architectures.SwinIR.__arch.SwinIR import SwinIR
 
-from .case import FACTORY, GELU, FamilyCase
+from .case import FACTORY, GELU, FamilyCase, narrow
 
 
 def _call(m: Any, t: dict[str, torch.Tensor]) -> Any:
@@ -67,7 +67,11 @@ def _depth() -> torch.nn.Module:
 
 
 def _rt_detr() -> torch.nn.Module:
-    return comfy.ldm.rt_detr.rtdetr_v4.RTv4(num_queries=20, enc_h=128, dec_h=128, enc_ff=128, dec_ff=128, **FACTORY)
+    """Its tables of positions are those of one size of picture."""
+    rtdetr = comfy.ldm.rt_detr.rtdetr_v4
+    size = {"eval_spatial_size": (128, 128)}
+    with narrow(rtdetr, HybridEncoder=size, DFINETransformer=size):
+        return rtdetr.RTv4(num_queries=20, enc_h=128, dec_h=128, enc_ff=128, dec_ff=128, **FACTORY)
 
 
 CASES = (
@@ -82,7 +86,7 @@ CASES = (
     FamilyCase("upscaler SwinIR (spandrel)", _swin, _call, _pixels(), GELU),
     FamilyCase("upscaler HAT (spandrel)", _hat, _call, _pixels(), GELU),
     FamilyCase("upscaler DAT (spandrel)", _dat, _call, _pixels(32, 16), GELU),
-    FamilyCase("RT-DETR v4", _rt_detr, lambda m, t: m._forward(t["x"]), _pixels(640, 0), GELU),
+    FamilyCase("RT-DETR v4", _rt_detr, lambda m, t: m._forward(t["x"]), _pixels(128, 0), GELU),
     FamilyCase("Depth Anything 3 (vits)", _depth, _call, _pixels(56, 14), GELU),
     FamilyCase("BiRefNet (background removal)", _birefnet, _call, _pixels(64, 64), GELU),
 )  # fmt: skip
