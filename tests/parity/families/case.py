@@ -37,6 +37,7 @@ def narrow(module: ModuleType, **classes: dict[str, Any]) -> Iterator[None]:
 class FamilyCase:
     """build: the module on the CPU, weights as they come; inputs(batch, size): what `function` is called with.
 
+    fresh: it calls module.to() in forward, which stops the first trace of a process and not the next ones.
     tolerance: relative to torch, on the CPU: L2 of the difference over L2, and its maximum over the maximum.
     """
 
@@ -45,6 +46,7 @@ class FamilyCase:
     function: Callable[[Any, Inputs], Any]
     inputs: Callable[[int, int], Inputs]
     tolerance: float = EXACT
+    fresh: bool = False
 
     def real(self) -> torch.nn.Module:
         """The module with random weights."""

@@ -228,7 +228,7 @@ CASES = (
     FamilyCase("HunyuanVideo I2V (guiding frame)", _hunyuan, _call,
                lambda n, s: _guiding_frame(1, s), GELU),
     FamilyCase("HunyuanVideo 1.5", _hunyuan_15, _call,
-               lambda n, s: _video(n, s, 65, txt_byt5=(5, 1472), clip_fea=(7, 40)), GELU),
+               lambda n, s: _video(n, s, 65, txt_byt5=(5, 1472), clip_fea=(7, 40)), GELU, fresh=True),
     FamilyCase("Mochi", _mochi, _call_mochi,
                lambda n, s: _video(n, s, 12) | {"attention_mask": _mask(n, s)}),
     FamilyCase("LTX-Video", _ltx, _call_ltx, lambda n, s: _video(n, s, 128), GELU),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 
 import torch
 
 from native.client import Runner
 from native.engines.ggml import GgmlModel
 from native.lower import LowerError
+from tests.pack import ROOT
 
 from ..model_files import in_memory
 from .case import FamilyCase, expected, on_meta, product_attention
@@ -54,6 +58,23 @@ def _error(result: torch.Tensor, wanted: torch.Tensor) -> float:
 
 def stop(case: FamilyCase) -> str | None:
     """Why the case cannot be lowered, in a few words; None when it can. Raises what torch itself raises."""
+    return _stop_in_a_new_process(case) if case.fresh else stop_here(case)
+
+
+def _stop_in_a_new_process(case: FamilyCase) -> str | None:
+    code = (
+        "import json, sys; from tests.parity.families import cases, run; "
+        "(case,) = [case for case in cases.CASES if case.name == sys.argv[1]]; print(json.dumps(run.stop_here(case)))"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code, case.name], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    answer: str | None = json.loads(child.stdout.splitlines()[-1])
+    return answer
+
+
+def stop_here(case: FamilyCase) -> str | None:
+    """As `stop`, in this process."""
     real = case.real()
     module = on_meta(real)
     for size in (0, 1):

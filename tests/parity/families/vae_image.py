@@ -120,7 +120,7 @@ CASES = (
     FamilyCase("Cascade stage C coder encode", _stage_c, _encode, _pixels(64), GELU),
     FamilyCase("Hunyuan3D shape VAE decode", _shape,
                lambda m, t: m.transformer(m.post_kl(t["z"].movedim(-2, -1))),
-               lambda n, s: {"z": torch.randn(n, 64, 20 + 4 * s)}, GELU),
+               lambda n, s: {"z": torch.randn(n, 64, 20 + 4 * s)}),
     FamilyCase("Hunyuan3D shape VAE query", _shape, lambda m, t: m.geo_decoder(**t),
-               lambda n, s: {"queries": torch.randn(n, 40 + s, 3), "latents": torch.randn(n, 20, 64)}, GELU),
+               lambda n, s: {"queries": torch.randn(n, 40 + s, 3), "latents": torch.randn(n, 20, 64)}),
 )  # fmt: skip

@@ -83,7 +83,7 @@ CASES = (
     FamilyCase("DINOv2 large (518)", lambda: _dino2("dino2_large", image_size=70), _call, _pixels(70)),
     FamilyCase("DINOv2 giant (swiglu, 280: interpolated)", lambda: _dino2("dino2_giant", image_size=70), _call,
                _growing(14, 3)),
-    FamilyCase("DINOv3", _dino3, lambda m, t: m(t["pixels"]), _growing(16, 3)),
+    FamilyCase("DINOv3", _dino3, lambda m, t: m(t["pixels"]), _growing(16, 3), fresh=True),
     FamilyCase("wav2vec 2 (Wan S2V)", _wav2vec, lambda m, t: m(t["sound"]),
                lambda n, s: {"sound": torch.randn(n, 1, 2000 + 800 * s)}, GELU),
     FamilyCase("Whisper encoder (HuMo)", _whisper, lambda m, t: m(t["mel"]),
