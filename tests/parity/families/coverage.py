@@ -33,6 +33,11 @@ EXCEPTIONS = {
     "comfy.ldm.seedvr.vae.VideoAutoencoderKLWrapper": "its encoder and its decoder are cases; it has one width",
     "comfy.ldm.triposplat.vae.OctreeGaussianDecoder": "makes points, not tensors, by asking for values",
     "comfy.pixel_space_convert.PixelspaceConversionVAE": "has no weights",
+    "comfy.text_encoders.gemma4.Gemma4_12B": "its transformer is a case, its eyes and ears are none yet",
+    "comfy.text_encoders.gemma4._make_variant.<locals>.Variant": "its transformer is a case, not its eyes",
+    "comfy.text_encoders.qwen35.Qwen35": "its transformer is a case, its eyes are those of Qwen3-VL",
+    "comfy.text_encoders.joyimage.Qwen3VL8B_JoyImage": "Qwen3VL, but for how it scales pictures",
+    "comfy.text_encoders.minimax.MiniMaxQwen3VL": "Qwen3VL, but for its video and what it notes of tokens",
     "comfy.audio_encoders.whisper.WhisperLargeV3": "its encoder is a case; the STFT is the host's",
 }
 

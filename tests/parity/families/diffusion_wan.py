@@ -55,6 +55,15 @@ def _video(batch: int, size: int, channels: int = 16, **more: tuple[int, ...]) -
     return inputs | {name: torch.randn(batch, *shape) for name, shape in more.items()}
 
 
+def _scail2(batch: int, size: int) -> Inputs:
+    return _sized(
+        batch, size, 20, clip_fea=lambda *_: (7, 1280), reference_latent=lambda _, h, w: (20, 1, h, w),
+        pose_latents=lambda t, h, w: (20, t, h // 2 + 1, w // 2),
+        sam_latents=lambda t, h, w: (28, t, h // 2 + 1, w // 2),
+        ref_mask_latents=lambda t, h, w: (28, t + 1, h, w),
+    )  # fmt: skip
+
+
 def _per_frame(batch: int, size: int) -> Inputs:
     inputs = _video(batch, size, 48)
     return inputs | {"timestep": 1000 * torch.rand(batch, inputs["x"].shape[2])}
@@ -94,6 +103,7 @@ CASES = (
     FamilyCase("Wan 2.1 SCAIL", lambda: _kind(comfy.ldm.wan.model.SCAILWanModel), _call,
                lambda n, s: _sized(n, s, 20, clip_fea=lambda *_: (7, 1280), reference_latent=lambda _, h, w: (
                    20, 1, h, w), pose_latents=lambda t, h, w: (20, t, h // 2 + 1, w // 2)), GELU),
+    FamilyCase("Wan 2.1 SCAIL 2", lambda: _kind(comfy.ldm.wan.model.SCAIL2WanModel), _call, _scail2, GELU),
     FamilyCase("Wan 2.2 Animate", _animate, _call,
         lambda n, s: _sized(n, s, 36, clip_fea=lambda *_: (7, 1280), pose_latents=lambda t, h, w: (16, t, h, w),
                             face_pixel_values=lambda t, *_: (3, 4 * t - 3, 16, 16)), GELU),

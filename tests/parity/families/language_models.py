@@ -172,6 +172,7 @@ CASES = (
     _llm("Ovis 2.5 2B", "Ovis25_2B"),
     _llm("Qwen3 0.6B ACE 1.5", "Qwen3_06B_ACE15"),
     _llm("Qwen3 2B ACE 1.5 LM", "Qwen3_2B_ACE15_lm"),
+    _llm("Qwen3 4B ACE 1.5 LM", "Qwen3_4B_ACE15_lm"),
     _llm("Gemma 2 2B", "Gemma2_2B", GELU),
     _llm("Gemma 3 4B", "Gemma3_4B", GELU, num_hidden_layers=6),
     FamilyCase("Gemma 3 12B text (LTX-2)", _gemma3_12b, _call_all, _text, GELU),
