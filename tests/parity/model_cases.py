@@ -129,14 +129,31 @@ MODELS = (
 )  # fmt: skip
 
 
+# Tables of positions that are no Embedding, and the ends of the names of vectors that scale.
+_TABLES = (
+    "pos_embed", "position_embedding", "positional_embedding", "pos_embedding", "embed_positions", "shared.weight",
+)  # fmt: skip
+_SCALES = ("weight", "gamma", "scale", "alpha", "beta", "original0", "_g")
+
+
 def randomize(module: torch.nn.Module) -> torch.nn.Module:
-    """Weights that keep activations near one."""
+    """Weights that keep activations near one.
+
+    Matrices and kernels by their fan-in, tables of embeddings and positions as they come, norms near one. Of the
+    buffers only the statistics of batch norms: the others are values that the module computes for itself.
+    """
     generator = torch.Generator().manual_seed(3)
-    for name, p in [*module.named_parameters(), *module.named_buffers()]:
+    tables = {f"{name}.weight" for name, part in module.named_modules() if isinstance(part, torch.nn.Embedding)}
+    for name, p in module.named_parameters():
         noise = torch.randn(p.shape, generator=generator)
-        if p.ndim < 2:
-            noise = 0.1 * noise + (1.0 if name.endswith("weight") else 0.0)
-        elif "embed" not in name and "shared" not in name:
+        if p.numel() <= max(p.shape, default=1):  # a vector, of whatever shape
+            noise = 0.1 * noise + (1.0 if name.endswith(_SCALES) else 0.0)
+        elif name not in tables and not name.endswith(_TABLES):
             noise *= p[0].numel() ** -0.5
         p.data = noise
+    for name, buffer in module.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
+        elif name.endswith("running_var"):
+            buffer.copy_(1 + 0.1 * torch.rand(buffer.shape, generator=generator))
     return module.eval().requires_grad_(False)

@@ -1,0 +1,118 @@
+"""A case of a model family: how the real class is built at small width, called and fed, and run as the product does."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+import comfy.ldm.modules.attention as core_attention
+import comfy.ldm.modules.diffusionmodules.model as core_vae
+import comfy.ops
+import torch
+
+from ..model_cases import Inputs, randomize
+
+EXACT, GELU = 1e-5, 1e-3  # ggml's CPU backend reads GELU from a table of F16 values
+FACTORY = {"dtype": torch.float32, "device": "cpu", "operations": comfy.ops.disable_weight_init}
+
+
+@contextlib.contextmanager
+def narrow(module: ModuleType, **classes: dict[str, Any]) -> Iterator[None]:
+    """Gives classes of a module other defaults, for what builds them at the full width and takes no width itself."""
+    with contextlib.ExitStack() as stack:
+        for name, config in classes.items():
+            stack.enter_context(patch.object(module, name, functools.partial(getattr(module, name), **config)))
+        yield
+
+
+@dataclass(frozen=True)
+class FamilyCase:
+    """build: the module on the CPU, weights as they come; inputs(batch, size): what `function` is called with.
+
+    fresh: it calls module.to() in forward, which stops the first trace of a process and not the next ones.
+    tolerance: relative to torch, on the CPU: L2 of the difference over L2, and its maximum over the maximum.
+    """
+
+    name: str
+    build: Callable[[], torch.nn.Module]
+    function: Callable[[Any, Inputs], Any]
+    inputs: Callable[[int, int], Inputs]
+    tolerance: float = EXACT
+    fresh: bool = False
+
+    def real(self) -> torch.nn.Module:
+        """The module with random weights."""
+        torch.manual_seed(0)
+        with torch.device("cpu"):
+            return randomize(self.build())
+
+    def call_inputs(self, size: int) -> Inputs:
+        """Batch 1 of the first size, batch 2 of the second."""
+        torch.manual_seed(10 + size)
+        return self.inputs(1 + size, size)
+
+
+def on_meta(module: torch.nn.Module) -> torch.nn.Module:
+    """A copy whose parameters have no values; buffers, and tensors that are neither, are the module's own."""
+    module = copy.deepcopy(module)
+    for part in module.modules():
+        for name, p in part._parameters.items():
+            if p is not None:
+                part._parameters[name] = torch.nn.Parameter(p.to("meta"), requires_grad=False)
+        if getattr(part, "optimized_attention", None) in _VAE_ATTENTION:
+            part.optimized_attention = _override().image_attention
+    return module
+
+
+_VAE_ATTENTION = (core_vae.normal_attention, core_vae.pytorch_attention, core_vae.xformers_attention)
+_ATTENTION = ("attention_basic", "attention_sub_quad", "attention_split", "attention_pytorch")
+
+
+def _override() -> ModuleType:
+    """nodes/components/attention_override.py, which imports nothing of the pack, without loading the pack."""
+    path = Path(__file__).parents[3] / "nodes" / "components" / "attention_override.py"
+    spec = importlib.util.spec_from_file_location("attention_override_alone", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def product_attention() -> Iterator[None]:
+    """Gives every model the product's attention, whichever of ComfyUI's it has imported under whichever name.
+
+    wrap_attn (comfy/ldm/modules/attention.py) keeps the function that it wraps in a cell, which all importers share.
+    """
+    attention = _override().attention
+    cells = []
+    for name in _ATTENTION:
+        wrapper = getattr(core_attention, name)
+        cell = dict(zip(wrapper.__code__.co_freevars, wrapper.__closure__, strict=True))["func"]
+        cells.append((cell, cell.cell_contents))
+        cell.cell_contents = attention
+    try:
+        yield
+    finally:
+        for cell, function in cells:
+            cell.cell_contents = function
+
+
+def tensors(value: Any) -> list[torch.Tensor]:
+    """The tensors of a result in the order in which a trace returns them."""
+    return [x for x in torch.utils._pytree.tree_flatten(value)[0] if isinstance(x, torch.Tensor)]
+
+
+def expected(module: torch.nn.Module, case: FamilyCase, size: int) -> list[torch.Tensor]:
+    """torch's own result, with ComfyUI's own attention."""
+    with torch.no_grad():
+        return tensors(case.function(module, case.call_inputs(size)))
