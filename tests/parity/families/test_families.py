@@ -67,7 +67,7 @@ def built() -> set[str]:
     ],
 )  # fmt: skip
 def test_every_class_of_comfyui(classes: coverage.Classes, built: set[str]) -> None:
-    """What ComfyUI can build is a case or an exception with a reason, and no exception is a case."""
+    """Every class that ComfyUI can build has a case or a named exception, and no exception has a case."""
     missing = classes() - built - set(coverage.EXCEPTIONS)
     assert not missing, f"ComfyUI builds these, which no case has: {sorted(missing)}"
     assert not classes() & built & set(coverage.EXCEPTIONS)
