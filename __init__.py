@@ -4,7 +4,7 @@ WEB_DIRECTORY = "./js"
 
 
 async def comfy_entrypoint():  # type: ignore[no-untyped-def]  # a ComfyExtension, which only ComfyUI knows
-    """What ComfyUI calls for this pack's nodes; they are imported only now."""
+    """Returns the extension with this pack's nodes, which are imported only now; ComfyUI calls it."""
     from .nodes.versions import require_versions
 
     require_versions()

@@ -93,7 +93,7 @@ def diffusion_models() -> set[str]:
 
 
 def text_encoders() -> set[str]:
-    """What SDClipModel can hold as its transformer: it asks for the table of embeddings."""
+    """The classes that SDClipModel can hold as its transformer: those with a table of embeddings to ask for."""
     names = [module.name for module in pkgutil.iter_modules(comfy.text_encoders.__path__, "comfy.text_encoders.")]
     modules = [comfy.clip_model, *(importlib.import_module(name) for name in names)]
     found = set()
@@ -131,19 +131,19 @@ def _resolve(name: str, module: ModuleType) -> Any:
 
 
 def autoencoders() -> set[str]:
-    """What comfy.sd.VAE can hold, and what its configurations name."""
+    """The classes that comfy.sd.VAE can hold, and those that its configurations name."""
     return {_path(kind) for kind in _calls(comfy.sd.VAE.__init__, comfy.sd, "first_stage_model")}
 
 
 def encoders() -> set[str]:
-    """What ComfyUI's loaders of vision and sound encoders build."""
+    """The classes that ComfyUI's loaders of vision and sound encoders build."""
     sound = comfy.audio_encoders.audio_encoders
     found = set(comfy.clip_vision.IMAGE_ENCODERS.values())
     return {_path(kind) for kind in found | set(_calls(sound.AudioEncoderModel.__init__, sound, "model"))}
 
 
 def control_models() -> set[str]:
-    """What comfy.controlnet's loaders build."""
+    """The classes that comfy.controlnet's loaders build."""
     functions = [f for name, f in vars(comfy.controlnet).items() if name.startswith("load_") and inspect.isfunction(f)]
     kinds = [kind for function in functions for kind in _calls(function, comfy.controlnet, None)]
     kinds += _calls(comfy.sd.load_style_model, comfy.sd, None)
