@@ -123,7 +123,7 @@ def test_one_trace_serves_prompts_of_every_length_up_to_256_tokens(
     clips: Clips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     core_nodes.CLIPTextEncode().encode(clips[0], "one")
-    monkeypatch.delattr(part("native.engines.model"), "trace")
+    monkeypatch.delattr(part("native.engines.ggml"), "trace")
     core_nodes.CLIPTextEncode().encode(clips[0], "a few more words than one")
 
 
