@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -186,8 +187,9 @@ def test_a_killed_child_is_replaced(model: LocalModel) -> None:
 
 def test_a_child_that_dies_again_is_said_to(model: LocalModel) -> None:
     def kill(_: Answer) -> None:
-        if serving.running():  # words that were on their way come after its end, too
-            os.kill(pid(), signal.SIGKILL)
+        with suppress(ProcessLookupError):  # words that were on their way come after its end, too
+            if serving.running():
+                os.kill(pid(), signal.SIGKILL)
 
     with pytest.raises(LanguageModelError, match=r"ended twice over the same request: .*signal 9"):
         chat(model, tokens=LONG, show=kill)
