@@ -225,8 +225,8 @@ def test_the_models_of_a_server_are_listed_before_anything_runs(comfyui: Client,
     assert model.endswith("remote.gguf")
     for wrong, said in (
         ({"key_variable": ""}, "answered 401"), ({"key_variable": "HOME"}, "begin with GGML_LLM_"),
-        ({"url": "http://127.0.0.1:9/v1"}, "cannot be reached"), ({"url": "file:///etc/passwd"}, "is not a server address"),
-        ({"url": 7}, "the body must be"),
+        ({"url": "http://127.0.0.1:9/v1"}, "cannot be reached"), ({"url": 7}, "the body must be"),
+        ({"url": "file:///etc/passwd"}, "is not a server address"),
     ):  # fmt: skip
         with pytest.raises(Refused, match=said):
             comfyui.send("/ggml/language_models", asked | wrong)
