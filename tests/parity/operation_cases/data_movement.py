@@ -1,0 +1,56 @@
+"""Operations that move elements without computing with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .case import IMAGE, XY, Case, Inputs, X, heads
+
+
+def _in_place(m: Any, t: Inputs) -> Tensor:
+    x = t["x"] * 1.5
+    x[:, 2:5] += t["y"]
+    x.mul_(0.5)
+    return x
+
+
+def _in_place_window(m: Any, t: Inputs) -> Tensor:
+    x = torch.zeros_like(t["x"])
+    x[:, :, 1:4, 2:5] = t["x"][:, :, 1:4, 2:5] * 2
+    x[:, :, 0] = t["x"][:, :, 1]
+    return x + t["x"]
+
+
+CASES = (
+    Case("clone", lambda m, t: t["x"].transpose(1, 2).clone(memory_format=torch.contiguous_format), X),
+    Case("contiguous", lambda m, t: t["x"].permute(2, 0, 1).contiguous() * 2, X),
+    Case("reshape copies", lambda m, t: t["x"].transpose(1, 2).reshape(2, -1) * 1.5, X),
+    Case("_unsafe_view", lambda m, t: torch.einsum("bik,bjk->bij", t["x"], t["y"]), XY),
+    Case("to", lambda m, t: t["x"].double().float(), X),
+    Case("fill", lambda m, t: (t["x"] * 1).fill_(2.5) + t["x"], X),
+    Case("zero", lambda m, t: (t["x"] * 1).zero_() + t["x"], X),
+    Case("in place", _in_place, {"x": (2, 8, 32), "y": (2, 3, 32)}),
+    Case("in place window", _in_place_window, IMAGE),
+    Case("patches", lambda m, t: t["x"].unflatten(3, (4, 2)).unflatten(2, (3, 2)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+         .flatten(1, 2), IMAGE),
+    Case("cat tokens", lambda m, t: torch.cat((t["x"], t["y"]), 1), {"x": (2, 6, 32), "y": (2, 3, 32)}),
+    Case("cat channels", lambda m, t: torch.cat((t["x"][..., :8], t["y"]), -1), {"x": (2, 6, 32), "y": (2, 6, 24)}),
+    Case("cat heads", lambda m, t: torch.cat((heads(t["x"]), heads(t["y"])), 2), {"x": (2, 6, 32), "y": (2, 3, 32)}),
+    Case("cat one", lambda m, t: torch.cat((t["x"][:, :1], t["y"]), 1), {"x": (2, 6, 32), "y": (2, 3, 32)}),
+    Case("cat alone", lambda m, t: torch.cat((t["x"][:, 1:4],), 1) * 2, X),
+    Case("cat transposed", lambda m, t: torch.cat((t["x"].transpose(1, 2), t["y"].transpose(1, 2)), 2)[:, 3:, 1:] * 2,
+         {"x": (2, 6, 32), "y": (2, 3, 32)}),
+    Case("cat three", lambda m, t: torch.cat((t["x"], t["x"] * 2, t["x"]), 0), X),
+    Case("stack", lambda m, t: torch.stack((t["x"], t["y"]), 2), XY),
+    Case("repeat", lambda m, t: t["x"].repeat(2, 1, 3), X),
+    Case("expand", lambda m, t: t["x"][:, :1].expand(2, 6, 32).reshape(-1, 32) * 2, X),
+    Case("constant_pad_nd", lambda m, t: F.pad(t["x"], (0, 1, 2, 0)), IMAGE),
+    Case("circular pad", lambda m, t: F.pad(t["x"], (0, 1, 0, 1), mode="circular"), IMAGE),
+    Case("embedding", lambda m, t: F.embedding(t["ids"], m.w), {}, {"w": (20, 32)},
+         host={"ids": torch.tensor([[3, 19, 0], [7, 7, 2]])}, outliers=False),
+    Case("index", lambda m, t: t["x"][t["a"], t["b"]], X, host={"a": torch.tensor([0, 1]), "b": torch.tensor([5, -1])}),
+)  # fmt: skip
