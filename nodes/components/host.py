@@ -59,15 +59,12 @@ class Host(ABC):
         """Raise the exception that ends an interrupted prompt."""
 
     @abstractmethod
-    def errors(self, oom_retryable: bool = True) -> AbstractContextManager[None]:
-        """Around calls of an engine: its interruptions and lack of memory as the exceptions that the host handles.
+    def engine_call(self, model: Model | None = None, oom_retryable: bool = True) -> AbstractContextManager[None]:
+        """Around a call of an engine: interruptions and lack of memory as the exceptions that the host handles.
 
+        model: the one that is loaded or run, which has new `peaks` then.
         oom_retryable: False for a lack of memory that ends the job, whatever the host would try.
         """
-
-    @abstractmethod
-    def on_peak(self, model: Model) -> None:
-        """A model has been loaded or run, and has new `peaks`."""
 
     @abstractmethod
     def map_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, scale: Fraction) -> Tensor:
@@ -125,8 +122,8 @@ class ComfyUI(Host):
         model_management.throw_exception_if_processing_interrupted()
 
     @contextmanager
-    def errors(self, oom_retryable: bool = True) -> Iterator[None]:
-        """As Host.errors: InterruptProcessingException, and OOM_EXCEPTION or RunnerError."""
+    def engine_call(self, model: Model | None = None, oom_retryable: bool = True) -> Iterator[None]:
+        """As Host.engine_call: InterruptProcessingException, and OOM_EXCEPTION or RunnerError."""
         try:
             yield
         except Interrupted:
@@ -135,10 +132,7 @@ class ComfyUI(Host):
         except OutOfMemory as error:
             kind = model_management.OOM_EXCEPTION if oom_retryable else RunnerError
             raise kind(self.observer.explain_oom(error)) from error
-
-    def on_peak(self, model: Model) -> None:
-        """Tell the observer."""
-        if model.peaks:
+        if model is not None and model.peaks:
             self.observer.on_peak(model.peaks, model.weights.digest)
 
     def map_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, scale: Fraction) -> Tensor:
@@ -192,12 +186,9 @@ class DryRunHost(Host):
     def raise_if_interrupted(self) -> None:
         """Never."""
 
-    def errors(self, oom_retryable: bool = True) -> AbstractContextManager[None]:
-        """Exceptions pass as they are."""
+    def engine_call(self, model: Model | None = None, oom_retryable: bool = True) -> AbstractContextManager[None]:
+        """Exceptions pass as they are, and nothing was held."""
         return nullcontext()
-
-    def on_peak(self, model: Model) -> None:
-        """Nothing: nothing was held."""
 
     def map_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, scale: Fraction) -> Tensor:
         """Zeros that take no memory: every tile takes what the first one does, and only that is noted."""

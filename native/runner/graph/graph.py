@@ -14,6 +14,7 @@ import numpy as np
 from ...errors import OutOfMemory, RunnerError
 from ...ggml_types import LAYOUTS
 from ...lru import LRU
+from ...placement import CPU
 from ...program import Program, Tensor
 from ...program.ops import flops, is_view, parameters_of
 from ...program.tensor import ne_of, row_text
@@ -171,7 +172,7 @@ class Graph:
         by_segment = {name: (bisect_right(ends, a), bisect_right(ends, b)) for name, (a, b) in uses.items()}
         self._allocator = ggml.ggml_gallocr_new(self.device.buffer_type)
         size = self._measured(graph, [self._weights.streamed[name] for name in uses])
-        on_cpu = self.device.type == "CPU"
+        on_cpu = self.device.type == CPU
         work = ggml.ggml_graph_plan(graph, self.device.limits.threads, None).work_size if on_cpu else 0
         return graph, Needs(size, work, len(self.segments), by_segment)
 
