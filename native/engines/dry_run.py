@@ -10,7 +10,6 @@ import torch
 
 from ..client import Runner
 from ..lower import Lowered, LowerOptions
-from ..lru import LRU
 from ..placement import Placement
 from ..planning import Machine, Part, Plan, plan_of
 from ..program import Program
@@ -18,9 +17,8 @@ from ..trace import Trace
 from ..weights import WeightSet
 from ..wire.messages import DryRun, ExternalModel, Step
 from .ggml import GgmlModel
+from .kept import Kept
 from .model import Function
-
-_KEPT = 16  # programs and traces, so that a workflow that was planned before is planned at once
 
 
 class Recorder:
@@ -83,8 +81,9 @@ def _step_key(step: Step) -> tuple[Hashable, ...]:
     return step.do, step.weights.digest, step.placement, step.program.digest if step.program else None
 
 
-_programs: LRU[Hashable, Lowered] = LRU(_KEPT)
-_traces: LRU[Hashable, Trace] = LRU(_KEPT)
+# So that a workflow that was planned before is planned at once.
+_programs: Kept[Lowered] = Kept()
+_traces: Kept[Trace] = Kept()
 
 
 class DryRunModel(GgmlModel):
@@ -105,13 +104,13 @@ class DryRunModel(GgmlModel):
         shapes = tuple((name, tuple(x.shape), x.dtype) for name, x in inputs.items())
         ranks = tuple((name, branch.down.shape[0]) for name, branch in self._branches.items())
         whole = (self.file_weights.digest, self.options, key, shapes, ranks)
-        return _programs.get(whole) or _programs.put(whole, super().lowered(key, function, inputs))
+        return _programs.get(whole, inputs) or _programs.put(whole, super().lowered(key, function, inputs))
 
     def traced(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Trace:
         """As GgmlModel.traced, once for all models of the same parameters, as their modules are the same."""
         parameters = frozenset((name, shape) for name, (shape, _) in self.file_weights.shapes().items())
         whole = self.file_weights.name, parameters, key
-        return _traces.get(whole) or _traces.put(whole, super().traced(key, function, inputs))
+        return _traces.get(whole, inputs) or _traces.put(whole, super().traced(key, function, inputs))
 
     def run(
         self,

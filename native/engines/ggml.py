@@ -10,11 +10,11 @@ import torch
 
 from ..client import Estimate, Runner, RunnerError, RunnerLost, shared
 from ..lower import Lowered, LowerOptions, WeightType, lower
-from ..lru import LRU
 from ..placement import Placement
 from ..trace import Trace, trace
 from ..weights import WeightSet
-from .model import _KEPT, Function, Model
+from .kept import Kept
+from .model import Function, Model
 
 
 class GgmlModel(Model):
@@ -28,18 +28,19 @@ class GgmlModel(Model):
         super().__init__(module, weights, placement)
         self.options = options or LowerOptions()
         self.runner = runner or shared()
-        self._traces: LRU[Hashable, Trace] = LRU(_KEPT)
-        self._programs: LRU[Hashable, Lowered] = LRU(_KEPT)
+        self._traces: Kept[Trace] = Kept()
+        self._programs: Kept[Lowered] = Kept()
 
     def lowered(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Lowered:
         """The program for inputs of these shapes; traced and lowered when it is not known yet.
 
-        key: every value that steers a branch in `function`. Raises TraceError and LowerError.
+        key: every value that steers a branch in `function`, apart from those in the inputs, which a trace notes.
+        Raises TraceError and LowerError.
         """
         ranks = {name: branch.down.shape[0] for name, branch in self._branches.items()}
         shapes = tuple((name, tuple(x.shape), x.dtype) for name, x in inputs.items())
         with self._lock:
-            known = self._programs.get((key, shapes, tuple(ranks.items())))
+            known = self._programs.get((key, shapes, tuple(ranks.items())), inputs)
             if known is not None:
                 return known
             with _uncollected():
@@ -49,9 +50,12 @@ class GgmlModel(Model):
             return self._programs.put((key, shapes, tuple(ranks.items())), lowered)
 
     def traced(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Trace:
-        """The trace of a function; key: every value that steers a branch in it. Raises TraceError."""
-        known = self._traces.get(key)
-        return known or self._traces.put(key, trace(self.weights.name, self.module, function, dict(inputs)))
+        """The trace of a function; key: as for `lowered`, and the inputs' shapes. Raises TraceError."""
+        known = self._traces.get(key, inputs)
+        if known is not None:
+            return known
+        held = self.file_weights.shapes()
+        return self._traces.put(key, trace(self.weights.name, self.module, function, dict(inputs), held))
 
     def run(
         self,
@@ -61,7 +65,7 @@ class GgmlModel(Model):
         interrupted: Callable[[], bool] | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> tuple[torch.Tensor, ...]:
-        """Compute as Model.run; `function` is traced once per key and shapes of the inputs.
+        """Compute as Model.run; `function` is traced once per key, shapes of the inputs, and answers it asks of them.
 
         Inputs of one dimension or of whole numbers are the host's, which computes what depends on them alone.
         Raises TraceError, LowerError, RunnerError, and Interrupted once `interrupted()` is true.

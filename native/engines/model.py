@@ -14,7 +14,6 @@ from ..placement import Placement, as_placement
 from ..weights import WeightSet
 
 Function = Callable[[torch.nn.Module, dict[str, torch.Tensor]], torch.Tensor | tuple[torch.Tensor, ...]]
-_KEPT = 16  # traces and programs of a model; each holds its constants, some MiB for a large picture
 
 
 @dataclass(frozen=True, eq=False)

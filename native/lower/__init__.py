@@ -2,6 +2,7 @@
 
 from ..program.builder import LowerError
 from . import handlers
-from .lowering import HandlerBug, Lowered, LowerOptions, WeightType, lower
+from .host import Lowered
+from .lowering import HandlerBug, LowerOptions, WeightType, lower
 
 __all__ = ["HandlerBug", "LowerError", "LowerOptions", "Lowered", "WeightType", "handlers", "lower"]

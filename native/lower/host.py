@@ -1,59 +1,21 @@
-"""Runs steps of a trace with torch on the host: for constants once, for results of host inputs at every call."""
+"""A lowered program, and the host's part of each call: what depends on host inputs alone, computed with torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 
-from ..trace.graph import TracedOp, Window
+from ..program import Program
+from ..trace.graph import Question, TracedOp, Window
+from ..trace.values import HostStorages
 
 
 def is_host_input(window: Window) -> bool:
     """Whether an input stays on the host: timesteps, guidance, ids and masks, for which torch is exact and fast."""
     return len(window.shape) <= 1 or not window.dtype.is_floating_point
-
-
-def with_windows(value: Any, replace: Callable[[Window], Any]) -> Any:
-    """Nested arguments with every window replaced."""
-    if isinstance(value, Window):
-        return replace(value)
-    if isinstance(value, (tuple, list)):
-        return type(value)(with_windows(item, replace) for item in value)
-    if isinstance(value, dict):
-        return {key: with_windows(item, replace) for key, item in value.items()}
-    return value
-
-
-class HostStorages:
-    """Storages with values on the host; a window of one is a view, so that in-place operations write into it."""
-
-    def __init__(self) -> None:
-        self.flat: dict[int, torch.Tensor] = {}
-
-    def put(self, storage: int, tensor: torch.Tensor, window: Window) -> None:
-        """Make a tensor the content of a storage; window: of the tensor in that storage."""
-        if tuple(tensor.stride()) != window.stride:
-            own = torch.empty_strided(window.shape, window.stride, dtype=tensor.dtype)
-            tensor = own.copy_(tensor)
-        self.flat[storage] = tensor.as_strided((tensor.untyped_storage().nbytes() // tensor.element_size(),), (1,), 0)
-
-    def window(self, window: Window) -> torch.Tensor:
-        """A window as a tensor, which shares the storage's memory."""
-        return self.flat[window.storage].as_strided(window.shape, window.stride, window.offset)
-
-    def run(self, step: TracedOp) -> None:
-        """Perform a step."""
-        kwargs = {key: value for key, value in step.kwargs.items() if key not in ("device", "pin_memory")}
-        args = with_windows(step.args, self.window)
-        result = step.function(*args, **with_windows(kwargs, self.window))
-        results = result if isinstance(result, (tuple, list)) else (result,)
-        for tensor, window in zip(results, step.outputs, strict=False):
-            if window is not None and window.storage not in self.flat:
-                self.put(window.storage, tensor, window)
 
 
 def as_array(tensor: torch.Tensor) -> np.ndarray:
@@ -85,3 +47,17 @@ class HostPart:
                 else:
                     arrays[item[0]] = as_array(storages.window(item[1]))
         return arrays
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A program, the host's part of each call, the program's device inputs by name, and each tensor's module path.
+
+    questions: as Trace's.
+    """
+
+    program: Program
+    host: HostPart
+    device_inputs: tuple[str, ...]
+    module_paths: list[str] = field(default_factory=list)
+    questions: tuple[Question, ...] = ()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, TypeVar
 
 import torch
 
-from ..program import Output, Program
+from ..program import Output
 from ..program.builder import Builder, LowerError
 from ..trace.graph import Trace, TracedOp, Window, windows_in
 from ..trace.record import decompose
-from .host import HostPart, HostStorages, as_array, is_host_input, with_windows
+from ..trace.values import HostStorages, with_windows
+from .host import HostPart, Lowered, as_array, is_host_input
 from .passes.chunk_tokens import in_chunks
 from .passes.fuse import fuse
 from .passes.split_columns import split_columns
@@ -59,16 +60,6 @@ class WeightType:
 
     type: str
     shape: Shape
-
-
-@dataclass(frozen=True)
-class Lowered:
-    """A program, the host's part of each call, the program's device inputs by name, and each tensor's module path."""
-
-    program: Program
-    host: HostPart
-    device_inputs: tuple[str, ...]
-    module_paths: list[str] = field(default_factory=list)
 
 
 Made = int | Operand  # a tensor with the layout `layout(out)`, or one without gaps in an order of its own
@@ -159,7 +150,7 @@ class Lowering:
             name = self.weight_names[storage]
             known = self.weights.get(name)
             if known is None:
-                raise LowerError(f"the weights of {self.trace.model} lack the parameter {name}")
+                raise LowerError(f"the weights of {self.trace.model} lack {name}, and the module has no values for it")
             leaf = self.b.leaf("weight", name, known.type, known.shape)
             self.bound[storage] = StorageLayout.torch_order(leaf, self.b.numel(leaf))
         return self.bound[storage]
@@ -297,7 +288,7 @@ class Lowering:
         program, module_paths = self.b.program(outputs)
         names = {tensor.name for tensor in program.tensors if tensor.kind == "input"}
         device = tuple(name for name in self.trace.inputs if name in names)
-        return Lowered(program, self.host, device, module_paths)
+        return Lowered(program, self.host, device, module_paths, self.trace.questions)
 
     def _step(self, step: TracedOp) -> None:
         name = step.name.split(".")[1] if step.name.startswith("aten.") else step.name

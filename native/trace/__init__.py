@@ -1,6 +1,7 @@
 """Traces a torch module: the list of aten operations that it performs, with no weights in memory."""
 
-from .graph import Trace, TracedOp, Window
+from .graph import Question, Trace, TracedOp, Window
+from .questions import TraceError, hold
 from .record import trace
 
-__all__ = ["Trace", "TracedOp", "Window", "trace"]
+__all__ = ["Question", "Trace", "TraceError", "TracedOp", "Window", "hold", "trace"]

@@ -41,11 +41,26 @@ class TracedOp:
     module_path: str
 
 
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A value that the module's code asked for while it was traced, such as int(grid.max()), and the answer it got.
+
+    step: that computes it; before: the steps that its arguments come from, of the call's inputs and of constants.
+    """
+
+    step: TracedOp
+    before: tuple[TracedOp, ...]
+    inputs: dict[str, Window]
+    constants: dict[int, torch.Tensor]
+    answer: Any
+
+
 @dataclass(frozen=True)
 class Trace:
     """All operations of one call, in order, without those that only make views: windows have these.
 
     inputs, weights: by name; constants: real tensors of the module, by storage; storages: elements of each.
+    questions: it holds for calls whose inputs give these answers.
     """
 
     model: str
@@ -55,6 +70,7 @@ class Trace:
     constants: dict[int, torch.Tensor]
     outputs: tuple[Window, ...]
     storages: tuple[int, ...]
+    questions: tuple[Question, ...] = ()
 
 
 def windows_in(value: Any) -> Iterator[Window]:

@@ -7,7 +7,7 @@ in another thread sees nothing of a trace.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,16 +19,14 @@ from torch._subclasses.fake_tensor import (
     unset_fake_temporarily,
 )
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map
 
-from .graph import Trace, TracedOp, Window
+from .graph import Question, Trace, TracedOp, Window
+from .kept_state import unchanged
+from .questions import TraceError, ask, model_code
 
 Function = Callable[[torch.nn.Module, dict[str, torch.Tensor]], Any]
-
-
-class TraceError(RuntimeError):
-    """A model whose code depends on values, which fake tensors do not have."""
 
 
 class _Recorder:
@@ -64,15 +62,22 @@ class _Recorder:
 
     def add(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> None:
         """Append a step, unless it only made views."""
-        module_path = self.module_paths[-1] if self.module_paths else ""
-        known = len(self.storages)
-        inputs = tree_map(lambda x: self.window(x) if isinstance(x, torch.Tensor) else x, (tuple(args), dict(kwargs)))
+        inputs = self.windows((tuple(args), dict(kwargs)))
         known = len(self.storages)
         results = result if isinstance(result, (tuple, list)) else (result,)
         outputs = tuple(self.window(x) if isinstance(x, torch.Tensor) else None for x in results)
         mutates = getattr(getattr(function, "_schema", None), "is_mutable", False)
         if mutates or any(output is not None and output.storage >= known for output in outputs):
-            self.steps.append(TracedOp(name, function, inputs[0], inputs[1], outputs, module_path))
+            self.steps.append(TracedOp(name, function, inputs[0], inputs[1], outputs, self.module_path))
+
+    def windows(self, value: Any) -> Any:
+        """Nested arguments with a window for every tensor."""
+        return tree_map(lambda x: self.window(x) if isinstance(x, torch.Tensor) else x, value)
+
+    @property
+    def module_path(self) -> str:
+        """Of the module that runs now; empty for the whole."""
+        return self.module_paths[-1] if self.module_paths else ""
 
 
 def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -80,6 +85,8 @@ def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *arg
     batch, heads, tokens, _ = query.shape
     return query.new_empty((batch, tokens, heads, value.shape[3])).transpose(1, 2)
 
+
+_INDEXING = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default)
 
 # Functions that torch decomposes before a dispatch mode sees them, each with a function for its result's layout where
 # torch's own is not ours.
@@ -101,6 +108,10 @@ class _AtomicMode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is torch.Tensor.numpy and isinstance(args[0], FakeTensor) and self.operations.answer is not None:
+            values = self.operations.answer("numpy", torch.clone, args[:1], {})
+            with _disable_current_modes():
+                return values.numpy(**kwargs)
         atomic = _ATOMIC.get(func)
         if atomic is None:
             return func(*args, **kwargs)
@@ -114,9 +125,11 @@ class _AtomicMode(TorchFunctionMode):
 class _OperationMode(TorchDispatchMode):
     """Records every aten operation that reaches the dispatcher."""
 
-    def __init__(self, recorder: _Recorder) -> None:
+    def __init__(self, recorder: _Recorder, answer: Callable[[str, Any, Any, Any], Any] | None = None) -> None:
+        """answer: gives the result of an operation that fake tensors have none of, by name, function and arguments."""
         super().__init__()
         self.recorder = recorder
+        self.answer = answer
         self.active = True
 
     @contextlib.contextmanager
@@ -130,10 +143,56 @@ class _OperationMode(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
+        if func in _INDEXING and self.active:
+            args = (args[0], self._numbered(args[1]), *args[2:])
+        try:
+            result = func(*args, **kwargs)
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            if self.answer is None:
+                raise
+            return self.answer(str(func), func, args, kwargs)
         if self.active:
             self.recorder.add(str(func), func, args, kwargs, result)
         return result
+
+    def _numbered(self, indices: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+        """The indices of an indexing operation, a mask among them as the numbers of its elements that are true."""
+        found: list[torch.Tensor | None] = []
+        for index in indices:
+            if index is None or index.dtype not in (torch.bool, torch.uint8):
+                found.append(index)
+                continue
+            numbers = self.__torch_dispatch__(torch.ops.aten.nonzero.default, (), (index,))
+            with _disable_current_modes():
+                found += [column.contiguous() for column in numbers.unbind(1)]
+        return found
+
+
+class _Answers:
+    """The questions that a module's code asked in a trace, each answered from the inputs of the call."""
+
+    def __init__(self, model: str, recorder: _Recorder, values: Mapping[str, torch.Tensor]) -> None:
+        self.model = model
+        self.recorder = recorder
+        self.values = values
+        self.inputs: dict[str, Window] = {}
+        self.on_device: set[int] = set()
+        self.questions: list[Question] = []
+
+    def __call__(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """The result of an operation; raises TraceError where it hangs on the weights."""
+        recorder = self.recorder
+        positional, named = recorder.windows((tuple(args), dict(kwargs)))
+        step = TracedOp(name, function, positional, named, (), recorder.module_path)
+        question = ask(step, recorder.steps, self.inputs, recorder.constants, self.on_device, self.values)
+        if question is None:
+            raise TraceError(
+                f"{self.model} cannot be traced: {recorder.module_path or self.model} asks for a value that the model "
+                f"computes ({name}), at {model_code()}. Please report the model and the node that made it."
+            )
+        if question.inputs:
+            self.questions.append(question)
+        return question.answer
 
 
 @contextlib.contextmanager
@@ -168,16 +227,24 @@ class _Callable(torch.nn.Module):
         return self.function(self.module, inputs)
 
 
-def trace(model: str, module: torch.nn.Module, function: Function, inputs: dict[str, torch.Tensor]) -> Trace:
+def trace(
+    model: str,
+    module: torch.nn.Module,
+    function: Function,
+    inputs: dict[str, torch.Tensor],
+    held: Collection[str] = (),
+) -> Trace:
     """The operations of `function(module, inputs)`, without computing any.
 
     model: its name, for messages. module: its parameters may be on the meta device; floats are traced as F32.
-    function: returns a tensor or a tuple of tensors. inputs: only their shapes and dtypes matter.
+    function: returns a tensor or a tuple of tensors. inputs: their values matter only where the code asks for them.
+    held: names of tensors that the weights have. A buffer that is not among them is a constant, as its module made it.
     Raises TraceError where the code asks for a value that only a real run has.
     """
     recorder = _Recorder()
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    named = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
+    named = dict(module.named_parameters(remove_duplicate=False)) | _buffers_of_files(module, held)
+    answers = _Answers(model, recorder, inputs)
     # In inference mode, in which ComfyUI runs nodes, torch does not decompose composite operations.
     with torch.inference_mode(False), mode, torch.no_grad():
         weights = {
@@ -187,22 +254,29 @@ def trace(model: str, module: torch.nn.Module, function: Function, inputs: dict[
         fakes = {name: torch.empty(tuple(x.shape), dtype=x.dtype) for name, x in inputs.items()}
         weight_windows = {name: recorder.window(tensor) for name, tensor in weights.items()}
         input_windows = {name: recorder.window(tensor) for name, tensor in fakes.items()}
-        operations = _OperationMode(recorder)
+        answers.on_device |= {window.storage for window in weight_windows.values()}
+        answers.inputs |= input_windows
+        operations = _OperationMode(recorder, answers)
         replaced = {f"module.{name}": tensor for name, tensor in weights.items()}
-        try:
-            with _module_paths(module, recorder), operations, _AtomicMode(recorder, operations):
-                result = torch.func.functional_call(_Callable(module, function), replaced, (fakes,))
-        except (DataDependentOutputException, DynamicOutputShapeException) as error:
-            module_path = recorder.module_paths[-1] if recorder.module_paths else model
-            raise TraceError(
-                f"{model} cannot be traced: {module_path} asks for a value while it runs ({error}). "
-                "Please report the model and the node that made it."
-            ) from error
+        with (
+            unchanged(module), _module_paths(module, recorder), operations, _AtomicMode(recorder, operations),
+        ):  # fmt: skip
+            result = torch.func.functional_call(_Callable(module, function), replaced, (fakes,))
         outputs = tuple(recorder.window(x) for x in tree_flatten(result)[0] if isinstance(x, torch.Tensor))
     return Trace(
         model, tuple(recorder.steps), input_windows, weight_windows, recorder.constants, outputs,
-        tuple(recorder.storages),
+        tuple(recorder.storages), tuple(answers.questions),
     )  # fmt: skip
+
+
+def _buffers_of_files(module: torch.nn.Module, held: Collection[str]) -> dict[str, torch.Tensor]:
+    """The buffers whose values are not the module's own: statistics that a file has, and those on the meta device."""
+    buffers = dict(module.named_buffers(remove_duplicate=False))
+    return {
+        name: buffer
+        for name, buffer in buffers.items()
+        if buffer.is_meta or (name in held and buffer.is_floating_point())
+    }
 
 
 def decompose(step: TracedOp, storages: Sequence[int]) -> tuple[list[TracedOp], tuple[int, ...]] | None:

@@ -31,7 +31,8 @@ def worst(results: tuple[torch.Tensor, ...], expected: list[torch.Tensor]) -> fl
 
 
 def in_memory(module: torch.nn.Module) -> WeightSet:
-    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers()]
+    """The tensors that a file of the module would hold: its parameters and persistent buffers, but no whole numbers."""
+    named = module.state_dict(keep_vars=True).items()
     floats = {name: p.detach().numpy() for name, p in named if p.is_floating_point()}
     return WeightSet("a small model", {}, (), floats)
 

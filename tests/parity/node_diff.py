@@ -11,12 +11,12 @@ import torch
 from native.client import Runner
 from native.engines.model import Function
 from native.lower import LowerOptions, WeightType
-from native.lower.host import HostStorages
 from native.lower.lowering import Lowering
 from native.lower.storages import StorageLayout
 from native.lower.strides import contiguous
 from native.program import Output
 from native.trace import Trace, trace
+from native.trace.values import HostStorages
 from native.weights import WeightSet
 
 

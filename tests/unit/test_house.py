@@ -41,7 +41,7 @@ native.lower.lowering
 native.lower.handlers
 native.lower
 native.planning
-native.engines.model
+native.engines.model native.engines.kept
 native.engines.ggml
 native.engines.torch_cpu
 native.engines.cpu_benchmark
@@ -95,11 +95,12 @@ SMALL = {  # why a file may be shorter: those files
         native/llm/task.py native/runner/serve.py
     """,
     "one type, or one table, that many import": """
-        native/program/tensor.py native/trace/graph.py native/weights/header.py native/weights/weight_file.py
-        nodes/planner/loaders.py nodes/planner/unknown.py
+        native/lower/host.py native/program/tensor.py native/trace/values.py native/weights/header.py
+        native/weights/weight_file.py nodes/planner/loaders.py nodes/planner/unknown.py
     """,
     "one algorithm": """
-        native/program/schedule.py native/lower/passes/fuse.py native/lower/passes/rewriter.py
+        native/engines/kept.py native/program/schedule.py native/trace/kept_state.py
+        native/lower/passes/fuse.py native/lower/passes/rewriter.py
         native/runner/graph/execute.py native/runner/graph/profile.py native/runner/graph/segments.py
         native/runner/weight_memory/arrays.py nodes/components/call_arguments.py
         nodes/components/attention_override.py nodes/components/tile_choice.py nodes/planner/advice.py

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import threading
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from native.trace import Trace, trace
-from native.trace.record import TraceError
+from native.trace import Trace, TraceError, trace
 
 SEEN_BY_ALL = (
     (torch.nn.Module, "__call__"), (torch.nn.Module, "__getattr__"), (F, "linear"), (F, "scaled_dot_product_attention"),
@@ -55,14 +56,18 @@ def test_constants_keep_their_values() -> None:
     assert torch.equal(angles, torch.linspace(0, 1, 8))
 
 
-def test_value_dependent_code_is_refused_with_its_place() -> None:
-    """Only a real run knows which branch is taken."""
+def test_code_that_asks_for_a_value_of_the_model_is_refused_with_its_place() -> None:
+    """Only a real run knows which branch is taken; the message has the model, its part, the file and the line."""
 
-    def branch(m: Block, t: dict[str, torch.Tensor]) -> torch.Tensor:
-        return t["x"] if t["x"].sum() > 0 else -t["x"]
+    class Branch(Block):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if self.layer(x).sum() > 0 else -x
 
-    with pytest.raises(TraceError, match="the brancher cannot be traced"):
-        trace("the brancher", Block("meta"), branch, {"x": torch.zeros(1, 4, 8)})
+    branch = torch.nn.Sequential(torch.nn.Identity(), Branch("meta"))
+    line = inspect.getsourcelines(Branch.forward)[1] + 1
+    place = re.escape(f"{__file__}:{line}")
+    with pytest.raises(TraceError, match=f"^the brancher cannot be traced: 1 asks for a value .*, at {place}"):
+        trace("the brancher", branch, lambda m, t: m(t["x"]), {"x": torch.zeros(1, 4, 8)})
 
 
 def test_another_thread_sees_nothing() -> None:

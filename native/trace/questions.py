@@ -1,0 +1,87 @@
+"""Answers what a module's code asks for while it is traced, where that hangs on inputs and constants alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from .graph import Question, TracedOp, Window, windows_in
+from .values import HostStorages
+
+
+class TraceError(RuntimeError):
+    """A model whose code depends on values, which fake tensors do not have."""
+
+
+def ask(
+    step: TracedOp,
+    steps: Sequence[TracedOp],
+    inputs: Mapping[str, Window],
+    constants: Mapping[int, torch.Tensor],
+    on_device: Collection[int],
+    values: Mapping[str, torch.Tensor],
+) -> Question | None:
+    """The result of a step after `steps`, for these values of the inputs.
+
+    on_device: storages without values, those of weights. None where the result hangs on one of them.
+    """
+    needed = {window.storage for window in windows_in((step.args, step.kwargs))}
+    before = []
+    for each in reversed(steps):
+        written = {window.storage for window in each.outputs if window is not None}
+        if written & needed:
+            before.append(each)
+            needed |= written | {window.storage for window in windows_in((each.args, each.kwargs))}
+            if not needed.isdisjoint(on_device):
+                return None
+    if not needed.isdisjoint(on_device):
+        return None
+    question = Question(
+        step,
+        tuple(reversed(before)),
+        {name: window for name, window in inputs.items() if window.storage in needed},
+        {storage: tensor for storage, tensor in constants.items() if storage in needed},
+        None,
+    )
+    return replace(question, answer=_answer(question, values))
+
+
+def hold(questions: Iterable[Question], values: Mapping[str, torch.Tensor]) -> bool:
+    """Whether inputs of these values give the same answers."""
+    return all(_same(_answer(question, values), question.answer) for question in questions)
+
+
+def _answer(question: Question, values: Mapping[str, torch.Tensor]) -> Any:
+    """A number, a tensor or a tuple of tensors."""
+    storages = HostStorages()
+    with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
+        for storage, tensor in question.constants.items():
+            storages.flat[storage] = tensor.clone()
+        for name, window in question.inputs.items():
+            storages.put(window.storage, values[name].detach().to("cpu", window.dtype).clone(), window)
+        for step in question.before:
+            storages.run(step)
+        return storages.call(question.step)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, (tuple, list)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    return bool(a == b)
+
+
+def model_code() -> str:
+    """The file and line of the model's code that runs now."""
+    others = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(others):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -1,0 +1,52 @@
+"""Values of storages on the host: runs steps of a trace with torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .graph import TracedOp, Window
+
+
+def with_windows(value: Any, replace: Callable[[Window], Any]) -> Any:
+    """Nested arguments with every window replaced."""
+    if isinstance(value, Window):
+        return replace(value)
+    if isinstance(value, (tuple, list)):
+        return type(value)(with_windows(item, replace) for item in value)
+    if isinstance(value, dict):
+        return {key: with_windows(item, replace) for key, item in value.items()}
+    return value
+
+
+class HostStorages:
+    """Storages with values on the host; a window of one is a view, so that in-place operations write into it."""
+
+    def __init__(self) -> None:
+        self.flat: dict[int, torch.Tensor] = {}
+
+    def put(self, storage: int, tensor: torch.Tensor, window: Window) -> None:
+        """Make a tensor the content of a storage; window: of the tensor in that storage."""
+        if tuple(tensor.stride()) != window.stride:
+            own = torch.empty_strided(window.shape, window.stride, dtype=tensor.dtype)
+            tensor = own.copy_(tensor)
+        self.flat[storage] = tensor.as_strided((tensor.untyped_storage().nbytes() // tensor.element_size(),), (1,), 0)
+
+    def window(self, window: Window) -> torch.Tensor:
+        """A window as a tensor, which shares the storage's memory."""
+        return self.flat[window.storage].as_strided(window.shape, window.stride, window.offset)
+
+    def call(self, step: TracedOp) -> Any:
+        """The result of a step's function."""
+        kwargs = {key: value for key, value in step.kwargs.items() if key not in ("device", "pin_memory")}
+        return step.function(*with_windows(step.args, self.window), **with_windows(kwargs, self.window))
+
+    def run(self, step: TracedOp) -> None:
+        """Perform a step, and keep its results."""
+        result = self.call(step)
+        results = result if isinstance(result, (tuple, list)) else (result,)
+        for tensor, window in zip(results, step.outputs, strict=False):
+            if window is not None and window.storage not in self.flat:
+                self.put(window.storage, tensor, window)
