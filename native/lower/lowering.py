@@ -139,6 +139,8 @@ class Lowering:
 
     def stored(self, window: Window) -> Operand:
         """Like `operand`, but a weight keeps its type: for matrices, kernels and tables, which may be quantized."""
+        if not window.numel:
+            raise LowerError(f"a tensor without elements, {list(window.shape)}")
         stage = self.stage.get(window.storage, Stage.CONSTANT)
         if stage == Stage.DEVICE:
             return self._content(window.storage).window(window) or self._in_torch_order(window)
@@ -300,11 +302,15 @@ class Lowering:
         return Lowered(program, self.host, device, module_paths)
 
     def _step(self, step: TracedOp) -> None:
+        outputs = [out for out in step.outputs if out is not None]
+        if outputs and not any(out.numel for out in outputs):
+            return  # nothing to compute, and whoever reads it needs no more than its shape
         name = step.name.split(".")[1] if step.name.startswith("aten.") else step.name
         if name in _FILLS or name in ("full_like", "new_full"):
             self._fill(step, name)
             return
-        stages = [self.stage.get(window.storage, Stage.CONSTANT) for window in windows_in((step.args, step.kwargs))]
+        read = [window for window in windows_in((step.args, step.kwargs)) if window.numel]
+        stages = [self.stage.get(window.storage, Stage.CONSTANT) for window in read]
         stage = max(stages, default=Stage.CONSTANT)
         if stage < Stage.DEVICE:
             self._host_step(step, stage)

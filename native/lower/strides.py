@@ -33,6 +33,12 @@ class Operand:
         """The same window with its dimensions in another order."""
         return replace(self, shape=tuple(self.shape[i] for i in order), stride=tuple(self.stride[i] for i in order))
 
+    def narrowed(self, dim: int, start: int, count: int, step: int = 1) -> Operand:
+        """`count` elements along a dimension, each `step` after the one before."""
+        shape, stride = list(self.shape), list(self.stride)
+        shape[dim], stride[dim] = count, stride[dim] * step
+        return replace(self, shape=tuple(shape), stride=tuple(stride), offset=self.offset + start * self.stride[dim])
+
     def broadcast(self, shape: Shape) -> Operand:
         """The window expanded to `shape`: a repeated dimension has stride 0."""
         missing = len(shape) - len(self.shape)
