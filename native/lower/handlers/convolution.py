@@ -124,19 +124,19 @@ def _over_patches(low: Lowering, x: Operand, kernel: Operand, groups: int) -> Op
         dims += [(n, stride * k), (k, stride)]
     split = Operand(x.tensor, tuple(n for n, _ in dims), tuple(stride for _, stride in dims), x.offset)
     across, within = range(3, len(dims), 2), range(4, len(dims), 2)
-    patches = contiguous(b, split.permuted((0, 1, *across, 2, *within)))
+    patches = contiguous(b, split.permuted((1, 0, *across, 2, *within)))
     length, count = math.prod(kernel.shape[1:]), math.prod(size)
     shape = (batch, outputs, *size)
     if groups == 1:
         columns = low.scale_down(b.reshape(patches, (batch * count, length)))
-        matrix = rows(b, Operand(kernel.tensor, (outputs, length), (length, 1), kernel.offset))
+        matrix = rows(b, Operand(kernel.tensor, (outputs, length), (length, 1)))
         stride = (outputs * count, 1, *(step * outputs for step in contiguous_stride(size)))
         return Operand(low.unscale(b.op("mul_mat", matrix, columns)), shape, stride)
-    columns = low.scale_down(b.reshape(patches, (batch, groups, count, length)))
-    matrix = b.reshape(contiguous(b, kernel), (groups, outputs // groups, length))
-    apart = (batch, groups, count, outputs // groups)
+    columns = low.scale_down(b.reshape(patches, (groups, batch * count, length)))
+    matrix = b.reshape(kernel.tensor, (groups, outputs // groups, length))
+    apart = (groups, batch, count, outputs // groups)
     result = Operand(low.unscale(b.op("mul_mat", matrix, columns)), apart, contiguous_stride(apart))
-    return Operand(contiguous(b, result.permuted((0, 1, 3, 2))), shape, contiguous_stride(shape))
+    return Operand(contiguous(b, result.permuted((1, 0, 3, 2))), shape, contiguous_stride(shape))
 
 
 def _depthwise(low: Lowering, x: Operand, kernel: Operand, sliding: Sliding) -> Operand:

@@ -38,7 +38,7 @@ def transposed_convolution(
 
 
 def _spread(low: Lowering, x: Operand, kernel: Operand, groups: int) -> Operand:
-    """The kernel times every element, [batch, groups, *size, *kernel, out / groups], as one product."""
+    """The kernel times every element, [groups, batch, *size, *kernel, out / groups], as one product."""
     b = low.b
     (batch, channels), size, side = x.shape[:2], x.shape[2:], kernel.shape[2:]
     inputs, outputs = channels // groups, kernel.shape[1]
@@ -48,9 +48,9 @@ def _spread(low: Lowering, x: Operand, kernel: Operand, groups: int) -> Operand:
     matrix = b.reshape(contiguous(b, by_input), (groups, math.prod(side) * outputs, inputs))
     count = math.prod(size)
     flat = (batch, groups, inputs, count)
-    by_position = Operand(contiguous(b, x), flat, contiguous_stride(flat)).permuted((0, 1, 3, 2))
-    columns = low.scale_down(b.reshape(contiguous(b, by_position), (batch, groups, count, inputs)))
-    shape = (batch, groups, *size, *side, outputs)
+    by_position = Operand(contiguous(b, x), flat, contiguous_stride(flat)).permuted((1, 0, 3, 2))
+    columns = low.scale_down(b.reshape(contiguous(b, by_position), (groups, batch * count, inputs)))
+    shape = (groups, batch, *size, *side, outputs)
     return Operand(low.unscale(b.op("mul_mat", matrix, columns)), shape, contiguous_stride(shape))
 
 
@@ -59,7 +59,7 @@ def _added_up(
 ) -> Operand:
     """What `_spread` returns with its kernels added where they overlap, as [batch, channels, *out]."""
     rank = len(out)
-    batch, groups, *both, outputs = spread.shape
+    groups, batch, *both, outputs = spread.shape
     side_by_side = [axis for i in range(rank) for axis in (2 + i, 2 + rank + i)]
     tensor = contiguous(b, spread.permuted((0, 1, *side_by_side, 2 + 2 * rank)))
     for axis in reversed(range(rank)):
@@ -67,9 +67,9 @@ def _added_up(
         after = math.prod(out[axis + 1 :]) * outputs
         tensor = _along_one_axis(b, tensor, (before, both[axis], both[rank + axis], after),
                                  stride[axis], dilation[axis], padding[axis], out[axis])  # fmt: skip
-    shape = (batch, groups, *out, outputs)
+    shape = (groups, batch, *out, outputs)
     channels_last = Operand(tensor, shape, contiguous_stride(shape))
-    order = (0, 1, 2 + rank, *range(2, 2 + rank))
+    order = (1, 0, 2 + rank, *range(2, 2 + rank))
     result = (batch, groups * outputs, *out)
     if groups == 1:
         moved = channels_last.permuted(order)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from math import prod
 from typing import Any, NamedTuple
 
@@ -12,7 +11,6 @@ from ...program import Tensor, ops
 from ...program.tensor import Value
 from ..ggml_binding import ggml
 
-_PRODUCTS = ("mul_mat", "conv_2d", "conv_3d", "flash_attn")
 _FLOATS = ("F32", "F16", "BF16")
 _GGML_PREC_F32 = 10
 _PATCH_BYTES = 16 << 20  # ggml's CPU backend gathers what a kernel covers in so many (GGML_IM2COL_WORK_SIZE)
@@ -352,21 +350,6 @@ def _upscale(call: Call) -> Any:
     _types(call, 0, "F32")
     _require(mode is not None, f"mode {upscale.mode!r}; there are {', '.join(_UPSCALE_MODES)}")
     return ggml.ggml_interpolate(call.context, call.sources[0], *call.tensor.ne, mode)
-
-
-def f16_as_f32(call: Call) -> Call:
-    """The operation with F16 factors of a product cast to F32, for a device that sums F16 products in half precision.
-
-    The cast is a node of its own, which needs room in the compute buffer for as long as its product takes.
-    """
-    if call.tensor.name not in _PRODUCTS:
-        return call
-    cast = [index for index, each in enumerate(call.declared[:3]) if each.type == "F16"]  # 3 is attention's mask
-    declared, sources = list(call.declared), list(call.sources)
-    for index in cast:
-        declared[index] = replace(declared[index], type="F32")
-        sources[index] = ggml.ggml_cast(call.context, sources[index], LAYOUTS["F32"].number)
-    return call._replace(declared=declared, sources=sources)
 
 
 BUILDERS: dict[str, Callable[[Call], Any]] = {
