@@ -302,16 +302,14 @@ class Lowering:
         return Lowered(program, self.host, device, module_paths)
 
     def _step(self, step: TracedOp) -> None:
-        outputs = [out for out in step.outputs if out is not None]
-        if outputs and not any(out.numel for out in outputs):
+        if {out.numel for out in step.outputs if out is not None} == {0}:
             return  # nothing to compute, and whoever reads it needs no more than its shape
         name = step.name.split(".")[1] if step.name.startswith("aten.") else step.name
         if name in _FILLS or name in ("full_like", "new_full"):
             self._fill(step, name)
             return
-        read = [window for window in windows_in((step.args, step.kwargs)) if window.numel]
-        stages = [self.stage.get(window.storage, Stage.CONSTANT) for window in read]
-        stage = max(stages, default=Stage.CONSTANT)
+        read = [window.storage for window in windows_in((step.args, step.kwargs)) if window.numel]
+        stage = max((self.stage.get(storage, Stage.CONSTANT) for storage in read), default=Stage.CONSTANT)
         if stage < Stage.DEVICE:
             self._host_step(step, stage)
             return
@@ -350,8 +348,7 @@ class Lowering:
     def _fill(self, step: TracedOp, name: str) -> None:
         window = step.outputs[0]
         assert window is not None
-        value = _FILLS[name] if name in _FILLS else step.args[-1]
-        size = self.trace.storages[window.storage]
+        size, value = self.trace.storages[window.storage], _FILLS[name] if name in _FILLS else step.args[-1]
         self.constants.flat[window.storage] = torch.full((size,), value, dtype=window.dtype)
         self.stage[window.storage] = Stage.CONSTANT
 

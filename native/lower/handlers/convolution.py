@@ -119,10 +119,11 @@ def _over_patches(low: Lowering, x: Operand, kernel: Operand, groups: int) -> Op
     b = low.b
     batch, outputs, side = x.shape[0], kernel.shape[0], kernel.shape[2:]
     size = tuple(n // k for n, k in zip(x.shape[2:], side, strict=True))
-    dims = [(batch, x.stride[0]), (groups, x.stride[1] * (x.shape[1] // groups)), (x.shape[1] // groups, x.stride[1])]
-    for n, k, stride in zip(size, side, x.stride[2:], strict=True):
-        dims += [(n, stride * k), (k, stride)]
-    split = Operand(x.tensor, tuple(n for n, _ in dims), tuple(stride for _, stride in dims), x.offset)
+    inputs = x.shape[1] // groups
+    dims = [(batch, x.stride[0]), (groups, x.stride[1] * inputs), (inputs, x.stride[1])]
+    for n, k, step in zip(size, side, x.stride[2:], strict=True):
+        dims += [(n, step * k), (k, step)]
+    split = Operand(x.tensor, tuple(n for n, _ in dims), tuple(step for _, step in dims), x.offset)
     across, within = range(3, len(dims), 2), range(4, len(dims), 2)
     patches = contiguous(b, split.permuted((1, 0, *across, 2, *within)))
     length, count = math.prod(kernel.shape[1:]), math.prod(size)
@@ -134,8 +135,8 @@ def _over_patches(low: Lowering, x: Operand, kernel: Operand, groups: int) -> Op
         return Operand(low.unscale(b.op("mul_mat", matrix, columns)), shape, stride)
     columns = low.scale_down(b.reshape(patches, (groups, batch * count, length)))
     matrix = b.reshape(kernel.tensor, (groups, outputs // groups, length))
-    apart = (groups, batch, count, outputs // groups)
-    result = Operand(low.unscale(b.op("mul_mat", matrix, columns)), apart, contiguous_stride(apart))
+    by_group = (groups, batch, count, outputs // groups)
+    result = Operand(low.unscale(b.op("mul_mat", matrix, columns)), by_group, contiguous_stride(by_group))
     return Operand(contiguous(b, result.permuted((1, 0, 3, 2))), shape, contiguous_stride(shape))
 
 
@@ -144,11 +145,12 @@ def _depthwise(low: Lowering, x: Operand, kernel: Operand, sliding: Sliding) -> 
     b = low.b
     (batch, channels), side = x.shape[:2], kernel.shape[2:]
     times = kernel.shape[0] // channels
-    kernel = Operand(b.op("cast", kernel.tensor, type="F32"), kernel.shape, kernel.stride)  # as ggml's CPU backend reads
-    of_channel = Operand(kernel.tensor, (channels, times, *side), contiguous_stride((channels, times, *side)))
+    by_channel = (channels, times, *side)
+    cast = b.op("cast", kernel.tensor, type="F32")  # as ggml's CPU backend reads it
+    kernels = Operand(cast, by_channel, contiguous_stride(by_channel))
     parts = []
     for number in range(times):
-        one = of_channel.narrowed(1, number, 1)
+        one = kernels.narrowed(1, number, 1)
         made = _depthwise_3d(low, x, one, sliding) if len(side) == 3 else _depthwise_2d(low, x, one, sliding)
         parts.append(replace(made, shape=(batch, channels, 1, *made.shape[2:]),
                              stride=(*made.stride[:2], 1, *made.stride[2:])))  # fmt: skip

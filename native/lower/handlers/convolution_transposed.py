@@ -57,7 +57,7 @@ def _spread(low: Lowering, x: Operand, kernel: Operand, groups: int) -> Operand:
 def _added_up(
     b: Builder, spread: Operand, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], out: Shape
 ) -> Operand:
-    """What `_spread` returns with its kernels added where they overlap, as [batch, channels, *out]."""
+    """The kernels that `_spread` returns, added where they overlap, as [batch, channels, *out]."""
     rank = len(out)
     groups, batch, *both, outputs = spread.shape
     side_by_side = [axis for i in range(rank) for axis in (2 + i, 2 + rank + i)]
@@ -77,9 +77,7 @@ def _added_up(
     return Operand(contiguous(b, channels_last.permuted(order)), result, contiguous_stride(result))
 
 
-def _along_one_axis(
-    b: Builder, tensor: int, shape: Shape, stride: int, dilation: int, start: int, length: int
-) -> int:
+def _along_one_axis(b: Builder, tensor: int, shape: Shape, stride: int, dilation: int, start: int, length: int) -> int:
     """[before, elements, kernel, after] as [before, length, after]: element i's kernel begins at i * stride - start.
 
     The kernel is cut into pieces as long as the stride: of each, those of all elements lie one after the other.
@@ -95,8 +93,7 @@ def _along_one_axis(
     reach = max((count - 1 + pieces) * stride, start + length)
     total: int | None = None
     for piece in range(pieces):
-        dims = [(before, count * pieces * step), (count, pieces * step), (step, 1)]
-        cut = Operand(tensor, *zip(*dims, strict=True), piece * step)
+        cut = Operand(tensor, (before, count, step), (count * pieces * step, pieces * step, 1), piece * step)
         line = b.reshape(contiguous(b, cut), (before, count * stride, after))
         line = _padded(b, line, piece * stride, reach - (piece + count) * stride)
         total = line if total is None else b.op("add", total, line)

@@ -52,7 +52,7 @@ def concat_all(low: Lowering, parts: Sequence[Operand], dim: int) -> Operand:
     joined = [part.permuted(order) for part in parts]
     while len(joined) > 1:
         pairs = [joined[i : i + 2] for i in range(0, len(joined), 2)]
-        joined = [concat(low, *pair, order.index(dim)) if len(pair) == 2 else pair[0] for pair in pairs]
+        joined = [concat(low, pair[0], pair[1], order.index(dim)) if len(pair) == 2 else pair[0] for pair in pairs]
     return joined[0].permuted([order.index(i) for i in range(len(order))])
 
 
@@ -156,9 +156,7 @@ _NEAREST = {False: torch.ops.aten.upsample_nearest1d.default, True: torch.ops.at
 
 
 @handler("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d")
-def upsample_nearest(
-    low: Lowering, out: Window, x: Window, _size: Any, *scales: Any, exact: bool = False
-) -> Made:
+def upsample_nearest(low: Lowering, out: Window, x: Window, _size: Any, *scales: Any, exact: bool = False) -> Made:
     """x [batch, channels, *size] in another size, each element the nearest of x by torch's rounding."""
     given = scales[0] if scales and isinstance(scales[0], (list, tuple)) else scales
     sizes, wanted = x.shape[2:], out.shape[2:]

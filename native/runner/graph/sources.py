@@ -19,7 +19,7 @@ _BINDING = 256  # bytes: the most that Vulkan lets a device ask between offsets 
 
 
 def f16_as_f32(call: Call) -> Call:
-    """The operation with F16 factors of a product cast to F32, for a device that sums F16 products in half precision."""
+    """The operation with F16 factors of a product cast to F32, for a device that sums such in half precision."""
     if call.tensor.name not in _PRODUCTS:
         return call
     cast = [index for index, each in enumerate(call.declared[:3]) if each.type == "F16"]  # 3 is attention's mask
