@@ -17,7 +17,6 @@ from comfy.ldm.audio.autoencoder import AudioOobleckVAE
 from ..model_cases import Inputs
 from .case import GELU, FamilyCase
 
-
 # Their sines take large arguments: torch with oneDNN and torch without it are 1e-4 apart here.
 SINES = 3e-4
 
