@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from native.client import Runner
 from native.engines.ggml import GgmlModel
+from native.lower.handlers import convolution, convolution_transposed
 from native.placement import DISK, RAM, Placement
 from native.weights import WeightSet, read_header
 from native.weights.weight_set import parameter_of
@@ -56,6 +57,27 @@ def _weights(path: Path) -> WeightSet:
     return WeightSet("a kernel", parameters, ((header.path, header.size, header.mtime_ns),))
 
 
+Function = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def _model(kernel: torch.Tensor, device: str, runner: Runner | None = None) -> GgmlModel:
+    weights = WeightSet("a kernel", {}, (), {"w": kernel.numpy()})
+    return GgmlModel(Parameters({"w": tuple(kernel.shape)}, "meta"), weights, device, None, runner)
+
+
+def _error(function: Function, kernel: torch.Tensor, x: torch.Tensor, place: Place, runner: Runner) -> float:
+    model = _model(kernel, place.device, runner)
+    (found,) = model.run(0, lambda m, t: function(m.w, t["x"]), {"x": x})
+    model.unload()
+    wanted = function(kernel.float(), x)
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def _operations(function: Function, kernel: torch.Tensor, x: torch.Tensor) -> list[str]:
+    lowered = _model(kernel, "CPU").lowered(0, lambda m, t: function(m.w, t["x"]), {"x": x})
+    return [tensor.name for tensor in lowered.program.tensors if tensor.kind == "op"]
+
+
 FORMS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "volume": lambda x, w: F.conv3d(x, w, padding=(1, 1, 0)),
     "patches": lambda x, w: F.conv3d(x[..., :32], w, stride=SHAPE[2:]),
@@ -93,13 +115,43 @@ def test_kernel_of_five_dimensions(
         assert float((found - wanted).norm() / wanted.norm()) <= (1e-3 if in_f16 else place.exact)
 
 
+@pytest.mark.parametrize(
+    ("shape", "padding", "stride", "dilation"),
+    [((1, 4, 9, 6, 7), (1, 1, 1), (1, 1, 1), (1, 1, 1)), ((2, 4, 9, 6, 7), (2, 0, 1), (2, 1, 1), (2, 1, 1)),
+     ((1, 4, 3, 12, 7), (1, 1, 1), (1, 2, 1), (1, 2, 1))],
+)  # fmt: skip
+def test_large_volume(
+    shape: tuple[int, ...], padding: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...],
+    place: Place, runner: Runner, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """One part of the frames after the other, or of the rows."""
+    monkeypatch.setattr(convolution, "LARGEST_OPERATION", 1.5e5)
+    torch.manual_seed(3)
+    kernel, x = torch.randn(8, 4, 3, 3, 3), torch.randn(shape)
+
+    def convolved(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return F.conv3d(x, w, None, stride, padding, dilation)
+
+    assert _error(convolved, kernel, x, place, runner) <= place.exact
+    assert _operations(convolved, kernel, x).count("conv_3d") > 1
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_large_spread(groups: int, place: Place, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transposed convolution, one part of the channels after the other."""
+    monkeypatch.setattr(convolution_transposed, "SPREAD_BYTES", 512)
+    torch.manual_seed(3)
+    kernel, x = torch.randn(6, 5, 4), torch.randn(2, 6, 11)
+
+    def convolved(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return F.conv_transpose1d(x, w, None, 2, 1, groups=groups)
+
+    assert _error(convolved, kernel, x, place, runner) <= place.exact
+    assert _operations(convolved, kernel, x).count("mul_mat") > 1
+
+
 def test_kernel_in_memory(place: Place, runner: Runner) -> None:
     """As a LoRA's kernel, which no file has."""
     torch.manual_seed(3)
     kernel, x = torch.randn(SHAPE).half(), torch.randn(2, 4, 5, 6, 40)
-    weights = WeightSet("a kernel", {}, (), {"w": kernel.numpy()})
-    model = GgmlModel(Parameters({"w": SHAPE}, "meta"), weights, place.device, None, runner)
-    (found,) = model.run(0, lambda m, t: F.conv3d(t["x"], m.w), {"x": x})
-    model.unload()
-    wanted = F.conv3d(x, kernel.float())
-    assert float((found - wanted).norm() / wanted.norm()) <= 1e-3
+    assert _error(lambda w, x: F.conv3d(x, w), kernel, x, place, runner) <= 1e-3

@@ -6,11 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ...program.builder import Builder
 from ...trace.graph import Window
 from ..lowering import Lowering, handler
 from ..strides import Layout, Operand, Shape, binary, contiguous, contiguous_stride, rows
-from .convolution_transposed import transposed_convolution
+from .convolution_transposed import padded, transposed_convolution
 from .data_movement import concat_all
+
+# Floating-point operations of one convolution of a volume, which a device cannot be made to interrupt: two segments of
+# the slowest cards whose drivers end long work (native/runner/device/quirks.py, WATCHED).
+LARGEST_OPERATION = 4e11
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +75,36 @@ def _convolved(low: Lowering, x: Operand, kernel: Operand, sliding: Sliding, gro
         return _depthwise(low, x, kernel, sliding)
     outputs, inputs = kernel.shape[0] // groups, kernel.shape[1]
     parts = [
-        _direct(low, x.narrowed(1, g * inputs, inputs), kernel.narrowed(0, g * outputs, outputs), sliding)
+        _in_parts(low, x.narrowed(1, g * inputs, inputs), kernel.narrowed(0, g * outputs, outputs), sliding)
         for g in range(groups)
     ]
     return concat_all(low, parts, 1)
+
+
+def _in_parts(low: Lowering, x: Operand, kernel: Operand, sliding: Sliding) -> Operand:
+    """A convolution, one part of the frames after the other (or of the rows, of few frames) where all are too much."""
+    shape = (x.shape[0], kernel.shape[0], *sliding.size(x.shape[2:], kernel.shape[2:]))
+    count = math.ceil(2.0 * math.prod(shape) * math.prod(kernel.shape[1:]) / LARGEST_OPERATION)
+    if len(shape) < 5 or count == 1:
+        return _direct(low, x, kernel, sliding)
+    along = 0 if shape[2] >= count else 1
+    dim, pad, stride = 2 + along, sliding.padding[along], sliding.stride[along]
+    x = _padded_along(low.b, x, dim, pad)
+    sliding = replace(sliding, padding=tuple(0 if i == along else n for i, n in enumerate(sliding.padding)))
+    reach = sliding.dilation[along] * (kernel.shape[dim] - 1) + 1
+    step = -(-shape[dim] // count)
+    spans = [(start, min(step, shape[dim] - start)) for start in range(0, shape[dim], step)]
+    parts = [x.narrowed(dim, start * stride, (n - 1) * stride + reach) for start, n in spans]
+    return concat_all(low, [_direct(low, part, kernel, sliding) for part in parts], dim)
+
+
+def _padded_along(b: Builder, x: Operand, dim: int, amount: int) -> Operand:
+    """x with zeros before and after a dimension."""
+    if not amount:
+        return x
+    cube = b.reshape(contiguous(b, x), (math.prod(x.shape[:dim]), x.shape[dim], math.prod(x.shape[dim + 1 :])))
+    shape = (*x.shape[:dim], x.shape[dim] + 2 * amount, *x.shape[dim + 1 :])
+    return Operand(padded(b, cube, amount, amount), shape, contiguous_stride(shape))
 
 
 def _direct(low: Lowering, x: Operand, kernel: Operand, sliding: Sliding) -> Operand:
@@ -174,13 +205,9 @@ def _depthwise_2d(low: Lowering, x: Operand, kernel: Operand, sliding: Sliding) 
 def _depthwise_3d(low: Lowering, x: Operand, kernel: Operand, sliding: Sliding) -> Operand:
     """The same of volumes: the sum of what each plane of the kernel makes of the planes of the volume that it meets."""
     b = low.b
-    (batch, channels, depth), pad = x.shape[:3], sliding.padding[0]
+    batch, channels = x.shape[:2]
     count, *size = sliding.size(x.shape[2:], kernel.shape[2:])
-    if pad:
-        cube = b.reshape(contiguous(b, x), (batch * channels, depth, math.prod(x.shape[3:])))
-        padded = (batch, channels, depth + 2 * pad, *x.shape[3:])
-        x = Operand(b.op("pad", cube, l0=0, r0=0, l1=pad, r1=pad, l2=0, r2=0, l3=0, r3=0),
-                    padded, contiguous_stride(padded))  # fmt: skip
+    x = _padded_along(b, x, 2, sliding.padding[0])
     total: int | None = None
     for plane in range(kernel.shape[2]):
         met = x.narrowed(2, plane * sliding.dilation[0], count, sliding.stride[0]).permuted((0, 2, 1, 3, 4))

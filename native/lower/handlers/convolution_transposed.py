@@ -10,7 +10,7 @@ from ..lowering import Lowering
 from ..strides import Operand, Shape, contiguous, contiguous_stride
 from .data_movement import concat_all
 
-_SPREAD_BYTES = 256 << 20  # of kernels before they are added up; results with more are computed in parts of channels
+SPREAD_BYTES = 256 << 20  # of kernels before they are added up; results with more are computed in parts of channels
 _F32_BYTES = 4
 
 
@@ -23,7 +23,7 @@ def transposed_convolution(
     spread = _F32_BYTES * out[0] * out[1] * math.prod((*x.shape[2:], *kernel.shape[2:]))
     parts = []
     count = groups if groups > 1 else outputs
-    step = -(-count // (-(-spread // _SPREAD_BYTES)))
+    step = -(-count // (-(-spread // SPREAD_BYTES)))
     for start in range(0, count, step):
         taken = min(step, count - start)
         some, by = x, kernel
@@ -84,25 +84,25 @@ def _along_one_axis(b: Builder, tensor: int, shape: Shape, stride: int, dilation
     """
     before, count, side, after = shape
     if dilation > 1:
-        tensor = _padded(b, b.reshape(tensor, (before * count * side, 1, after)), 0, dilation - 1)
+        tensor = padded(b, b.reshape(tensor, (before * count * side, 1, after)), 0, dilation - 1)
         side *= dilation
     pieces = -(-side // stride)
     if side != pieces * stride:
-        tensor = _padded(b, b.reshape(tensor, (before * count, side, after)), 0, pieces * stride - side)
+        tensor = padded(b, b.reshape(tensor, (before * count, side, after)), 0, pieces * stride - side)
     step = stride * after
     reach = max((count - 1 + pieces) * stride, start + length)
     total: int | None = None
     for piece in range(pieces):
         cut = Operand(tensor, (before, count, step), (count * pieces * step, pieces * step, 1), piece * step)
         line = b.reshape(contiguous(b, cut), (before, count * stride, after))
-        line = _padded(b, line, piece * stride, reach - (piece + count) * stride)
+        line = padded(b, line, piece * stride, reach - (piece + count) * stride)
         total = line if total is None else b.op("add", total, line)
     assert total is not None
     whole = Operand(total, (before, reach, after), contiguous_stride((before, reach, after)))
     return contiguous(b, whole.narrowed(1, start, length))
 
 
-def _padded(b: Builder, tensor: int, first: int, last: int) -> int:
+def padded(b: Builder, tensor: int, first: int, last: int) -> int:
     """Zeros before and after the middle dimension of three."""
     if not first and not last:
         return tensor
