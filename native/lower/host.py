@@ -64,6 +64,13 @@ def as_array(tensor: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray(tensor.detach().to(kind).numpy())
 
 
+def as_constant(tensor: torch.Tensor) -> np.ndarray:
+    """The same for a constant; one element in as many dimensions where all are alike, such as a video's padding."""
+    array = as_array(tensor)
+    first = array[(slice(1),) * array.ndim]
+    return first if np.array_equal(array, np.broadcast_to(first, array.shape), equal_nan=True) else array
+
+
 @dataclass
 class HostPart:
     """The steps that depend on host inputs, and the windows of their results that are inputs of the program.

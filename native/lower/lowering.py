@@ -13,7 +13,7 @@ from ..program import Output, Program
 from ..program.builder import Builder, LowerError
 from ..trace.graph import Trace, TracedOp, Window, windows_in
 from ..trace.record import decompose
-from .host import HostPart, HostStorages, as_array, is_host_input, with_windows
+from .host import HostPart, HostStorages, as_constant, is_host_input, with_windows
 from .passes.chunk_tokens import in_chunks
 from .passes.fuse import fuse
 from .passes.split_columns import split_columns
@@ -175,7 +175,8 @@ class Lowering:
         shape = tuple(1 if stride == 0 else n for n, stride in zip(window.shape, window.stride, strict=True))
         once = replace(window, shape=shape)
         if stage == Stage.CONSTANT:
-            tensor = self.b.constant(as_array(self.constants.window(once)))
+            values = as_constant(self.constants.window(once))
+            shape, tensor = values.shape, self.b.constant(values)
         else:
             name = f"host.{len(self.host.items)}"
             self.host.items.append((name, once))
@@ -346,8 +347,7 @@ class Lowering:
             raise LowerError(f"{missing}, and in torch's decomposition of it {error}") from error
 
     def _fill(self, step: TracedOp, name: str) -> None:
-        window = step.outputs[0]
-        assert window is not None
+        (window,) = windows_in(step.outputs)
         size, value = self.trace.storages[window.storage], _FILLS[name] if name in _FILLS else step.args[-1]
         self.constants.flat[window.storage] = torch.full((size,), value, dtype=window.dtype)
         self.stage[window.storage] = Stage.CONSTANT

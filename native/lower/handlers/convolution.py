@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ...program.builder import Builder
 from ...trace.graph import Window
 from ..lowering import Lowering, handler
-from ..strides import Layout, Operand, Shape, binary, contiguous, contiguous_stride, rows
-from .convolution_transposed import padded, transposed_convolution
+from ..strides import Layout, Operand, Shape, binary, contiguous, contiguous_stride, padded, rows
+from .convolution_transposed import transposed_convolution
 from .data_movement import concat_all
 
 # Floating-point operations of one convolution of a volume, which a device cannot be made to interrupt: two segments of
@@ -89,22 +88,13 @@ def _in_parts(low: Lowering, x: Operand, kernel: Operand, sliding: Sliding) -> O
         return _direct(low, x, kernel, sliding)
     along = 0 if shape[2] >= count else 1
     dim, pad, stride = 2 + along, sliding.padding[along], sliding.stride[along]
-    x = _padded_along(low.b, x, dim, pad)
+    x = padded(low.b, x, [(pad, pad) if i == dim else (0, 0) for i in range(5)])
     sliding = replace(sliding, padding=tuple(0 if i == along else n for i, n in enumerate(sliding.padding)))
     reach = sliding.dilation[along] * (kernel.shape[dim] - 1) + 1
     step = -(-shape[dim] // count)
     spans = [(start, min(step, shape[dim] - start)) for start in range(0, shape[dim], step)]
     parts = [x.narrowed(dim, start * stride, (n - 1) * stride + reach) for start, n in spans]
     return concat_all(low, [_direct(low, part, kernel, sliding) for part in parts], dim)
-
-
-def _padded_along(b: Builder, x: Operand, dim: int, amount: int) -> Operand:
-    """x with zeros before and after a dimension."""
-    if not amount:
-        return x
-    cube = b.reshape(contiguous(b, x), (math.prod(x.shape[:dim]), x.shape[dim], math.prod(x.shape[dim + 1 :])))
-    shape = (*x.shape[:dim], x.shape[dim] + 2 * amount, *x.shape[dim + 1 :])
-    return Operand(padded(b, cube, amount, amount), shape, contiguous_stride(shape))
 
 
 def _direct(low: Lowering, x: Operand, kernel: Operand, sliding: Sliding) -> Operand:
@@ -207,7 +197,8 @@ def _depthwise_3d(low: Lowering, x: Operand, kernel: Operand, sliding: Sliding) 
     b = low.b
     batch, channels = x.shape[:2]
     count, *size = sliding.size(x.shape[2:], kernel.shape[2:])
-    x = _padded_along(b, x, 2, sliding.padding[0])
+    pad = sliding.padding[0]
+    x = padded(b, x, [(pad, pad) if i == 2 else (0, 0) for i in range(5)])
     total: int | None = None
     for plane in range(kernel.shape[2]):
         met = x.narrowed(2, plane * sliding.dilation[0], count, sliding.stride[0]).permuted((0, 2, 1, 3, 4))

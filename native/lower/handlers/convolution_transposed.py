@@ -84,25 +84,25 @@ def _along_one_axis(b: Builder, tensor: int, shape: Shape, stride: int, dilation
     """
     before, count, side, after = shape
     if dilation > 1:
-        tensor = padded(b, b.reshape(tensor, (before * count * side, 1, after)), 0, dilation - 1)
+        tensor = _padded(b, b.reshape(tensor, (before * count * side, 1, after)), 0, dilation - 1)
         side *= dilation
     pieces = -(-side // stride)
     if side != pieces * stride:
-        tensor = padded(b, b.reshape(tensor, (before * count, side, after)), 0, pieces * stride - side)
+        tensor = _padded(b, b.reshape(tensor, (before * count, side, after)), 0, pieces * stride - side)
     step = stride * after
     reach = max((count - 1 + pieces) * stride, start + length)
     total: int | None = None
     for piece in range(pieces):
         cut = Operand(tensor, (before, count, step), (count * pieces * step, pieces * step, 1), piece * step)
         line = b.reshape(contiguous(b, cut), (before, count * stride, after))
-        line = padded(b, line, piece * stride, reach - (piece + count) * stride)
+        line = _padded(b, line, piece * stride, reach - (piece + count) * stride)
         total = line if total is None else b.op("add", total, line)
     assert total is not None
     whole = Operand(total, (before, reach, after), contiguous_stride((before, reach, after)))
     return contiguous(b, whole.narrowed(1, start, length))
 
 
-def padded(b: Builder, tensor: int, first: int, last: int) -> int:
+def _padded(b: Builder, tensor: int, first: int, last: int) -> int:
     """Zeros before and after the middle dimension of three."""
     if not first and not last:
         return tensor

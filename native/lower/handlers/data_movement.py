@@ -12,7 +12,7 @@ import torch
 from ...program.builder import LowerError
 from ...trace.graph import Window
 from ..lowering import Lowering, Made, handler
-from ..strides import Operand, collapse, contiguous, contiguous_stride, physical_order, strided_dimensions, view
+from ..strides import Operand, collapse, contiguous, contiguous_stride, padded, physical_order, strided_dimensions, view
 
 
 @handler("clone", "_to_copy")
@@ -39,9 +39,16 @@ def cat(low: Lowering, out: Window, parts: Sequence[Window], dim: int = 0) -> Ma
     """Tensors one after the other along a dimension, in the memory order of the largest of them."""
     dim %= len(out.shape)
     parts = [part for part in parts if part.numel]
-    if len(parts) == 1:
-        return clone(low, out, parts[0])
-    return concat_all(low, [low.operand(part) for part in parts], dim)
+    zeros = [low.is_constant(part) and not low.value(part).any() for part in parts]
+    first = zeros.index(False) if False in zeros else 0
+    last = len(parts) - (zeros[::-1].index(False) if False in zeros else 0)
+    before, after = (sum(part.shape[dim] for part in some) for some in (parts[:first], parts[last:]))
+    if last - first == 1 and not before and not after:
+        return clone(low, out, parts[first])
+    joined = concat_all(low, [low.operand(part) for part in parts[first:last]], dim)
+    if before or after:  # as videos are padded: no zeros are kept to be joined to something
+        joined = padded(low.b, joined, [(before, after) if i == dim else (0, 0) for i in range(len(out.shape))])
+    return joined
 
 
 def concat_all(low: Lowering, parts: Sequence[Operand], dim: int) -> Operand:

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...trace.graph import Window
-from ..lowering import Lowering, Made, handler
-from ..strides import Operand, contiguous, contiguous_stride
+from ..lowering import Lowering, handler
+from ..strides import Operand, padded
 from .data_movement import concat_all, taken
-
-_OF_PAD = ("l0", "r0", "l1", "r1", "l2", "r2", "l3", "r3")
 
 
 def _by_dimension(rank: int, amounts: Sequence[int]) -> list[tuple[int, int]]:
@@ -29,38 +27,14 @@ def _cropped(x: Operand, amounts: Sequence[tuple[int, int]]) -> Operand:
 
 
 @handler("constant_pad_nd")
-def constant_pad(low: Lowering, out: Window, x: Window, amounts: Sequence[int], value: float = 0.0) -> Made:
+def constant_pad(low: Lowering, out: Window, x: Window, amounts: Sequence[int], value: float = 0.0) -> Operand:
     """A number around the last dimensions."""
     by_dimension = _by_dimension(len(x.shape), amounts)
     source = _cropped(low.operand(x), by_dimension)
     wanted = [(max(0, before), max(0, after)) for before, after in by_dimension]
     if value:
         return _bordered_by_value(low, source, wanted, float(value))
-    for group in _padded_at_once(wanted):
-        source = _with_zeros(low, source, wanted, group)
-    return low.to_layout(contiguous(low.b, source), out)
-
-
-def _padded_at_once(wanted: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """The dimensions with amounts, in groups that ggml's four dimensions can hold beside the others, merged."""
-    dims = [dim for dim, amounts in enumerate(wanted) if any(amounts)]
-    runs = sum(1 for dim in range(len(wanted)) if dim not in dims and (dim == 0 or dim - 1 in dims))
-    return [dims] if len(dims) + runs <= 4 else [[dim] for dim in dims]
-
-
-def _with_zeros(low: Lowering, x: Operand, wanted: Sequence[tuple[int, int]], dims: Sequence[int]) -> Operand:
-    """x with zeros around these dimensions; neighbours without any are one dimension."""
-    merged: list[tuple[int, tuple[int, int]]] = []
-    for dim, n in enumerate(x.shape):
-        if dim not in dims and merged and merged[-1][1] == (0, 0):
-            merged[-1] = merged[-1][0] * n, (0, 0)
-        else:
-            merged.append((n, wanted[dim] if dim in dims else (0, 0)))
-    source = low.b.reshape(contiguous(low.b, x), [n for n, _ in merged])
-    amounts = [amount for _, pair in reversed(merged) for amount in pair]
-    padded = low.b.op("pad", source, **dict(zip(_OF_PAD, [*amounts, *[0] * 8], strict=False)))
-    shape = tuple(n + sum(wanted[dim]) * (dim in dims) for dim, n in enumerate(x.shape))
-    return Operand(padded, shape, contiguous_stride(shape))
+    return padded(low.b, source, wanted)
 
 
 def _bordered_by_value(low: Lowering, x: Operand, wanted: Sequence[tuple[int, int]], value: float) -> Operand:

@@ -32,6 +32,12 @@ def _empty_slice(m: Any, t: Inputs) -> Tensor:
     return torch.cat((F.linear(x, m.w), nothing, torch.zeros(0)), 1)
 
 
+def _written_alike(m: Any, t: Inputs) -> Tensor:
+    x = torch.full((2, 8, 32), 0.5)
+    x[:, 1:7] = t["x"]
+    return x
+
+
 CASES = (
     Case("clone", lambda m, t: t["x"].transpose(1, 2).clone(memory_format=torch.contiguous_format), X),
     Case("contiguous", lambda m, t: t["x"].permute(2, 0, 1).contiguous() * 2, X),
@@ -51,6 +57,11 @@ CASES = (
     Case("cat alone", lambda m, t: torch.cat((t["x"][:, 1:4],), 1) * 2, X),
     Case("cat transposed", lambda m, t: torch.cat((t["x"].transpose(1, 2), t["y"].transpose(1, 2)), 2)[:, 3:, 1:] * 2,
          {"x": (2, 6, 32), "y": (2, 3, 32)}),
+    Case("cat zeros", lambda m, t: torch.cat((torch.zeros(2, 3, 32), t["x"], t["x"] * 2, torch.zeros(2, 1, 32)), 1), X),
+    Case("cat zeros and one", lambda m, t: torch.cat((torch.zeros(2, 32, 3), t["x"].transpose(1, 2)), 2) + 1, X),
+    Case("cat ones", lambda m, t: torch.cat((torch.ones(2, 2, 32), t["x"], torch.zeros(2, 1, 32), t["x"]), 1), X),
+    Case("constants alike", lambda m, t: t["x"] * torch.full((6, 32), 0.5) + torch.ones(2, 6, 1), X),
+    Case("constants alike written", _written_alike, X),
     Case("cat three", lambda m, t: torch.cat((t["x"], t["x"] * 2, t["x"]), 0), X),
     Case("stack", lambda m, t: torch.stack((t["x"], t["y"]), 2), XY),
     Case("repeat", lambda m, t: t["x"].repeat(2, 1, 3), X),
