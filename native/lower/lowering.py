@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from ..program.builder import Builder, LowerError
 from ..trace.graph import Trace, TracedOp, Window, windows_in
 from ..trace.record import decompose
 from ..trace.values import HostStorages, with_windows
-from .host import HostPart, Lowered, as_array, is_host_input
+from .host import HostPart, Island, Lowered, as_constant, is_host_input
 from .passes.chunk_tokens import in_chunks
 from .passes.fuse import fuse
 from .passes.split_columns import split_columns
@@ -44,6 +44,7 @@ class LowerOptions:
     by it, for models whose activations pass 65504 on devices that hold them as F16 while they multiply.
     chunk_threshold_bytes: activations from this size on are computed in chunks where that lowers the peak of memory.
     chunk_tokens: the least tokens of a chunk; matrix kernels are as fast with so many as with more.
+    islands: torch computes what no program can express; without them that is an error.
     """
 
     flash: bool = True
@@ -52,6 +53,7 @@ class LowerOptions:
     activation_scale: float = 1.0
     chunk_threshold_bytes: int = 16 << 20
     chunk_tokens: int = 512
+    islands: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,28 +98,36 @@ class Lowering:
         self.weights = weights
         self.options = options
         self.ranks = ranks
-        self.b = Builder()
         self.step: TracedOp | None = None
-        self.host = HostPart()
         self.constants = HostStorages()
-        self.bound: dict[int, StorageLayout] = {}  # the current content of device storages
         self.weight_names = {window.storage: name for name, window in trace.weights.items()}
         self.stage: dict[int, Stage] = dict.fromkeys(self.weight_names, Stage.DEVICE)
         self.version: dict[int, int] = {}
-        self._captured: dict[tuple[Window, int], Operand] = {}
-        self._computed: dict[Hashable, Operand] = {}
-        self.cache: dict[Hashable, Any] = {}  # of handlers, on constants
         self.results: list[tuple[TracedOp, Window, StorageLayout]] = []  # each step's output, and its storage then
-        for storage, tensor in trace.constants.items():
-            self.constants.flat[storage] = tensor
+        self._parts: list[Lowered] = []  # that are finished
+        self.constants.flat |= trace.constants
+        self._begin_part()
         for name, window in trace.inputs.items():
             if is_host_input(window):
                 self.host.inputs[name] = window
                 self.stage[window.storage] = Stage.HOST
             else:
                 self.stage[window.storage] = Stage.DEVICE
-                leaf = self.b.leaf("input", name, "F32", (window.numel,))
-                self.bound[window.storage] = StorageLayout.torch_order(leaf, window.numel)
+                self._bind_leaf(name, window.storage)
+
+    def _begin_part(self) -> None:
+        self.b = Builder()
+        self.host = HostPart()
+        self.islands: list[Island] = []
+        self.bound: dict[int, StorageLayout] = {}  # the current content of device storages
+        self._captured: dict[tuple[Window, int], Operand] = {}
+        self._computed: dict[Hashable, Operand] = {}
+        self.cache: dict[Hashable, Any] = {}  # of handlers, on constants
+
+    def _bind_leaf(self, name: str, storage: int) -> None:
+        """Make an input of the program the content of a storage."""
+        size = self.trace.storages[storage]
+        self.bound[storage] = StorageLayout.torch_order(self.b.leaf("input", name, "F32", (size,)), size)
 
     # -- operands
 
@@ -130,6 +140,8 @@ class Lowering:
 
     def stored(self, window: Window) -> Operand:
         """Like `operand`, but a weight keeps its type: for matrices, kernels and tables, which may be quantized."""
+        if not window.numel:
+            raise LowerError(f"a tensor without elements, {list(window.shape)}")
         stage = self.stage.get(window.storage, Stage.CONSTANT)
         if stage == Stage.DEVICE:
             return self._content(window.storage).window(window) or self._in_torch_order(window)
@@ -164,7 +176,8 @@ class Lowering:
         shape = tuple(1 if stride == 0 else n for n, stride in zip(window.shape, window.stride, strict=True))
         once = replace(window, shape=shape)
         if stage == Stage.CONSTANT:
-            tensor = self.b.constant(as_array(self.constants.window(once)))
+            values = as_constant(self.constants.window(once))
+            shape, tensor = values.shape, self.b.constant(values)
         else:
             name = f"host.{len(self.host.items)}"
             self.host.items.append((name, once))
@@ -268,35 +281,96 @@ class Lowering:
 
     def run(self) -> Lowered:
         """Lower every step and collect the outputs."""
-        for step in fuse(self.trace).steps:
+        steps = fuse(self.trace).steps
+        for number, step in enumerate(steps):
             self.step = step
             self.b.module_path = step.module_path
             try:
                 self._step(step)
             except LowerError as error:
-                where = self._where()
-                raise LowerError(f"{where} is not supported yet: {error}. Please report the model.") from error
+                try:
+                    if not self.options.islands:
+                        raise
+                    self._island(step, steps[number + 1 :], str(error))
+                except LowerError as last:
+                    where = self._where()
+                    raise LowerError(f"{where} is not supported yet: {last}. Please report the model.") from error
+        lowered = self._part(self.trace.outputs)
+        for part in reversed(self._parts):
+            lowered = replace(part, rest=lowered)
+        return replace(lowered, questions=self.trace.questions)
+
+    def _part(self, windows: Sequence[Window]) -> Lowered:
+        """The program of the steps so far, whose outputs these windows are."""
         tensors = []
-        for window in self.trace.outputs:
+        for window in windows:
             tensor = contiguous(self.b, self.operand(window))
             if self.b[tensor].kind != "op" or self.b[tensor].type != "F32":
                 tensor = self.b.op("scale", tensor, factor=1.0)
             tensors.append(tensor)
         tensors = split_columns(self.b, tensors, self.options.chunk_threshold_bytes)
         tensors = in_chunks(self.b, tensors, self.options.chunk_threshold_bytes, self.options.chunk_tokens)
-        outputs = [Output(tensor, window.shape) for tensor, window in zip(tensors, self.trace.outputs, strict=True)]
+        outputs = [Output(tensor, window.shape) for tensor, window in zip(tensors, windows, strict=True)]
         program, module_paths = self.b.program(outputs)
         names = {tensor.name for tensor in program.tensors if tensor.kind == "input"}
+        self.host.items = [item for item in self.host.items if isinstance(item, TracedOp) or item[0] in names]
         device = tuple(name for name in self.trace.inputs if name in names)
-        return Lowered(program, self.host, device, module_paths, self.trace.questions)
+        return Lowered(program, self.host, device, module_paths, islands=tuple(self.islands))
+
+    def _island(self, step: TracedOp, later: Sequence[TracedOp], reason: str) -> None:
+        """Have torch compute a step on the host, between the program of the steps so far and that of the later ones."""
+        now = self._on_the_device((step.args, step.kwargs))
+        then = self._on_the_device([(each.args, each.kwargs) for each in later], self.trace.outputs)
+        weights = {storage for storage in {**now, **then} if self._is_leaf(storage, "weight")}
+        known = {storage for storage in {**now, **then} if self._is_leaf(storage, "input")}  # to the host
+        kept = [w for storage, w in {**then, **now}.items() if storage not in known | (weights - now.keys())]
+        if kept:
+            self._parts.append(replace(self._part(kept), kept=tuple(kept)))
+            self._begin_part()
+        of_call = {window.storage: name for name, window in self.trace.inputs.items()}
+        self.host.inputs |= {of_call[s]: self.trace.inputs[of_call[s]] for s in known & now.keys() & of_call.keys()}
+        self.islands.append(Island(step.name, step.module_path, reason))
+        self._host_step(step, Stage.HOST)
+        written = {out.storage: self._whole(out) for out in step.outputs if out is not None and not is_host_input(out)}
+        for storage, window in {**then, **written}.items():
+            if storage in written or (storage not in self.bound and storage not in weights):
+                if storage in known & of_call.keys() - written.keys():
+                    self._bind_leaf(of_call[storage], storage)
+                else:
+                    self._carry(window)
+
+    def _on_the_device(self, *values: Any) -> dict[int, Window]:
+        """The storages that values read and the device computes, each as one window."""
+        read = {window.storage: window for window in windows_in(values) if window.numel}
+        return {storage: self._whole(w) for storage, w in read.items() if self.stage.get(storage) == Stage.DEVICE}
+
+    def _whole(self, window: Window) -> Window:
+        return Window(window.storage, (self.trace.storages[window.storage],), (1,), 0, window.dtype)
+
+    def _is_leaf(self, storage: int, kind: str) -> bool:
+        """Whether the content of a storage is a weight or an input as it came."""
+        content = self.bound.get(storage)
+        if content is None:
+            return kind == "weight" and storage in self.weight_names
+        return self.b[content.tensor].kind == kind and content.storage_stride == content.stride
+
+    def _carry(self, window: Window) -> None:
+        """Make what the host holds of a storage an input of the program, and that the storage's content."""
+        name = f"carry.{len(self.host.items)}"
+        self.host.items.append((name, window))
+        self._bind_leaf(name, window.storage)
+        self.stage[window.storage] = Stage.DEVICE
+        self.version[window.storage] = self.version.get(window.storage, 0) + 1
 
     def _step(self, step: TracedOp) -> None:
+        if {out.numel for out in step.outputs if out is not None} == {0}:
+            return  # nothing to compute, and whoever reads it needs no more than its shape
         name = step.name.split(".")[1] if step.name.startswith("aten.") else step.name
         if name in _FILLS or name in ("full_like", "new_full"):
             self._fill(step, name)
             return
-        stages = [self.stage.get(window.storage, Stage.CONSTANT) for window in windows_in((step.args, step.kwargs))]
-        stage = max(stages, default=Stage.CONSTANT)
+        read = [window.storage for window in windows_in((step.args, step.kwargs)) if window.numel]
+        stage = max((self.stage.get(storage, Stage.CONSTANT) for storage in read), default=Stage.CONSTANT)
         if stage < Stage.DEVICE:
             self._host_step(step, stage)
             return
@@ -333,10 +407,8 @@ class Lowering:
             raise LowerError(f"{missing}, and in torch's decomposition of it {error}") from error
 
     def _fill(self, step: TracedOp, name: str) -> None:
-        window = step.outputs[0]
-        assert window is not None
-        value = _FILLS[name] if name in _FILLS else step.args[-1]
-        size = self.trace.storages[window.storage]
+        (window,) = windows_in(step.outputs)
+        size, value = self.trace.storages[window.storage], _FILLS[name] if name in _FILLS else step.args[-1]
         self.constants.flat[window.storage] = torch.full((size,), value, dtype=window.dtype)
         self.stage[window.storage] = Stage.CONSTANT
 
@@ -382,7 +454,7 @@ def lower(
 
     weights: the types and shapes that the parameters have on the device; ranks: parameters with a low-rank branch, and
     its rank; the branch's matrices are the weights `NAME.lora_down` [rank, in] and `NAME.lora_up` [out, rank].
-    Raises LowerError where an operation is not supported, and HandlerBug where a handler fails, naming it, the model
-    and the module.
+    Raises LowerError where an operation cannot be computed even by torch on the host, and HandlerBug where a handler
+    fails, naming it, the model and the module.
     """
     return Lowering(trace, weights, options or LowerOptions(), ranks or {}).run()
