@@ -90,3 +90,11 @@ class Lowered:
         while part is not None:
             yield part
             part = part.rest
+
+    def listing(self) -> str:
+        """The programs as a person reads them, with the islands that come before each."""
+        lines = []
+        for part in self.parts():
+            lines += [f"island {each.operation} in {each.module_path}: {each.reason}" for each in part.islands]
+            lines.append(part.program.listing(part.module_paths))
+        return "\n".join(lines)

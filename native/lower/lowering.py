@@ -1,29 +1,20 @@
-"""Walks a trace: computes constants, leaves what depends on host inputs to the host, lowers the rest by handlers."""
+"""The state of a walk through a trace: operands for handlers, and what becomes of their results."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, TypeVar
 
 import torch
 
-from ..program import Output
 from ..program.builder import Builder, LowerError
-from ..trace.graph import Trace, TracedOp, Window, windows_in
-from ..trace.record import decompose
+from ..trace.graph import Trace, TracedOp, Window
 from ..trace.values import HostStorages, with_windows
 from .host import HostPart, Island, Lowered, as_constant, is_host_input
-from .passes.chunk_tokens import in_chunks
-from .passes.fuse import fuse
-from .passes.split_columns import split_columns
 from .storages import StorageLayout, written
 from .strides import Layout, Operand, Shape, contiguous, contiguous_stride, covers, rows_packed
-
-
-class HandlerBug(RuntimeError):
-    """A handler failed in a way that it did not mean to; its cause is the original error."""
 
 
 class Stage(IntEnum):
@@ -68,7 +59,6 @@ Made = int | Operand  # a tensor with the layout `layout(out)`, or one without g
 Handler = Callable[..., Made | tuple[Made, ...]]  # one result, or one for each output
 HandlerType = TypeVar("HandlerType", bound=Handler)
 HANDLERS: dict[str, Handler] = {}
-_FILLS = {"zeros_like": 0.0, "ones_like": 1.0, "empty_like": 0.0, "new_zeros": 0.0, "new_ones": 1.0, "new_empty": 0.0}
 
 
 def handler(*names: str) -> Callable[[HandlerType], HandlerType]:
@@ -104,18 +94,19 @@ class Lowering:
         self.stage: dict[int, Stage] = dict.fromkeys(self.weight_names, Stage.DEVICE)
         self.version: dict[int, int] = {}
         self.results: list[tuple[TracedOp, Window, StorageLayout]] = []  # each step's output, and its storage then
-        self._parts: list[Lowered] = []  # that are finished
+        self.parts: list[Lowered] = []  # that are finished
         self.constants.flat |= trace.constants
-        self._begin_part()
+        self.begin_part()
         for name, window in trace.inputs.items():
             if is_host_input(window):
                 self.host.inputs[name] = window
                 self.stage[window.storage] = Stage.HOST
             else:
                 self.stage[window.storage] = Stage.DEVICE
-                self._bind_leaf(name, window.storage)
+                self.bind_leaf(name, window.storage)
 
-    def _begin_part(self) -> None:
+    def begin_part(self) -> None:
+        """Begin a new program, in which no tensor of the one before is known."""
         self.b = Builder()
         self.host = HostPart()
         self.islands: list[Island] = []
@@ -124,7 +115,7 @@ class Lowering:
         self._computed: dict[Hashable, Operand] = {}
         self.cache: dict[Hashable, Any] = {}  # of handlers, on constants
 
-    def _bind_leaf(self, name: str, storage: int) -> None:
+    def bind_leaf(self, name: str, storage: int) -> None:
         """Make an input of the program the content of a storage."""
         size = self.trace.storages[storage]
         self.bound[storage] = StorageLayout.torch_order(self.b.leaf("input", name, "F32", (size,)), size)
@@ -218,7 +209,7 @@ class Lowering:
             shape = tuple(function(*(torch.zeros(w.shape, dtype=w.dtype) for w in windows)).shape)
             out = self.temporary(shape, dtype)
             self.stage[out.storage] = stage
-            self._host_step(TracedOp(str(name), function, windows, {}, (out,), ""), stage)
+            self.host_step(TracedOp(str(name), function, windows, {}, (out,), ""), stage)
             self._computed[key] = self.operand(out)
         return self._computed[key]
 
@@ -277,142 +268,10 @@ class Lowering:
         if self.step is not None and storage >= 0:
             self.results.append((self.step, out, content))
 
-    # -- the walk
+    # -- steps on the host
 
-    def run(self) -> Lowered:
-        """Lower every step and collect the outputs."""
-        steps = fuse(self.trace).steps
-        for number, step in enumerate(steps):
-            self.step = step
-            self.b.module_path = step.module_path
-            try:
-                self._step(step)
-            except LowerError as error:
-                try:
-                    if not self.options.islands:
-                        raise
-                    self._island(step, steps[number + 1 :], str(error))
-                except LowerError as last:
-                    where = self._where()
-                    raise LowerError(f"{where} is not supported yet: {last}. Please report the model.") from error
-        lowered = self._part(self.trace.outputs)
-        for part in reversed(self._parts):
-            lowered = replace(part, rest=lowered)
-        return replace(lowered, questions=self.trace.questions)
-
-    def _part(self, windows: Sequence[Window]) -> Lowered:
-        """The program of the steps so far, whose outputs these windows are."""
-        tensors = []
-        for window in windows:
-            tensor = contiguous(self.b, self.operand(window))
-            if self.b[tensor].kind != "op" or self.b[tensor].type != "F32":
-                tensor = self.b.op("scale", tensor, factor=1.0)
-            tensors.append(tensor)
-        tensors = split_columns(self.b, tensors, self.options.chunk_threshold_bytes)
-        tensors = in_chunks(self.b, tensors, self.options.chunk_threshold_bytes, self.options.chunk_tokens)
-        outputs = [Output(tensor, window.shape) for tensor, window in zip(tensors, windows, strict=True)]
-        program, module_paths = self.b.program(outputs)
-        names = {tensor.name for tensor in program.tensors if tensor.kind == "input"}
-        self.host.items = [item for item in self.host.items if isinstance(item, TracedOp) or item[0] in names]
-        device = tuple(name for name in self.trace.inputs if name in names)
-        return Lowered(program, self.host, device, module_paths, islands=tuple(self.islands))
-
-    def _island(self, step: TracedOp, later: Sequence[TracedOp], reason: str) -> None:
-        """Have torch compute a step on the host, between the program of the steps so far and that of the later ones."""
-        now = self._on_the_device((step.args, step.kwargs))
-        then = self._on_the_device([(each.args, each.kwargs) for each in later], self.trace.outputs)
-        weights = {storage for storage in {**now, **then} if self._is_leaf(storage, "weight")}
-        known = {storage for storage in {**now, **then} if self._is_leaf(storage, "input")}  # to the host
-        kept = [w for storage, w in {**then, **now}.items() if storage not in known | (weights - now.keys())]
-        if kept:
-            self._parts.append(replace(self._part(kept), kept=tuple(kept)))
-            self._begin_part()
-        of_call = {window.storage: name for name, window in self.trace.inputs.items()}
-        self.host.inputs |= {of_call[s]: self.trace.inputs[of_call[s]] for s in known & now.keys() & of_call.keys()}
-        self.islands.append(Island(step.name, step.module_path, reason))
-        self._host_step(step, Stage.HOST)
-        written = {out.storage: self._whole(out) for out in step.outputs if out is not None and not is_host_input(out)}
-        for storage, window in {**then, **written}.items():
-            if storage in written or (storage not in self.bound and storage not in weights):
-                if storage in known & of_call.keys() - written.keys():
-                    self._bind_leaf(of_call[storage], storage)
-                else:
-                    self._carry(window)
-
-    def _on_the_device(self, *values: Any) -> dict[int, Window]:
-        """The storages that values read and the device computes, each as one window."""
-        read = {window.storage: window for window in windows_in(values) if window.numel}
-        return {storage: self._whole(w) for storage, w in read.items() if self.stage.get(storage) == Stage.DEVICE}
-
-    def _whole(self, window: Window) -> Window:
-        return Window(window.storage, (self.trace.storages[window.storage],), (1,), 0, window.dtype)
-
-    def _is_leaf(self, storage: int, kind: str) -> bool:
-        """Whether the content of a storage is a weight or an input as it came."""
-        content = self.bound.get(storage)
-        if content is None:
-            return kind == "weight" and storage in self.weight_names
-        return self.b[content.tensor].kind == kind and content.storage_stride == content.stride
-
-    def _carry(self, window: Window) -> None:
-        """Make what the host holds of a storage an input of the program, and that the storage's content."""
-        name = f"carry.{len(self.host.items)}"
-        self.host.items.append((name, window))
-        self._bind_leaf(name, window.storage)
-        self.stage[window.storage] = Stage.DEVICE
-        self.version[window.storage] = self.version.get(window.storage, 0) + 1
-
-    def _step(self, step: TracedOp) -> None:
-        if {out.numel for out in step.outputs if out is not None} == {0}:
-            return  # nothing to compute, and whoever reads it needs no more than its shape
-        name = step.name.split(".")[1] if step.name.startswith("aten.") else step.name
-        if name in _FILLS or name in ("full_like", "new_full"):
-            self._fill(step, name)
-            return
-        read = [window.storage for window in windows_in((step.args, step.kwargs)) if window.numel]
-        stage = max((self.stage.get(storage, Stage.CONSTANT) for storage in read), default=Stage.CONSTANT)
-        if stage < Stage.DEVICE:
-            self._host_step(step, stage)
-            return
-        function = HANDLERS.get(name) or (HANDLERS.get(name[:-1]) if name.endswith("_") else None)
-        if function is None:
-            self._decomposed(step)
-            return
-        try:
-            result = function(self, step.outputs[0], *step.args, **step.kwargs)
-            for out, made in zip(step.outputs, result if isinstance(result, tuple) else (result,), strict=False):
-                assert out is not None
-                self.bind(out, made)
-        except LowerError:
-            raise
-        except Exception as error:
-            raise HandlerBug(
-                f"{self._where()}: a bug in the handler of {name} ({function.__module__}.{function.__qualname__}): "
-                f"{type(error).__name__}: {error}. Please report the model and this line."
-            ) from error
-
-    def _decomposed(self, step: TracedOp) -> None:
-        """Lower a step that has no handler by the steps of torch's own decomposition of it."""
-        shapes = ", ".join(str(list(window.shape)) for window in windows_in(step.args)) or "no tensors"
-        missing = f"no handler for the operation {step.name} on {shapes}"
-        found = decompose(step, self.trace.storages)
-        if found is None:
-            raise LowerError(missing)
-        steps, storages = found
-        self.trace = replace(self.trace, storages=storages)
-        try:
-            for each in steps:
-                self._step(each)
-        except LowerError as error:
-            raise LowerError(f"{missing}, and in torch's decomposition of it {error}") from error
-
-    def _fill(self, step: TracedOp, name: str) -> None:
-        (window,) = windows_in(step.outputs)
-        size, value = self.trace.storages[window.storage], _FILLS[name] if name in _FILLS else step.args[-1]
-        self.constants.flat[window.storage] = torch.full((size,), value, dtype=window.dtype)
-        self.stage[window.storage] = Stage.CONSTANT
-
-    def _host_step(self, step: TracedOp, stage: Stage) -> None:
+    def host_step(self, step: TracedOp, stage: Stage) -> None:
+        """Have torch do a step on the host: now where it is constant, else at every call."""
         outputs = [out.storage for out in step.outputs if out is not None]
         for storage in outputs:
             self.version[storage] = self.version.get(storage, 0) + 1
@@ -437,24 +296,3 @@ class Lowering:
         copy = Window(window.storage, tuple(flat.shape), (1,), 0, window.dtype)
         self.host.items.append(TracedOp("clone", flat.clone, (), {}, (copy,), ""))
         self.stage[window.storage] = Stage.HOST
-
-    def _where(self) -> str:
-        assert self.step is not None
-        module_path = f"{self.trace.model}, in {self.step.module_path}" if self.step.module_path else self.trace.model
-        return f"{module_path} ({self.step.name})"
-
-
-def lower(
-    trace: Trace,
-    weights: Mapping[str, WeightType],
-    options: LowerOptions | None = None,
-    ranks: Mapping[str, int] | None = None,
-) -> Lowered:
-    """Lower a trace to a program.
-
-    weights: the types and shapes that the parameters have on the device; ranks: parameters with a low-rank branch, and
-    its rank; the branch's matrices are the weights `NAME.lora_down` [rank, in] and `NAME.lora_up` [out, rank].
-    Raises LowerError where an operation cannot be computed even by torch on the host, and HandlerBug where a handler
-    fails, naming it, the model and the module.
-    """
-    return Lowering(trace, weights, options or LowerOptions(), ranks or {}).run()

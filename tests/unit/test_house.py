@@ -39,6 +39,8 @@ native.lower.strides native.lower.host native.lower.storages
 native.lower.passes
 native.lower.lowering
 native.lower.handlers
+native.lower.islands
+native.lower.walk
 native.lower
 native.planning
 native.engines.model native.engines.kept
