@@ -97,7 +97,7 @@ SMALL = {  # why a file may be shorter: those files
         native/llm/task.py native/runner/serve.py
     """,
     "one type, or one table, that many import": """
-        native/lower/host.py native/program/tensor.py native/trace/values.py native/weights/header.py
+        native/program/tensor.py native/trace/values.py native/weights/header.py
         native/weights/weight_file.py nodes/planner/loaders.py nodes/planner/unknown.py
     """,
     "one algorithm": """
