@@ -295,6 +295,9 @@ class Lowering:
         if name in _FILLS or name in ("full_like", "new_full"):
             self._fill(step, name)
             return
+        if step.outputs and all(out is not None and not out.numel for out in step.outputs):
+            self._nothing(step)
+            return
         stages = [self.stage.get(window.storage, Stage.CONSTANT) for window in windows_in((step.args, step.kwargs))]
         stage = max(stages, default=Stage.CONSTANT)
         if stage < Stage.DEVICE:
@@ -331,6 +334,13 @@ class Lowering:
                 self._step(each)
         except LowerError as error:
             raise LowerError(f"{missing}, and in torch's decomposition of it {error}") from error
+
+    def _nothing(self, step: TracedOp) -> None:
+        """Results without elements, such as a repetition zero times: constants."""
+        for window in step.outputs:
+            assert window is not None
+            if window.storage not in self.stage:
+                self.constants.flat.setdefault(window.storage, torch.empty(0, dtype=window.dtype))
 
     def _fill(self, step: TracedOp, name: str) -> None:
         window = step.outputs[0]
