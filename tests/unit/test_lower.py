@@ -125,3 +125,10 @@ def test_contributing_shows_what_was_added() -> None:
     code = {line.strip() for file in files for line in (PACK / file).read_text(encoding="utf-8").splitlines()}
     assert len(added) >= 14
     assert [line for line in added if line not in code] == []
+
+
+def test_a_result_without_elements_takes_no_operation() -> None:
+    """A repetition zero times, joined to something, as padding that has nothing to add."""
+    lowered = _lowered(lambda x: torch.cat([x * 2, (x * 3).repeat(1, 0, 1)], 1))
+    assert [tensor.name for tensor in lowered.program.tensors if tensor.kind == "op"] == ["scale"]
+    assert not lowered.program.constants
