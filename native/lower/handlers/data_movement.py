@@ -52,15 +52,24 @@ def cat(low: Lowering, out: Window, parts: Sequence[Window], dim: int = 0) -> Ma
 
 
 def concat_all(low: Lowering, parts: Sequence[Operand], dim: int) -> Operand:
-    """One after the other along a dimension, in pairs, so that each is copied few times."""
+    """One after the other along a dimension, in the memory order of the largest."""
     largest = max(parts, key=lambda x: x.numel)
     repeated = any(n != 1 and stride == 0 for n, stride in zip(largest.shape, largest.stride, strict=True))
     order = tuple(range(len(largest.shape))) if repeated else physical_order(largest.shape, largest.stride)
-    joined = [part.permuted(order) for part in parts]
-    while len(joined) > 1:
-        pairs = [joined[i : i + 2] for i in range(0, len(joined), 2)]
-        joined = [concat(low, pair[0], pair[1], order.index(dim)) if len(pair) == 2 else pair[0] for pair in pairs]
-    return joined[0].permuted([order.index(i) for i in range(len(order))])
+    joined = _halves(low, [part.permuted(order) for part in parts], order.index(dim))
+    return joined.permuted([order.index(i) for i in range(len(order))])
+
+
+def _halves(low: Lowering, parts: Sequence[Operand], dim: int) -> Operand:
+    """The same by halves, so that each is copied few times, of which the first is the smaller where there is a choice.
+
+    So the parts are computed in their order (native/program/schedule.py), in which those of a video need one another.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    sizes = [part.numel for part in parts]
+    count = max(1, *(n for n in range(len(parts)) if 2 * sum(sizes[:n]) <= sum(sizes)))
+    return concat(low, _halves(low, parts[:count], dim), _halves(low, parts[count:], dim), dim)
 
 
 def concat(low: Lowering, first: Operand, second: Operand, dim: int) -> Operand:
