@@ -42,7 +42,7 @@ def convolution(
 
     Transposed: with weight [in, out / groups, *kernel].
     """
-    source, kernel = low.operand(x), kernel_operand(low, weight)
+    source, kernel = low.operand(x), _kernel(low, weight)
     if transposed:
         result = transposed_convolution(low, source, kernel, stride, padding, dilation, groups, out.shape)
     else:
@@ -54,7 +54,7 @@ def convolution(
     return replace(result, tensor=binary(low.b, "add", result, added, Layout.of(result.shape, result.stride)))
 
 
-def kernel_operand(low: Lowering, weight: Window) -> Operand:
+def _kernel(low: Lowering, weight: Window) -> Operand:
     """A kernel without gaps, in F16 if it is stored so, else in F32."""
     kernel = low.stored(weight)
     if low.b[kernel.tensor].type not in ("F32", "F16"):
@@ -167,8 +167,8 @@ def _depthwise(low: Lowering, x: Operand, kernel: Operand, sliding: Sliding) -> 
     (batch, channels), side = x.shape[:2], kernel.shape[2:]
     times = kernel.shape[0] // channels
     by_channel = (channels, times, *side)
-    cast = b.op("cast", kernel.tensor, type="F32")  # as ggml's CPU backend reads it
-    kernels = Operand(cast, by_channel, contiguous_stride(by_channel))
+    in_f32 = kernel.tensor if b[kernel.tensor].type == "F32" else b.op("cast", kernel.tensor, type="F32")
+    kernels = Operand(in_f32, by_channel, contiguous_stride(by_channel))
     parts = []
     for number in range(times):
         one = kernels.narrowed(1, number, 1)
