@@ -168,18 +168,22 @@ def taken(low: Lowering, x: Operand, dim: int, positions: Sequence[int]) -> Oper
     return Operand(rows, shape, contiguous_stride(shape)).permuted([order.index(i) for i in range(len(order))])
 
 
-_NEAREST = {False: torch.ops.aten.upsample_nearest1d.default, True: torch.ops.aten._upsample_nearest_exact1d.default}
-
-
 @handler("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d")
-def upsample_nearest(low: Lowering, out: Window, x: Window, _size: Any, *scales: Any, exact: bool = False) -> Made:
+def upsample_nearest(low: Lowering, out: Window, x: Window, _size: Any, *scales: Any) -> Made:
     """x [batch, channels, *size] in another size, each element the nearest of x by torch's rounding."""
+    return _nearest(low, out, x, "upsample_nearest", scales)
+
+
+@handler("_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d")
+def upsample_nearest_exact(low: Lowering, out: Window, x: Window, _size: Any, *scales: Any) -> Made:
+    """The same, where the nearest is that of the middle of an element."""
+    return _nearest(low, out, x, "_upsample_nearest_exact", scales)
+
+
+def _nearest(low: Lowering, out: Window, x: Window, name: str, scales: Sequence[Any]) -> Made:
     given = scales[0] if scales and isinstance(scales[0], (list, tuple)) else scales
     sizes, wanted = x.shape[2:], out.shape[2:]
-    positions = [
-        _NEAREST[exact](torch.arange(n, dtype=torch.float32).reshape(1, 1, n), [m], scale).long().flatten().tolist()
-        for n, m, scale in zip(sizes, wanted, [*given, *[None] * len(sizes)][: len(sizes)], strict=True)
-    ]
+    positions = [_nearest_positions(name, sizes, wanted, given, axis) for axis in range(len(sizes))]
     source = low.operand(x)
     if all(place == [i * n // m for i in range(m)] and m % n == 0
            for place, n, m in zip(positions, sizes, wanted, strict=True)):  # fmt: skip
@@ -191,7 +195,14 @@ def upsample_nearest(low: Lowering, out: Window, x: Window, _size: Any, *scales:
     return source
 
 
-@handler("_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d")
-def upsample_nearest_exact(low: Lowering, out: Window, x: Window, size: Any, *scales: Any) -> Made:
-    """The same, where the nearest is that of the middle of an element."""
-    return upsample_nearest(low, out, x, size, *scales, exact=True)
+def _nearest_positions(
+    name: str, sizes: Sequence[int], wanted: Sequence[int], scales: Sequence[float | None], axis: int
+) -> list[int]:
+    """The element along one dimension that torch takes for each of the result, asked of torch: it has several rules."""
+    function = getattr(torch.ops.aten, f"{name}{len(sizes)}d").default
+    line = [n if i == axis else 1 for i, n in enumerate(sizes)]
+    numbers = torch.arange(sizes[axis], dtype=torch.float32).reshape(1, 1, *line)
+    factors = [scale if i == axis else None for i, scale in enumerate(scales)]
+    size = [n if i == axis else 1 for i, n in enumerate(wanted)]
+    positions: list[int] = function(numbers, size, *factors).long().flatten().tolist()
+    return positions

@@ -57,6 +57,8 @@ CASES = (
          {"w": (12, 6, 8), "b": (6,)}),
     Case("transposed 1d uneven", lambda m, t: F.conv_transpose1d(t["x"], m.w, stride=3, padding=1, output_padding=2,
          dilation=2), LINE, {"w": (12, 6, 4)}),
+    Case("transposed 1d output padding", lambda m, t: F.conv_transpose1d(t["x"], m.w, stride=3, output_padding=2), LINE,
+         {"w": (12, 6, 2)}),
     Case("transposed 1d grouped", lambda m, t: F.conv_transpose1d(t["x"], m.w, m.b, stride=2, padding=1, groups=3),
          LINE, {"w": (12, 2, 4), "b": (6,)}),
     Case("transposed 1d by a filter", lambda m, t: F.conv_transpose1d(
