@@ -14,6 +14,8 @@ from ...trace.graph import Window
 from ..lowering import Lowering, Made, handler
 from ..strides import Operand, collapse, contiguous, contiguous_stride, padded, physical_order, strided_dimensions, view
 
+_SEVERAL = 4  # elements that are joined one by one with less copying than rows of a table are picked with
+
 
 @handler("clone", "_to_copy")
 def clone(low: Lowering, out: Window, x: Window, *_: Any, **__: Any) -> int:
@@ -156,11 +158,11 @@ def index(low: Lowering, out: Window, x: Window, indices: Sequence[Window | None
 
 
 def taken(low: Lowering, x: Operand, dim: int, positions: Sequence[int]) -> Operand:
-    """The elements at these positions along a dimension, which becomes the slowest in memory."""
+    """The elements at these positions along a dimension, which becomes the slowest in memory if they are many."""
     b = low.b
+    if len(positions) <= _SEVERAL:
+        return concat_all(low, [x.narrowed(dim, position, 1) for position in positions], dim)
     order = (dim, *(i for i in range(len(x.shape)) if i != dim))
-    if len(positions) == x.shape[dim] == 1:
-        return x
     moved = x.permuted(order)
     table = b.reshape(contiguous(b, moved), (x.shape[dim], math.prod(moved.shape[1:])))
     rows = b.op("get_rows", table, b.constant(np.array(positions, np.int32)))
