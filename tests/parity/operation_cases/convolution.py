@@ -63,6 +63,12 @@ CASES = (
          LINE, {"w": (12, 2, 4), "b": (6,)}),
     Case("transposed 1d by a filter", lambda m, t: F.conv_transpose1d(
         t["x"], FILTER.to(t["x"].device).expand(12, 1, -1), stride=2, groups=12), LINE),
+    Case("transposed 1d depthwise", lambda m, t: F.conv_transpose1d(t["x"], m.w, m.b, stride=3, padding=5,
+         output_padding=1, dilation=2, groups=12), LINE, {"w": (12, 2, 3), "b": (24,)}),
+    Case("transposed 1d depthwise cut", lambda m, t: F.conv_transpose1d(t["x"], m.w, stride=2, padding=4, groups=12),
+         LINE, {"w": (12, 1, 3)}),
+    Case("transposed 2d depthwise", lambda m, t: F.conv_transpose2d(t["x"], m.w, stride=(2, 3), padding=(1, 0),
+         output_padding=(1, 2), groups=32), IMAGE, {"w": (32, 1, 4, 3)}),
     Case("transposed 2d", lambda m, t: F.conv_transpose2d(t["x"], m.w, m.b, stride=2, padding=1), IMAGE,
          {"w": (32, 6, 4, 4), "b": (6,)}),
     Case("transposed 2d uneven", lambda m, t: F.conv_transpose2d(t["x"], m.w, stride=(3, 1), padding=(2, 0),
