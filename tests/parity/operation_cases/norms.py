@@ -14,6 +14,7 @@ CASES = (
     Case("rms_norm pattern", lambda m, t: m.w * (t["x"] * torch.rsqrt(t["x"].pow(2).mean(-1, keepdim=True) + 1e-6)), X,
          {"w": (32,)}),
     Case("group_norm", lambda m, t: F.group_norm(t["x"], 8, m.w, m.b, 1e-6), IMAGE, {"w": (32,), "b": (32,)}),
+    Case("group_norm part", lambda m, t: F.group_norm(t["x"][1:], 2, eps=1e-6), {"x": (2, 6, 3, 3)}),
     Case("softmax", lambda m, t: torch.softmax(t["x"], -1), X),
     Case("mean", lambda m, t: t["x"].mean((1, 2)), X),
     Case("mean last", lambda m, t: t["x"].mean(-1, keepdim=True) + t["x"], X),

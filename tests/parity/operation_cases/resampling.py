@@ -14,6 +14,7 @@ CASES = (
     Case("upsample_nearest2d any size", lambda m, t: F.interpolate(t["x"], size=(11, 5)), IMAGE),
     Case("upsample_nearest2d smaller", lambda m, t: F.interpolate(t["x"], scale_factor=0.5), IMAGE),
     Case("upsample_nearest2d scale", lambda m, t: F.interpolate(t["x"], scale_factor=(1.7, 1.3)), IMAGE),
+    Case("upsample_nearest2d nearly twice", lambda m, t: F.interpolate(t["x"], scale_factor=2.1), IMAGE),
     Case("upsample_nearest3d", lambda m, t: F.interpolate(t["x"], scale_factor=(1, 2, 2)), {"x": (2, 3, 4, 5, 6)}),
     Case("upsample_nearest3d any size", lambda m, t: F.interpolate(t["x"], size=(7, 5, 8)), {"x": (2, 3, 4, 5, 6)}),
     Case("nearest-exact 1d", lambda m, t: F.interpolate(t["x"], size=13, mode="nearest-exact"), {"x": (2, 6, 9)}),
