@@ -306,6 +306,11 @@ class Lowering:
             return
         stages = [self.stage.get(window.storage, Stage.CONSTANT) for window in windows_in((step.args, step.kwargs))]
         stage = max(stages, default=Stage.CONSTANT)
+        if torch.Tag.nondeterministic_seeded in getattr(step.function, "tags", ()):
+            stage = max(stage, Stage.HOST)  # drawn at every call
+        if name in ("randn_like", "rand_like"):
+            self._draw(step, torch.randn if name == "randn_like" else torch.rand)
+            return
         if stage < Stage.DEVICE:
             self._host_step(step, stage)
             return
@@ -348,6 +353,13 @@ class Lowering:
         size = self.trace.storages[window.storage]
         self.constants.flat[window.storage] = torch.full((size,), value, dtype=window.dtype)
         self.stage[window.storage] = Stage.CONSTANT
+
+    def _draw(self, step: TracedOp, generate: Callable[..., torch.Tensor]) -> None:
+        """Random numbers, of which the tensor that they are like says the shape alone: torch draws them on the host."""
+        out = step.outputs[0]
+        assert out is not None
+        drawn = TracedOp(step.name, generate, (out.shape,), {"dtype": out.dtype}, (out,), step.module_path)
+        self._host_step(drawn, Stage.HOST)
 
     def _host_step(self, step: TracedOp, stage: Stage) -> None:
         outputs = [out.storage for out in step.outputs if out is not None]
