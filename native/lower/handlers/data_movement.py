@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -104,6 +105,42 @@ def repeat(low: Lowering, out: Window, x: Window, times: Sequence[int]) -> int:
         for _ in range(count - 1):
             joined = _concat(low, joined, once, dim)
     return low.to_layout(contiguous(low.b, joined), out)
+
+
+@handler("flip")
+def flip(low: Lowering, out: Window, x: Window, dims: Sequence[int]) -> Operand:
+    """The elements along some dimensions in reversed order."""
+    rank = len(x.shape)
+    flipped = sorted({dim % rank for dim in dims})
+    order = flipped + [i for i in range(rank) if i not in flipped]
+    moved = low.operand(x).permuted(order)
+    sizes = moved.shape[: len(flipped)]
+    numbers = torch.arange(math.prod(sizes), dtype=torch.int32).flip(0)  # of all of them at once
+    length = x.numel // math.prod(sizes)
+    table = low.b.reshape(contiguous(low.b, moved), (math.prod(sizes), length))
+    taken = low.b.op("get_rows", table, low.b.constant(numbers.numpy()))
+    return Operand(taken, moved.shape, contiguous_stride(moved.shape)).permuted([order.index(i) for i in range(rank)])
+
+
+@handler("roll")
+def roll(low: Lowering, out: Window, x: Window, shifts: Sequence[int], dims: Sequence[int] = ()) -> Operand:
+    """The elements moved along some dimensions, those past the end to the beginning."""
+    if not dims:
+        raise LowerError("a roll over all dimensions at once")
+    rolled = low.operand(x)
+    for shift, dim in zip(shifts, dims, strict=True):
+        size = x.shape[dim]
+        first = -shift % size
+        if first:
+            dim %= len(x.shape)
+            rolled = _concat(low, _along(rolled, dim, first, size), _along(rolled, dim, 0, first), dim)
+    return rolled
+
+
+def _along(x: Operand, dim: int, start: int, end: int) -> Operand:
+    """The elements from `start` to before `end` along a dimension."""
+    shape = (*x.shape[:dim], end - start, *x.shape[dim + 1 :])
+    return replace(x, shape=shape, offset=x.offset + start * x.stride[dim])
 
 
 @handler("constant_pad_nd")

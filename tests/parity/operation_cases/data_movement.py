@@ -25,6 +25,10 @@ def _in_place_window(m: Any, t: Inputs) -> Tensor:
     return x + t["x"]
 
 
+def _view_in_place(m: Any, t: Inputs) -> Tensor:
+    return (t["x"] * 2).as_strided_((2, 3, 8), (192, 64, 2), 1).add_(1)
+
+
 CASES = (
     Case("clone", lambda m, t: t["x"].transpose(1, 2).clone(memory_format=torch.contiguous_format), X),
     Case("contiguous", lambda m, t: t["x"].permute(2, 0, 1).contiguous() * 2, X),
@@ -48,6 +52,13 @@ CASES = (
     Case("stack", lambda m, t: torch.stack((t["x"], t["y"]), 2), XY),
     Case("repeat", lambda m, t: t["x"].repeat(2, 1, 3), X),
     Case("expand", lambda m, t: t["x"][:, :1].expand(2, 6, 32).reshape(-1, 32) * 2, X),
+    Case("flip", lambda m, t: t["x"].flip(1), X),
+    Case("flip two", lambda m, t: t["x"].permute(0, 2, 3, 1).flip(-1, 0) * 2, IMAGE),
+    Case("flip a weight", lambda m, t: t["x"] + m.w.flip((0, 1)), X, {"w": (6, 32)}),
+    Case("roll", lambda m, t: t["x"].roll((-2, 3), (1, 2)), X),
+    Case("roll of windows", lambda m, t: t["x"].permute(0, 2, 3, 1).roll((5, -4), (1, 2)).unflatten(1, (3, 2)), IMAGE),
+    Case("roll of nothing", lambda m, t: t["x"].roll((6, 0), (1, 0)) * 2, X),
+    Case("as_strided in place", _view_in_place, X),
     Case("constant_pad_nd", lambda m, t: F.pad(t["x"], (0, 1, 2, 0)), IMAGE),
     Case("circular pad", lambda m, t: F.pad(t["x"], (0, 1, 0, 1), mode="circular"), IMAGE),
     Case("embedding", lambda m, t: F.embedding(t["ids"], m.w), {}, {"w": (20, 32)},
