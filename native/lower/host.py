@@ -43,6 +43,8 @@ class HostStorages:
 
     def window(self, window: Window) -> torch.Tensor:
         """A window as a tensor, which shares the storage's memory."""
+        if not window.numel:
+            return torch.empty(window.shape, dtype=window.dtype)
         return self.flat[window.storage].as_strided(window.shape, window.stride, window.offset)
 
     def run(self, step: TracedOp) -> None:
@@ -60,6 +62,13 @@ def as_array(tensor: torch.Tensor) -> np.ndarray:
     """A host tensor as an input or constant of a program: F32, or I32 for integers."""
     kind = torch.float32 if tensor.is_floating_point() or tensor.dtype == torch.bool else torch.int32
     return np.ascontiguousarray(tensor.detach().to(kind).numpy())
+
+
+def as_constant(tensor: torch.Tensor) -> np.ndarray:
+    """The same for a constant; one element in as many dimensions where all are alike, such as a video's padding."""
+    array = as_array(tensor)
+    first = array[(slice(1),) * array.ndim]
+    return first if np.array_equal(array, np.broadcast_to(first, array.shape), equal_nan=True) else array
 
 
 @dataclass

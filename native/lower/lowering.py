@@ -13,7 +13,7 @@ from ..program import Output, Program
 from ..program.builder import Builder, LowerError
 from ..trace.graph import Trace, TracedOp, Window, windows_in
 from ..trace.record import decompose
-from .host import HostPart, HostStorages, as_array, is_host_input, with_windows
+from .host import HostPart, HostStorages, as_constant, is_host_input, with_windows
 from .passes.chunk_tokens import in_chunks
 from .passes.fuse import fuse
 from .passes.split_columns import split_columns
@@ -139,6 +139,8 @@ class Lowering:
 
     def stored(self, window: Window) -> Operand:
         """Like `operand`, but a weight keeps its type: for matrices, kernels and tables, which may be quantized."""
+        if not window.numel:
+            raise LowerError(f"a tensor without elements, {list(window.shape)}")
         stage = self.stage.get(window.storage, Stage.CONSTANT)
         if stage == Stage.DEVICE:
             return self._content(window.storage).window(window) or self._in_torch_order(window)
@@ -173,7 +175,8 @@ class Lowering:
         shape = tuple(1 if stride == 0 else n for n, stride in zip(window.shape, window.stride, strict=True))
         once = replace(window, shape=shape)
         if stage == Stage.CONSTANT:
-            tensor = self.b.constant(as_array(self.constants.window(once)))
+            values = as_constant(self.constants.window(once))
+            shape, tensor = values.shape, self.b.constant(values)
         else:
             name = f"host.{len(self.host.items)}"
             self.host.items.append((name, once))
@@ -300,12 +303,14 @@ class Lowering:
         return Lowered(program, self.host, device, module_paths)
 
     def _step(self, step: TracedOp) -> None:
+        if {out.numel for out in step.outputs if out is not None} == {0}:
+            return  # nothing to compute, and whoever reads it needs no more than its shape
         name = step.name.split(".")[1] if step.name.startswith("aten.") else step.name
         if name in _FILLS or name in ("full_like", "new_full"):
             self._fill(step, name)
             return
-        stages = [self.stage.get(window.storage, Stage.CONSTANT) for window in windows_in((step.args, step.kwargs))]
-        stage = max(stages, default=Stage.CONSTANT)
+        read = [window.storage for window in windows_in((step.args, step.kwargs)) if window.numel]
+        stage = max((self.stage.get(storage, Stage.CONSTANT) for storage in read), default=Stage.CONSTANT)
         if torch.Tag.nondeterministic_seeded in getattr(step.function, "tags", ()):
             stage = max(stage, Stage.HOST)  # drawn at every call
         if name in ("randn_like", "rand_like"):
@@ -347,10 +352,8 @@ class Lowering:
             raise LowerError(f"{missing}, and in torch's decomposition of it {error}") from error
 
     def _fill(self, step: TracedOp, name: str) -> None:
-        window = step.outputs[0]
-        assert window is not None
-        value = _FILLS[name] if name in _FILLS else step.args[-1]
-        size = self.trace.storages[window.storage]
+        (window,) = windows_in(step.outputs)
+        size, value = self.trace.storages[window.storage], _FILLS[name] if name in _FILLS else step.args[-1]
         self.constants.flat[window.storage] = torch.full((size,), value, dtype=window.dtype)
         self.stage[window.storage] = Stage.CONSTANT
 

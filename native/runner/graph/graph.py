@@ -21,8 +21,9 @@ from ..device.buffers import Allocation, Budget, OverBudget, allocate, describe,
 from ..device.devices import Device
 from ..ggml_binding import context, ggml
 from ..weight_memory.streamed import Stream, Uses, plan, stops
-from .operations import BUILDERS, Call, OperationFault, f16_as_f32
+from .operations import BUILDERS, Call, OperationFault
 from .segments import cuts, layout_is_known, segments_of
+from .sources import at_binding_offsets, f16_as_f32
 
 _CONSTANT_TYPES = {"float32": "F32", "float16": "F16", "int32": "I32"}
 _FLAG_INPUT, _FLAG_OUTPUT = 1, 2  # enum ggml_tensor_flag
@@ -196,7 +197,9 @@ class Graph:
         try:
             parameters = parameters_of(row.name, row.parameters)
             call = Call(self._context, row, parameters, declared, sources)
-            made = BUILDERS[row.name](f16_as_f32(call) if self.device.traits.f16_as_f32 else call)
+            if self.device.traits.f16_as_f32:
+                call = f16_as_f32(call)
+            made = BUILDERS[row.name](call if self.device.type == "CPU" else at_binding_offsets(call))
         except (TypeError, ctypes.ArgumentError) as error:  # a number that ggml's call cannot hold
             raise OperationFault(f"its parameters {row.parameters} do not fit: {error}") from error
         _check_result(row, made)

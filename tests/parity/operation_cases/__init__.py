@@ -10,6 +10,7 @@ from . import (
     linear_algebra,
     matmul,
     norms,
+    padding,
     patches,
     resampling,
     rope,
@@ -20,7 +21,7 @@ from .case import Case, Inputs, Parameters
 __all__ = ["CASES", "Case", "Inputs", "Parameters"]
 
 _SUBJECTS = (
-    attention, convolution, data_movement, elementwise, linear_algebra, matmul, norms, patches, resampling, rope,
-    sampling,
+    attention, convolution, data_movement, elementwise, linear_algebra, matmul, norms, padding, patches, resampling,
+    rope, sampling,
 )  # fmt: skip
 CASES: tuple[Case, ...] = tuple(case for subject in _SUBJECTS for case in subject.CASES)
