@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,37 @@ def repeat(low: Lowering, out: Window, x: Window, times: Sequence[int]) -> int:
     shape = tuple(n for pair in zip(times, source.shape, strict=True) for n in pair)
     stride = tuple(step for own in source.stride for step in (0, own))
     return low.to_layout(contiguous(low.b, Operand(source.tensor, shape, stride, source.offset)), out)
+
+
+@handler("flip")
+def flip(low: Lowering, out: Window, x: Window, dims: Sequence[int]) -> Made:
+    """The elements along some dimensions in reversed order."""
+    flipped = low.operand(x)
+    for dim in dims:
+        if x.shape[dim] > 1:
+            flipped = taken(low, flipped, dim % len(x.shape), range(x.shape[dim])[::-1])
+    return clone(low, out, x) if flipped == low.operand(x) else flipped
+
+
+@handler("roll")
+def roll(low: Lowering, out: Window, x: Window, shifts: Sequence[int], dims: Sequence[int] = ()) -> Made:
+    """The elements moved along some dimensions, those past the end to the beginning."""
+    if not dims:
+        raise LowerError("a roll over all dimensions at once")
+    rolled = low.operand(x)
+    for shift, dim in zip(shifts, dims, strict=True):
+        size = x.shape[dim]
+        first = -shift % size
+        if first:
+            dim %= len(x.shape)
+            rolled = concat(low, _along(rolled, dim, first, size), _along(rolled, dim, 0, first), dim)
+    return clone(low, out, x) if rolled == low.operand(x) else rolled
+
+
+def _along(x: Operand, dim: int, start: int, end: int) -> Operand:
+    """The elements from `start` to before `end` along a dimension."""
+    shape = (*x.shape[:dim], end - start, *x.shape[dim + 1 :])
+    return replace(x, shape=shape, offset=x.offset + start * x.stride[dim])
 
 
 @handler("embedding")
