@@ -140,7 +140,7 @@ def randomize(module: torch.nn.Module) -> torch.nn.Module:
     """Weights that keep activations near one.
 
     Matrices and kernels by their fan-in, tables of embeddings and positions as they come, norms near one. Of the
-    buffers only statistics of batch norms and tables of positions: the others are values that the module computes for itself.
+    buffers only statistics of batch norms and tables of positions: the others the module computes for itself.
     """
     generator = torch.Generator().manual_seed(3)
     tables = {f"{name}.weight" for name, part in module.named_modules() if isinstance(part, torch.nn.Embedding)}

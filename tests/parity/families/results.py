@@ -1,4 +1,4 @@
-"""What was measured of each case: how far it is from torch on each device, or where it stops; and the table in docs."""
+"""Results of the cases: how far each is from torch on each device, or where it stops; and the table in docs."""
 
 from __future__ import annotations
 
