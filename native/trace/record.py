@@ -253,7 +253,10 @@ def trace(
             name: torch.empty(tuple(p.shape), dtype=torch.float32 if p.is_floating_point() else p.dtype)
             for name, p in named.items()
         }
-        fakes = {name: torch.empty(tuple(x.shape), dtype=x.dtype) for name, x in inputs.items()}
+        fakes = {
+            name: torch.empty(tuple(x.shape), dtype=torch.float32 if x.is_floating_point() else x.dtype)
+            for name, x in inputs.items()
+        }
         weight_windows = {name: recorder.window(tensor) for name, tensor in weights.items()}
         input_windows = {name: recorder.window(tensor) for name, tensor in fakes.items()}
         answers.on_device |= {window.storage for window in weight_windows.values()}
