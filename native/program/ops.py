@@ -107,6 +107,12 @@ class LeakyRelu(NamedTuple):
     slope: float
 
 
+class Argsort(NamedTuple):
+    """The places of the largest elements come first, or those of the smallest."""
+
+    descending: bool
+
+
 class MulMat(NamedTuple):
     """prec "F32": sums are in F32 on every device."""
 
@@ -184,6 +190,10 @@ def _rows_reduced_ne(sources: Sources, _parameters: Any) -> Ne:
     return 1, *sources[0].ne[1:]
 
 
+def _argmax_ne(sources: Sources, _parameters: Any) -> Ne:
+    return sources[0].ne[1], 1, 1, 1
+
+
 def _mul_mat_ne(sources: Sources, _parameters: MulMat) -> Ne:
     matrix, columns = sources
     return matrix.ne[1], *columns.ne[1:]
@@ -210,6 +220,10 @@ def _first_type(sources: Sources, _parameters: Any) -> str:
 
 def _cast_type(_sources: Sources, cast: Cast) -> str:
     return cast.type
+
+
+def _i32(_sources: Sources, _parameters: Any) -> str:
+    return "I32"
 
 
 def _f32(_sources: Sources, _parameters: Any) -> str:
@@ -298,12 +312,18 @@ OPERATIONS: dict[str, Operation] = {
     **{name: _elementwise(in_place=True) for name in ("silu", "gelu", "gelu_erf", "gelu_quick", "relu", "tanh")},
     **{name: _elementwise(in_place=True) for name in ("sigmoid", "neg", "abs", "exp", "sqr", "sqrt", "log")},
     **{name: _elementwise() for name in ("sin", "cos")},
+    # the sign; the whole number below, above, the nearest (of halves the one further from 0), and towards 0
+    **{name: _elementwise() for name in ("sgn", "floor", "ceil", "round", "trunc")},
+    **{name: _elementwise() for name in ("elu", "softplus", "expm1")},
     "scale": _elementwise(Scale, in_place=True, contiguous=True),
     "clamp": _elementwise(Clamp, contiguous=True),
     "leaky_relu": _elementwise(LeakyRelu, contiguous=True),
     # row by row; dimension 0 is a row
     "sum_rows": Operation(ne=_rows_reduced_ne),
     "mean": Operation(ne=_rows_reduced_ne),
+    "cumsum": Operation(per_token=PerToken.ROWS),
+    "argmax": Operation(ne=_argmax_ne, type=_i32),
+    "argsort": Operation(Argsort, type=_i32),
     "norm": Operation(Norm, per_token=PerToken.ROWS),
     "rms_norm": Operation(Norm, in_place=True, per_token=PerToken.ROWS),
     "soft_max": Operation(Softmax, (1, 2), in_place=True),  # scores, and what is added to them

@@ -1,4 +1,4 @@
-"""Handlers of normalisation layers, softmax, sums and means."""
+"""Handlers of normalisation layers and softmax."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...program.builder import LowerError
 from ...trace.graph import Window
 from ..lowering import Lowering, handler
 from ..strides import Operand, contiguous, norm_rows
+from .reductions import rows_back, rows_over
 
 
 def _affine(low: Lowering, normed: int, weight: Window | None, bias: Window | None, shape: Sequence[int]) -> int:
@@ -55,31 +55,7 @@ def group_norm(
 
 
 @handler("_softmax")
-def softmax(low: Lowering, out: Window, x: Window, dim: int, *_: Any) -> int:
-    """Softmax over the last dimension."""
-    if dim % len(x.shape) != len(x.shape) - 1:
-        raise LowerError(f"a softmax over dimension {dim} of {x.shape}")
-    source = low.b.reshape(contiguous(low.b, low.operand(x)), (x.numel // x.shape[-1], x.shape[-1]))
-    return low.to_layout(low.b.op("soft_max", source), out)
-
-
-def _reduction(low: Lowering, name: str, out: Window, x: Window, dims: Sequence[int] | None) -> int:
-    """Sum or mean over dimensions: they are made the last ones, and rows are reduced."""
-    rank = len(x.shape)
-    over = sorted(d % rank for d in dims) if dims else list(range(rank))
-    order = [i for i in range(rank) if i not in over] + over
-    length = math.prod(x.shape[i] for i in over)
-    source = low.b.reshape(contiguous(low.b, low.operand(x).permuted(order)), (x.numel // length, length))
-    return low.to_layout(low.b.op(name, source), out)
-
-
-@handler("mean")
-def mean(low: Lowering, out: Window, x: Window, dims: Sequence[int] | None = None, *_: Any, **__: Any) -> int:
-    """The mean over dimensions."""
-    return _reduction(low, "mean", out, x, dims)
-
-
-@handler("sum")
-def total(low: Lowering, out: Window, x: Window, dims: Sequence[int] | None = None, *_: Any, **__: Any) -> int:
-    """The sum over dimensions."""
-    return _reduction(low, "sum_rows", out, x, dims)
+def softmax(low: Lowering, out: Window, x: Window, dim: int, *_: Any) -> Operand:
+    """Softmax over one dimension."""
+    scores = low.b.op("soft_max", rows_over(low, low.operand(x), dim))
+    return rows_back(scores, out.shape, dim)

@@ -253,6 +253,20 @@ def _norm(function: Any) -> Callable[[Call], Any]:
     return build
 
 
+def _argmax(call: Call) -> Any:
+    _types(call, 0, "F32")
+    _contiguous(call, 0)
+    _require(call.declared[0].ne[2:] == (1, 1), f"rows of {call.declared[0].ne}")
+    return ggml.ggml_argmax(call.context, call.sources[0])
+
+
+def _argsort(call: Call) -> Any:
+    argsort: ops.Argsort = call.parameters
+    _types(call, 0, "F32")
+    _contiguous(call, 0)
+    return ggml.ggml_argsort(call.context, call.sources[0], int(argsort.descending))
+
+
 def _group_norm(call: Call) -> Any:
     norm: ops.GroupNorm = call.parameters
     _within((norm.groups,), least=1)
@@ -347,6 +361,9 @@ BUILDERS: dict[str, Callable[[Call], Any]] = {
     **{name: (_unary if row.sources == (1, 1) else _binary)(getattr(ggml, f"ggml_{name}"))
        for name, row in ops.OPERATIONS.items() if row.splittable and row.parameters is ops.Nothing},
     **{name: _norm(getattr(ggml, f"ggml_{name}")) for name in ("norm", "rms_norm", "sum_rows", "mean")},
+    "cumsum": _norm(ggml.ggml_cumsum),
+    "argmax": _argmax,
+    "argsort": _argsort,
     "scale": _scale,
     "clamp": _clamp,
     "leaky_relu": _leaky_relu,

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from . import attention, convolution, data_movement, elementwise, matmul, norms, resampling, rope
+from . import (
+    attention,
+    comparison,
+    convolution,
+    data_movement,
+    elementwise,
+    matmul,
+    norms,
+    reductions,
+    resampling,
+    rope,
+    rounding,
+    selection,
+)
 from .case import Case, Inputs, Parameters
 
 __all__ = ["CASES", "Case", "Inputs", "Parameters"]
 
 CASES: tuple[Case, ...] = tuple(
     case
-    for subject in (attention, convolution, data_movement, elementwise, matmul, norms, resampling, rope)
+    for subject in (
+        attention, comparison, convolution, data_movement, elementwise, matmul, norms, reductions, resampling, rope,
+        rounding, selection,
+    )
     for case in subject.CASES
-)
+)  # fmt: skip

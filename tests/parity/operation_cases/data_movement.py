@@ -50,7 +50,4 @@ CASES = (
     Case("expand", lambda m, t: t["x"][:, :1].expand(2, 6, 32).reshape(-1, 32) * 2, X),
     Case("constant_pad_nd", lambda m, t: F.pad(t["x"], (0, 1, 2, 0)), IMAGE),
     Case("circular pad", lambda m, t: F.pad(t["x"], (0, 1, 0, 1), mode="circular"), IMAGE),
-    Case("embedding", lambda m, t: F.embedding(t["ids"], m.w), {}, {"w": (20, 32)},
-         host={"ids": torch.tensor([[3, 19, 0], [7, 7, 2]])}, outliers=False),
-    Case("index", lambda m, t: t["x"][t["a"], t["b"]], X, host={"a": torch.tensor([0, 1]), "b": torch.tensor([5, -1])}),
 )  # fmt: skip
