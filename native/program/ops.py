@@ -107,6 +107,12 @@ class LeakyRelu(NamedTuple):
     slope: float
 
 
+class Rope(NamedTuple):
+    """halves: pairs are a channel of the first half and one of the second, else two that follow one another."""
+
+    halves: bool = False
+
+
 class Argsort(NamedTuple):
     """The places of the largest elements come first, or those of the smallest."""
 
@@ -329,7 +335,7 @@ OPERATIONS: dict[str, Operation] = {
     "soft_max": Operation(Softmax, (1, 2), in_place=True),  # scores, and what is added to them
     # layers
     "group_norm": Operation(GroupNorm),
-    "rope": Operation(sources=(3, 3), in_place=True),  # x, positions of the tokens, and divisors of each pair's angle
+    "rope": Operation(Rope, (3, 3), in_place=True),  # x, positions of the tokens, and divisors of each pair's angle
     "mul_mat": Operation(MulMat, (2, 2), _mul_mat_ne, _f32, _mul_mat_flops, per_token=PerToken.ROWS, repacked=0),
     # queries, keys, values [channels, tokens, heads, batch], and what is added to the scores
     "flash_attn": Operation(Softmax, (3, 4), _flash_attn_ne, _f32, _flash_attn_flops),

@@ -10,6 +10,7 @@ from typing import Any
 from ...trace.graph import Window
 from ..lowering import Lowering, handler
 from ..strides import Operand, contiguous, norm_rows
+from .elementwise import add, mul
 from .reductions import rows_back, rows_over
 
 
@@ -41,6 +42,27 @@ def rms_norm(
     eps = 1.1920929e-07 if eps is None else eps  # torch's default: finfo(float32).eps
     normed = low.b.op("rms_norm", source.tensor, eps=eps)
     return replace(source, tensor=_affine(low, normed, weight, None, (math.prod(shape),)))
+
+
+def _modulated(low: Lowering, out: Window, normed: Operand, scale: Window, shift: Window) -> int:
+    """normed * (1 + scale) + shift."""
+    x, factor, product = low.temporary(out.shape), low.temporary(scale.shape), low.temporary(out.shape)
+    low.bind(x, normed)
+    low.bind(factor, add(low, factor, scale, 1.0))
+    low.bind(product, mul(low, product, x, factor))
+    return add(low, out, product, shift)
+
+
+@handler("comfy_kitchen.adaln.default")
+def adaln(low: Lowering, out: Window, x: Window, scale: Window, shift: Window, eps: float = 1e-6) -> int:
+    """Modulated layer normalisation (Peebles and Xie 2022; comfy_kitchen/backends/eager/adaln.py)."""
+    return _modulated(low, out, layer_norm(low, out, x, x.shape[-1:], None, None, eps), scale, shift)
+
+
+@handler("comfy_kitchen.rms_adaln.default")
+def rms_adaln(low: Lowering, out: Window, x: Window, scale: Window, shift: Window, eps: float = 1e-6) -> int:
+    """The same of a root mean square normalisation."""
+    return _modulated(low, out, rms_norm(low, out, x, x.shape[-1:], None, eps), scale, shift)
 
 
 @handler("native_group_norm")

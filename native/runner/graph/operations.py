@@ -15,6 +15,7 @@ from ..ggml_binding import ggml
 _PRODUCTS = ("mul_mat", "conv_2d", "flash_attn")
 _FLOATS = ("F32", "F16", "BF16")
 _GGML_PREC_F32 = 10
+_ROPE_NEOX = 2  # GGML_ROPE_TYPE_NEOX
 _UPSCALE_MODES = {"nearest": 0, "bilinear": 1}  # enum ggml_scale_mode
 
 
@@ -239,8 +240,9 @@ def _rope(call: Call) -> Any:
     _contiguous(call, 1, 2)
     fits = x[0] % 2 == 0 and positions == (x[2], 1, 1, 1) and divisors == (x[0] // 2, 1, 1, 1)
     _require(fits, f"positions {positions} and divisors {divisors} for {x}")
-    # neighbours are pairs (mode 0); a base of 1 leaves every angle to the divisors; no YaRN
-    numbers = (x[0], 0, 0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0)
+    mode = _ROPE_NEOX if call.parameters.halves else 0
+    # a base of 1 leaves every angle to the divisors; no YaRN
+    numbers = (x[0], mode, 0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0)
     return ggml.ggml_rope_ext(call.context, *call.sources, *numbers)
 
 

@@ -15,5 +15,9 @@ CASES = (
          {"w": (32,)}),
     Case("group_norm", lambda m, t: F.group_norm(t["x"], 8, m.w, m.b, 1e-6), IMAGE, {"w": (32,), "b": (32,)}),
     Case("softmax", lambda m, t: torch.softmax(t["x"], -1), X),
+    Case("adaln", lambda m, t: torch.ops.comfy_kitchen.adaln(t["x"], t["y"], t["z"], 1e-6),
+         {"x": (2, 6, 32), "y": (2, 1, 32), "z": (2, 1, 32)}),
+    Case("rms_adaln", lambda m, t: torch.ops.comfy_kitchen.rms_adaln(t["x"], t["y"], t["z"], 1e-6),
+         {"x": (2, 6, 32), "y": (2, 1, 32), "z": (2, 6, 32)}),
     Case("softmax first", lambda m, t: torch.softmax(t["x"], 1) * 2, X),
 )  # fmt: skip
