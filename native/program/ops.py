@@ -107,6 +107,18 @@ class LeakyRelu(NamedTuple):
     slope: float
 
 
+class Rope(NamedTuple):
+    """halves: pairs are a channel of the first half and one of the second, else two that follow one another."""
+
+    halves: bool = False
+
+
+class Argsort(NamedTuple):
+    """The places of the largest elements come first, or those of the smallest."""
+
+    descending: bool
+
+
 class MulMat(NamedTuple):
     """prec "F32": sums are in F32 on every device."""
 
@@ -210,6 +222,10 @@ def _rows_reduced_ne(sources: Sources, _parameters: Any) -> Ne:
     return 1, *sources[0].ne[1:]
 
 
+def _argmax_ne(sources: Sources, _parameters: Any) -> Ne:
+    return sources[0].ne[1], 1, 1, 1
+
+
 def _mul_mat_ne(sources: Sources, _parameters: MulMat) -> Ne:
     matrix, columns = sources
     return matrix.ne[1], *columns.ne[1:]
@@ -256,6 +272,10 @@ def _first_type(sources: Sources, _parameters: Any) -> str:
 
 def _cast_type(_sources: Sources, cast: Cast) -> str:
     return cast.type
+
+
+def _i32(_sources: Sources, _parameters: Any) -> str:
+    return "I32"
 
 
 def _f32(_sources: Sources, _parameters: Any) -> str:
@@ -350,19 +370,24 @@ OPERATIONS: dict[str, Operation] = {
     **{name: _elementwise(in_place=True) for name in ("silu", "gelu", "gelu_erf", "gelu_quick", "relu", "tanh")},
     **{name: _elementwise(in_place=True) for name in ("sigmoid", "neg", "abs", "exp", "sqr", "sqrt", "log")},
     **{name: _elementwise() for name in ("sin", "cos")},
-    **{name: _elementwise() for name in ("floor", "sgn")},
+    # the sign; the whole number below, above, the nearest (of halves the one further from 0), and towards 0
+    **{name: _elementwise() for name in ("sgn", "floor", "ceil", "round", "trunc")},
+    **{name: _elementwise() for name in ("elu", "softplus", "expm1")},
     "scale": _elementwise(Scale, in_place=True, contiguous=True),
     "clamp": _elementwise(Clamp, contiguous=True),
     "leaky_relu": _elementwise(LeakyRelu, contiguous=True),
     # row by row; dimension 0 is a row
     "sum_rows": Operation(ne=_rows_reduced_ne),
     "mean": Operation(ne=_rows_reduced_ne),
+    "cumsum": Operation(per_token=PerToken.ROWS),
+    "argmax": Operation(ne=_argmax_ne, type=_i32),
+    "argsort": Operation(Argsort, type=_i32),
     "norm": Operation(Norm, per_token=PerToken.ROWS),
     "rms_norm": Operation(Norm, in_place=True, per_token=PerToken.ROWS),
     "soft_max": Operation(Softmax, (1, 2), in_place=True),  # scores, and what is added to them
     # layers
     "group_norm": Operation(GroupNorm),
-    "rope": Operation(sources=(3, 3), in_place=True),  # x, positions of the tokens, and divisors of each pair's angle
+    "rope": Operation(Rope, (3, 3), in_place=True),  # x, positions of the tokens, and divisors of each pair's angle
     "mul_mat": Operation(MulMat, (2, 2), _mul_mat_ne, _f32, _mul_mat_flops, per_token=PerToken.ROWS, repacked=0),
     # queries, keys, values [channels, tokens, heads, batch], and what is added to the scores
     "flash_attn": Operation(Softmax, (3, 4), _flash_attn_ne, _f32, _flash_attn_flops),

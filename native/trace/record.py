@@ -84,6 +84,8 @@ class _Recorder:
 
 def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """An empty result of scaled_dot_product_attention in the layout of engines: heads next to channels in memory."""
+    if query.ndim != 4:
+        return query.new_empty((*query.shape[:-1], value.shape[-1]))
     batch, heads, tokens, _ = query.shape
     return query.new_empty((batch, tokens, heads, value.shape[3])).transpose(1, 2)
 

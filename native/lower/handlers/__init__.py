@@ -2,6 +2,7 @@
 
 from . import (
     attention,
+    comparison,
     convolution,
     data_movement,
     elementwise,
@@ -10,13 +11,17 @@ from . import (
     norms,
     padding,
     patches,
+    reductions,
     resampling,
     rope,
+    rounding,
     sampling,
+    selection,
 )
 
 __all__ = [
     "attention",
+    "comparison",
     "convolution",
     "data_movement",
     "elementwise",
@@ -25,7 +30,10 @@ __all__ = [
     "norms",
     "padding",
     "patches",
+    "reductions",
     "resampling",
     "rope",
+    "rounding",
     "sampling",
+    "selection",
 ]

@@ -13,14 +13,29 @@ import torch
 from ...program.builder import LowerError
 from ...trace.graph import Window
 from ..lowering import Lowering, Made, handler
-from ..strides import Operand, collapse, contiguous, contiguous_stride, padded, physical_order, strided_dimensions, view
+from ..strides import (
+    Operand,
+    collapse,
+    contiguous,
+    contiguous_stride,
+    padded,
+    physical_order,
+    strided_dimensions,
+    unary,
+    view,
+)
+from .comparison import unequal
 
 _SEVERAL = 4  # elements that are joined one by one with less copying than rows of a table are picked with
 
 
 @handler("clone", "_to_copy")
 def clone(low: Lowering, out: Window, x: Window, *_: Any, **__: Any) -> int:
-    """A copy in the memory layout of the result."""
+    """A copy in the memory layout of the result; towards 0 where whole numbers are asked for."""
+    if out.dtype == torch.bool and x.dtype != torch.bool:
+        return unequal(low, out, x, 0)
+    if not out.dtype.is_floating_point and x.dtype.is_floating_point:
+        return unary(low.b, "trunc", low.operand(x), low.layout(out))
     return contiguous(low.b, low.operand(x).broadcast(out.shape).permuted(low.layout(out).order))
 
 
@@ -157,36 +172,6 @@ def _along(x: Operand, dim: int, start: int, end: int) -> Operand:
     """The elements from `start` to before `end` along a dimension."""
     shape = (*x.shape[:dim], end - start, *x.shape[dim + 1 :])
     return replace(x, shape=shape, offset=x.offset + start * x.stride[dim])
-
-
-@handler("embedding")
-def embedding(low: Lowering, out: Window, table: Window, ids: Window, *_: Any) -> int:
-    """Rows of a table by row numbers that come from the host."""
-    if low.on_device(ids):
-        raise LowerError("an embedding whose ids the device computes")
-    numbers = low.b.reshape(contiguous(low.b, low.stored(ids)), (ids.numel,))
-    return low.to_layout(low.b.op("get_rows", low.stored(table).tensor, numbers), out)
-
-
-@handler("index")
-def index(low: Lowering, out: Window, x: Window, indices: Sequence[Window | None]) -> int:
-    """Elements at positions along leading dimensions; the positions come from the host."""
-    given = [i for i in indices if i is not None]
-    if len(given) != len(indices) or any(low.on_device(i) for i in given):
-        raise LowerError(f"indexing with {['all' if i is None else 'values' for i in indices]}")
-    sizes = x.shape[: len(given)]
-    inner = x.shape[len(given) :]
-
-    def positions(*parts: torch.Tensor) -> torch.Tensor:
-        flat = torch.zeros((), dtype=torch.int64)
-        for part, size in zip(torch.broadcast_tensors(*parts), sizes, strict=True):
-            flat = flat * size + torch.where(part < 0, part + size, part)
-        return flat.reshape(-1)
-
-    numbers = contiguous(low.b, low.host_computed(("positions", sizes), positions, *given, dtype=torch.int64))
-    length = math.prod(inner)
-    table = low.b.reshape(contiguous(low.b, low.operand(x)), (x.numel // length, length))
-    return low.to_layout(low.b.op("get_rows", table, numbers), out)
 
 
 def taken(low: Lowering, x: Operand, dim: int, positions: Sequence[int]) -> Operand:

@@ -1,4 +1,4 @@
-"""Handlers of normalisation layers, softmax, sums and means."""
+"""Handlers of normalisation layers and softmax."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from ...program.builder import LowerError
 from ...trace.graph import Window
 from ..lowering import Lowering, handler
 from ..strides import Operand, contiguous, contiguous_stride, norm_rows
+from .elementwise import add, mul
+from .reductions import rows_back, rows_over
 
 
 def _affine(low: Lowering, normed: int, weight: Window | None, bias: Window | None, shape: Sequence[int]) -> int:
@@ -43,6 +45,27 @@ def rms_norm(
     eps = 1.1920929e-07 if eps is None else eps  # torch's default: finfo(float32).eps
     normed = low.b.op("rms_norm", source.tensor, eps=eps)
     return replace(source, tensor=_affine(low, normed, weight, None, (math.prod(shape),)))
+
+
+def _modulated(low: Lowering, out: Window, normed: Operand, scale: Window, shift: Window) -> int:
+    """normed * (1 + scale) + shift."""
+    x, factor, product = low.temporary(out.shape), low.temporary(scale.shape), low.temporary(out.shape)
+    low.bind(x, normed)
+    low.bind(factor, add(low, factor, scale, 1.0))
+    low.bind(product, mul(low, product, x, factor))
+    return add(low, out, product, shift)
+
+
+@handler("comfy_kitchen.adaln.default")
+def adaln(low: Lowering, out: Window, x: Window, scale: Window, shift: Window, eps: float = 1e-6) -> int:
+    """Modulated layer normalisation (Peebles and Xie 2022; comfy_kitchen/backends/eager/adaln.py)."""
+    return _modulated(low, out, layer_norm(low, out, x, x.shape[-1:], None, None, eps), scale, shift)
+
+
+@handler("comfy_kitchen.rms_adaln.default")
+def rms_adaln(low: Lowering, out: Window, x: Window, scale: Window, shift: Window, eps: float = 1e-6) -> int:
+    """The same of a root mean square normalisation."""
+    return _modulated(low, out, rms_norm(low, out, x, x.shape[-1:], None, eps), scale, shift)
 
 
 @handler("native_group_norm")
@@ -95,31 +118,7 @@ def _norm_of_channels(low: Lowering, x: Window, weight: Window | None, bias: Win
 
 
 @handler("_softmax")
-def softmax(low: Lowering, out: Window, x: Window, dim: int, *_: Any) -> int:
-    """Softmax over the last dimension."""
-    if dim % len(x.shape) != len(x.shape) - 1:
-        raise LowerError(f"a softmax over dimension {dim} of {x.shape}")
-    source = low.b.reshape(contiguous(low.b, low.operand(x)), (x.numel // x.shape[-1], x.shape[-1]))
-    return low.to_layout(low.b.op("soft_max", source), out)
-
-
-def _reduction(low: Lowering, name: str, out: Window, x: Window, dims: Sequence[int] | None) -> int:
-    """Sum or mean over dimensions: they are made the last ones, and rows are reduced."""
-    rank = len(x.shape)
-    over = sorted(d % rank for d in dims) if dims else list(range(rank))
-    order = [i for i in range(rank) if i not in over] + over
-    length = math.prod(x.shape[i] for i in over)
-    source = low.b.reshape(contiguous(low.b, low.operand(x).permuted(order)), (x.numel // length, length))
-    return low.to_layout(low.b.op(name, source), out)
-
-
-@handler("mean")
-def mean(low: Lowering, out: Window, x: Window, dims: Sequence[int] | None = None, *_: Any, **__: Any) -> int:
-    """The mean over dimensions."""
-    return _reduction(low, "mean", out, x, dims)
-
-
-@handler("sum")
-def total(low: Lowering, out: Window, x: Window, dims: Sequence[int] | None = None, *_: Any, **__: Any) -> int:
-    """The sum over dimensions."""
-    return _reduction(low, "sum_rows", out, x, dims)
+def softmax(low: Lowering, out: Window, x: Window, dim: int, *_: Any) -> Operand:
+    """Softmax over one dimension."""
+    scores = low.b.op("soft_max", rows_over(low, low.operand(x), dim))
+    return rows_back(scores, out.shape, dim)

@@ -16,6 +16,7 @@ _GGML_PREC_F32 = 10
 _GGML_OP_POOL_MAX = 0
 _POOLED = 512 * 65535  # elements, the groups of 512 that Vulkan must be able to start at once
 _PATCH_BYTES = 16 << 20  # ggml's CPU backend gathers what a kernel covers in so many (GGML_IM2COL_WORK_SIZE)
+_ROPE_NEOX = 2  # GGML_ROPE_TYPE_NEOX
 _UPSCALE_MODES = {"nearest": 0, "bilinear": 1}  # enum ggml_scale_mode
 
 
@@ -240,8 +241,9 @@ def _rope(call: Call) -> Any:
     _contiguous(call, 1, 2)
     fits = x[0] % 2 == 0 and positions == (x[2], 1, 1, 1) and divisors == (x[0] // 2, 1, 1, 1)
     _require(fits, f"positions {positions} and divisors {divisors} for {x}")
-    # neighbours are pairs (mode 0); a base of 1 leaves every angle to the divisors; no YaRN
-    numbers = (x[0], 0, 0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0)
+    mode = _ROPE_NEOX if call.parameters.halves else 0
+    # a base of 1 leaves every angle to the divisors; no YaRN
+    numbers = (x[0], mode, 0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0)
     return ggml.ggml_rope_ext(call.context, *call.sources, *numbers)
 
 
@@ -252,6 +254,20 @@ def _norm(function: Any) -> Callable[[Call], Any]:
         return function(call.context, call.sources[0], *call.parameters)
 
     return build
+
+
+def _argmax(call: Call) -> Any:
+    _types(call, 0, "F32")
+    _contiguous(call, 0)
+    _require(call.declared[0].ne[2:] == (1, 1), f"rows of {call.declared[0].ne}")
+    return ggml.ggml_argmax(call.context, call.sources[0])
+
+
+def _argsort(call: Call) -> Any:
+    argsort: ops.Argsort = call.parameters
+    _types(call, 0, "F32")
+    _contiguous(call, 0)
+    return ggml.ggml_argsort(call.context, call.sources[0], int(argsort.descending))
 
 
 def _group_norm(call: Call) -> Any:
@@ -380,6 +396,9 @@ BUILDERS: dict[str, Callable[[Call], Any]] = {
     **{name: (_unary if row.sources == (1, 1) else _binary)(getattr(ggml, f"ggml_{name}"))
        for name, row in ops.OPERATIONS.items() if row.splittable and row.parameters is ops.Nothing},
     **{name: _norm(getattr(ggml, f"ggml_{name}")) for name in ("norm", "rms_norm", "sum_rows", "mean")},
+    "cumsum": _norm(ggml.ggml_cumsum),
+    "argmax": _argmax,
+    "argsort": _argsort,
     "scale": _scale,
     "clamp": _clamp,
     "leaky_relu": _leaky_relu,

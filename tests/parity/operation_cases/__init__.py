@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import (
     attention,
+    comparison,
     convolution,
     data_movement,
     elementwise,
@@ -12,16 +13,19 @@ from . import (
     norms,
     padding,
     patches,
+    reductions,
     resampling,
     rope,
+    rounding,
     sampling,
+    selection,
 )
 from .case import Case, Inputs, Parameters
 
 __all__ = ["CASES", "Case", "Inputs", "Parameters"]
 
 _SUBJECTS = (
-    attention, convolution, data_movement, elementwise, linear_algebra, matmul, norms, padding, patches, resampling,
-    rope, sampling,
+    attention, comparison, convolution, data_movement, elementwise, linear_algebra, matmul, norms, padding, patches,
+    reductions, resampling, rope, rounding, sampling, selection,
 )  # fmt: skip
 CASES: tuple[Case, ...] = tuple(case for subject in _SUBJECTS for case in subject.CASES)

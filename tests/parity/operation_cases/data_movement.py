@@ -83,7 +83,4 @@ CASES = (
     Case("flip of one", lambda m, t: t["x"][:, 2:3].flip(1) * 2, X),
     Case("roll of nothing", lambda m, t: t["x"][:, 1:4].roll((3, 0), (1, 0)) * 2, X),
     Case("as_strided in place", _view_in_place, X),
-    Case("embedding", lambda m, t: F.embedding(t["ids"], m.w), {}, {"w": (20, 32)},
-         host={"ids": torch.tensor([[3, 19, 0], [7, 7, 2]])}, outliers=False),
-    Case("index", lambda m, t: t["x"][t["a"], t["b"]], X, host={"a": torch.tensor([0, 1]), "b": torch.tensor([5, -1])}),
 )  # fmt: skip

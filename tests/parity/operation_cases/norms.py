@@ -1,4 +1,4 @@
-"""Normalisation layers, softmax, sums and means."""
+"""Normalisation layers and softmax."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ CASES = (
     Case("weight_norm of a middle dimension", lambda m, t: t["x"] * torch._weight_norm(m.v, m.g, 1), X,
          {"v": (2, 6, 32), "g": (1, 6, 1)}),
     Case("softmax", lambda m, t: torch.softmax(t["x"], -1), X),
-    Case("mean", lambda m, t: t["x"].mean((1, 2)), X),
-    Case("mean last", lambda m, t: t["x"].mean(-1, keepdim=True) + t["x"], X),
-    Case("sum", lambda m, t: t["x"].sum(1), X),
-    Case("linalg_vector_norm", lambda m, t: F.normalize(t["x"], dim=1), IMAGE, outliers=False),
+    Case("adaln", lambda m, t: torch.ops.comfy_kitchen.adaln(t["x"], t["y"], t["z"], 1e-6),
+         {"x": (2, 6, 32), "y": (2, 1, 32), "z": (2, 1, 32)}),
+    Case("rms_adaln", lambda m, t: torch.ops.comfy_kitchen.rms_adaln(t["x"], t["y"], t["z"], 1e-6),
+         {"x": (2, 6, 32), "y": (2, 1, 32), "z": (2, 6, 32)}),
+    Case("softmax first", lambda m, t: torch.softmax(t["x"], 1) * 2, X),
 )  # fmt: skip
