@@ -76,6 +76,7 @@ Handler = Callable[..., Made | tuple[Made, ...]]  # one result, or one for each 
 HandlerType = TypeVar("HandlerType", bound=Handler)
 HANDLERS: dict[str, Handler] = {}
 _FILLS = {"zeros_like": 0.0, "ones_like": 1.0, "empty_like": 0.0, "new_zeros": 0.0, "new_ones": 1.0, "new_empty": 0.0}
+_RANDOM_LIKE = {"randn_like": torch.randn, "rand_like": torch.rand}
 
 
 def handler(*names: str) -> Callable[[HandlerType], HandlerType]:
@@ -311,11 +312,11 @@ class Lowering:
             return
         read = [window.storage for window in windows_in((step.args, step.kwargs)) if window.numel]
         stage = max((self.stage.get(storage, Stage.CONSTANT) for storage in read), default=Stage.CONSTANT)
-        if torch.Tag.nondeterministic_seeded in getattr(step.function, "tags", ()):
-            stage = max(stage, Stage.HOST)  # drawn at every call
-        if name in ("randn_like", "rand_like"):
-            self._draw(step, torch.randn if name == "randn_like" else torch.rand)
-            return
+        if name in _RANDOM_LIKE and step.outputs[0] is not None:  # torch draws on the host, of the shape of a tensor
+            out, stage = step.outputs[0], Stage.HOST
+            step = replace(step, function=_RANDOM_LIKE[name], args=(out.shape,), kwargs={"dtype": out.dtype})
+        elif torch.Tag.nondeterministic_seeded in getattr(step.function, "tags", ()):
+            stage = max(stage, Stage.HOST)  # at every call
         if stage < Stage.DEVICE:
             self._host_step(step, stage)
             return
@@ -356,13 +357,6 @@ class Lowering:
         size, value = self.trace.storages[window.storage], _FILLS[name] if name in _FILLS else step.args[-1]
         self.constants.flat[window.storage] = torch.full((size,), value, dtype=window.dtype)
         self.stage[window.storage] = Stage.CONSTANT
-
-    def _draw(self, step: TracedOp, generate: Callable[..., torch.Tensor]) -> None:
-        """Random numbers, of which the tensor that they are like says the shape alone: torch draws them on the host."""
-        out = step.outputs[0]
-        assert out is not None
-        drawn = TracedOp(step.name, generate, (out.shape,), {"dtype": out.dtype}, (out,), step.module_path)
-        self._host_step(drawn, Stage.HOST)
 
     def _host_step(self, step: TracedOp, stage: Stage) -> None:
         outputs = [out.storage for out in step.outputs if out is not None]

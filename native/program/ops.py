@@ -232,10 +232,9 @@ def _conv_2d_ne(sources: Sources, conv: Conv2d) -> Ne:
 
 
 def _pool_2d_ne(sources: Sources, pool: Pool2d) -> Ne:
-    width, height, *others = sources[0].ne
-    across = (width + 2 * pool.pad0 - pool.side0) // pool.stride0 + 1
-    down = (height + 2 * pool.pad1 - pool.side1) // pool.stride1 + 1
-    return across, down, others[0], others[1]
+    ne = sources[0].ne
+    width, height = (_convolved(n, pool[i], pool[i + 2], pool[i + 4], 1) for i, n in enumerate(ne[:2]))
+    return width, height, ne[2], ne[3]
 
 
 def _conv_3d_ne(sources: Sources, conv: Conv3d) -> Ne:
@@ -349,8 +348,7 @@ OPERATIONS: dict[str, Operation] = {
     **{name: _elementwise(sources=2, in_place=True) for name in ("add", "sub", "mul", "div")},
     **{name: _elementwise(in_place=True) for name in ("silu", "gelu", "gelu_erf", "gelu_quick", "relu", "tanh")},
     **{name: _elementwise(in_place=True) for name in ("sigmoid", "neg", "abs", "exp", "sqr", "sqrt", "log")},
-    **{name: _elementwise() for name in ("sin", "cos")},
-    **{name: _elementwise() for name in ("floor", "sgn")},
+    **{name: _elementwise() for name in ("sin", "cos", "floor", "sgn")},
     "scale": _elementwise(Scale, in_place=True, contiguous=True),
     "clamp": _elementwise(Clamp, contiguous=True),
     "leaky_relu": _elementwise(LeakyRelu, contiguous=True),

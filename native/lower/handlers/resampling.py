@@ -19,7 +19,7 @@ _Resize = Callable[[torch.Tensor], torch.Tensor]
 
 
 def _matrix(resize: _Resize, size: int, dims: int) -> torch.Tensor:
-    """What a resize of the last of `dims` dimensions does, [new size, size].
+    """The matrix of a resize of the last of `dims` dimensions, [new size, size].
 
     The last, since torch's antialiasing is wrong in the first of two where the second is one pixel.
     """
