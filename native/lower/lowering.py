@@ -313,8 +313,8 @@ class Lowering:
         read = [window.storage for window in windows_in((step.args, step.kwargs)) if window.numel]
         stage = max((self.stage.get(storage, Stage.CONSTANT) for storage in read), default=Stage.CONSTANT)
         if name in _RANDOM_LIKE and step.outputs[0] is not None:  # torch draws on the host, of the shape of a tensor
-            out, stage = step.outputs[0], Stage.HOST
-            step = replace(step, function=_RANDOM_LIKE[name], args=(out.shape,), kwargs={"dtype": out.dtype})
+            like, stage = step.outputs[0], Stage.HOST
+            step = replace(step, function=_RANDOM_LIKE[name], args=(like.shape,), kwargs={"dtype": like.dtype})
         elif torch.Tag.nondeterministic_seeded in getattr(step.function, "tags", ()):
             stage = max(stage, Stage.HOST)  # at every call
         if stage < Stage.DEVICE:
