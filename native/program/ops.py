@@ -248,10 +248,9 @@ def _conv_2d_ne(sources: Sources, conv: Conv2d) -> Ne:
 
 
 def _pool_2d_ne(sources: Sources, pool: Pool2d) -> Ne:
-    width, height, *others = sources[0].ne
-    across = (width + 2 * pool.pad0 - pool.side0) // pool.stride0 + 1
-    down = (height + 2 * pool.pad1 - pool.side1) // pool.stride1 + 1
-    return across, down, others[0], others[1]
+    ne = sources[0].ne
+    width, height = (_convolved(n, pool[i], pool[i + 2], pool[i + 4], 1) for i, n in enumerate(ne[:2]))
+    return width, height, ne[2], ne[3]
 
 
 def _conv_3d_ne(sources: Sources, conv: Conv3d) -> Ne:

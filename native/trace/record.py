@@ -38,7 +38,7 @@ class _Recorder:
         self.constants: dict[int, torch.Tensor] = {}
         self.module_paths: list[str] = []
         self._index: dict[int, int] = {}
-        self._alive: list[torch.Tensor] = []  # the address of a freed storage could be that of another
+        self._alive: list[torch.UntypedStorage] = []  # the address of a freed one could be that of another
 
     def window(self, tensor: torch.Tensor) -> Window:
         """A tensor as a window; a real tensor that is new is a constant of the module."""
@@ -47,7 +47,7 @@ class _Recorder:
         if index is None:
             index = self._index[storage._cdata] = len(self.storages)
             self.storages.append(storage.nbytes() // max(tensor.element_size(), 1))
-            self._alive.append(tensor)
+            self._alive.append(storage)
             if not isinstance(tensor, FakeTensor):
                 with unset_fake_temporarily():  # a copy with the values
                     self.constants[index] = tensor.detach().as_strided((self.storages[index],), (1,), 0).clone()
@@ -57,7 +57,7 @@ class _Recorder:
         """A fake tensor that is this window of a known storage."""
         base = torch.empty((self.storages[window.storage],), dtype=window.dtype)
         self._index[base.untyped_storage()._cdata] = window.storage
-        self._alive.append(base)
+        self._alive.append(base.untyped_storage())
         return base.as_strided(window.shape, window.stride, window.offset)
 
     def add(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> None:
