@@ -14,8 +14,9 @@ from typing import IO
 
 Command = Sequence[str | Path]
 
-# Variables by which the Python that runs dev.py would leak into the ones it starts.
-FOREIGN = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+# Variables by which the Python that runs dev.py would leak into the ones it starts. Without bytecode each start of
+# ComfyUI takes two seconds more.
+FOREIGN = ("PYTHONDONTWRITEBYTECODE", "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 

@@ -121,14 +121,15 @@ class DryRunModel(GgmlModel):
         progress: Callable[[float], None] | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """As Model.run, but record it; returns zeros that take no memory."""
-        program = self.lowered(key, function, inputs).program
-        self._note("run", program=program)
-        return tuple(torch.zeros(()).expand(output.shape) for output in program.outputs)
+        for part in self.lowered(key, function, inputs).parts():
+            self._note("run", program=part.program)
+        return tuple(torch.zeros(()).expand(output.shape) for output in part.program.outputs)
 
     def fits(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> bool:
         """As Model.fits, after the steps noted so far."""
-        program = self.lowered(key, function, inputs).program
-        return self._recorder.fits(Step("estimate", self.weights, self.placement, program), self._loader)
+        parts = self.lowered(key, function, inputs).parts()
+        steps = [Step("estimate", self.weights, self.placement, part.program) for part in parts]
+        return all(self._recorder.fits(step, self._loader) for step in steps)
 
     def load(
         self, progress: Callable[[int, int], None] | None = None, interrupted: Callable[[], bool] | None = None

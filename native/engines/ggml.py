@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from time import monotonic
 
 import torch
 
@@ -12,6 +15,7 @@ from ..client import Estimate, Runner, RunnerError, RunnerLost, shared
 from ..lower import Lowered, LowerOptions, WeightType, lower
 from ..placement import Placement
 from ..trace import Trace, trace
+from ..trace.values import HostStorages
 from ..weights import WeightSet
 from .kept import Kept
 from .model import Function, Model
@@ -70,12 +74,23 @@ class GgmlModel(Model):
         Inputs of one dimension or of whole numbers are the host's, which computes what depends on them alone.
         Raises TraceError, LowerError, RunnerError, and Interrupted once `interrupted()` is true.
         """
-        lowered = self.lowered(key, function, inputs)
-        arrays = lowered.host(inputs)
-        for name in lowered.device_inputs:
-            arrays[name] = inputs[name].detach().contiguous().numpy()
-        results = self.runner.run(self.weights, self.placement, lowered.program, arrays, interrupted, progress)
-        self.peaks = self.runner.peaks
+        parts = list(self.lowered(key, function, inputs).parts())
+        storages, peaks = HostStorages(), Counter[str]()
+        seconds: dict[str, float] = {}
+        for number, part in enumerate(parts):
+            began = monotonic()
+            arrays = part.host(inputs, storages)
+            for island in part.islands:
+                name = f"{island.operation} in {island.module_path or self.weights.name}"
+                seconds[name] = (monotonic() - began) / len(part.islands)
+            for name in part.device_inputs:
+                arrays[name] = inputs[name].detach().contiguous().numpy()
+            report = progress and partial(_report_part, progress, number, len(parts))
+            results = self.runner.run(self.weights, self.placement, part.program, arrays, interrupted, report)
+            peaks |= Counter(self.runner.peaks)
+            for window, result in zip(part.kept, results, strict=False):
+                storages.flat[window.storage] = torch.from_numpy(result).to(window.dtype)
+        self.peaks, self.island_seconds = dict(peaks), seconds
         return tuple(torch.from_numpy(result) for result in results)
 
     def fits(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> bool:
@@ -88,9 +103,10 @@ class GgmlModel(Model):
             return False
 
     def estimate(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Estimate:
-        """Estimate the memory of `run` as Runner.estimate; traces and lowers, computes nothing."""
-        lowered = self.lowered(key, function, inputs)
-        return self.runner.estimate(self.weights.name, self.placement, lowered.program)
+        """Estimate the memory of `run` as Runner.estimate, of the part that takes most; computes nothing."""
+        parts = self.lowered(key, function, inputs).parts()
+        estimates = [self.runner.estimate(self.weights.name, self.placement, part.program) for part in parts]
+        return max(estimates, key=lambda each: (not each.fits, each.compute + each.constants))
 
     def load(
         self, progress: Callable[[int, int], None] | None = None, interrupted: Callable[[], bool] | None = None
@@ -102,6 +118,11 @@ class GgmlModel(Model):
     def unload(self, digest: str | None = None) -> None:
         """As Model.unload, in the runner."""
         self.runner.unload(digest or self.weights.digest, self.placement)
+
+
+def _report_part(progress: Callable[[float], None], number: int, parts: int, done: float) -> None:
+    """Report what is done of one part of several."""
+    progress((number + done) / parts)
 
 
 @contextmanager

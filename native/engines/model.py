@@ -28,6 +28,7 @@ class Model(ABC):
     """Runs functions of a module where `placement` says."""
 
     peaks: Mapping[str, int] = {}  # by device: the most bytes held during the last load or run, where that is known
+    island_seconds: Mapping[str, float] = {}  # of the last run: operations that torch computed between programs
 
     def __init__(self, module: torch.nn.Module, weights: WeightSet, placement: Placement | str) -> None:
         """module: this model's own, on the meta device; nothing else may use it."""

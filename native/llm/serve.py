@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import xllamacpp
 
+from ..placement import CPU
 from .task import Task
 
 _HOST = "127.0.0.1"
@@ -38,7 +39,7 @@ def parameters(task: Task) -> Any:
     params.model.path = task.model
     if task.projector is not None:
         params.mmproj.path = task.projector
-    params.mmproj_use_gpu = task.device != "CPU"
+    params.mmproj_use_gpu = task.device != CPU
     params.hostnames, params.port, params.api_keys = [_HOST], 0, [task.key]
     params.cors_origins = ""  # no page in a browser has business here
     params.ui = params.warmup = False  # what a first run touches and compiles, the first answer does as well
@@ -58,7 +59,7 @@ def parameters(task: Task) -> Any:
 
 def _device(task: Task) -> tuple[int, int]:
     """llama.cpp's main_gpu (-1: none) and n_gpu_layers."""
-    if task.device == "CPU":
+    if task.device == CPU:
         return -1, 0
     gpus = [info for info in xllamacpp.get_device_info() if info["type"].name.endswith("GPU")]
     names = [info["name"] for info in gpus]

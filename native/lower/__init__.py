@@ -3,6 +3,7 @@
 from ..program.builder import LowerError
 from . import handlers
 from .host import Lowered
-from .lowering import HandlerBug, LowerOptions, WeightType, lower
+from .lowering import LowerOptions, WeightType
+from .walk import HandlerBug, lower
 
 __all__ = ["HandlerBug", "LowerError", "LowerOptions", "Lowered", "WeightType", "handlers", "lower"]

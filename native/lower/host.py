@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +24,13 @@ def as_array(tensor: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray(tensor.detach().to(kind).numpy())
 
 
+def as_constant(tensor: torch.Tensor) -> np.ndarray:
+    """The same for a constant; one element in as many dimensions where all are alike, such as a video's padding."""
+    array = as_array(tensor)
+    first = array[(slice(1),) * array.ndim]
+    return first if np.array_equal(array, np.broadcast_to(first, array.shape), equal_nan=True) else array
+
+
 @dataclass
 class HostPart:
     """The steps that depend on host inputs, and the windows of their results that are inputs of the program.
@@ -34,9 +41,11 @@ class HostPart:
     inputs: dict[str, Window] = field(default_factory=dict)
     items: list[TracedOp | tuple[str, Window]] = field(default_factory=list)
 
-    def __call__(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-        """The program's host inputs for a call, by name."""
-        storages = HostStorages()
+    def __call__(
+        self, inputs: Mapping[str, torch.Tensor], storages: HostStorages | None = None
+    ) -> dict[str, np.ndarray]:
+        """The program's host inputs for a call, by name; storages: with what the programs before it have left."""
+        storages = storages or HostStorages()
         for name, window in self.inputs.items():
             storages.put(window.storage, inputs[name].detach().to("cpu", window.dtype).clone(), window)
         arrays: dict[str, np.ndarray] = {}
@@ -49,11 +58,21 @@ class HostPart:
         return arrays
 
 
+@dataclass(frozen=True, slots=True)
+class Island:
+    """An operation of the device's part that torch computes on the host, as no program can express it, and why."""
+
+    operation: str
+    module_path: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class Lowered:
     """A program, the host's part of each call, the program's device inputs by name, and each tensor's module path.
 
-    questions: as Trace's.
+    questions: as Trace's. islands: what torch computes in the host's part in place of the device. rest: what follows on
+    the program, where there are islands later on, and kept: the windows of storages that its outputs are then.
     """
 
     program: Program
@@ -61,3 +80,21 @@ class Lowered:
     device_inputs: tuple[str, ...]
     module_paths: list[str] = field(default_factory=list)
     questions: tuple[Question, ...] = ()
+    islands: tuple[Island, ...] = ()
+    kept: tuple[Window, ...] = ()
+    rest: Lowered | None = None
+
+    def parts(self) -> Iterator[Lowered]:
+        """This program and all that follow on it."""
+        part: Lowered | None = self
+        while part is not None:
+            yield part
+            part = part.rest
+
+    def listing(self) -> str:
+        """The programs as a person reads them, with the islands that come before each."""
+        lines = []
+        for part in self.parts():
+            lines += [f"island {each.operation} in {each.module_path}: {each.reason}" for each in part.islands]
+            lines.append(part.program.listing(part.module_paths))
+        return "\n".join(lines)

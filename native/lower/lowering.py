@@ -1,4 +1,4 @@
-"""Walks a trace: computes constants, leaves what depends on host inputs to the host, lowers the rest by handlers."""
+"""The state of a walk through a trace: operands for handlers, and what becomes of their results."""
 
 from __future__ import annotations
 
@@ -9,21 +9,12 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..program import Output
 from ..program.builder import Builder, LowerError
-from ..trace.graph import Trace, TracedOp, Window, windows_in
-from ..trace.record import decompose
+from ..trace.graph import Trace, TracedOp, Window
 from ..trace.values import HostStorages, with_windows
-from .host import HostPart, Lowered, as_array, is_host_input
-from .passes.chunk_tokens import in_chunks
-from .passes.fuse import fuse
-from .passes.split_columns import split_columns
+from .host import HostPart, Island, Lowered, as_constant, is_host_input
 from .storages import StorageLayout, written
 from .strides import Layout, Operand, Shape, contiguous, contiguous_stride, covers, rows_packed
-
-
-class HandlerBug(RuntimeError):
-    """A handler failed in a way that it did not mean to; its cause is the original error."""
 
 
 class Stage(IntEnum):
@@ -44,6 +35,7 @@ class LowerOptions:
     by it, for models whose activations pass 65504 on devices that hold them as F16 while they multiply.
     chunk_threshold_bytes: activations from this size on are computed in chunks where that lowers the peak of memory.
     chunk_tokens: the least tokens of a chunk; matrix kernels are as fast with so many as with more.
+    islands: torch computes what no program can express; without them that is an error.
     """
 
     flash: bool = True
@@ -52,6 +44,7 @@ class LowerOptions:
     activation_scale: float = 1.0
     chunk_threshold_bytes: int = 16 << 20
     chunk_tokens: int = 512
+    islands: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +59,6 @@ Made = int | Operand  # a tensor with the layout `layout(out)`, or one without g
 Handler = Callable[..., Made | tuple[Made, ...]]  # one result, or one for each output
 HandlerType = TypeVar("HandlerType", bound=Handler)
 HANDLERS: dict[str, Handler] = {}
-_FILLS = {"zeros_like": 0.0, "ones_like": 1.0, "empty_like": 0.0, "new_zeros": 0.0, "new_ones": 1.0, "new_empty": 0.0}
 
 
 def handler(*names: str) -> Callable[[HandlerType], HandlerType]:
@@ -96,28 +88,37 @@ class Lowering:
         self.weights = weights
         self.options = options
         self.ranks = ranks
-        self.b = Builder()
         self.step: TracedOp | None = None
-        self.host = HostPart()
         self.constants = HostStorages()
-        self.bound: dict[int, StorageLayout] = {}  # the current content of device storages
         self.weight_names = {window.storage: name for name, window in trace.weights.items()}
         self.stage: dict[int, Stage] = dict.fromkeys(self.weight_names, Stage.DEVICE)
         self.version: dict[int, int] = {}
-        self._captured: dict[tuple[Window, int], Operand] = {}
-        self._computed: dict[Hashable, Operand] = {}
-        self.cache: dict[Hashable, Any] = {}  # of handlers, on constants
         self.results: list[tuple[TracedOp, Window, StorageLayout]] = []  # each step's output, and its storage then
-        for storage, tensor in trace.constants.items():
-            self.constants.flat[storage] = tensor
+        self.parts: list[Lowered] = []  # that are finished
+        self.constants.flat |= trace.constants
+        self.begin_part()
         for name, window in trace.inputs.items():
             if is_host_input(window):
                 self.host.inputs[name] = window
                 self.stage[window.storage] = Stage.HOST
             else:
                 self.stage[window.storage] = Stage.DEVICE
-                leaf = self.b.leaf("input", name, "F32", (window.numel,))
-                self.bound[window.storage] = StorageLayout.torch_order(leaf, window.numel)
+                self.bind_leaf(name, window.storage)
+
+    def begin_part(self) -> None:
+        """Begin a new program, in which no tensor of the one before is known."""
+        self.b = Builder()
+        self.host = HostPart()
+        self.islands: list[Island] = []
+        self.bound: dict[int, StorageLayout] = {}  # the current content of device storages
+        self._captured: dict[tuple[Window, int], Operand] = {}
+        self._computed: dict[Hashable, Operand] = {}
+        self.cache: dict[Hashable, Any] = {}  # of handlers, on constants
+
+    def bind_leaf(self, name: str, storage: int) -> None:
+        """Make an input of the program the content of a storage."""
+        size = self.trace.storages[storage]
+        self.bound[storage] = StorageLayout.torch_order(self.b.leaf("input", name, "F32", (size,)), size)
 
     # -- operands
 
@@ -130,6 +131,8 @@ class Lowering:
 
     def stored(self, window: Window) -> Operand:
         """Like `operand`, but a weight keeps its type: for matrices, kernels and tables, which may be quantized."""
+        if not window.numel:
+            raise LowerError(f"a tensor without elements, {list(window.shape)}")
         stage = self.stage.get(window.storage, Stage.CONSTANT)
         if stage == Stage.DEVICE:
             return self._content(window.storage).window(window) or self._in_torch_order(window)
@@ -164,7 +167,8 @@ class Lowering:
         shape = tuple(1 if stride == 0 else n for n, stride in zip(window.shape, window.stride, strict=True))
         once = replace(window, shape=shape)
         if stage == Stage.CONSTANT:
-            tensor = self.b.constant(as_array(self.constants.window(once)))
+            values = as_constant(self.constants.window(once))
+            shape, tensor = values.shape, self.b.constant(values)
         else:
             name = f"host.{len(self.host.items)}"
             self.host.items.append((name, once))
@@ -205,7 +209,7 @@ class Lowering:
             shape = tuple(function(*(torch.zeros(w.shape, dtype=w.dtype) for w in windows)).shape)
             out = self.temporary(shape, dtype)
             self.stage[out.storage] = stage
-            self._host_step(TracedOp(str(name), function, windows, {}, (out,), ""), stage)
+            self.host_step(TracedOp(str(name), function, windows, {}, (out,), ""), stage)
             self._computed[key] = self.operand(out)
         return self._computed[key]
 
@@ -264,93 +268,10 @@ class Lowering:
         if self.step is not None and storage >= 0:
             self.results.append((self.step, out, content))
 
-    # -- the walk
+    # -- steps on the host
 
-    def run(self) -> Lowered:
-        """Lower every step and collect the outputs."""
-        for step in fuse(self.trace).steps:
-            self.step = step
-            self.b.module_path = step.module_path
-            try:
-                self._step(step)
-            except LowerError as error:
-                where = self._where()
-                raise LowerError(f"{where} is not supported yet: {error}. Please report the model.") from error
-        tensors = []
-        for window in self.trace.outputs:
-            tensor = contiguous(self.b, self.operand(window))
-            if self.b[tensor].kind != "op" or self.b[tensor].type != "F32":
-                tensor = self.b.op("scale", tensor, factor=1.0)
-            tensors.append(tensor)
-        tensors = split_columns(self.b, tensors, self.options.chunk_threshold_bytes)
-        tensors = in_chunks(self.b, tensors, self.options.chunk_threshold_bytes, self.options.chunk_tokens)
-        outputs = [Output(tensor, window.shape) for tensor, window in zip(tensors, self.trace.outputs, strict=True)]
-        program, module_paths = self.b.program(outputs)
-        names = {tensor.name for tensor in program.tensors if tensor.kind == "input"}
-        device = tuple(name for name in self.trace.inputs if name in names)
-        return Lowered(program, self.host, device, module_paths, self.trace.questions)
-
-    def _step(self, step: TracedOp) -> None:
-        name = step.name.split(".")[1] if step.name.startswith("aten.") else step.name
-        if name in _FILLS or name in ("full_like", "new_full"):
-            self._fill(step, name)
-            return
-        if step.outputs and all(out is not None and not out.numel for out in step.outputs):
-            self._nothing(step)
-            return
-        stages = [self.stage.get(window.storage, Stage.CONSTANT) for window in windows_in((step.args, step.kwargs))]
-        stage = max(stages, default=Stage.CONSTANT)
-        if stage < Stage.DEVICE:
-            self._host_step(step, stage)
-            return
-        function = HANDLERS.get(name) or (HANDLERS.get(name[:-1]) if name.endswith("_") else None)
-        if function is None:
-            self._decomposed(step)
-            return
-        try:
-            result = function(self, step.outputs[0], *step.args, **step.kwargs)
-            for out, made in zip(step.outputs, result if isinstance(result, tuple) else (result,), strict=False):
-                assert out is not None
-                self.bind(out, made)
-        except LowerError:
-            raise
-        except Exception as error:
-            raise HandlerBug(
-                f"{self._where()}: a bug in the handler of {name} ({function.__module__}.{function.__qualname__}): "
-                f"{type(error).__name__}: {error}. Please report the model and this line."
-            ) from error
-
-    def _decomposed(self, step: TracedOp) -> None:
-        """Lower a step that has no handler by the steps of torch's own decomposition of it."""
-        shapes = ", ".join(str(list(window.shape)) for window in windows_in(step.args)) or "no tensors"
-        missing = f"no handler for the operation {step.name} on {shapes}"
-        found = decompose(step, self.trace.storages)
-        if found is None:
-            raise LowerError(missing)
-        steps, storages = found
-        self.trace = replace(self.trace, storages=storages)
-        try:
-            for each in steps:
-                self._step(each)
-        except LowerError as error:
-            raise LowerError(f"{missing}, and in torch's decomposition of it {error}") from error
-
-    def _nothing(self, step: TracedOp) -> None:
-        """Results without elements, such as a repetition zero times: constants."""
-        for window in step.outputs:
-            assert window is not None
-            if window.storage not in self.stage:
-                self.constants.flat.setdefault(window.storage, torch.empty(0, dtype=window.dtype))
-
-    def _fill(self, step: TracedOp, name: str) -> None:
-        window = step.outputs[0]
-        assert window is not None
-        value = _FILLS[name] if name in _FILLS else step.args[-1]
-        size = self.trace.storages[window.storage]
-        self.constants.flat[window.storage] = torch.full((size,), value, dtype=window.dtype)
-        self.stage[window.storage] = Stage.CONSTANT
-
-    def _host_step(self, step: TracedOp, stage: Stage) -> None:
+    def host_step(self, step: TracedOp, stage: Stage) -> None:
+        """Have torch do a step on the host: now where it is constant, else at every call."""
         outputs = [out.storage for out in step.outputs if out is not None]
         for storage in outputs:
             self.version[storage] = self.version.get(storage, 0) + 1
@@ -375,24 +296,3 @@ class Lowering:
         copy = Window(window.storage, tuple(flat.shape), (1,), 0, window.dtype)
         self.host.items.append(TracedOp("clone", flat.clone, (), {}, (copy,), ""))
         self.stage[window.storage] = Stage.HOST
-
-    def _where(self) -> str:
-        assert self.step is not None
-        module_path = f"{self.trace.model}, in {self.step.module_path}" if self.step.module_path else self.trace.model
-        return f"{module_path} ({self.step.name})"
-
-
-def lower(
-    trace: Trace,
-    weights: Mapping[str, WeightType],
-    options: LowerOptions | None = None,
-    ranks: Mapping[str, int] | None = None,
-) -> Lowered:
-    """Lower a trace to a program.
-
-    weights: the types and shapes that the parameters have on the device; ranks: parameters with a low-rank branch, and
-    its rank; the branch's matrices are the weights `NAME.lora_down` [rank, in] and `NAME.lora_up` [out, rank].
-    Raises LowerError where an operation is not supported, and HandlerBug where a handler fails, naming it, the model
-    and the module.
-    """
-    return Lowering(trace, weights, options or LowerOptions(), ranks or {}).run()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..program.builder import Builder, LowerError
 from ..trace.graph import Window
-from .strides import Operand, Shape, collapse, physical_order
+from .strides import Operand, Shape, collapse, contiguous, physical_order
 
 _F32_BYTES = 4
 
@@ -75,16 +75,16 @@ def written(b: Builder, before: Operand, piece: int, out: Window) -> int:
     before: the storage, [size]; piece: the new content of the window `out`, contiguous in the order of its memory.
     Raises LowerError where the window's dimensions do not merge to four or it repeats elements.
     """
-    (size,) = before.shape
+    (size,), whole = before.shape, contiguous(b, before)
     target = Operand(piece, out.shape, out.stride, out.offset).permuted(physical_order(out.shape, out.stride))
     groups = [(n, stride[0]) for n, stride in collapse(target.shape, [target.stride])]
     length, step = groups[-1]
     count, pitch = groups[0] if len(groups) == 2 else (1, size)
     if len(groups) > 2 or step != 1 or count * pitch != size or out.offset + length > pitch:
-        return _set(b, before, piece, out, groups)
+        return _set(b, whole, piece, out, groups)
     end = out.offset + length
     parts = [
-        b.window(before.tensor, [(count, pitch), (n, 1)], start)
+        b.window(whole, [(count, pitch), (n, 1)], start)
         for start, n in ((0, out.offset), (end, pitch - end)) if n
     ]  # fmt: skip
     parts.insert(min(out.offset, 1), b.reshape(piece, (count, length)))
@@ -94,9 +94,9 @@ def written(b: Builder, before: Operand, piece: int, out: Window) -> int:
     return result
 
 
-def _set(b: Builder, before: Operand, piece: int, out: Window, groups: list[tuple[int, int]]) -> int:
+def _set(b: Builder, whole: int, piece: int, out: Window, groups: list[tuple[int, int]]) -> int:
     """The same for a window of several dimensions (elements, stride), slowest first."""
-    (size,) = before.shape
+    size = b.numel(whole)
     if groups[-1][1] != 1:
         groups = [*groups, (1, 1)]
     if len(groups) > 4 or any(stride == 0 for _, stride in groups):
@@ -104,5 +104,5 @@ def _set(b: Builder, before: Operand, piece: int, out: Window, groups: list[tupl
     strides = [stride for _, stride in reversed(groups[:-1])]
     nb1, nb2, nb3 = (_F32_BYTES * stride for stride in (*strides, *[size] * (3 - len(strides))))
     window = b.reshape(piece, [n for n, _ in groups])
-    return b.op("set", b.window(before.tensor, [(size, 1)], 0), window,
+    return b.op("set", b.window(whole, [(size, 1)], 0), window,
                 nb1=nb1, nb2=nb2, nb3=nb3, offset=_F32_BYTES * out.offset)  # fmt: skip

@@ -13,6 +13,7 @@ from ..program.tensor import Value
 
 Shape = tuple[int, ...]
 Group = tuple[int, tuple[int, ...]]  # elements, and the stride of each operand
+_PADS = ("l0", "r0", "l1", "r1", "l2", "r2", "l3", "r3")  # of ggml's pad, before and after each dimension
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,12 @@ class Operand:
     def permuted(self, order: Sequence[int]) -> Operand:
         """The same window with its dimensions in another order."""
         return replace(self, shape=tuple(self.shape[i] for i in order), stride=tuple(self.stride[i] for i in order))
+
+    def narrowed(self, dim: int, start: int, count: int, step: int = 1) -> Operand:
+        """`count` elements along a dimension, each `step` after the one before."""
+        shape, stride = list(self.shape), list(self.stride)
+        shape[dim], stride[dim] = count, stride[dim] * step
+        return replace(self, shape=tuple(shape), stride=tuple(stride), offset=self.offset + start * self.stride[dim])
 
     def broadcast(self, shape: Shape) -> Operand:
         """The window expanded to `shape`: a repeated dimension has stride 0."""
@@ -154,6 +161,31 @@ def _contiguous_by_steps(b: Builder, x: Operand, groups: list[tuple[int, int]]) 
         current = b.op("cont", b.permute(cube, [0, 2, 1, 3]))
         order.insert(target, order.pop(source))
     return current
+
+
+def padded(b: Builder, x: Operand, amounts: Sequence[tuple[int, int]]) -> Operand:
+    """x with so many zeros before and after each dimension, in x's own order of dimensions."""
+    dims = [dim for dim, amount in enumerate(amounts) if any(amount)]
+    between = sum(1 for dim in range(len(amounts)) if dim not in dims and (dim == 0 or dim - 1 in dims))
+    for together in [dims] if len(dims) + between <= 4 else [[dim] for dim in dims]:
+        x = _padded(b, x, [amount if dim in together else (0, 0) for dim, amount in enumerate(amounts)])
+    return x
+
+
+def _padded(b: Builder, x: Operand, amounts: Sequence[tuple[int, int]]) -> Operand:
+    """The same where ggml's four dimensions are enough; neighbours without any zeros are one dimension."""
+    sizes: list[int] = []
+    around: list[tuple[int, int]] = []
+    for n, amount in zip(x.shape, amounts, strict=True):
+        if around and amount == around[-1] == (0, 0):
+            sizes[-1] *= n
+        else:
+            sizes.append(n)
+            around.append(amount)
+    by_axis = [0] * (8 - 2 * len(around)) + [n for amount in around for n in reversed(amount)]
+    result = b.op("pad", b.reshape(contiguous(b, x), sizes), **dict(zip(_PADS, reversed(by_axis), strict=True)))
+    shape = tuple(n + sum(amount) for n, amount in zip(x.shape, amounts, strict=True))
+    return Operand(result, shape, contiguous_stride(shape))
 
 
 def rows(b: Builder, x: Operand, inner: int = 1) -> int:

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..placement import MIB
+from ..placement import CPU, MIB
 from ..wire.messages import Device, DeviceInfo
 
 _RAM_IN_USE = 3 << 10  # MiB of a system, a browser and ComfyUI with torch; the default of ram - ram_free
@@ -72,13 +72,13 @@ def profile_of(described: Any) -> Profile:
     ram = _mib(described, "ram")
     rows = [_gpu(f"Vulkan{index}", gpu, system) for index, gpu in enumerate(gpus)]
     free = _mib(described, "ram_free", max(0, ram - _RAM_IN_USE * MIB))
-    rows.append((Device("CPU", "CPU", "CPU", free, ram, ram, ()), DeviceInfo("CPU", "CPU", "CPU", (), False, system)))
+    rows.append((Device(CPU, CPU, CPU, free, ram, ram, ()), DeviceInfo(CPU, CPU, CPU, (), False, system)))
     return Profile(name, tuple(device for device, _ in rows), tuple(foreign for _, foreign in rows))
 
 
 def described_machine(devices: Sequence[Device], system: str) -> dict[str, Any]:
     """The description of a machine with these devices, with which others can plan for it. system: sys.platform."""
-    (cpu,) = (device for device in devices if device.type == "CPU")
+    (cpu,) = (device for device in devices if device.type == CPU)
     gpus = [
         {
             "description": device.description,

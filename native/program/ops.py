@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
-from math import prod
+from math import isqrt, prod
 from typing import Any, NamedTuple, get_type_hints
 
 from .tensor import Ne, Tensor, Value
@@ -143,6 +143,21 @@ class Conv2d(NamedTuple):
     dilation1: int
 
 
+class Conv3d(NamedTuple):
+    """0: along the width, 1: along the height, 2: along the depth; in voxels. batch: volumes."""
+
+    stride0: int
+    stride1: int
+    stride2: int
+    pad0: int
+    pad1: int
+    pad2: int
+    dilation0: int
+    dilation1: int
+    dilation2: int
+    batch: int
+
+
 class Upscale(NamedTuple):
     """ "nearest" or "bilinear"."""
 
@@ -194,11 +209,24 @@ def _flash_attn_ne(sources: Sources, _parameters: Softmax) -> Ne:
     return value.ne[0], query.ne[2], query.ne[1], query.ne[3]
 
 
+def _convolved(size: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
+    return (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
+
+
 def _conv_2d_ne(sources: Sources, conv: Conv2d) -> Ne:
     kernel, image = sources
-    width = (image.ne[0] + 2 * conv.pad0 - conv.dilation0 * (kernel.ne[0] - 1) - 1) // conv.stride0 + 1
-    height = (image.ne[1] + 2 * conv.pad1 - conv.dilation1 * (kernel.ne[1] - 1) - 1) // conv.stride1 + 1
+    width = _convolved(image.ne[0], kernel.ne[0], conv.stride0, conv.pad0, conv.dilation0)
+    height = _convolved(image.ne[1], kernel.ne[1], conv.stride1, conv.pad1, conv.dilation1)
     return width, height, kernel.ne[3], image.ne[3]
+
+
+def _conv_3d_ne(sources: Sources, conv: Conv3d) -> Ne:
+    kernel, volume = sources
+    width = _convolved(volume.ne[0], kernel.ne[0], conv.stride0, conv.pad0, conv.dilation0)
+    height = _convolved(volume.ne[1], kernel.ne[1], conv.stride1, conv.pad1, conv.dilation1)
+    depth = _convolved(volume.ne[2], kernel.ne[2], conv.stride2, conv.pad2, conv.dilation2)
+    channels = volume.ne[3] // conv.batch
+    return width, height, depth, kernel.ne[3] // channels * conv.batch
 
 
 # -- its type
@@ -238,6 +266,12 @@ def _flash_attn_flops(_ne: Ne, sources: Sources) -> float:
 
 def _conv_2d_flops(ne: Ne, sources: Sources) -> float:
     return 2.0 * prod(ne) * prod(sources[0].ne[:3])
+
+
+def _conv_3d_flops(ne: Ne, sources: Sources) -> float:
+    kernel, volume = (source.ne for source in sources)
+    channels = isqrt(kernel[3] * volume[3] // ne[3])  # in * out times in * batch, by out * batch
+    return 2.0 * prod(ne) * prod(kernel[:3]) * channels
 
 
 class PerToken(Enum):
@@ -314,6 +348,9 @@ OPERATIONS: dict[str, Operation] = {
     # queries, keys, values [channels, tokens, heads, batch], and what is added to the scores
     "flash_attn": Operation(Softmax, (3, 4), _flash_attn_ne, _f32, _flash_attn_flops),
     "conv_2d": Operation(Conv2d, (2, 2), _conv_2d_ne, _f32, _conv_2d_flops),  # kernels, images
+    "conv_2d_dw": Operation(Conv2d, (2, 2), _conv_2d_ne, _f32, _conv_2d_flops),  # a kernel for each channel, images
+    # kernels [width, height, depth, in * out], volumes [width, height, depth, in * batch]
+    "conv_3d": Operation(Conv3d, (2, 2), _conv_3d_ne, _f32, _conv_3d_flops),
 }
 
 

@@ -36,6 +36,8 @@ class HostStorages:
 
     def window(self, window: Window) -> torch.Tensor:
         """A window as a tensor, which shares the storage's memory."""
+        if not window.numel:
+            return torch.empty(window.shape, dtype=window.dtype)
         return self.flat[window.storage].as_strided(window.shape, window.stride, window.offset)
 
     def call(self, step: TracedOp) -> Any:

@@ -16,7 +16,7 @@ STRING, ARRAY = 8, 9
 MAX_TEXT = 1 << 20  # bytes; longer strings are skipped
 MAX_KEPT = 64  # elements; longer arrays (tokenizers) are skipped
 MAX_STRINGS = 1 << 22  # elements of one array: ten times the largest vocabulary, under a second to skip
-MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
+MAX_DIMENSIONS = 5  # ggml has four; files of video models have Conv3d kernels as they are in torch
 CHUNK = 1 << 18  # bytes that are read of the file at once
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...native.lower import LowerOptions
-from ...native.placement import Placement
+from ...native.placement import CPU, Placement
 from ...native.weights import WeightSet
 from .host import current_host
 from .lifetime import LoadedWeights
@@ -51,7 +51,7 @@ class Component(torch.nn.Module):
         held = {name: weights.parameters[name] for name in self._names if name not in local}
         self.dtype = torch.float32
         # The CPU's kernel is faster on F32 than on what it would have to convert; on a GPU half the bytes count.
-        kv_type = "F32" if placement.device == "CPU" else "F16"
+        kv_type = "F32" if placement.device == CPU else "F16"
         options = LowerOptions(activation_scale=F16_OVERFLOW_SCALE if f16_overflow else 1.0, kv_type=kv_type)
         self.host = current_host()
         held_weights = replace(weights, parameters=held)
@@ -85,9 +85,8 @@ class Component(torch.nn.Module):
 
     def load(self) -> None:
         """Bring the weights to the device, with progress at the node; interruptible."""
-        with self.host.errors():
+        with self.host.engine_call(self.engine_model):
             self.loaded.load(self.host.progress(), self.host.is_interrupted)
-        self.host.on_peak(self.engine_model)
 
     def compute(self, key: Hashable, function: Function, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Run `function(module, inputs)` in its engine, until the host is interrupted.
@@ -100,10 +99,8 @@ class Component(torch.nn.Module):
             self.load()
         self.loaded.begin_phase()
         self.host.lifetimes.unload_orphans()
-        with self.host.errors(self.oom_retryable):
-            results = self.engine_model.run(key, function, _on_host(inputs), interrupted=self.host.is_interrupted)
-        self.host.on_peak(self.engine_model)
-        return results
+        with self.host.engine_call(self.engine_model, self.oom_retryable):
+            return self.engine_model.run(key, function, _on_host(inputs), interrupted=self.host.is_interrupted)
 
     def fits(self, key: Hashable, function: Function, inputs: dict[str, Tensor]) -> bool:
         """Whether the device has room for `compute` and can do each of its operations; nothing is computed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,6 +13,7 @@ from fractions import Fraction
 import comfy.utils
 import torch
 from comfy import model_management
+from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from ...native.client import Device, Interrupted, OutOfMemory, RunnerError, shared
@@ -21,9 +23,11 @@ from ...native.engines.model import Model
 from ...native.lower import LowerOptions
 from ...native.placement import Placement
 from ...native.weights import WeightSet
+from ..node_text import show_on
 from .lifetime import Lifetimes, ProcessLifetimes
 from .tiling import Tiling, map_tiles, scaled_size, tile_count
 
+log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]  # what is done, and all there is to do
 
 
@@ -59,15 +63,12 @@ class Host(ABC):
         """Raise the exception that ends an interrupted prompt."""
 
     @abstractmethod
-    def errors(self, oom_retryable: bool = True) -> AbstractContextManager[None]:
-        """Around calls of an engine: its interruptions and lack of memory as the exceptions that the host handles.
+    def engine_call(self, model: Model | None = None, oom_retryable: bool = True) -> AbstractContextManager[None]:
+        """Around a call of an engine: interruptions and lack of memory as the exceptions that the host handles.
 
+        model: the one that is loaded or run, which has new `peaks` then.
         oom_retryable: False for a lack of memory that ends the job, whatever the host would try.
         """
-
-    @abstractmethod
-    def on_peak(self, model: Model) -> None:
-        """A model has been loaded or run, and has new `peaks`."""
 
     @abstractmethod
     def map_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, scale: Fraction) -> Tensor:
@@ -125,8 +126,8 @@ class ComfyUI(Host):
         model_management.throw_exception_if_processing_interrupted()
 
     @contextmanager
-    def errors(self, oom_retryable: bool = True) -> Iterator[None]:
-        """As Host.errors: InterruptProcessingException, and OOM_EXCEPTION or RunnerError."""
+    def engine_call(self, model: Model | None = None, oom_retryable: bool = True) -> Iterator[None]:
+        """As Host.engine_call: InterruptProcessingException, and OOM_EXCEPTION or RunnerError."""
         try:
             yield
         except Interrupted:
@@ -135,11 +136,10 @@ class ComfyUI(Host):
         except OutOfMemory as error:
             kind = model_management.OOM_EXCEPTION if oom_retryable else RunnerError
             raise kind(self.observer.explain_oom(error)) from error
-
-    def on_peak(self, model: Model) -> None:
-        """Tell the observer."""
-        if model.peaks:
+        if model is not None and model.peaks:
             self.observer.on_peak(model.peaks, model.weights.digest)
+        if model is not None and model.island_seconds:
+            _show_islands(model.island_seconds)
 
     def map_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, scale: Fraction) -> Tensor:
         """As Host.map_tiles, with progress; where x is no larger than a tile, image after image as a whole."""
@@ -155,6 +155,18 @@ class ComfyUI(Host):
             return result
 
         return map_tiles(with_progress, x, tiling, scale)
+
+
+def _show_islands(seconds: Mapping[str, float]) -> None:
+    """Say at the executing node, and in the log, which operations torch computes on the processor, and how long."""
+    slowest = sorted(seconds.items(), key=lambda each: -each[1])
+    text = "Computed by torch on the processor, as ggml has no such operation: " + ", ".join(
+        f"{operation} ({took:.2f} s)" for operation, took in slowest
+    )
+    log.info("%s", text)
+    context = get_executing_context()
+    if context is not None:
+        show_on(context.node_id, text)
 
 
 class DryRunHost(Host):
@@ -192,12 +204,9 @@ class DryRunHost(Host):
     def raise_if_interrupted(self) -> None:
         """Never."""
 
-    def errors(self, oom_retryable: bool = True) -> AbstractContextManager[None]:
-        """Exceptions pass as they are."""
+    def engine_call(self, model: Model | None = None, oom_retryable: bool = True) -> AbstractContextManager[None]:
+        """Exceptions pass as they are, and nothing was held."""
         return nullcontext()
-
-    def on_peak(self, model: Model) -> None:
-        """Nothing: nothing was held."""
 
     def map_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, scale: Fraction) -> Tensor:
         """Zeros that take no memory: every tile takes what the first one does, and only that is noted."""

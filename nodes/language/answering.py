@@ -53,5 +53,5 @@ def answer_at(
 
     if isinstance(model, LocalModel):
         register(model)
-    with COMFYUI.errors():
+    with COMFYUI.engine_call():
         return answer(model, request, show_so_far, comfy.model_management.processing_interrupted)

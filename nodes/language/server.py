@@ -79,7 +79,7 @@ class GGMLLanguageServer(io.ComfyNode):
         """Shows the models that the server lists, or why it lists none, which is no error until the model is used."""
         server = server_at(url, model, key_variable, float(timeout))
         try:
-            with COMFYUI.errors():
+            with COMFYUI.engine_call():
                 names = listed_models(server, comfy.model_management.processing_interrupted)
             show(cls, "models: " + ", ".join(names))
         except LanguageModelError as error:

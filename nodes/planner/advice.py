@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
+from ...native.placement import AUTO, CPU
 from ...native.planning import Advice, Plan, Shortage
 from ..loaders.files import model_names, model_path
 from .loaders import loader_nodes
@@ -43,8 +44,8 @@ def _changes(prompt: Prompt) -> Iterator[tuple[str, str, Change]]:
         if loader.releases and inputs.get("after_use") == "keep":
             yield "release", f"{loader.title} (node {node}): after_use release", {node: {"after_use": "release"}}
     for node, loader, inputs in sorted(nodes, key=lambda each: each[1].cpu_advice):
-        if loader.cpu_advice and inputs.get("device") not in (None, "auto", "CPU"):
-            yield loader.node_id, f"{loader.title} (node {node}): device CPU", {node: {"device": "CPU"}}
+        if loader.cpu_advice and inputs.get("device") not in (None, AUTO, CPU):
+            yield loader.node_id, f"{loader.title} (node {node}): device CPU", {node: {"device": CPU}}
     for node, loader, inputs in nodes:
         if loader.streams and inputs.get("weights") in ("device", "disk"):
             yield "stream", f"{loader.title} (node {node}): weights ram", {node: {"weights": "ram"}}

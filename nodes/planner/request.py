@@ -11,7 +11,7 @@ from typing import Any
 import folder_paths
 
 from ...native.client import Device, shared
-from ...native.placement import MIB
+from ...native.placement import CPU, MIB
 from ...native.planning import Machine, Profile, ProfileError, known_profiles, read_profiles
 from ..loaders.device_inputs import devices
 from ..settings import gpu_reserve
@@ -100,6 +100,6 @@ def machine_of(request: PlanRequest) -> Machine:
 
 
 def _capacity(device: Device, free: int, request: PlanRequest) -> int:
-    on_cpu = device.type == "CPU"
+    on_cpu = device.type == CPU
     reserve = int(RAM_RESERVE * device.total) if on_cpu else gpu_reserve()
     return (request.ram_budget if on_cpu else request.gpu_budget) or max(0, min(device.total, free) - reserve)

@@ -77,8 +77,7 @@ def _listing(name: str, real: hollow.RealModel, size: int) -> str:
     module = real.build(None).eval()
     types = {each: WeightType(kind, shape) for each, (shape, kind) in hollow.types(module, real.matrices).items()}
     traced = trace(name, module, real.function, real.inputs(size))
-    lowered = lower(traced, types, WIDE if real.wide else None)
-    return lowered.program.listing(lowered.module_paths)
+    return lower(traced, types, WIDE if real.wide else None).listing()
 
 
 def _profile(real: hollow.RealModel, module: Any, weights: WeightSet, placement: Placement, size: int) -> None:

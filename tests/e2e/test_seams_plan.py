@@ -62,7 +62,7 @@ def workflow(draw: random.Random) -> dict[str, Any]:
         weights = draw.choice(("auto", "device", "ram", "disk"))
         return {"device": draw.choice(("CPU", "Vulkan0")), "weights": weights, "engine": "ggml", "budget": 0}
 
-    width, height = (draw.choice((64, 96, 128)) for _ in range(2))
+    width, height = (draw.choice((32, 64, 96)) for _ in range(2))
     cfg = draw.choice((1.0, 3.0))
     return {
         "1": {"class_type": "GGMLDiffusionModel",

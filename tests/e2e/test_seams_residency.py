@@ -81,13 +81,13 @@ def encode(clip: Any, text: str) -> tuple[Tensor, Tensor]:
 
 
 def sample(model: Any, steps: int = 2) -> Tensor:
-    """64 x 64 pixels of noise and a random prompt, in latents."""
+    """32 x 32 pixels of noise and a random prompt, in latents."""
     shapes = model.model_state_dict()
     width = shapes["diffusion_model.txt_in.weight"].shape[1]
     pooled = shapes["diffusion_model.vector_in.in_layer.weight"].shape[1]
     generator = torch.Generator().manual_seed(1)
     prompt = [[torch.randn(1, 40, width, generator=generator), {"pooled_output": torch.ones(1, pooled)}]]
-    latent = {"samples": torch.zeros(1, 16, 8, 8)}
+    latent = {"samples": torch.zeros(1, 16, 4, 4)}
     (result,) = core_nodes.common_ksampler(model, 5, steps, 1.0, "euler", "simple", prompt, prompt, latent)
     return result["samples"]
 
@@ -181,7 +181,7 @@ def test_sizes_by_turns_stay_in_one_process(runner_with: Callable[..., Any]) -> 
     """Each program frees the buffers of the one before, of which the driver may see nothing any more."""
     runner = runner_with()
     (vae,) = vae_nodes.GGMLVAE.execute("ae-micro.safetensors", "Vulkan0", "off", 512, 64).result
-    latents = [torch.randn(1, 16, 8, width) for width in (8, 10)]
+    latents = [torch.randn(1, 16, 4, width) for width in (4, 6)]
     vae.decode(latents[0])
     pid = runner.pid
     for turn in range(20):

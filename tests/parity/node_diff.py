@@ -14,6 +14,7 @@ from native.lower import LowerOptions, WeightType
 from native.lower.lowering import Lowering
 from native.lower.storages import StorageLayout
 from native.lower.strides import contiguous
+from native.lower.walk import walk
 from native.program import Output
 from native.trace import Trace, trace
 from native.trace.values import HostStorages
@@ -39,7 +40,7 @@ def differences(
     parameters = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
     types = {name: WeightType("F32", tuple(p.shape)) for name, p in parameters.items()}
     lowering = Lowering(traced, types, options or LowerOptions(), {})
-    lowered = lowering.run()
+    lowered = walk(lowering)
     results = list(lowering.results)
     outputs = [Output(_copied(lowering, content), (content.operand.numel,)) for _, _, content in results]
     program, _ = lowering.b.program(outputs)

@@ -29,7 +29,7 @@ class Place:
     @property
     def wide(self) -> LowerOptions:
         """How such models are lowered for this place."""
-        return LowerOptions(activation_scale=self.activation_scale)
+        return LowerOptions(activation_scale=self.activation_scale, islands=False)
 
     def runner(self) -> Runner:
         """A runner process with this setting."""

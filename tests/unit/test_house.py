@@ -39,6 +39,8 @@ native.lower.strides native.lower.host native.lower.storages
 native.lower.passes
 native.lower.lowering
 native.lower.handlers
+native.lower.islands
+native.lower.walk
 native.lower
 native.planning
 native.engines.model native.engines.kept
@@ -95,19 +97,20 @@ SMALL = {  # why a file may be shorter: those files
         native/llm/task.py native/runner/serve.py
     """,
     "one type, or one table, that many import": """
-        native/lower/host.py native/program/tensor.py native/trace/values.py native/weights/header.py
+        native/program/tensor.py native/trace/values.py native/weights/header.py
         native/weights/weight_file.py nodes/planner/loaders.py nodes/planner/unknown.py
     """,
     "one algorithm": """
         native/engines/kept.py native/program/schedule.py native/trace/kept_state.py
         native/lower/passes/fuse.py native/lower/passes/rewriter.py
         native/runner/graph/execute.py native/runner/graph/profile.py native/runner/graph/segments.py
+        native/runner/graph/sources.py
         native/runner/weight_memory/arrays.py nodes/components/call_arguments.py
         nodes/components/attention_override.py nodes/components/tile_choice.py nodes/planner/advice.py
         nodes/planner/chart.py nodes/planner/size_guard.py
     """,
     "handlers of one kind of operation": """
-        native/lower/handlers/attention.py native/lower/handlers/convolution.py native/lower/handlers/matmul.py
+        native/lower/handlers/attention.py native/lower/handlers/matmul.py
     """,
     "one side of a seam": """
         native/client/tensors.py native/engines/choose.py native/engines/model.py native/llm/answer.py

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from native.lower import HandlerBug, Lowered, LowerError, lower
+from native.lower import HandlerBug, Lowered, LowerError, LowerOptions, lower
 from native.lower.lowering import HANDLERS, Lowering, handler
 from native.lower.strides import Operand
 from native.trace import trace
@@ -32,7 +32,8 @@ class Sorting(torch.nn.Module):
 
 
 def _lowered(function: Callable[[torch.Tensor], Any]) -> Lowered:
-    return lower(trace("my model", Sorting(function), lambda m, t: m(t["x"]), {"x": torch.zeros(2, 6, 32)}), {})
+    traced = trace("my model", Sorting(function), lambda m, t: m(t["x"]), {"x": torch.zeros(2, 6, 32)})
+    return lower(traced, {}, LowerOptions(islands=False))
 
 
 @pytest.fixture

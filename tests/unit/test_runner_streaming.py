@@ -26,7 +26,7 @@ MIB = 1 << 20
 SIDE, TOKENS, LAYERS = 1536, 3, 7
 A_LAYER_EACH = ("--largest-segment", str(2 * SIDE * SIDE * TOKENS))
 LAYER = SIDE * SIDE // 32 * 34  # bytes
-RESIDENCIES = LAYERS * (LAYER + SIDE * 4)
+WEIGHT_BYTES = LAYERS * (LAYER + SIDE * 4)
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
 IN_RAM, ON_DEVICE = Placement("Vulkan0", RAM), Placement("Vulkan0", DEVICE)
 X = np.random.default_rng(3).standard_normal((TOKENS, SIDE), "f4")
@@ -171,7 +171,7 @@ def test_interrupted_run_leaves_streaming_in_order(runner: Runner, layers: Weigh
     runner.unload(layers.digest, IN_RAM)
 
 
-@pytest.mark.parametrize("memory", [12 * MIB, RESIDENCIES + 2 * TOKENS * SIDE * 4 - 1])
+@pytest.mark.parametrize("memory", [12 * MIB, WEIGHT_BYTES + 2 * TOKENS * SIDE * 4 - 1])
 def test_usual_placement_streams_what_does_not_fit(layers: WeightSet, memory: int) -> None:
     """With 12 MiB the weights are too large, with the other figure weights and compute buffer together."""
     program = chain(list(range(LAYERS)))
@@ -193,7 +193,7 @@ def test_patches_stay_where_weights_are_streamed_after_all(layers: WeightSet) ->
     """Weights and patches fit, the compute buffer beside them does not: only the weights are loaded anew."""
     patched = layers.with_arrays({"lora": np.ones((8, SIDE), "f4")})
     program, patch = chain(list(range(LAYERS))), 8 * SIDE * 4  # bytes
-    runner = new_runner(*A_LAYER_EACH, "--device-memory", str(RESIDENCIES + patch + 2 * TOKENS * SIDE * 4 - 1))
+    runner = new_runner(*A_LAYER_EACH, "--device-memory", str(WEIGHT_BYTES + patch + 2 * TOKENS * SIDE * 4 - 1))
     exchanged = Counter[str]()
     exchange = RunnerProcess.exchange
 

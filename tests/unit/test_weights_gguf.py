@@ -147,7 +147,7 @@ def test_impossible_original_shapes(write_gguf: Write, shape: list[object]) -> N
         (header(entry("a"), entry("a", offset=32)) + bytes(64), "tensor a is listed twice"),
         (header(entry("a"), entry("b", offset=24)) + bytes(64), "lies at 24"),
         (header(entry("a", (16,)), entry("b", offset=32)) + bytes(64), "tensors a and b over each other"),
-        (header(entry("a", (4, 2, 2, 2, 2))) + bytes(256), "5 dimensions"),
+        (header(entry("a", (4, 2, 2, 2, 2, 2))) + bytes(512), "6 dimensions"),
         (header(entry("a", (4, 0))), "[0, 4], not possible"),
         (header(entry("a", (33,), Q8_0)) + bytes(64), "[33], not possible in blocks of 32"),
         (header(entry("a", (4,), 31)) + bytes(16), "ggml type 31"),

@@ -1,5 +1,5 @@
 """One handler for each aten operation, in files by subject; importing the package registers them all."""
 
-from . import attention, convolution, data_movement, elementwise, matmul, norms, rope
+from . import attention, convolution, data_movement, elementwise, matmul, norms, padding, rope
 
-__all__ = ["attention", "convolution", "data_movement", "elementwise", "matmul", "norms", "rope"]
+__all__ = ["attention", "convolution", "data_movement", "elementwise", "matmul", "norms", "padding", "rope"]

@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from ...program.builder import LowerError
 from ...trace.graph import Window
 from ..lowering import Lowering, Made, handler
-from ..strides import Operand, collapse, contiguous, contiguous_stride, physical_order, strided_dimensions, view
+from ..strides import Operand, collapse, contiguous, contiguous_stride, padded, physical_order, strided_dimensions, view
 
 
 @handler("clone", "_to_copy")
@@ -38,19 +39,31 @@ def cat(low: Lowering, out: Window, parts: Sequence[Window], dim: int = 0) -> Ma
     """Tensors one after the other along a dimension, in the memory order of the largest of them."""
     dim %= len(out.shape)
     parts = [part for part in parts if part.numel]
-    if len(parts) == 1:
-        return clone(low, out, parts[0])
-    operands = [low.operand(part) for part in parts]
-    largest = max(operands, key=lambda x: x.numel)
+    zeros = [low.is_constant(part) and not low.value(part).any() for part in parts]
+    first = zeros.index(False) if False in zeros else 0
+    last = len(parts) - (zeros[::-1].index(False) if False in zeros else 0)
+    before, after = (sum(part.shape[dim] for part in some) for some in (parts[:first], parts[last:]))
+    if last - first == 1 and not before and not after:
+        return clone(low, out, parts[first])
+    joined = concat_all(low, [low.operand(part) for part in parts[first:last]], dim)
+    if before or after:  # as videos are padded: no zeros are kept to be joined to something
+        joined = padded(low.b, joined, [(before, after) if i == dim else (0, 0) for i in range(len(out.shape))])
+    return joined
+
+
+def concat_all(low: Lowering, parts: Sequence[Operand], dim: int) -> Operand:
+    """One after the other along a dimension, in pairs, so that each is copied few times."""
+    largest = max(parts, key=lambda x: x.numel)
     repeated = any(n != 1 and stride == 0 for n, stride in zip(largest.shape, largest.stride, strict=True))
-    order = low.layout(out).order if repeated else physical_order(largest.shape, largest.stride)
-    joined = operands[0].permuted(order)
-    for part in operands[1:]:
-        joined = _concat(low, joined, part.permuted(order), order.index(dim))
-    return joined.permuted([order.index(i) for i in range(len(order))])
+    order = tuple(range(len(largest.shape))) if repeated else physical_order(largest.shape, largest.stride)
+    joined = [part.permuted(order) for part in parts]
+    while len(joined) > 1:
+        pairs = [joined[i : i + 2] for i in range(0, len(joined), 2)]
+        joined = [concat(low, pair[0], pair[1], order.index(dim)) if len(pair) == 2 else pair[0] for pair in pairs]
+    return joined[0].permuted([order.index(i) for i in range(len(order))])
 
 
-def _concat(low: Lowering, first: Operand, second: Operand, dim: int) -> Operand:
+def concat(low: Lowering, first: Operand, second: Operand, dim: int) -> Operand:
     """Two tensors along a dimension."""
     b = low.b
     shape = tuple(n + second.shape[dim] if i == dim else n for i, n in enumerate(first.shape))
@@ -88,7 +101,7 @@ def stack(low: Lowering, out: Window, parts: Sequence[Window], dim: int = 0) -> 
     for part in parts:
         x = low.operand(part)
         x = Operand(x.tensor, (*x.shape[:dim], 1, *x.shape[dim:]), (*x.stride[:dim], 1, *x.stride[dim:]), x.offset)
-        joined = x if joined is None else _concat(low, joined, x, dim)
+        joined = x if joined is None else concat(low, joined, x, dim)
     assert joined is not None
     return low.to_layout(contiguous(low.b, joined), out)
 
@@ -96,24 +109,11 @@ def stack(low: Lowering, out: Window, parts: Sequence[Window], dim: int = 0) -> 
 @handler("repeat")
 def repeat(low: Lowering, out: Window, x: Window, times: Sequence[int]) -> int:
     """Copies along each dimension."""
-    joined = low.operand(x)
-    missing = len(times) - len(joined.shape)
-    joined = Operand(joined.tensor, (1,) * missing + joined.shape, (1,) * missing + joined.stride, joined.offset)
-    for dim, count in enumerate(times):
-        once = joined
-        for _ in range(count - 1):
-            joined = _concat(low, joined, once, dim)
-    return low.to_layout(contiguous(low.b, joined), out)
-
-
-@handler("constant_pad_nd")
-def pad(low: Lowering, out: Window, x: Window, amounts: Sequence[int], value: float = 0.0) -> int:
-    """Zeros around the last dimensions."""
-    if value or any(amount < 0 for amount in amounts) or len(x.shape) > 4:
-        raise LowerError(f"padding {list(amounts)} with {value}")
-    source = low.b.reshape(contiguous(low.b, low.operand(x)), x.shape)
-    padded = dict(zip(("l0", "r0", "l1", "r1", "l2", "r2", "l3", "r3"), [*amounts, *[0] * 8], strict=False))
-    return low.to_layout(low.b.op("pad", source, **padded), out)
+    source = low.operand(x)
+    source = source.broadcast((1,) * (len(times) - len(x.shape)) + x.shape)
+    shape = tuple(n for pair in zip(times, source.shape, strict=True) for n in pair)
+    stride = tuple(step for own in source.stride for step in (0, own))
+    return low.to_layout(contiguous(low.b, Operand(source.tensor, shape, stride, source.offset)), out)
 
 
 @handler("embedding")
@@ -146,10 +146,43 @@ def index(low: Lowering, out: Window, x: Window, indices: Sequence[Window | None
     return low.to_layout(low.b.op("get_rows", table, numbers), out)
 
 
-@handler("upsample_nearest2d", "_upsample_nearest_exact2d")
-def upsample_nearest(low: Lowering, out: Window, x: Window, *_: Any) -> int:
-    """Larger pictures by repeating pixels, [batch, channels, height, width]."""
-    if any(o % i for o, i in zip(out.shape[2:], x.shape[2:], strict=True)):
-        raise LowerError(f"enlarging {x.shape[2:]} to {out.shape[2:]}, which is not a whole factor")
-    source = low.b.reshape(contiguous(low.b, low.operand(x)), x.shape)
-    return low.to_layout(low.b.shaped("upscale", source, out.shape, mode="nearest"), out)
+def taken(low: Lowering, x: Operand, dim: int, positions: Sequence[int]) -> Operand:
+    """The elements at these positions along a dimension, which becomes the slowest in memory."""
+    b = low.b
+    order = (dim, *(i for i in range(len(x.shape)) if i != dim))
+    if len(positions) == x.shape[dim] == 1:
+        return x
+    moved = x.permuted(order)
+    table = b.reshape(contiguous(b, moved), (x.shape[dim], math.prod(moved.shape[1:])))
+    rows = b.op("get_rows", table, b.constant(np.array(positions, np.int32)))
+    shape = (len(positions), *moved.shape[1:])
+    return Operand(rows, shape, contiguous_stride(shape)).permuted([order.index(i) for i in range(len(order))])
+
+
+_NEAREST = {False: torch.ops.aten.upsample_nearest1d.default, True: torch.ops.aten._upsample_nearest_exact1d.default}
+
+
+@handler("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d")
+def upsample_nearest(low: Lowering, out: Window, x: Window, _size: Any, *scales: Any, exact: bool = False) -> Made:
+    """x [batch, channels, *size] in another size, each element the nearest of x by torch's rounding."""
+    given = scales[0] if scales and isinstance(scales[0], (list, tuple)) else scales
+    sizes, wanted = x.shape[2:], out.shape[2:]
+    positions = [
+        _NEAREST[exact](torch.arange(n, dtype=torch.float32).reshape(1, 1, n), [m], scale).long().flatten().tolist()
+        for n, m, scale in zip(sizes, wanted, [*given, *[None] * len(sizes)][: len(sizes)], strict=True)
+    ]
+    source = low.operand(x)
+    if all(place == [i * n // m for i in range(m)] and m % n == 0
+           for place, n, m in zip(positions, sizes, wanted, strict=True)):  # fmt: skip
+        flat = low.b.reshape(contiguous(low.b, source), (x.shape[0] * x.shape[1], *sizes))
+        return low.to_layout(low.b.shaped("upscale", flat, (x.shape[0] * x.shape[1], *wanted), mode="nearest"), out)
+    for dim, place in enumerate(positions, 2):
+        if place != list(range(source.shape[dim])):
+            source = taken(low, source, dim, place)
+    return source
+
+
+@handler("_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d")
+def upsample_nearest_exact(low: Lowering, out: Window, x: Window, size: Any, *scales: Any) -> Made:
+    """The same, where the nearest is that of the middle of an element."""
+    return upsample_nearest(low, out, x, size, *scales, exact=True)

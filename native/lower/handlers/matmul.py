@@ -6,12 +6,15 @@ from ...program.builder import LowerError
 from ...trace.graph import Window
 from ..lowering import Lowering, handler
 from ..strides import Operand, binary, contiguous, contiguous_stride, rows, rows_packed
+from .data_movement import clone, fill
 
 
 @handler("linear")
 def linear(low: Lowering, out: Window, x: Window, weight: Window, bias: Window | None = None) -> int:
     """x [.., in] times weight [out, in], and its low-rank branch where it has one (Hu et al. 2021, section 4)."""
     b = low.b
+    if not x.numel:  # a product over no channels
+        return clone(low, out, bias) if bias is not None else fill(low, out, out)
     columns = rows_packed(b, rows(b, low.operand(x)))
     result = _multiply(low, _matrix(low, weight), columns)
     name = low.weight_name(weight)

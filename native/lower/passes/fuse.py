@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
+
 from ...trace.graph import Trace, TracedOp, Window
 
 
@@ -59,7 +61,8 @@ def rms_norm(step: TracedOp, maker: Maker) -> TracedOp | None:
         return None
     if tuple(mean.args[1]) not in ((-1,), (len(x.shape) - 1,)) or mean.args[2:3] != (True,):
         return None
-    return replace(step, name="rms_norm", args=(x, [x.shape[-1]], None, added.args[1]), kwargs={})
+    args = (x, [x.shape[-1]], None, added.args[1])
+    return replace(step, name="rms_norm", function=torch.nn.functional.rms_norm, args=args, kwargs={})
 
 
 PATTERNS = (rms_norm,)

@@ -14,6 +14,7 @@ import numpy as np
 from ...errors import OutOfMemory, RunnerError
 from ...ggml_types import LAYOUTS
 from ...lru import LRU
+from ...placement import CPU
 from ...program import Program, Tensor
 from ...program.ops import flops, is_view, parameters_of
 from ...program.tensor import ne_of, row_text
@@ -21,8 +22,9 @@ from ..device.buffers import Allocation, Budget, OverBudget, allocate, describe,
 from ..device.devices import Device
 from ..ggml_binding import context, ggml
 from ..weight_memory.streamed import Stream, Uses, plan, stops
-from .operations import BUILDERS, Call, OperationFault, f16_as_f32
+from .operations import BUILDERS, Call, OperationFault
 from .segments import cuts, layout_is_known, segments_of
+from .sources import at_binding_offsets, f16_as_f32
 
 _CONSTANT_TYPES = {"float32": "F32", "float16": "F16", "int32": "I32"}
 _FLAG_INPUT, _FLAG_OUTPUT = 1, 2  # enum ggml_tensor_flag
@@ -171,7 +173,7 @@ class Graph:
         by_segment = {name: (bisect_right(ends, a), bisect_right(ends, b)) for name, (a, b) in uses.items()}
         self._allocator = ggml.ggml_gallocr_new(self.device.buffer_type)
         size = self._measured(graph, [self._weights.streamed[name] for name in uses])
-        on_cpu = self.device.type == "CPU"
+        on_cpu = self.device.type == CPU
         work = ggml.ggml_graph_plan(graph, self.device.limits.threads, None).work_size if on_cpu else 0
         return graph, Needs(size, work, len(self.segments), by_segment)
 
@@ -196,7 +198,9 @@ class Graph:
         try:
             parameters = parameters_of(row.name, row.parameters)
             call = Call(self._context, row, parameters, declared, sources)
-            made = BUILDERS[row.name](f16_as_f32(call) if self.device.traits.f16_as_f32 else call)
+            if self.device.traits.f16_as_f32:
+                call = f16_as_f32(call)
+            made = BUILDERS[row.name](call if self.device.type == "CPU" else at_binding_offsets(call))
         except (TypeError, ctypes.ArgumentError) as error:  # a number that ggml's call cannot hold
             raise OperationFault(f"its parameters {row.parameters} do not fit: {error}") from error
         _check_result(row, made)

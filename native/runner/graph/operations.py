@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from math import prod
 from typing import Any, NamedTuple
 
@@ -12,9 +11,9 @@ from ...program import Tensor, ops
 from ...program.tensor import Value
 from ..ggml_binding import ggml
 
-_PRODUCTS = ("mul_mat", "conv_2d", "flash_attn")
 _FLOATS = ("F32", "F16", "BF16")
 _GGML_PREC_F32 = 10
+_PATCH_BYTES = 16 << 20  # ggml's CPU backend gathers what a kernel covers in so many (GGML_IM2COL_WORK_SIZE)
 _UPSCALE_MODES = {"nearest": 0, "bilinear": 1}  # enum ggml_scale_mode
 
 
@@ -298,16 +297,51 @@ def _flash_attn(call: Call) -> Any:
 def _conv_2d(call: Call) -> Any:
     kernel, image = call.declared
     conv: ops.Conv2d = call.parameters
-    _within((conv.stride0, conv.stride1, conv.dilation0, conv.dilation1), least=1)
-    _within((conv.pad0, conv.pad1))
-    pads, dilations = (conv.pad0, conv.pad1), (conv.dilation0, conv.dilation1)
     _types(call, 0, "F32", "F16")
+    _slides(call, conv[0:2], conv[2:4], conv[4:6])
+    _require(kernel.ne[2] == image.ne[2], f"a kernel for {kernel.ne[2]} channels on {image.ne[2]}")
+    _patch_fits(prod(kernel.ne[:3]), kernel.ne[3])
+    return ggml.ggml_conv_2d_direct(call.context, *call.sources, *conv)
+
+
+def _slides(call: Call, strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int]) -> None:
+    """Check that a kernel, source 0, fits into a picture or volume, source 1; along the fastest dimensions."""
+    kernel, image = call.declared
+    _within((*strides, *dilations), least=1, limit=1 << 31)
+    _within(pads, limit=1 << 31)
     _types(call, 1, "F32")
     _contiguous(call, 0, 1)
-    _require(kernel.ne[2] == image.ne[2], f"a kernel for {kernel.ne[2]} channels on {image.ne[2]}")
     for side, size, pad, dilation in zip(kernel.ne, image.ne, pads, dilations, strict=False):
         _require(size + 2 * pad >= dilation * (side - 1) + 1, f"a kernel {kernel.ne} on an image {image.ne}")
-    return ggml.ggml_conv_2d_direct(call.context, *call.sources, *conv)
+
+
+def _patch_fits(elements: int, kernels: int) -> None:
+    held = 4 * (elements + kernels)
+    _require(held <= _PATCH_BYTES, f"a kernel of {elements} elements for {kernels} channels takes {held} bytes at once")
+
+
+def _conv_2d_dw(call: Call) -> Any:
+    kernel, image = call.declared
+    conv: ops.Conv2d = call.parameters
+    _types(call, 0, "F32")  # ggml's CPU backend reads any kernel as F32
+    _slides(call, conv[0:2], conv[2:4], conv[4:6])
+    _require(kernel.ne[2:] == (1, image.ne[2]), f"kernels {kernel.ne} for {image.ne[2]} channels")
+    return ggml.ggml_conv_2d_dw_direct(call.context, *call.sources, *conv)
+
+
+def _conv_3d(call: Call) -> Any:
+    kernel, volume = call.declared
+    conv: ops.Conv3d = call.parameters
+    _types(call, 0, "F32", "F16")
+    _within((conv.batch,), least=1, limit=1 << 31)
+    _slides(call, conv[0:3], conv[3:6], conv[6:9])
+    channels = volume.ne[3] // conv.batch
+    fits = channels * conv.batch == volume.ne[3] and kernel.ne[3] % channels == 0
+    _require(fits, f"kernels {kernel.ne} for {conv.batch} volumes {volume.ne}")
+    _require(prod(volume.ne) < 1 << 32, f"a volume {volume.ne} of 2^32 elements and more")
+    kernels = kernel.ne[3] // channels
+    _patch_fits(prod(kernel.ne[:3]) * channels, kernels)
+    return ggml.ggml_conv_3d_direct(call.context, *call.sources, *conv[:9], channels, conv.batch, kernels)
 
 
 def _upscale(call: Call) -> Any:
@@ -316,21 +350,6 @@ def _upscale(call: Call) -> Any:
     _types(call, 0, "F32")
     _require(mode is not None, f"mode {upscale.mode!r}; there are {', '.join(_UPSCALE_MODES)}")
     return ggml.ggml_interpolate(call.context, call.sources[0], *call.tensor.ne, mode)
-
-
-def f16_as_f32(call: Call) -> Call:
-    """The operation with F16 factors of a product cast to F32, for a device that sums F16 products in half precision.
-
-    The cast is a node of its own, which needs room in the compute buffer for as long as its product takes.
-    """
-    if call.tensor.name not in _PRODUCTS:
-        return call
-    cast = [index for index, each in enumerate(call.declared[:3]) if each.type == "F16"]  # 3 is attention's mask
-    declared, sources = list(call.declared), list(call.sources)
-    for index in cast:
-        declared[index] = replace(declared[index], type="F32")
-        sources[index] = ggml.ggml_cast(call.context, sources[index], LAYOUTS["F32"].number)
-    return call._replace(declared=declared, sources=sources)
 
 
 BUILDERS: dict[str, Callable[[Call], Any]] = {
@@ -356,5 +375,7 @@ BUILDERS: dict[str, Callable[[Call], Any]] = {
     "soft_max": _soft_max,
     "flash_attn": _flash_attn,
     "conv_2d": _conv_2d,
+    "conv_2d_dw": _conv_2d_dw,
+    "conv_3d": _conv_3d,
     "upscale": _upscale,
 }  # fmt: skip

@@ -11,7 +11,7 @@ import torch
 
 from native.client import Runner
 from native.engines.ggml import GgmlModel
-from native.lower import LowerError
+from native.lower import LowerError, LowerOptions
 from tests.pack import ROOT
 
 from ..model_files import in_memory
@@ -27,7 +27,7 @@ def lowered(
     case: FamilyCase, real: torch.nn.Module, module: torch.nn.Module, device: str = "CPU", runner: Runner | None = None
 ) -> GgmlModel:
     """The model with both sizes lowered, after one trace that must not be seen by the next ones."""
-    model = GgmlModel(module, in_memory(real), device, None, runner)
+    model = GgmlModel(module, in_memory(real), device, LowerOptions(islands=False), runner)
     with product_attention():
         model.traced("before", case.function, case.call_inputs(0))
         for size in (0, 1):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from . import attention, convolution, data_movement, elementwise, matmul, norms, resampling, rope
+from . import attention, convolution, data_movement, elementwise, matmul, norms, padding, resampling, rope
 from .case import Case, Inputs, Parameters
 
 __all__ = ["CASES", "Case", "Inputs", "Parameters"]
 
 CASES: tuple[Case, ...] = tuple(
     case
-    for subject in (attention, convolution, data_movement, elementwise, matmul, norms, resampling, rope)
+    for subject in (attention, convolution, data_movement, elementwise, matmul, norms, padding, resampling, rope)
     for case in subject.CASES
 )

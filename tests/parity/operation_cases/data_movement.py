@@ -25,6 +25,19 @@ def _in_place_window(m: Any, t: Inputs) -> Tensor:
     return x + t["x"]
 
 
+def _empty_slice(m: Any, t: Inputs) -> Tensor:
+    x = t["x"] * 1.5
+    nothing = F.silu(F.linear(x[:, 6:], m.w)).mul_(2)
+    x[:, :0] = t["x"][:, :0] * 3
+    return torch.cat((F.linear(x, m.w), nothing, torch.zeros(0)), 1)
+
+
+def _written_alike(m: Any, t: Inputs) -> Tensor:
+    x = torch.full((2, 8, 32), 0.5)
+    x[:, 1:7] = t["x"]
+    return x
+
+
 CASES = (
     Case("clone", lambda m, t: t["x"].transpose(1, 2).clone(memory_format=torch.contiguous_format), X),
     Case("contiguous", lambda m, t: t["x"].permute(2, 0, 1).contiguous() * 2, X),
@@ -44,12 +57,20 @@ CASES = (
     Case("cat alone", lambda m, t: torch.cat((t["x"][:, 1:4],), 1) * 2, X),
     Case("cat transposed", lambda m, t: torch.cat((t["x"].transpose(1, 2), t["y"].transpose(1, 2)), 2)[:, 3:, 1:] * 2,
          {"x": (2, 6, 32), "y": (2, 3, 32)}),
+    Case("cat zeros", lambda m, t: torch.cat((torch.zeros(2, 3, 32), t["x"], t["x"] * 2, torch.zeros(2, 1, 32)), 1), X),
+    Case("cat zeros and one", lambda m, t: torch.cat((torch.zeros(2, 32, 3), t["x"].transpose(1, 2)), 2) + 1, X),
+    Case("cat ones", lambda m, t: torch.cat((torch.ones(2, 2, 32), t["x"], torch.zeros(2, 1, 32), t["x"]), 1), X),
+    Case("constants alike", lambda m, t: t["x"] * torch.full((6, 32), 0.5) + torch.ones(2, 6, 1), X),
+    Case("constants alike written", _written_alike, X),
     Case("cat three", lambda m, t: torch.cat((t["x"], t["x"] * 2, t["x"]), 0), X),
     Case("stack", lambda m, t: torch.stack((t["x"], t["y"]), 2), XY),
     Case("repeat", lambda m, t: t["x"].repeat(2, 1, 3), X),
+    Case("repeat new dimensions", lambda m, t: t["x"].transpose(0, 1).repeat(3, 1, 2, 2, 1), IMAGE),
+    Case("repeat none", lambda m, t: torch.cat((t["x"], (t["x"] * m.w).repeat(1, 0, 1)), 1) * 2, X, {"w": (32,)}),
+    Case("empty slice", _empty_slice, X, {"w": (8, 32)}),
+    Case("sum of nothing", lambda m, t: t["x"] + F.linear(t["x"][:, :0], m.w).sum() + t["x"][:, 6:].sum((1, 2)).sum(),
+         X, {"w": (8, 32)}),
     Case("expand", lambda m, t: t["x"][:, :1].expand(2, 6, 32).reshape(-1, 32) * 2, X),
-    Case("constant_pad_nd", lambda m, t: F.pad(t["x"], (0, 1, 2, 0)), IMAGE),
-    Case("circular pad", lambda m, t: F.pad(t["x"], (0, 1, 0, 1), mode="circular"), IMAGE),
     Case("embedding", lambda m, t: F.embedding(t["ids"], m.w), {}, {"w": (20, 32)},
          host={"ids": torch.tensor([[3, 19, 0], [7, 7, 2]])}, outliers=False),
     Case("index", lambda m, t: t["x"][t["a"], t["b"]], X, host={"a": torch.tensor([0, 1]), "b": torch.tensor([5, -1])}),

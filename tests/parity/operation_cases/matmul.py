@@ -12,6 +12,8 @@ CASES = (
     Case("linear slice", lambda m, t: F.linear(t["x"][:, 2:], m.w), X, {"w": (48, 32)}),
     Case("linear vector", lambda m, t: F.linear(t["x"], m.w, m.b), {"x": (2, 32)}, {"w": (48, 32), "b": (48,)}),
     Case("linear part", lambda m, t: F.linear(t["x"], m.w[16:]), X, {"w": (48, 32)}),
+    Case("linear of nothing", lambda m, t: t["x"] + F.linear(t["x"][..., :0], m.w[:, :0], m.b) + F.linear(
+        t["x"][..., :0], m.w[:, :0]), X, {"w": (32, 32), "b": (32,)}),
     Case("mm", lambda m, t: torch.mm(t["x"][0], m.w), X, {"w": (32, 48)}),
     Case("addmm", lambda m, t: torch.addmm(m.b, t["x"][0], m.w), X, {"w": (32, 48), "b": (48,)}),
     Case("bmm", lambda m, t: torch.bmm(t["x"], t["y"].transpose(1, 2)), XY),

@@ -1,0 +1,84 @@
+"""Handlers of padding, by a number or by elements from the border, and of cropping by negative amounts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...trace.graph import Window
+from ..lowering import Lowering, handler
+from ..strides import Operand, padded
+from .data_movement import concat_all, taken
+
+
+def _by_dimension(rank: int, amounts: Sequence[int]) -> list[tuple[int, int]]:
+    """Amounts before and after each dimension; torch lists those of the last dimension first."""
+    pairs = [(amounts[i], amounts[i + 1]) for i in range(0, len(amounts), 2)]
+    return [(0, 0)] * (rank - len(pairs)) + pairs[::-1]
+
+
+def _cropped(x: Operand, amounts: Sequence[tuple[int, int]]) -> Operand:
+    """x without the elements that negative amounts take away."""
+    for dim, (before, after) in enumerate(amounts):
+        first, last = max(0, -before), max(0, -after)
+        x = x.narrowed(dim, first, x.shape[dim] - first - last)
+    return x
+
+
+@handler("constant_pad_nd")
+def constant_pad(low: Lowering, out: Window, x: Window, amounts: Sequence[int], value: float = 0.0) -> Operand:
+    """A number around the last dimensions."""
+    by_dimension = _by_dimension(len(x.shape), amounts)
+    source = _cropped(low.operand(x), by_dimension)
+    wanted = [(max(0, before), max(0, after)) for before, after in by_dimension]
+    if value:
+        return _bordered_by_value(low, source, wanted, float(value))
+    return padded(low.b, source, wanted)
+
+
+def _bordered_by_value(low: Lowering, x: Operand, wanted: Sequence[tuple[int, int]], value: float) -> Operand:
+    constant = low.b.constant(np.full((1,), value, np.float32))
+    for dim, amounts in enumerate(wanted):
+        before, after = (
+            [Operand(constant, (1,), (1,)).broadcast((*x.shape[:dim], n, *x.shape[dim + 1 :]))] if n else []
+            for n in amounts
+        )
+        x = concat_all(low, [*before, x, *after], dim) if before or after else x
+    return x
+
+
+@handler("replication_pad1d", "replication_pad2d", "replication_pad3d")
+def replication_pad(low: Lowering, out: Window, x: Window, amounts: Sequence[int]) -> Operand:
+    """The outermost elements repeated outwards."""
+    by_dimension = _by_dimension(len(x.shape), amounts)
+    source = _cropped(low.operand(x), by_dimension)
+    for dim, (before, after) in enumerate(by_dimension):
+        size = source.shape[dim]
+        parts = [source]
+        if before > 0:
+            parts.insert(0, _repeated(source.narrowed(dim, 0, 1), dim, before))
+        if after > 0:
+            parts.append(_repeated(source.narrowed(dim, size - 1, 1), dim, after))
+        source = concat_all(low, parts, dim)
+    return source
+
+
+def _repeated(x: Operand, dim: int, times: int) -> Operand:
+    return x.broadcast((*x.shape[:dim], times, *x.shape[dim + 1 :]))
+
+
+@handler("reflection_pad1d", "reflection_pad2d", "reflection_pad3d")
+def reflection_pad(low: Lowering, out: Window, x: Window, amounts: Sequence[int]) -> Operand:
+    """Elements mirrored at the outermost ones, which are not repeated."""
+    by_dimension = _by_dimension(len(x.shape), amounts)
+    source = _cropped(low.operand(x), by_dimension)
+    for dim, (before, after) in enumerate(by_dimension):
+        size = source.shape[dim]
+        parts = [source]
+        if before > 0:
+            parts.insert(0, taken(low, source.narrowed(dim, 1, before), dim, range(before - 1, -1, -1)))
+        if after > 0:
+            parts.append(taken(low, source.narrowed(dim, size - 1 - after, after), dim, range(after - 1, -1, -1)))
+        source = concat_all(low, parts, dim)
+    return source
