@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -69,6 +69,11 @@ def _step(low: Lowering, step: TracedOp) -> None:
         return
     read = [window.storage for window in windows_in((step.args, step.kwargs)) if window.numel]
     stage = max((low.stage.get(storage, Stage.CONSTANT) for storage in read), default=Stage.CONSTANT)
+    if torch.Tag.nondeterministic_seeded in getattr(step.function, "tags", ()):
+        stage = max(stage, Stage.HOST)  # drawn at every call
+    if name in ("randn_like", "rand_like"):
+        _draw(low, step, torch.randn if name == "randn_like" else torch.rand)
+        return
     if stage < Stage.DEVICE:
         low.host_step(step, stage)
         return
@@ -111,6 +116,14 @@ def _fill(low: Lowering, step: TracedOp, name: str) -> None:
     size, value = low.trace.storages[window.storage], _FILLS[name] if name in _FILLS else step.args[-1]
     low.constants.flat[window.storage] = torch.full((size,), value, dtype=window.dtype)
     low.stage[window.storage] = Stage.CONSTANT
+
+
+def _draw(low: Lowering, step: TracedOp, generate: Callable[..., torch.Tensor]) -> None:
+    """Random numbers, of which the tensor that they are like says the shape alone: torch draws them on the host."""
+    out = step.outputs[0]
+    assert out is not None
+    drawn = TracedOp(step.name, generate, (out.shape,), {"dtype": out.dtype}, (out,), step.module_path)
+    low.host_step(drawn, Stage.HOST)
 
 
 def _where(low: Lowering) -> str:

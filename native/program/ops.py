@@ -143,6 +143,17 @@ class Conv2d(NamedTuple):
     dilation1: int
 
 
+class Pool2d(NamedTuple):
+    """0: along the width, 1: along the height; in pixels."""
+
+    side0: int
+    side1: int
+    stride0: int
+    stride1: int
+    pad0: int
+    pad1: int
+
+
 class Conv3d(NamedTuple):
     """0: along the width, 1: along the height, 2: along the depth; in voxels. batch: volumes."""
 
@@ -218,6 +229,13 @@ def _conv_2d_ne(sources: Sources, conv: Conv2d) -> Ne:
     width = _convolved(image.ne[0], kernel.ne[0], conv.stride0, conv.pad0, conv.dilation0)
     height = _convolved(image.ne[1], kernel.ne[1], conv.stride1, conv.pad1, conv.dilation1)
     return width, height, kernel.ne[3], image.ne[3]
+
+
+def _pool_2d_ne(sources: Sources, pool: Pool2d) -> Ne:
+    width, height, *others = sources[0].ne
+    across = (width + 2 * pool.pad0 - pool.side0) // pool.stride0 + 1
+    down = (height + 2 * pool.pad1 - pool.side1) // pool.stride1 + 1
+    return across, down, others[0], others[1]
 
 
 def _conv_3d_ne(sources: Sources, conv: Conv3d) -> Ne:
@@ -332,6 +350,7 @@ OPERATIONS: dict[str, Operation] = {
     **{name: _elementwise(in_place=True) for name in ("silu", "gelu", "gelu_erf", "gelu_quick", "relu", "tanh")},
     **{name: _elementwise(in_place=True) for name in ("sigmoid", "neg", "abs", "exp", "sqr", "sqrt", "log")},
     **{name: _elementwise() for name in ("sin", "cos")},
+    **{name: _elementwise() for name in ("floor", "sgn")},
     "scale": _elementwise(Scale, in_place=True, contiguous=True),
     "clamp": _elementwise(Clamp, contiguous=True),
     "leaky_relu": _elementwise(LeakyRelu, contiguous=True),
@@ -348,6 +367,7 @@ OPERATIONS: dict[str, Operation] = {
     # queries, keys, values [channels, tokens, heads, batch], and what is added to the scores
     "flash_attn": Operation(Softmax, (3, 4), _flash_attn_ne, _f32, _flash_attn_flops),
     "conv_2d": Operation(Conv2d, (2, 2), _conv_2d_ne, _f32, _conv_2d_flops),  # kernels, images
+    "max_pool_2d": Operation(Pool2d, ne=_pool_2d_ne, contiguous=True),
     "conv_2d_dw": Operation(Conv2d, (2, 2), _conv_2d_ne, _f32, _conv_2d_flops),  # a kernel for each channel, images
     # kernels [width, height, depth, in * out], volumes [width, height, depth, in * batch]
     "conv_3d": Operation(Conv3d, (2, 2), _conv_3d_ne, _f32, _conv_3d_flops),

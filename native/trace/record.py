@@ -66,7 +66,9 @@ class _Recorder:
         known = len(self.storages)
         results = result if isinstance(result, (tuple, list)) else (result,)
         outputs = tuple(self.window(x) if isinstance(x, torch.Tensor) else None for x in results)
-        mutates = getattr(getattr(function, "_schema", None), "is_mutable", False)
+        # as_strided_ and the like only make their tensor another view
+        of_values = torch.Tag.inplace_view not in getattr(function, "tags", ())
+        mutates = of_values and getattr(getattr(function, "_schema", None), "is_mutable", False)
         if mutates or any(output is not None and output.storage >= known for output in outputs):
             self.steps.append(TracedOp(name, function, inputs[0], inputs[1], outputs, self.module_path))
 

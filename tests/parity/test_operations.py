@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -82,6 +84,26 @@ def test_every_handler_has_a_case() -> None:
             name = step.name.split(".")[1] if step.name.startswith("aten.") else step.name
             met |= {name, name.removesuffix("_")}
     assert set(HANDLERS) <= met
+
+
+@pytest.mark.parametrize(
+    "noise", [lambda x: torch.randn_like(x) + torch.rand_like(x[:1]), lambda x: torch.randn(6, 32), torch.rand_like]
+)
+def test_noise(noise: Callable[[torch.Tensor], torch.Tensor], place: Place, runner: Runner) -> None:
+    """Every call draws anew, in order, what torch draws on the CPU after the same seed."""
+
+    def function(m: object, t: Inputs) -> torch.Tensor:
+        return t["x"] * 2 + noise(t["x"]) + torch.randn_like(t["x"] * 3)
+
+    inputs = {"x": torch.arange(384.0).reshape(2, 6, 32)}
+    model = GgmlModel(Parameters({}, "meta"), WeightSet("a case", {}, ()), place.device, None, runner)
+    torch.manual_seed(3)
+    expected = tuple(function(None, inputs) for _ in range(2))
+    torch.manual_seed(3)
+    results = tuple(model.run("noise", function, inputs)[0] for _ in range(2))
+    model.unload()
+    assert _error(results, expected) <= place.exact
+    assert not torch.equal(*results)
 
 
 def test_unknown_operation_is_named() -> None:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from ...program.builder import LowerError
 from ...trace.graph import Window
 from ..lowering import Lowering, handler
-from ..strides import Operand, contiguous, norm_rows
+from ..strides import Operand, contiguous, contiguous_stride, norm_rows
 
 
 def _affine(low: Lowering, normed: int, weight: Window | None, bias: Window | None, shape: Sequence[int]) -> int:
@@ -52,6 +54,44 @@ def group_norm(
     source = low.b.reshape(contiguous(low.b, low.operand(x)), (batch, channels, 1, area))
     normed = low.b.op("group_norm", source, groups=groups, eps=eps)
     return low.to_layout(_affine(low, normed, weight, bias, (channels, 1, 1)), out)
+
+
+@handler("native_batch_norm")
+def batch_norm(
+    low: Lowering, out: Window, x: Window, weight: Window | None, bias: Window | None, mean: Window | None,
+    variance: Window | None, training: bool, _momentum: float, eps: float,
+) -> int | Operand:  # fmt: skip
+    """Batch normalisation of [batch, channels, ..] (Ioffe and Szegedy 2015), by the running mean and variance.
+
+    In training, as instance normalisation is computed, by those of x.
+    """
+    if training and mean is not None:
+        raise LowerError("batch normalisation that learns its mean and variance")
+    if training:
+        return _norm_of_channels(low, x, weight, bias, eps)
+    assert mean is not None
+    assert variance is not None
+    b, channels = low.b, x.shape[1]
+
+    def vector(window: Window) -> int:
+        return b.reshape(contiguous(b, low.operand(window)), (channels,))
+
+    factor = b.op("sqrt", b.op("scale", vector(variance), factor=1.0, bias=eps))
+    factor = b.op("div", b.constant(np.ones(channels, "f4")) if weight is None else vector(weight), factor)
+    shift = b.op("mul", vector(mean), factor)
+    shift = b.op("scale", shift, factor=-1.0) if bias is None else b.op("sub", vector(bias), shift)
+    source = b.reshape(contiguous(b, low.operand(x)), (x.shape[0], channels, x.numel // (x.shape[0] * channels)))
+    scaled = b.op("mul", source, b.reshape(factor, (channels, 1)))
+    return low.to_layout(b.op("add", scaled, b.reshape(shift, (channels, 1))), out)
+
+
+def _norm_of_channels(low: Lowering, x: Window, weight: Window | None, bias: Window | None, eps: float) -> Operand:
+    """Each channel of [batch, channels, ..] normed by its own mean and variance."""
+    order = (1, 0, *range(2, len(x.shape)))
+    moved = low.operand(x).permuted(order)
+    source = low.b.reshape(contiguous(low.b, moved), (x.shape[1], x.numel // x.shape[1]))
+    normed = _affine(low, low.b.op("norm", source, eps=eps), weight, bias, (x.shape[1], 1))
+    return Operand(normed, moved.shape, contiguous_stride(moved.shape)).permuted(order)
 
 
 @handler("_softmax")

@@ -13,6 +13,8 @@ from ..ggml_binding import ggml
 
 _FLOATS = ("F32", "F16", "BF16")
 _GGML_PREC_F32 = 10
+_GGML_OP_POOL_MAX = 0
+_POOLED = 512 * 65535  # elements, the groups of 512 that Vulkan must be able to start at once
 _PATCH_BYTES = 16 << 20  # ggml's CPU backend gathers what a kernel covers in so many (GGML_IM2COL_WORK_SIZE)
 _UPSCALE_MODES = {"nearest": 0, "bilinear": 1}  # enum ggml_scale_mode
 
@@ -344,6 +346,18 @@ def _conv_3d(call: Call) -> Any:
     return ggml.ggml_conv_3d_direct(call.context, *call.sources, *conv[:9], channels, conv.batch, kernels)
 
 
+def _max_pool_2d(call: Call) -> Any:
+    pool: ops.Pool2d = call.parameters
+    _within((pool.side0, pool.side1, pool.stride0, pool.stride1), least=1, limit=1 << 31)
+    _types(call, 0, "F32")
+    _contiguous(call, 0)
+    pads = (pool.pad0, pool.pad1)
+    for size, side, pad in zip(call.declared[0].ne, pool[:2], pads, strict=False):
+        _require(0 <= pad < side <= size + 2 * pad, f"rectangles {pool[:2]} of {call.declared[0].ne}, padded by {pads}")
+    _require(prod(call.tensor.ne) < _POOLED, f"a pool of {prod(call.tensor.ne)} elements")
+    return ggml.ggml_pool_2d(call.context, call.sources[0], _GGML_OP_POOL_MAX, *pool)
+
+
 def _upscale(call: Call) -> Any:
     upscale: ops.Upscale = call.parameters
     mode = _UPSCALE_MODES.get(upscale.mode)
@@ -375,6 +389,7 @@ BUILDERS: dict[str, Callable[[Call], Any]] = {
     "soft_max": _soft_max,
     "flash_attn": _flash_attn,
     "conv_2d": _conv_2d,
+    "max_pool_2d": _max_pool_2d,
     "conv_2d_dw": _conv_2d_dw,
     "conv_3d": _conv_3d,
     "upscale": _upscale,
