@@ -122,7 +122,8 @@ def test_contributing_shows_what_was_added() -> None:
     text = (PACK / "CONTRIBUTING.md").read_text(encoding="utf-8")
     section = text[text.index("## An operation") : text.index("## A model")]
     added = [line.strip() for line in re.findall(r"^ *\+(.*)$", section, re.MULTILINE) if line.strip()]
-    files = ("native/program/ops.py", "native/runner/graph/operations.py", "native/lower/handlers/elementwise.py",
+    files = ("native/program/parameters.py", "native/program/ops.py",
+             "native/runner/graph/operations.py", "native/lower/handlers/elementwise.py",
              "tests/parity/operation_cases/elementwise.py")  # fmt: skip
     code = {line.strip() for file in files for line in (PACK / file).read_text(encoding="utf-8").splitlines()}
     assert len(added) >= 14
