@@ -2,6 +2,7 @@
 
 python -m tests.parity.families [part of a name]    those of that name, or all
 --measure                                           compute them too, on the CPU and on Vulkan, and compare with torch
+--cpu                                               not on Vulkan, which takes five times as long
 --write                                             measure, and write results.json and docs/families.md anew
 --shard N/M                                         each M-th case, from the N-th on; --write keeps the others' results
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 
 import torch
 
@@ -27,24 +29,36 @@ def main() -> None:
     parser.add_argument("part", nargs="?", default="")
     parser.add_argument("--measure", action="store_true")
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--shard", default="0/1")
     options = parser.parse_args()
     torch.set_num_threads(1)
     first, step = (int(number) for number in options.shard.split("/"))
-    runners = {place.device: place.runner() for place in PLACES[:2]} if options.measure or options.write else {}
-    found = {}
+    places = PLACES[:1] if options.cpu else PLACES[:2]
+    runners = {place.device: place.runner() for place in places} if options.measure or options.write else {}
+    found: dict[str, Result] = {}
     for case in [case for case in CASES if options.part in case.name][first::step]:
         began = time.monotonic()
         found[case.name] = _result(case, runners)
         print(f"{time.monotonic() - began:5.1f} s  {case.name}: {_said(found[case.name])}", flush=True)
+        if options.write:
+            _write(found)
     for runner in runners.values():
         runner.close()
-    if options.write:
-        names = {case.name for case in CASES}
-        joined = {name: each for name, each in {**results.known(), **found}.items() if name in names}
-        results.write(joined)
-        if joined.keys() == names:
-            results.PAGE.write_text(results.page(CASES, joined), encoding="utf-8")
+
+
+def _write(found: dict[str, Result]) -> None:
+    """Join what is found with what is known; what was measured on Vulkan before stays where it is not measured anew."""
+    known = results.known()
+    for name, result in found.items():
+        before = known.get(name)
+        keeps = result.vulkan is None and result.stop is None and before is not None
+        known[name] = replace(result, vulkan=before.vulkan) if keeps else result
+    names = {case.name for case in CASES}
+    joined = {name: result for name, result in known.items() if name in names}
+    results.write(joined)
+    if joined.keys() == names:
+        results.PAGE.write_text(results.page(CASES, joined), encoding="utf-8")
 
 
 def _result(case: FamilyCase, runners: dict) -> Result:
@@ -61,7 +75,8 @@ def _result(case: FamilyCase, runners: dict) -> Result:
 def _said(result: Result) -> str:
     if result.stop:
         return result.stop
-    return "lowered" if result.cpu is None else f"CPU {result.cpu:.1e}, Vulkan {result.vulkan:.1e}"
+    measured = {"CPU": result.cpu, "Vulkan": result.vulkan}
+    return ", ".join(f"{device} {error:.1e}" for device, error in measured.items() if error is not None) or "lowered"
 
 
 if __name__ == "__main__":

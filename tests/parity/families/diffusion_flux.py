@@ -102,6 +102,6 @@ CASES = (
                lambda n, s: _latent(n, s, y=False), GELU),
     FamilyCase("Chroma", lambda: comfy.ldm.chroma.model.Chroma(**_CHROMA, **FACTORY), _call_chroma,
                lambda n, s: _latent(n, s, y=False, guidance=True), GELU),
-    FamilyCase("Chroma Radiance (linear head)", lambda: _radiance("linear"), _call_chroma, _pixels, GELU),
+    FamilyCase("Chroma Radiance (linear head)", lambda: _radiance("linear"), _call_chroma, _pixels, 2 * GELU),
     FamilyCase("Chroma Radiance (conv head)", lambda: _radiance("conv"), _call_chroma, _pixels, GELU),
 )  # fmt: skip

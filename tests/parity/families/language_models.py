@@ -180,7 +180,7 @@ CASES = (
                lambda m, t: m.multi_modal_projector(m.vision_model(t["pixels"])[0]),
                lambda n, s: {"pixels": torch.randn(n, 3, 112, 112)}, GELU),
     FamilyCase("Gemma 4 text", _gemma4, lambda m, t: m(t["ids"], intermediate_output="all"),
-               lambda n, s: {"ids": torch.randint(3, 400, (n, 9 + 4 * s))}, GELU),
+               lambda n, s: {"ids": torch.randint(3, 400, (n, 9 + 4 * s))}, 2 * GELU),
     FamilyCase("Qwen2.5-VL 7B text", _qwen25_vl, _call, _text),
     FamilyCase("Qwen2.5-VL 7B text with an image", _qwen25_vl, _call_with_image, _with_image),
     FamilyCase("Qwen2.5-VL vision", _qwen25_vl, _see, _patches(1176), GELU),

@@ -32,7 +32,7 @@ HEAD = """# Model families
 Every model family of ComfyUI, built from its own class at small width with random weights, run as the product runs it
 and compared with torch: two sizes, the second with a batch of two. Errors are relative to torch's result: the larger of
 the L2 norm of the difference and its maximum. On the CPU ggml reads GELU from a table of half-precision values, which
-decides where an error there is above 1e-5. Vulkan is Mesa's software driver.
+decides where an error there is above 1e-5. Vulkan is Mesa's software driver; an empty cell is not measured yet.
 
 That a family computes does not mean that there is a loader for its files yet: [models.md](models.md) says which there
 are. `python -m tests.parity.families --write` measured this.
@@ -106,7 +106,9 @@ def page(cases: Iterable[FamilyCase], results: Mapping[str, Result]) -> str:
         lines += [f"## {title}\n", "| family | CPU | Vulkan |", "|---|---|---|"]
         for case in found:
             result = results[case.name]
-            errors = f"{result.cpu:.0e} | {result.vulkan:.0e}" if result.stop is None else f"stops: {result.stop} |"
+            errors = f"stops: {result.stop} |"
+            if result.stop is None:
+                errors = " | ".join("" if each is None else f"{each:.0e}" for each in (result.cpu, result.vulkan))
             lines.append(f"| {case.name} | {errors} |")
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
