@@ -247,6 +247,7 @@ def _norm(function: Any) -> Callable[[Call], Any]:
     def build(call: Call) -> Any:
         _types(call, 0, "F32")
         _rows_contiguous(call, 0)
+        _require(all(eps >= 0 for eps in call.parameters), f"an eps of {call.parameters}")
         return function(call.context, call.sources[0], *call.parameters)
 
     return build
