@@ -1,4 +1,4 @@
-"""Samples of torch's OpInfos as programs: each is traced and lowered alone, those of an OpInfo are run as one program."""
+"""Samples of torch's OpInfos as programs: each is traced and lowered alone, those of one OpInfo run together."""
 
 from __future__ import annotations
 

@@ -3,7 +3,36 @@
 from __future__ import annotations
 
 # Those whose traces have operations with handlers, by subject.
-NAMES = tuple(["abs", "add", "sub", "mul", "div.no_rounding_mode", "true_divide", "__radd__", "__rsub__", "__rmul__", "__rdiv__", "rsub", "reciprocal", "neg", "addcmul", "addcdiv", "sqrt", "rsqrt", "square", "exp", "log", "sin", "cos", "tanh", "sigmoid", "pow", "clamp", "clamp_min", "clamp_max", "deg2rad", "rad2deg", "positive", "lerp", "nn.functional.relu", "nn.functional.relu6", "nn.functional.leaky_relu", "nn.functional.silu", "nn.functional.gelu", "nn.functional.glu", "nn.functional.hardtanh", "nn.functional.hardswish", "nn.functional.hardsigmoid", "nn.functional.softsign", "nn.functional.tanhshrink", "masked_fill", "mm", "addmm", "addmm.decomposed", "addmv", "bmm", "baddbmm", "addr", "mv", "dot", "vdot", "matmul", "__rmatmul__", "linalg.multi_dot", "inner", "outer", "kron", "tensordot", "einsum", "nn.functional.linear", "nn.functional.embedding", "nn.functional.conv1d", "nn.functional.conv2d", "nn.functional.conv3d", "nn.functional.conv_transpose1d", "nn.functional.conv_transpose2d", "nn.functional.conv_transpose3d", "nn.functional.layer_norm", "nn.functional.rms_norm", "nn.functional.group_norm", "nn.functional.batch_norm", "native_layer_norm", "nn.functional.normalize", "linalg.vector_norm", "softmax", "nn.functional.softmin", "mean", "sum", "trace", "nn.functional.adaptive_avg_pool1d", "nn.functional.mse_loss", "nn.functional.l1_loss", "nn.functional.pairwise_distance", "clone", "contiguous", "to", "float", "double", "expand", "expand_as", "expand_copy", "broadcast_to", "permute", "permute_copy", "transpose", "transpose_copy", "t", "t_copy", "T", "mT", "reshape", "view", "view_copy", "flatten", "unflatten", "ravel", "squeeze", "unsqueeze", "movedim", "select", "slice", "narrow", "narrow_copy", "split", "split_with_sizes", "split_with_sizes_copy", "unsafe_split", "chunk", "unsafe_chunk", "tensor_split", "hsplit", "vsplit", "dsplit", "unbind", "unbind_copy", "diagonal", "diagonal_copy", "unfold", "unfold_copy", "as_strided", "as_strided_copy", "diff", "cat", "stack", "hstack", "vstack", "dstack", "column_stack", "block_diag", "repeat", "tile", "fill", "zero_", "__getitem__", "index_put", "index_select", "slice_scatter", "select_scatter", "roll", "rot90", "constant_pad_nd", "nn.functional.pad.constant", "nn.functional.pad.reflect", "nn.functional.pad.replicate", "nn.functional.pad.replicate_negative", "nn.functional.pad.circular", "nn.functional.pixel_shuffle", "nn.functional.pixel_unshuffle", "nn.functional.channel_shuffle", "nn.functional.interpolate.nearest", "nn.functional.interpolate.nearest-exact", "nn.functional.upsample_nearest"])  # fmt: skip
+_NAMES = """
+abs add sub mul div.no_rounding_mode true_divide __radd__ __rsub__ __rmul__ __rdiv__ rsub reciprocal neg addcmul
+addcdiv sqrt rsqrt square exp log sin cos tanh sigmoid pow clamp clamp_min clamp_max deg2rad rad2deg positive lerp
+nn.functional.relu nn.functional.relu6 nn.functional.leaky_relu nn.functional.silu nn.functional.gelu
+nn.functional.glu nn.functional.hardtanh nn.functional.hardswish nn.functional.hardsigmoid nn.functional.softsign
+nn.functional.tanhshrink masked_fill
+
+mm addmm addmm.decomposed addmv bmm baddbmm addr mv dot vdot matmul __rmatmul__ linalg.multi_dot inner outer kron
+tensordot einsum nn.functional.linear nn.functional.embedding
+
+nn.functional.conv1d nn.functional.conv2d nn.functional.conv3d nn.functional.conv_transpose1d
+nn.functional.conv_transpose2d nn.functional.conv_transpose3d
+
+nn.functional.layer_norm nn.functional.rms_norm nn.functional.group_norm nn.functional.batch_norm native_layer_norm
+nn.functional.normalize linalg.vector_norm softmax nn.functional.softmin mean sum trace
+nn.functional.adaptive_avg_pool1d nn.functional.mse_loss nn.functional.l1_loss nn.functional.pairwise_distance
+
+clone contiguous to float double expand expand_as expand_copy broadcast_to permute permute_copy transpose
+transpose_copy t t_copy T mT reshape view view_copy flatten unflatten ravel squeeze unsqueeze movedim select slice
+narrow narrow_copy split split_with_sizes split_with_sizes_copy unsafe_split chunk unsafe_chunk tensor_split hsplit
+vsplit dsplit unbind unbind_copy diagonal diagonal_copy unfold unfold_copy as_strided as_strided_copy diff cat stack
+hstack vstack dstack column_stack block_diag repeat tile fill zero_ __getitem__ index_put index_select slice_scatter
+select_scatter roll rot90
+
+constant_pad_nd nn.functional.pad.constant nn.functional.pad.reflect nn.functional.pad.replicate
+nn.functional.pad.replicate_negative nn.functional.pad.circular nn.functional.pixel_shuffle
+nn.functional.pixel_unshuffle nn.functional.channel_shuffle nn.functional.interpolate.nearest
+nn.functional.interpolate.nearest-exact nn.functional.upsample_nearest
+"""
+NAMES = tuple(_NAMES.split())
 
 TOLERANCE: dict[str, float] = {}  # relative L2
 
@@ -81,7 +110,8 @@ ELSEWHERE = {
 }
 
 # Operations with weights: which argument is the weight, and the dimension along which each argument is made 32 times as
-# wide, so that rows of the weight are whole blocks of a quantized type. Not transposed volumes: half a minute on lavapipe.
+# wide, so that rows of the weight are whole blocks of a quantized type. Not transposed
+# volumes, which take lavapipe half a minute.
 WEIGHTS: dict[str, tuple[str, dict[str, int]]] = {
     "nn.functional.linear": ("t1", {"t0": -1, "t1": -1}),
     "mm": ("t1", {"t1": -1}),
