@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-SAMPLES = 5  # disjoint fifths of the combinations of tests/e2e/test_seams_matrix.py
+FIFTHS = 5  # of the combinations of tests/e2e/test_seams_matrix.py
+THIRDS = 3  # of the model families of tests/parity/families
+SAMPLES = FIFTHS * THIRDS  # pairs of the two
 
 # Files that share a server are run by one worker, so that it is started once; real sizes, so that memory suffices.
 TOGETHER = (
@@ -17,33 +19,37 @@ TOGETHER = (
     ("tests/faults/test_models_*", "tests/faults/test_server_faults.py"),
     ("tests/e2e/test_seams_two_gib.py", "tests/unit/test_real_size_memory.py"),
 )
+# Files whose tests share nothing are divided among the workers.
+DIVIDED = ("tests/parity/families/test_families.py",)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     today = datetime.now(timezone.utc).timetuple().tm_yday
-    group = parser.getgroup("combinations of tests/e2e/test_seams_matrix.py")
-    group.addoption("--all", action="store_true", help="run all of them, not one fifth")
+    group = parser.getgroup("combinations of placements and sizes, and model families")
+    group.addoption("--all", action="store_true", help="run all of them, not a fifth and a third")
     group.addoption(
         "--sample", type=int, choices=range(SAMPLES), default=today % SAMPLES, metavar="N",
-        help="run fifth N, 0 to 4; without it, the one whose turn it is today",
+        help=f"run sample N, 0 to {SAMPLES - 1}; without it, the one whose turn it is today",
     )  # fmt: skip
 
 
 def pytest_report_header(config: pytest.Config) -> str:
     if config.getoption("--all"):
-        return "combinations: all"
+        return "combinations and families: all"
     number = config.getoption("--sample")
-    return f"combinations: fifth {number} of 0 to {SAMPLES - 1}, which --sample {number} repeats on any day"
+    return f"combinations and families: sample {number} of {SAMPLES}, which --sample {number} repeats on any day"
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Whole files to each worker, those of a row of TOGETHER to the same one."""
+    """Whole files to each worker, those of a row of TOGETHER to the same one, but for those that are DIVIDED."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
+            if file in DIVIDED:
+                return nodeid
             return next((row[0] for row in TOGETHER if any(fnmatch(file, pattern) for pattern in row)), file)
 
     return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None

@@ -84,7 +84,7 @@ class GgmlModel(Model):
                 name = f"{island.operation} in {island.module_path or self.weights.name}"
                 seconds[name] = (monotonic() - began) / len(part.islands)
             for name in part.device_inputs:
-                arrays[name] = inputs[name].detach().contiguous().numpy()
+                arrays[name] = inputs[name].detach().to("cpu", torch.float32).contiguous().numpy()
             report = progress and partial(_report_part, progress, number, len(parts))
             results = self.runner.run(self.weights, self.placement, part.program, arrays, interrupted, report)
             peaks |= Counter(self.runner.peaks)

@@ -60,7 +60,7 @@ class Model(ABC):
     ) -> tuple[torch.Tensor, ...]:
         """Compute `function(module, inputs)`; returns F32 tensors on the CPU. `progress` gets the fraction done.
 
-        key: every value that steers a branch in `function`. inputs: on the CPU, floats in F32.
+        key: every value that steers a branch in `function`. inputs: on any device; floats are computed in F32.
         Raises Interrupted once `interrupted()` is true, and RunnerError for a result that is not finite.
         """
 

@@ -123,9 +123,9 @@ class Lowering:
     # -- operands
 
     def operand(self, window: Window) -> Operand:
-        """A window on an F32 tensor of the program; a storage of the host becomes a constant or an input."""
+        """A window on an F32 tensor, also of whole numbers and truth values (1, 0); one of the host is made a leaf."""
         x = self.stored(window)
-        if self.b[x.tensor].type not in ("F32", "I32"):
+        if self.b[x.tensor].type != "F32":
             x = replace(x, tensor=self.b.op("cast", x.tensor, type="F32"))
         return x
 
@@ -214,7 +214,7 @@ class Lowering:
             out = self.temporary(shape, dtype)
             self.stage[out.storage] = stage
             self.host_step(TracedOp(str(name), function, windows, {}, (out,), ""), stage)
-            self._computed[key] = self.operand(out)
+            self._computed[key] = self.stored(out)
         return self._computed[key]
 
     def temporary(self, shape: Shape, dtype: torch.dtype = torch.float32) -> Window:

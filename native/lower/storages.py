@@ -31,9 +31,11 @@ class StorageLayout:
     @classmethod
     def of(cls, out: Window, made: Operand) -> StorageLayout:
         """The layout of a storage that a result covers: window `out` of it."""
-        order = sorted(range(len(out.shape)), key=lambda i: (out.shape[i] != 1, -out.stride[i]))
-        kept = [i for i in order if out.shape[i] != 1]
-        shape, storage_stride, stride = (tuple(each[i] for i in kept) for each in (out.shape, out.stride, made.stride))
+        order = physical_order(out.shape, out.stride)
+        sizes, *steps = (tuple(each[i] for i in order) for each in (out.shape, out.stride, made.stride))
+        groups = collapse(sizes, steps)
+        shape = tuple(n for n, _ in groups)
+        storage_stride, stride = (tuple(step[k] for _, step in groups) for k in (0, 1))
         return (
             cls(made.tensor, shape, storage_stride, stride)
             if storage_stride != stride

@@ -16,6 +16,7 @@ from .lowering import HANDLERS, Lowering, LowerOptions, Stage, WeightType
 from .passes.fuse import fuse
 
 _FILLS = {"zeros_like": 0.0, "ones_like": 1.0, "empty_like": 0.0, "new_zeros": 0.0, "new_ones": 1.0, "new_empty": 0.0}
+_RANDOM_LIKE = {"randn_like": torch.randn, "rand_like": torch.rand}
 
 
 class HandlerBug(RuntimeError):
@@ -69,6 +70,11 @@ def _step(low: Lowering, step: TracedOp) -> None:
         return
     read = [window.storage for window in windows_in((step.args, step.kwargs)) if window.numel]
     stage = max((low.stage.get(storage, Stage.CONSTANT) for storage in read), default=Stage.CONSTANT)
+    if name in _RANDOM_LIKE and step.outputs[0] is not None:  # torch draws on the host, of the shape of a tensor
+        like, stage = step.outputs[0], Stage.HOST
+        step = replace(step, function=_RANDOM_LIKE[name], args=(like.shape,), kwargs={"dtype": like.dtype})
+    elif torch.Tag.nondeterministic_seeded in getattr(step.function, "tags", ()):
+        stage = max(stage, Stage.HOST)  # at every call
     if stage < Stage.DEVICE:
         low.host_step(step, stage)
         return

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ggml_types import LAYOUTS
-from .ops import OPERATIONS, Permute, View, parameters_of
+from .ops import OPERATIONS, parameters_of
+from .parameters import Permute, View
 from .program import Output, Program
 from .schedule import schedule
 from .tensor import Ne, Tensor, Value, nbytes, ne_of

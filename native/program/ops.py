@@ -7,161 +7,33 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from math import isqrt, prod
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, get_type_hints
 
+from .parameters import (
+    Argsort,
+    Cast,
+    Clamp,
+    Concat,
+    Conv2d,
+    Conv3d,
+    GroupNorm,
+    LeakyRelu,
+    MulMat,
+    Norm,
+    Nothing,
+    Pad,
+    Permute,
+    Pool2d,
+    Rope,
+    Scale,
+    Set,
+    Softmax,
+    Upscale,
+    View,
+)
 from .tensor import Ne, Tensor, Value
 
 Sources = Sequence[Tensor]
-
-
-# -- parameters, in the order in which a program holds them; axes and dimensions are in ggml's numbering
-
-
-class Nothing(NamedTuple):
-    """An operation without parameters."""
-
-
-class View(NamedTuple):
-    """Dimensions in elements; strides and offset in bytes."""
-
-    ne0: int
-    ne1: int
-    ne2: int
-    ne3: int
-    nb1: int
-    nb2: int
-    nb3: int
-    offset: int
-
-    @property
-    def ne(self) -> Ne:
-        """The dimensions."""
-        return self.ne0, self.ne1, self.ne2, self.ne3
-
-    @property
-    def nb(self) -> tuple[int, int, int]:
-        """The strides of all dimensions but the fastest, in bytes."""
-        return self.nb1, self.nb2, self.nb3
-
-
-class Permute(NamedTuple):
-    """Axis i of the source becomes axis `axis{i}` of the result."""
-
-    axis0: int
-    axis1: int
-    axis2: int
-    axis3: int
-
-
-class Cast(NamedTuple):
-    """The ggml type of the result."""
-
-    type: str
-
-
-class Concat(NamedTuple):
-    """The dimension along which the second source follows the first."""
-
-    dim: int
-
-
-class Pad(NamedTuple):
-    """Zeros before (l) and after (r) each dimension, in elements."""
-
-    l0: int
-    r0: int
-    l1: int
-    r1: int
-    l2: int
-    r2: int
-    l3: int
-    r3: int
-
-
-class Set(NamedTuple):
-    """Where in the first source the second is written: strides and offset in bytes."""
-
-    nb1: int
-    nb2: int
-    nb3: int
-    offset: int
-
-
-class Scale(NamedTuple):
-    """x * factor + bias."""
-
-    factor: float
-    bias: float = 0.0
-
-
-class Clamp(NamedTuple):
-    """Smallest and largest value."""
-
-    min: float
-    max: float
-
-
-class LeakyRelu(NamedTuple):
-    """The factor of negative values."""
-
-    slope: float
-
-
-class MulMat(NamedTuple):
-    """prec "F32": sums are in F32 on every device."""
-
-    prec: str = "F32"
-
-
-class Norm(NamedTuple):
-    """Added to the variance, or to the mean square."""
-
-    eps: float
-
-
-class GroupNorm(NamedTuple):
-    """Groups of channels, which are dimension 2; eps as in Norm."""
-
-    groups: int
-    eps: float
-
-
-class Softmax(NamedTuple):
-    """Scores are multiplied by it before the mask is added."""
-
-    scale: float = 1.0
-
-
-class Conv2d(NamedTuple):
-    """0: along the width, 1: along the height; in pixels."""
-
-    stride0: int
-    stride1: int
-    pad0: int
-    pad1: int
-    dilation0: int
-    dilation1: int
-
-
-class Conv3d(NamedTuple):
-    """0: along the width, 1: along the height, 2: along the depth; in voxels. batch: volumes."""
-
-    stride0: int
-    stride1: int
-    stride2: int
-    pad0: int
-    pad1: int
-    pad2: int
-    dilation0: int
-    dilation1: int
-    dilation2: int
-    batch: int
-
-
-class Upscale(NamedTuple):
-    """ "nearest" or "bilinear"."""
-
-    mode: str
 
 
 # -- the shape of a result from its sources and parameters
@@ -199,6 +71,10 @@ def _rows_reduced_ne(sources: Sources, _parameters: Any) -> Ne:
     return 1, *sources[0].ne[1:]
 
 
+def _argmax_ne(sources: Sources, _parameters: Any) -> Ne:
+    return sources[0].ne[1], 1, 1, 1
+
+
 def _mul_mat_ne(sources: Sources, _parameters: MulMat) -> Ne:
     matrix, columns = sources
     return matrix.ne[1], *columns.ne[1:]
@@ -220,6 +96,12 @@ def _conv_2d_ne(sources: Sources, conv: Conv2d) -> Ne:
     return width, height, kernel.ne[3], image.ne[3]
 
 
+def _pool_2d_ne(sources: Sources, pool: Pool2d) -> Ne:
+    ne = sources[0].ne
+    width, height = (_convolved(n, pool[i], pool[i + 2], pool[i + 4], 1) for i, n in enumerate(ne[:2]))
+    return width, height, ne[2], ne[3]
+
+
 def _conv_3d_ne(sources: Sources, conv: Conv3d) -> Ne:
     kernel, volume = sources
     width = _convolved(volume.ne[0], kernel.ne[0], conv.stride0, conv.pad0, conv.dilation0)
@@ -238,6 +120,10 @@ def _first_type(sources: Sources, _parameters: Any) -> str:
 
 def _cast_type(_sources: Sources, cast: Cast) -> str:
     return cast.type
+
+
+def _i32(_sources: Sources, _parameters: Any) -> str:
+    return "I32"
 
 
 def _f32(_sources: Sources, _parameters: Any) -> str:
@@ -332,22 +218,29 @@ OPERATIONS: dict[str, Operation] = {
     **{name: _elementwise(in_place=True) for name in ("silu", "gelu", "gelu_erf", "gelu_quick", "relu", "tanh")},
     **{name: _elementwise(in_place=True) for name in ("sigmoid", "neg", "abs", "exp", "sqr", "sqrt", "log")},
     **{name: _elementwise() for name in ("sin", "cos")},
+    # the sign; the whole number below, above, the nearest (of halves the one further from 0), and towards 0
+    **{name: _elementwise() for name in ("sgn", "floor", "ceil", "round", "trunc")},
+    **{name: _elementwise() for name in ("elu", "softplus", "expm1")},
     "scale": _elementwise(Scale, in_place=True, contiguous=True),
     "clamp": _elementwise(Clamp, contiguous=True),
     "leaky_relu": _elementwise(LeakyRelu, contiguous=True),
     # row by row; dimension 0 is a row
     "sum_rows": Operation(ne=_rows_reduced_ne),
     "mean": Operation(ne=_rows_reduced_ne),
+    "cumsum": Operation(per_token=PerToken.ROWS),
+    "argmax": Operation(ne=_argmax_ne, type=_i32),
+    "argsort": Operation(Argsort, type=_i32),
     "norm": Operation(Norm, per_token=PerToken.ROWS),
     "rms_norm": Operation(Norm, in_place=True, per_token=PerToken.ROWS),
     "soft_max": Operation(Softmax, (1, 2), in_place=True),  # scores, and what is added to them
     # layers
     "group_norm": Operation(GroupNorm),
-    "rope": Operation(sources=(3, 3), in_place=True),  # x, positions of the tokens, and divisors of each pair's angle
+    "rope": Operation(Rope, (3, 3), in_place=True),  # x, positions of the tokens, and divisors of each pair's angle
     "mul_mat": Operation(MulMat, (2, 2), _mul_mat_ne, _f32, _mul_mat_flops, per_token=PerToken.ROWS, repacked=0),
     # queries, keys, values [channels, tokens, heads, batch], and what is added to the scores
     "flash_attn": Operation(Softmax, (3, 4), _flash_attn_ne, _f32, _flash_attn_flops),
     "conv_2d": Operation(Conv2d, (2, 2), _conv_2d_ne, _f32, _conv_2d_flops),  # kernels, images
+    "max_pool_2d": Operation(Pool2d, ne=_pool_2d_ne, contiguous=True),
     "conv_2d_dw": Operation(Conv2d, (2, 2), _conv_2d_ne, _f32, _conv_2d_flops),  # a kernel for each channel, images
     # kernels [width, height, depth, in * out], volumes [width, height, depth, in * batch]
     "conv_3d": Operation(Conv3d, (2, 2), _conv_3d_ne, _f32, _conv_3d_flops),

@@ -38,7 +38,7 @@ class _Recorder:
         self.constants: dict[int, torch.Tensor] = {}
         self.module_paths: list[str] = []
         self._index: dict[int, int] = {}
-        self._alive: list[torch.Tensor] = []  # the address of a freed storage could be that of another
+        self._alive: list[torch.UntypedStorage] = []  # the address of a freed one could be that of another
 
     def window(self, tensor: torch.Tensor) -> Window:
         """A tensor as a window; a real tensor that is new is a constant of the module."""
@@ -47,7 +47,7 @@ class _Recorder:
         if index is None:
             index = self._index[storage._cdata] = len(self.storages)
             self.storages.append(storage.nbytes() // max(tensor.element_size(), 1))
-            self._alive.append(tensor)
+            self._alive.append(storage)
             if not isinstance(tensor, FakeTensor):
                 with unset_fake_temporarily():  # a copy with the values
                     self.constants[index] = tensor.detach().as_strided((self.storages[index],), (1,), 0).clone()
@@ -57,7 +57,7 @@ class _Recorder:
         """A fake tensor that is this window of a known storage."""
         base = torch.empty((self.storages[window.storage],), dtype=window.dtype)
         self._index[base.untyped_storage()._cdata] = window.storage
-        self._alive.append(base)
+        self._alive.append(base.untyped_storage())
         return base.as_strided(window.shape, window.stride, window.offset)
 
     def add(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> None:
@@ -66,7 +66,9 @@ class _Recorder:
         known = len(self.storages)
         results = result if isinstance(result, (tuple, list)) else (result,)
         outputs = tuple(self.window(x) if isinstance(x, torch.Tensor) else None for x in results)
-        mutates = getattr(getattr(function, "_schema", None), "is_mutable", False)
+        # as_strided_ and the like only make their tensor another view
+        of_values = torch.Tag.inplace_view not in getattr(function, "tags", ())
+        mutates = of_values and getattr(getattr(function, "_schema", None), "is_mutable", False)
         if mutates or any(output is not None and output.storage >= known for output in outputs):
             self.steps.append(TracedOp(name, function, inputs[0], inputs[1], outputs, self.module_path))
 
@@ -82,6 +84,8 @@ class _Recorder:
 
 def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """An empty result of scaled_dot_product_attention in the layout of engines: heads next to channels in memory."""
+    if query.ndim != 4:
+        return query.new_empty((*query.shape[:-1], value.shape[-1]))
     batch, heads, tokens, _ = query.shape
     return query.new_empty((batch, tokens, heads, value.shape[3])).transpose(1, 2)
 
@@ -251,7 +255,10 @@ def trace(
             name: torch.empty(tuple(p.shape), dtype=torch.float32 if p.is_floating_point() else p.dtype)
             for name, p in named.items()
         }
-        fakes = {name: torch.empty(tuple(x.shape), dtype=x.dtype) for name, x in inputs.items()}
+        fakes = {
+            name: torch.empty(tuple(x.shape), dtype=torch.float32 if x.is_floating_point() else x.dtype)
+            for name, x in inputs.items()
+        }
         weight_windows = {name: recorder.window(tensor) for name, tensor in weights.items()}
         input_windows = {name: recorder.window(tensor) for name, tensor in fakes.items()}
         answers.on_device |= {window.storage for window in weight_windows.values()}

@@ -100,17 +100,12 @@ class Component(torch.nn.Module):
         self.loaded.begin_phase()
         self.host.lifetimes.unload_orphans()
         with self.host.engine_call(self.engine_model, self.oom_retryable):
-            return self.engine_model.run(key, function, _on_host(inputs), interrupted=self.host.is_interrupted)
+            return self.engine_model.run(key, function, inputs, interrupted=self.host.is_interrupted)
 
     def fits(self, key: Hashable, function: Function, inputs: dict[str, Tensor]) -> bool:
         """Whether the device has room for `compute` and can do each of its operations; nothing is computed."""
         self.host.raise_if_interrupted()
-        return self.engine_model.fits(key, function, _on_host(inputs))
-
-
-def _on_host(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inputs as engines take them: on the CPU, floats as float32."""
-    return {name: x.to("cpu", torch.float32 if x.is_floating_point() else x.dtype) for name, x in inputs.items()}
+        return self.engine_model.fits(key, function, inputs)
 
 
 def components_of(model: torch.nn.Module) -> Iterator[tuple[str, Component]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,11 +9,6 @@ import pytest
 
 from native.client import Runner
 from tests.parity.places import PLACES, Place
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Which cases of tests/parity/families run; FAMILIES in the environment says so too."""
-    parser.addoption("--families", choices=("all", "third", "none"), default=os.environ.get("FAMILIES", "third"))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -140,7 +140,7 @@ def randomize(module: torch.nn.Module) -> torch.nn.Module:
     """Weights that keep activations near one.
 
     Matrices and kernels by their fan-in, tables of embeddings and positions as they come, norms near one. Of the
-    buffers only the statistics of batch norms: the others are values that the module computes for itself.
+    buffers only statistics of batch norms and tables of positions: the others the module computes for itself.
     """
     generator = torch.Generator().manual_seed(3)
     tables = {f"{name}.weight" for name, part in module.named_modules() if isinstance(part, torch.nn.Embedding)}
@@ -156,4 +156,6 @@ def randomize(module: torch.nn.Module) -> torch.nn.Module:
             buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
         elif name.endswith("running_var"):
             buffer.copy_(1 + 0.1 * torch.rand(buffer.shape, generator=generator))
+        elif name.endswith("pos_embed"):  # SD3's has no values until a file is loaded
+            buffer.copy_(torch.randn(buffer.shape, generator=generator))
     return module.eval().requires_grad_(False)

@@ -136,6 +136,17 @@ def test_large_volume(
     assert _operations(convolved, kernel, x).count("conv_3d") > 1
 
 
+def test_patches_are_a_product() -> None:
+    """Which writes each patch's channels next to each other, as the tokens that a transformer takes: none is copied."""
+
+    def normed(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(F.conv3d(x, w, stride=(1, 2, 2)).flatten(2).transpose(1, 2), (48,))
+
+    names = _operations(normed, torch.randn(48, 4, 1, 2, 2), torch.randn(1, 4, 3, 6, 8))
+    assert "conv_3d" not in names
+    assert set(names[names.index("mul_mat") + 1 :]) <= {"norm", "reshape", "view"}
+
+
 @pytest.mark.parametrize("groups", [1, 3])
 def test_large_spread(groups: int, place: Place, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """A transposed convolution, one part of the channels after the other."""

@@ -103,14 +103,14 @@ SMALL = {  # why a file may be shorter: those files
     "one algorithm": """
         native/engines/kept.py native/program/schedule.py native/trace/kept_state.py
         native/lower/passes/fuse.py native/lower/passes/rewriter.py
-        native/runner/graph/execute.py native/runner/graph/profile.py native/runner/graph/segments.py
-        native/runner/graph/sources.py
+        native/runner/graph/call.py native/runner/graph/execute.py native/runner/graph/profile.py
+        native/runner/graph/segments.py native/runner/graph/sources.py
         native/runner/weight_memory/arrays.py nodes/components/call_arguments.py
         nodes/components/attention_override.py nodes/components/tile_choice.py nodes/planner/advice.py
         nodes/planner/chart.py nodes/planner/size_guard.py
     """,
     "handlers of one kind of operation": """
-        native/lower/handlers/attention.py native/lower/handlers/matmul.py
+        native/lower/handlers/linear_algebra.py native/lower/handlers/matmul.py native/lower/handlers/rounding.py
     """,
     "one side of a seam": """
         native/client/tensors.py native/engines/choose.py native/engines/model.py native/llm/answer.py

@@ -37,29 +37,29 @@ def _lowered(function: Callable[[torch.Tensor], Any]) -> Lowered:
 
 
 @pytest.fixture
-def cumsum() -> Iterator[Callable[[Callable[[], Any]], None]]:
-    """Gives torch.cumsum a handler for the length of a test."""
+def cumprod() -> Iterator[Callable[[Callable[[], Any]], None]]:
+    """Gives torch.cumprod a handler for the length of a test."""
 
     def register(body: Callable[[], Any]) -> None:
-        @handler("cumsum")
+        @handler("cumprod")
         def handle(low: Lowering, out: Window, x: Window, dim: int) -> Any:
             return body()
 
     yield register
-    HANDLERS.pop("cumsum", None)
+    HANDLERS.pop("cumprod", None)
 
 
-def test_a_second_handler_is_refused(cumsum: Callable[..., None]) -> None:
+def test_a_second_handler_is_refused(cumprod: Callable[..., None]) -> None:
     """It would hide the first; the error names both."""
-    cumsum(lambda: 0)
-    first = HANDLERS["cumsum"]
-    with pytest.raises(ValueError, match=r"cumsum has two handlers: .*handle and .*another"):
+    cumprod(lambda: 0)
+    first = HANDLERS["cumprod"]
+    with pytest.raises(ValueError, match=r"cumprod has two handlers: .*handle and .*another"):
 
-        @handler("cumsum")
+        @handler("cumprod")
         def another(low: Lowering, out: Window, x: Window) -> int:
             return 0
 
-    assert HANDLERS["cumsum"] is first
+    assert HANDLERS["cumprod"] is first
 
 
 @pytest.mark.parametrize(
@@ -76,12 +76,14 @@ def test_a_second_handler_is_refused(cumsum: Callable[..., None]) -> None:
     ids=["key", "index", "type", "value", "assertion", "no tensor", "wrong shape"],
 )
 def test_a_bug_of_a_handler_is_called_one(
-    body: Callable[[], Any], cause: type[Exception], cumsum: Callable[..., None]
+    body: Callable[[], Any], cause: type[Exception], cumprod: Callable[..., None]
 ) -> None:
     """Not an unsupported operation: the error names the handler, the model and the module, and keeps the cause."""
-    cumsum(body)
-    with pytest.raises(HandlerBug, match=r"my model, in part \(aten\.cumsum.*a bug in the handler of cumsum") as error:
-        _lowered(lambda x: x.cumsum(-1))
+    cumprod(body)
+    with pytest.raises(
+        HandlerBug, match=r"my model, in part \(aten\.cumprod.*a bug in the handler of cumprod"
+    ) as error:
+        _lowered(lambda x: x.cumprod(-1))
     assert type(error.value.__cause__) is cause
     assert not isinstance(error.value, LowerError)
 
@@ -89,12 +91,12 @@ def test_a_bug_of_a_handler_is_called_one(
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda x: x.cumsum(-1), r"my model, in part \(aten\.cumsum.* no handler for the operation aten\.cumsum"),
-        (lambda x: x**3, r"my model, in part \(aten\.pow.*: a power of 3"),
-        (lambda x: x.softmax(1), r"my model, in part \(aten\._softmax.*: a softmax over dimension 1"),
+        (lambda x: x.cumprod(-1), r"my model, in part \(aten\.cumprod.* no handler for the operation aten\.cumprod"),
+        (lambda x: (-1.0) ** x, r"my model, in part \(aten\.pow.*: -1\.0 to a power that the device computes"),
+        (lambda x: x.round(decimals=1), r"my model, in part \(aten\.round.*: rounding to 1 decimals"),
         (
-            torch.nn.functional.elu,
-            r"aten\.elu.* no handler for .*aten\.elu.*decomposition of it no handler for .*aten\.gt",
+            torch.log1p,
+            r"aten\.log1p.* no handler for .*aten\.log1p.*decomposition of it no handler for .*prims\.log1p",
         ),
     ],
 )
@@ -120,8 +122,16 @@ def test_contributing_shows_what_was_added() -> None:
     text = (PACK / "CONTRIBUTING.md").read_text(encoding="utf-8")
     section = text[text.index("## An operation") : text.index("## A model")]
     added = [line.strip() for line in re.findall(r"^ *\+(.*)$", section, re.MULTILINE) if line.strip()]
-    files = ("native/program/ops.py", "native/runner/graph/operations.py", "native/lower/handlers/elementwise.py",
+    files = ("native/program/parameters.py", "native/program/ops.py",
+             "native/runner/graph/operations.py", "native/lower/handlers/elementwise.py",
              "tests/parity/operation_cases/elementwise.py")  # fmt: skip
     code = {line.strip() for file in files for line in (PACK / file).read_text(encoding="utf-8").splitlines()}
     assert len(added) >= 14
     assert [line for line in added if line not in code] == []
+
+
+def test_a_result_without_elements_takes_no_operation() -> None:
+    """A repetition zero times, joined to something, as padding that has nothing to add."""
+    lowered = _lowered(lambda x: torch.cat([x * 2, (x * 3).repeat(1, 0, 1)], 1))
+    assert [tensor.name for tensor in lowered.program.tensors if tensor.kind == "op"] == ["scale"]
+    assert not lowered.program.constants

@@ -88,7 +88,7 @@ def test_sums_of_f16_weights_on_this_machine(runner: Runner, tmp_path: Path) -> 
 
 
 def products() -> tuple[Program, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """x times a weight, times 16 of its rows, as an image through kernels, and attention: program, weights, inputs."""
+    """x times a weight, times 16 of its rows, an image and a volume through kernels, attention; weights, inputs."""
     table = Table()
     weight, x = table.weight("w", (64, 256), "F16"), table.input("x", (5, 256))
     rows = table.op("view", (16, 256), weight, with_=(256, 16, 1, 1, 512, 8192, 8192, 16384), type_="F16")
@@ -100,6 +100,13 @@ def products() -> tuple[Program, dict[str, np.ndarray], dict[str, np.ndarray]]:
         table.op("mul_mat", (5, 64), weight, x, with_=("F32",)),
         table.op("mul_mat", (5, 16), rows, x, with_=("F32",)),
         table.op("conv_2d", (1, 8, 12, 12), kernel, image, with_=(1, 1, 1, 1, 1, 1)),
+        table.op(
+            "conv_3d",
+            (8, 1, 12, 12),
+            table.op("reshape", (32, 1, 3, 3), kernel, type_="F16"),
+            table.op("reshape", (4, 1, 12, 12), image),
+            with_=(1, 1, 1, 1, 1, 0, 1, 1, 1, 1),
+        ),
         table.op("flash_attn", (1, 7, 2, 64), q, k, v, with_=(0.125,)),
     )
     shapes = {row.name: tuple(reversed(row.ne)) for row in made.tensors if row.kind == "input"}
@@ -118,7 +125,7 @@ def expected(weights: dict[str, np.ndarray], inputs: dict[str, np.ndarray]) -> l
     k, v = (inputs[name].astype("f2").astype("f8") for name in "kv")
     scores = np.exp(0.125 * inputs["q"].astype("f8") @ k.swapaxes(2, 3))
     attended = (scores / scores.sum(-1, keepdims=True) @ v).swapaxes(1, 2)
-    return [x @ w.T, x @ w[32:48].T, convolved, attended]
+    return [x @ w.T, x @ w[32:48].T, convolved, convolved, attended]
 
 
 def test_every_product_of_f16_is_computed_in_f32(casting: Runner, runner: Runner, tmp_path: Path) -> None:

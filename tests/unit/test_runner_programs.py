@@ -121,6 +121,7 @@ def transposed() -> Program:
     return table.program(table.op("reshape", (24,), turned))
 
 
+CONV_3D = (1, 1, 1, 0, 0, 0, 1, 1, 1)  # strides, padding, dilations
 WRONG: dict[str, Callable[[], Program]] = {
     "mul_mat": lambda: one_op("mul_mat", (4, 4), (4, 6), (4, 5), with_=("F32",)),
     "add": lambda: one_op("add", (4, 6), (4, 6), (4, 5)),
@@ -135,6 +136,19 @@ WRONG: dict[str, Callable[[], Program]] = {
     "group_norm": lambda: one_op("group_norm", (6, 4, 4), (6, 4, 4), with_=(4, 1e-5)),
     "conv_2d": lambda: one_op("conv_2d", (2, 4, 4), (2, 3, 3, 3), (4, 4, 4), with_=(1, 1, 1, 1, 1, 1)),
     "conv_2d too large": lambda: one_op("conv_2d", (2, 1, 1), (2, 3, 9, 9), (3, 4, 4), with_=(1, 1, 0, 0, 1, 1)),
+    "conv_2d of what no kernel covers": lambda: one_op(
+        "conv_2d", (1, 1, 1), (1, 5, 1000, 1000), (5, 1000, 1000), with_=(1, 1, 0, 0, 1, 1)
+    ),
+    "conv_2d_dw": lambda: one_op("conv_2d_dw", (3, 2, 2), (3, 2, 3, 3), (3, 4, 4), with_=(1, 1, 0, 0, 1, 1)),
+    "conv_2d_dw without a step": lambda: one_op(
+        "conv_2d_dw", (3, 2, 2), (3, 1, 3, 3), (3, 4, 4), with_=(0, 1, 0, 0, 1, 1)
+    ),
+    "conv_3d": lambda: one_op("conv_3d", (2, 2, 2, 2), (7, 3, 3, 3), (3, 4, 4, 4), with_=(*CONV_3D, 1)),
+    "conv_3d of no volume": lambda: one_op("conv_3d", (2, 2, 2, 2), (6, 3, 3, 3), (3, 4, 4, 4), with_=(*CONV_3D, 0)),
+    "conv_3d of parts of volumes": lambda: one_op(
+        "conv_3d", (2, 2, 2, 2), (6, 3, 3, 3), (3, 4, 4, 4), with_=(*CONV_3D, 2)
+    ),
+    "conv_3d too large": lambda: one_op("conv_3d", (2, 1, 1, 1), (6, 5, 5, 5), (3, 4, 4, 4), with_=(*CONV_3D, 1)),
     "flash_attn": lambda: one_op("flash_attn", (3, 2, 4), (2, 3, 4), (3, 5, 4), (2, 5, 4), with_=(1.0,)),
     "get_rows of floats": lambda: one_op("get_rows", (3, 6), (4, 6), (3,)),
     "set": lambda: one_op("set", (4, 6), (4, 6), (4, 6), with_=(24, 96, 96, 8)),

@@ -65,7 +65,7 @@ class TorchModel(Model):
 
             self._values = Values(self.weights)
             mode = EngineMode(names, self._values, self._vectors, half, interrupted, advance)
-            given = {name: x.detach().clone() for name, x in inputs.items()}  # the function may write to them
+            given = {name: _own(x) for name, x in inputs.items()}
             try:
                 with mode:
                     result = function(self.module, given)
@@ -94,6 +94,11 @@ class TorchModel(Model):
         """Free the vectors, which are all that stays between runs."""
         with self._lock:
             self._vectors.clear()
+
+
+def _own(x: Tensor) -> Tensor:
+    """A copy, which the function may write to, on the CPU and of floats in F32."""
+    return x.detach().to("cpu", torch.float32 if x.is_floating_point() else x.dtype, copy=True)
 
 
 @contextmanager

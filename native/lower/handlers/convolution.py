@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ...program.builder import Builder
 from ...trace.graph import Window
 from ..lowering import Lowering, handler
 from ..strides import Layout, Operand, Shape, binary, contiguous, contiguous_stride, padded, rows
 from .convolution_transposed import transposed_convolution
-from .data_movement import concat_all
+from .data_movement import concat_all, taken
 
 # Floating-point operations of one convolution of a volume, which a device cannot be made to interrupt: two segments of
 # the slowest cards whose drivers end long work (native/runner/device/quirks.py, WATCHED).
@@ -42,11 +43,13 @@ def convolution(
 
     Transposed: with weight [in, out / groups, *kernel].
     """
-    source, kernel = low.operand(x), kernel_operand(low, weight)
+    source, kernel = low.operand(x), _kernel(low, weight)
     stride, padding, dilation = (
         tuple(each) * (len(x.shape) - 2 if len(each) == 1 else 1) for each in (stride, padding, dilation)
     )
-    if transposed:
+    if transposed and groups == weight.shape[0] > 1:
+        result = _depthwise_transposed(low, source, kernel, stride, padding, dilation, out.shape)
+    elif transposed:
         result = transposed_convolution(low, source, kernel, stride, padding, dilation, groups, out.shape)
     else:
         result = _convolved(low, source, kernel, Sliding(stride, padding, dilation), groups)
@@ -57,7 +60,7 @@ def convolution(
     return replace(result, tensor=binary(low.b, "add", result, added, Layout.of(result.shape, result.stride)))
 
 
-def kernel_operand(low: Lowering, weight: Window) -> Operand:
+def _kernel(low: Lowering, weight: Window) -> Operand:
     """A kernel without gaps, in F16 if it is stored so, else in F32."""
     kernel = low.stored(weight)
     if low.b[kernel.tensor].type not in ("F32", "F16"):
@@ -170,8 +173,8 @@ def _depthwise(low: Lowering, x: Operand, kernel: Operand, sliding: Sliding) -> 
     (batch, channels), side = x.shape[:2], kernel.shape[2:]
     times = kernel.shape[0] // channels
     by_channel = (channels, times, *side)
-    cast = b.op("cast", kernel.tensor, type="F32")  # as ggml's CPU backend reads it
-    kernels = Operand(cast, by_channel, contiguous_stride(by_channel))
+    in_f32 = kernel.tensor if b[kernel.tensor].type == "F32" else b.op("cast", kernel.tensor, type="F32")
+    kernels = Operand(in_f32, by_channel, contiguous_stride(by_channel))
     parts = []
     for number in range(times):
         one = kernels.narrowed(1, number, 1)
@@ -212,3 +215,37 @@ def _depthwise_3d(low: Lowering, x: Operand, kernel: Operand, sliding: Sliding) 
     assert total is not None
     result = (batch, count, channels, *size)
     return Operand(total, result, contiguous_stride(result)).permuted((0, 2, 1, 3, 4))
+
+
+def _depthwise_transposed(
+    low: Lowering, x: Operand, kernel: Operand, stride: Sequence[int], padding: Sequence[int],
+    dilation: Sequence[int], out: Shape,
+) -> Operand:  # fmt: skip
+    """Every channel spread by kernels of its own: they move, turned around, over the channel with gaps of zeros."""
+    b = low.b
+    times = kernel.shape[1]
+    for dim in range(2, len(out)):
+        side, axis = kernel.shape[dim], dim - 2
+        kernel = taken(low, kernel, dim, range(side - 1, -1, -1))
+        x = _with_gaps(b, x, dim, stride[axis])
+        reach = dilation[axis] * (side - 1)
+        before = reach - padding[axis]
+        after = out[dim] + reach - before - x.shape[dim]
+        first, last = max(0, -before), max(0, -after)
+        x = x.narrowed(dim, first, x.shape[dim] - first - last)
+        amount = max(0, before), max(0, after)
+        x = padded(b, x, [amount if i == dim else (0, 0) for i in range(len(out))])
+    shape = (kernel.shape[0] * times, 1, *kernel.shape[2:])
+    turned = Operand(contiguous(b, kernel), shape, contiguous_stride(shape))
+    axes = len(out) - 2
+    return _depthwise(low, x, turned, Sliding((1,) * axes, (0,) * axes, tuple(dilation)))
+
+
+def _with_gaps(b: Builder, x: Operand, dim: int, stride: int) -> Operand:
+    """x with `stride - 1` zeros after every element along a dimension."""
+    if stride == 1:
+        return x
+    outer, inner = math.prod(x.shape[: dim + 1]), math.prod(x.shape[dim + 1 :])
+    apart = Operand(contiguous(b, x), (outer, 1, inner), (inner, inner, 1))
+    shape = (*x.shape[:dim], x.shape[dim] * stride, *x.shape[dim + 1 :])
+    return Operand(padded(b, apart, [(0, 0), (0, stride - 1), (0, 0)]).tensor, shape, contiguous_stride(shape))

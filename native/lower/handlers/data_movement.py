@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,29 @@ import torch
 from ...program.builder import LowerError
 from ...trace.graph import Window
 from ..lowering import Lowering, Made, handler
-from ..strides import Operand, collapse, contiguous, contiguous_stride, padded, physical_order, strided_dimensions, view
+from ..strides import (
+    Operand,
+    collapse,
+    contiguous,
+    contiguous_stride,
+    padded,
+    physical_order,
+    strided_dimensions,
+    unary,
+    view,
+)
+from .comparison import unequal
+
+_SEVERAL = 4  # elements that are joined one by one with less copying than rows of a table are picked with
 
 
 @handler("clone", "_to_copy")
 def clone(low: Lowering, out: Window, x: Window, *_: Any, **__: Any) -> int:
-    """A copy in the memory layout of the result."""
+    """A copy in the memory layout of the result; towards 0 where whole numbers are asked for."""
+    if out.dtype == torch.bool and x.dtype != torch.bool:
+        return unequal(low, out, x, 0)
+    if not out.dtype.is_floating_point and x.dtype.is_floating_point:
+        return unary(low.b, "trunc", low.operand(x), low.layout(out))
     return contiguous(low.b, low.operand(x).broadcast(out.shape).permuted(low.layout(out).order))
 
 
@@ -52,15 +70,24 @@ def cat(low: Lowering, out: Window, parts: Sequence[Window], dim: int = 0) -> Ma
 
 
 def concat_all(low: Lowering, parts: Sequence[Operand], dim: int) -> Operand:
-    """One after the other along a dimension, in pairs, so that each is copied few times."""
+    """One after the other along a dimension, in the memory order of the largest."""
     largest = max(parts, key=lambda x: x.numel)
     repeated = any(n != 1 and stride == 0 for n, stride in zip(largest.shape, largest.stride, strict=True))
     order = tuple(range(len(largest.shape))) if repeated else physical_order(largest.shape, largest.stride)
-    joined = [part.permuted(order) for part in parts]
-    while len(joined) > 1:
-        pairs = [joined[i : i + 2] for i in range(0, len(joined), 2)]
-        joined = [concat(low, pair[0], pair[1], order.index(dim)) if len(pair) == 2 else pair[0] for pair in pairs]
-    return joined[0].permuted([order.index(i) for i in range(len(order))])
+    joined = _halves(low, [part.permuted(order) for part in parts], order.index(dim))
+    return joined.permuted([order.index(i) for i in range(len(order))])
+
+
+def _halves(low: Lowering, parts: Sequence[Operand], dim: int) -> Operand:
+    """The same by halves, so that each is copied few times, of which the first is the smaller where there is a choice.
+
+    So the parts are computed in their order (native/program/schedule.py), in which those of a video need one another.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    sizes = [part.numel for part in parts]
+    count = max(1, *(n for n in range(len(parts)) if 2 * sum(sizes[:n]) <= sum(sizes)))
+    return concat(low, _halves(low, parts[:count], dim), _halves(low, parts[count:], dim), dim)
 
 
 def concat(low: Lowering, first: Operand, second: Operand, dim: int) -> Operand:
@@ -116,42 +143,43 @@ def repeat(low: Lowering, out: Window, x: Window, times: Sequence[int]) -> int:
     return low.to_layout(contiguous(low.b, Operand(source.tensor, shape, stride, source.offset)), out)
 
 
-@handler("embedding")
-def embedding(low: Lowering, out: Window, table: Window, ids: Window, *_: Any) -> int:
-    """Rows of a table by row numbers that come from the host."""
-    if low.on_device(ids):
-        raise LowerError("an embedding whose ids the device computes")
-    numbers = low.b.reshape(contiguous(low.b, low.stored(ids)), (ids.numel,))
-    return low.to_layout(low.b.op("get_rows", low.stored(table).tensor, numbers), out)
+@handler("flip")
+def flip(low: Lowering, out: Window, x: Window, dims: Sequence[int]) -> Made:
+    """The elements along some dimensions in reversed order."""
+    flipped = low.operand(x)
+    for dim in dims:
+        if x.shape[dim] > 1:
+            flipped = taken(low, flipped, dim % len(x.shape), range(x.shape[dim])[::-1])
+    return clone(low, out, x) if flipped == low.operand(x) else flipped
 
 
-@handler("index")
-def index(low: Lowering, out: Window, x: Window, indices: Sequence[Window | None]) -> int:
-    """Elements at positions along leading dimensions; the positions come from the host."""
-    given = [i for i in indices if i is not None]
-    if len(given) != len(indices) or any(low.on_device(i) for i in given):
-        raise LowerError(f"indexing with {['all' if i is None else 'values' for i in indices]}")
-    sizes = x.shape[: len(given)]
-    inner = x.shape[len(given) :]
+@handler("roll")
+def roll(low: Lowering, out: Window, x: Window, shifts: Sequence[int], dims: Sequence[int] = ()) -> Made:
+    """The elements moved along some dimensions, those past the end to the beginning."""
+    if not dims:
+        raise LowerError("a roll over all dimensions at once")
+    rolled = low.operand(x)
+    for shift, dim in zip(shifts, dims, strict=True):
+        size = x.shape[dim]
+        first = -shift % size
+        if first:
+            dim %= len(x.shape)
+            rolled = concat(low, _along(rolled, dim, first, size), _along(rolled, dim, 0, first), dim)
+    return clone(low, out, x) if rolled == low.operand(x) else rolled
 
-    def positions(*parts: torch.Tensor) -> torch.Tensor:
-        flat = torch.zeros((), dtype=torch.int64)
-        for part, size in zip(torch.broadcast_tensors(*parts), sizes, strict=True):
-            flat = flat * size + torch.where(part < 0, part + size, part)
-        return flat.reshape(-1)
 
-    numbers = contiguous(low.b, low.host_computed(("positions", sizes), positions, *given, dtype=torch.int64))
-    length = math.prod(inner)
-    table = low.b.reshape(contiguous(low.b, low.operand(x)), (x.numel // length, length))
-    return low.to_layout(low.b.op("get_rows", table, numbers), out)
+def _along(x: Operand, dim: int, start: int, end: int) -> Operand:
+    """The elements from `start` to before `end` along a dimension."""
+    shape = (*x.shape[:dim], end - start, *x.shape[dim + 1 :])
+    return replace(x, shape=shape, offset=x.offset + start * x.stride[dim])
 
 
 def taken(low: Lowering, x: Operand, dim: int, positions: Sequence[int]) -> Operand:
-    """The elements at these positions along a dimension, which becomes the slowest in memory."""
+    """The elements at these positions along a dimension, which becomes the slowest in memory if they are many."""
     b = low.b
+    if len(positions) <= _SEVERAL:
+        return concat_all(low, [x.narrowed(dim, position, 1) for position in positions], dim)
     order = (dim, *(i for i in range(len(x.shape)) if i != dim))
-    if len(positions) == x.shape[dim] == 1:
-        return x
     moved = x.permuted(order)
     table = b.reshape(contiguous(b, moved), (x.shape[dim], math.prod(moved.shape[1:])))
     rows = b.op("get_rows", table, b.constant(np.array(positions, np.int32)))
@@ -159,18 +187,22 @@ def taken(low: Lowering, x: Operand, dim: int, positions: Sequence[int]) -> Oper
     return Operand(rows, shape, contiguous_stride(shape)).permuted([order.index(i) for i in range(len(order))])
 
 
-_NEAREST = {False: torch.ops.aten.upsample_nearest1d.default, True: torch.ops.aten._upsample_nearest_exact1d.default}
-
-
 @handler("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d")
-def upsample_nearest(low: Lowering, out: Window, x: Window, _size: Any, *scales: Any, exact: bool = False) -> Made:
+def upsample_nearest(low: Lowering, out: Window, x: Window, _size: Any, *scales: Any) -> Made:
     """x [batch, channels, *size] in another size, each element the nearest of x by torch's rounding."""
+    return _nearest(low, out, x, "upsample_nearest", scales)
+
+
+@handler("_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d")
+def upsample_nearest_exact(low: Lowering, out: Window, x: Window, _size: Any, *scales: Any) -> Made:
+    """The same, where the nearest is that of the middle of an element."""
+    return _nearest(low, out, x, "_upsample_nearest_exact", scales)
+
+
+def _nearest(low: Lowering, out: Window, x: Window, name: str, scales: Sequence[Any]) -> Made:
     given = scales[0] if scales and isinstance(scales[0], (list, tuple)) else scales
     sizes, wanted = x.shape[2:], out.shape[2:]
-    positions = [
-        _NEAREST[exact](torch.arange(n, dtype=torch.float32).reshape(1, 1, n), [m], scale).long().flatten().tolist()
-        for n, m, scale in zip(sizes, wanted, [*given, *[None] * len(sizes)][: len(sizes)], strict=True)
-    ]
+    positions = [_nearest_positions(name, sizes, wanted, given, axis) for axis in range(len(sizes))]
     source = low.operand(x)
     if all(place == [i * n // m for i in range(m)] and m % n == 0
            for place, n, m in zip(positions, sizes, wanted, strict=True)):  # fmt: skip
@@ -182,7 +214,14 @@ def upsample_nearest(low: Lowering, out: Window, x: Window, _size: Any, *scales:
     return source
 
 
-@handler("_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d")
-def upsample_nearest_exact(low: Lowering, out: Window, x: Window, size: Any, *scales: Any) -> Made:
-    """The same, where the nearest is that of the middle of an element."""
-    return upsample_nearest(low, out, x, size, *scales, exact=True)
+def _nearest_positions(
+    name: str, sizes: Sequence[int], wanted: Sequence[int], scales: Sequence[float | None], axis: int
+) -> list[int]:
+    """The element along one dimension that torch takes for each of the result, asked of torch: it has several rules."""
+    function = getattr(torch.ops.aten, f"{name}{len(sizes)}d").default
+    line = [n if i == axis else 1 for i, n in enumerate(sizes)]
+    numbers = torch.arange(sizes[axis], dtype=torch.float32).reshape(1, 1, *line)
+    factors = [scale if i == axis else None for i, scale in enumerate(scales)]
+    size = [n if i == axis else 1 for i, n in enumerate(wanted)]
+    positions: list[int] = function(numbers, size, *factors).long().flatten().tolist()
+    return positions

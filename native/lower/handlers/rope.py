@@ -2,83 +2,161 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import torch
 
 from ...trace.graph import Window
 from ..lowering import Lowering, handler
-from ..strides import Layout, Operand, binary, contiguous, contiguous_stride, physical_order
+from ..strides import Layout, Operand, Shape, binary, contiguous, contiguous_stride, physical_order
+from .data_movement import cat
+from .norms import rms_norm
 
 _AXES = 3  # with more of them the table takes fewer operations
 _STILL = 1e30  # divisor of an angle that stays 0
 _TOLERANCE = 2e-5  # of a cosine or sine
 
 
-@handler("comfy_kitchen.apply_rope1.default")
-def rope(low: Lowering, out: Window, x: Window, table: Window) -> Operand:
-    """Rotate pairs of channels (Su et al. 2021, section 3.2.2): out[2i + r] = f[i, r, 0] x[2i] + f[i, r, 1] x[2i + 1].
+def _rotated(low: Lowering, x: Operand, table: Window, halves: bool) -> Operand:
+    """Rotate pairs of channels (Su et al. 2021, section 3.2.2): out[r] = f[i, r, 0] x[0] + f[i, r, 1] x[1] of pair i.
 
-    x: [batch, heads, tokens, channels]; table: [batch or 1, heads or 1, tokens, channels / 2, 2, 2], from the host.
+    x: [.., channels]; halves: pair i is the channels i and i + channels / 2, else 2 i and 2 i + 1.
+    table: [.., channels / 2, 2, 2], repeated over x; it may have more tokens, which are dimension 2.
     """
-    rotations = _rotations(low, table, x.shape[2])
-    source = low.operand(x)
-    if rotations is None or source.stride[-1] != 1 or 0 in source.stride[:3]:
-        return _by_table(low, source, table)
-    return _by_position(low, source, rotations)
+    if len(x.shape) > 2 and len(table.shape) > 2 and x.shape[2] != 1 and table.shape[2] > x.shape[2]:
+        table = replace(table, shape=(*table.shape[:2], x.shape[2], *table.shape[3:]))
+    found = _rotations(low, table, x.shape)
+    if found is None or x.stride[-1] != 1 or 0 in x.stride:
+        return _by_table(low, x, table, halves)
+    return _by_position(low, x, *found, halves)
 
 
-@handler("comfy_kitchen.apply_rope.default")
-def rope_both(low: Lowering, out: Window, query: Window, key: Window, table: Window) -> tuple[Operand, Operand]:
-    """Rotate queries and keys by the same table."""
-    return rope(low, out, query, table), rope(low, low.output(1), key, table)
-
-
-def _by_position(low: Lowering, x: Operand, rotations: list[tuple[int, int]]) -> Operand:
-    """One rotation for each axis of positions."""
-    batch, heads, tokens, channels = x.shape
-    rotated = low.b.window(x.tensor, [(x.shape[i], x.stride[i]) for i in (0, 2, 1, 3)], x.offset)
+def _by_position(low: Lowering, x: Operand, tokens: int, rotations: list[tuple[int, int]], halves: bool) -> Operand:
+    """One rotation for each axis of positions; tokens: their dimension."""
+    (first, second) = (dim for dim in range(3) if dim != tokens)
+    order = (first, tokens, second, 3)
+    rotated = low.b.window(x.tensor, [(x.shape[i], x.stride[i]) for i in order], x.offset)
     for positions, divisors in rotations:
-        rotated = low.b.op("rope", rotated, positions, divisors)
-    shape = (batch, tokens, heads, channels)
-    return Operand(rotated, shape, contiguous_stride(shape)).permuted((0, 2, 1, 3))
+        rotated = low.b.op("rope", rotated, positions, divisors, halves=halves)
+    shape = tuple(x.shape[i] for i in order)
+    return Operand(rotated, shape, contiguous_stride(shape)).permuted([order.index(i) for i in range(4)])
 
 
-def _by_table(low: Lowering, x: Operand, table: Window) -> Operand:
+def _by_table(low: Lowering, x: Operand, table: Window, halves: bool) -> Operand:
     """Each channel times its own factor, plus the other channel of its pair times another."""
-    tokens, b = x.shape[2], low.b
-
-    def factors(which: int) -> Operand:
-        def pick(f: torch.Tensor) -> torch.Tensor:
-            return torch.stack((f[..., 0, which], f[..., 1, 1 - which]), -1).flatten(-2)[..., :tokens, :].float()
-
-        return low.host_computed(("rope", which, tokens), pick, table)
-
-    order = physical_order(x.shape, x.stride) if x.stride[-1] == 1 and 0 not in x.stride else tuple(range(4))
-    if order[-1] != 3:
-        order = tuple(range(4))
+    b, rank = low.b, len(x.shape)
+    order = physical_order(x.shape, x.stride) if x.stride[-1] == 1 and 0 not in x.stride else tuple(range(rank))
+    if order[-1] != rank - 1:
+        order = tuple(range(rank))
     source = contiguous(b, x.permuted(order))
     strides = contiguous_stride([x.shape[i] for i in order])
-    stride = tuple(strides[order.index(i)] for i in range(4))
-    odd, even = (b.window(source, [(x.numel // 2, 2), (1, 1)], offset) for offset in (1, 0))
-    swapped = b.op("concat", odd, even, dim=0)
+    stride = tuple(strides[order.index(i)] for i in range(rank))
+    half = x.shape[-1] // 2
+    dims, step = (
+        ([(x.numel // x.shape[-1], x.shape[-1]), (half, 1)], half) if halves else ([(x.numel // 2, 2), (1, 1)], 1)
+    )
+    second, first = (b.window(source, dims, offset) for offset in (step, 0))
+    swapped = b.op("concat", second, first, dim=0)
     layout = Layout(x.shape, order)
-    own = binary(b, "mul", Operand(source, x.shape, stride), factors(0), layout)
-    crossed = binary(b, "mul", Operand(swapped, x.shape, stride), factors(1), layout)
+    own = binary(b, "mul", Operand(source, x.shape, stride), _factors(low, table, 0, halves), layout)
+    crossed = binary(b, "mul", Operand(swapped, x.shape, stride), _factors(low, table, 1, halves), layout)
     result = b.op("add", b.reshape(own, (x.numel,)), b.reshape(crossed, (x.numel,)))
     return Operand(result, x.shape, stride)
 
 
-def _rotations(low: Lowering, table: Window, tokens: int) -> list[tuple[int, int]] | None:
-    """(positions, divisors) of the rotations that make up the table, as constants; None where none do."""
-    if not low.is_constant(table) or table.shape[:2] != (1, 1):
+def _factors(low: Lowering, table: Window, which: int, halves: bool) -> Operand:
+    """[.., channels]: of the channel itself (0), f[.., 0, 0] and f[.., 1, 1], or of the other one of its pair (1)."""
+
+    def pick(f: torch.Tensor) -> torch.Tensor:
+        pair = (f[..., 0, which], f[..., 1, 1 - which])
+        return (torch.cat(pair, -1) if halves else torch.stack(pair, -1).flatten(-2)).float()
+
+    if not low.on_device(table):
+        return low.host_computed(("rope", which, halves), pick, table)
+    f = low.operand(table)
+    row, column = f.stride[-2:]
+    shape = (*table.shape[:-2], 2)
+    picked = Operand(f.tensor, shape, (*f.stride[:-2], row + column * (1 - 2 * which)), f.offset + column * which)
+    if halves:
+        picked = picked.permuted((*range(len(shape) - 2), len(shape) - 1, len(shape) - 2))
+    shape = (*table.shape[:-3], 2 * table.shape[-3])
+    return Operand(contiguous(low.b, picked), shape, contiguous_stride(shape))
+
+
+def _part(low: Lowering, x: Window, scale: Window | None, eps: float) -> Operand:
+    """x, by its root mean square over the channels and a scale where there is one."""
+    if scale is None:
+        return low.operand(x)
+    return rms_norm(low, x, x, x.shape[-1:], scale, eps)
+
+
+def _beginning(low: Lowering, x: Window, normed: Operand, table: Window, halves: bool, channels: int) -> Operand:
+    """Rotate the first channels of x, all where they are 0."""
+    if channels in (0, x.shape[-1]):
+        return _rotated(low, normed, table, halves)
+    whole = low.temporary(x.shape)
+    low.bind(whole, normed)
+    first = low.temporary((*x.shape[:-1], channels))
+    part = low.operand(replace(whole, shape=first.shape))
+    low.bind(first, _rotated(low, part, table, halves))
+    rest = replace(whole, shape=(*x.shape[:-1], x.shape[-1] - channels), offset=channels)
+    joined = cat(low, whole, [first, rest], -1)
+    low.bind(whole, joined)
+    return low.operand(whole)
+
+
+def _register(name: str, halves: bool, normed: bool, both: bool) -> None:
+    """One operation of comfy_kitchen (backends/eager/rope.py there) and its form in place."""
+
+    def results(low: Lowering, *given: Any, **named: Any) -> list[Operand]:
+        xs, table, options = given[: 1 + both], given[1 + both], list(given[2 + both :])
+        scales: list[Window | None] = [None] * (1 + both)
+        eps, channels = 1e-6, 0
+        if normed:
+            scales = [*options, named.get("scale", named.get("q_scale")), named.get("k_scale")][: 1 + both]
+            scales = [scales[0], *(each or scales[0] for each in scales[1:])]
+            options = options[1 + both :]
+            eps = options[0] if options else named.get("epsilon", eps)
+            channels = options[1] if len(options) > 1 else named.get("rot_dim", channels)
+        return [
+            _beginning(low, x, _part(low, x, scale, eps), table, halves, channels)
+            for x, scale in zip(xs, scales, strict=True)
+        ]
+
+    @handler(f"comfy_kitchen.{name}.default")
+    def apply(low: Lowering, _out: Window, *given: Any, **named: Any) -> tuple[Operand, ...]:
+        return tuple(results(low, *given, **named))
+
+    @handler(f"comfy_kitchen.{name}_.default")
+    def apply_in_place(low: Lowering, _out: None, *given: Any, **named: Any) -> tuple[Operand, ...]:
+        for x, made in zip(given, results(low, *given, **named), strict=False):
+            low.bind(x, made)
+        return ()
+
+
+for _halves, _split in ((False, ""), (True, "_split_half")):
+    for _both, _one in ((True, ""), (False, "1")):
+        _register(f"apply_rope{_split}{_one}", _halves, False, _both)
+        _register(f"rms_rope{_split}{_one}", _halves, True, _both)
+
+
+def _rotations(low: Lowering, table: Window, shape: Shape) -> tuple[int, list[tuple[int, int]]] | None:
+    """The dimension of tokens, and (positions, divisors) of the rotations that make up the table; None: none do."""
+    lead = table.shape[:-3]
+    if not low.is_constant(table) or len(shape) != 4 or len(lead) != 3 or sum(n != 1 for n in lead) != 1:
         return None
-    key = ("rotations", table, tokens)
+    tokens = next(dim for dim, n in enumerate(lead) if n != 1)
+    if lead[tokens] != shape[tokens] or 2 * table.shape[-3] != shape[-1]:
+        return None
+    key = ("rotations", table)
     if key not in low.cache:
-        found = axes(low.value(table)[0, 0, :tokens].double().numpy())
+        found = axes(low.value(table).reshape(lead[tokens], -1, 2, 2).double().numpy())
         low.cache[key] = None if found is None or len(found) > _AXES else [
             (low.b.constant(positions), low.b.constant(divisors)) for positions, divisors in found
         ]  # fmt: skip
-    return low.cache[key]
+    return None if low.cache[key] is None else (tokens, low.cache[key])
 
 
 def axes(table: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]] | None:

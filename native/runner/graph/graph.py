@@ -22,7 +22,8 @@ from ..device.buffers import Allocation, Budget, OverBudget, allocate, describe,
 from ..device.devices import Device
 from ..ggml_binding import context, ggml
 from ..weight_memory.streamed import Stream, Uses, plan, stops
-from .operations import BUILDERS, Call, OperationFault
+from .call import Call, OperationFault
+from .operations import BUILDERS
 from .segments import cuts, layout_is_known, segments_of
 from .sources import at_binding_offsets, f16_as_f32
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from ...ggml_types import LAYOUTS
 from ..ggml_binding import ggml
-from .operations import Call
+from .call import Call
 
 _PRODUCTS = ("mul_mat", "conv_2d", "conv_3d", "flash_attn")
 # ggml's Vulkan kernels of these take no offset besides that of the binding, and assert that it is all there is

@@ -13,7 +13,8 @@ from typing import Any
 
 from ...ggml_types import LAYOUTS
 from ...program import Program, Tensor
-from ...program.ops import OPERATIONS, View
+from ...program.ops import OPERATIONS
+from ...program.parameters import View
 from ...program.tensor import ne_of
 from ...weights.weight_set import Parameter
 from ..device.buffers import Allocation, Ne, allocate, describe, require

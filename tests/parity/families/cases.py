@@ -1,10 +1,8 @@
-"""Every case of every family, by name, and the third of them that a day takes."""
+"""Every case of every family, and the third of them that a day takes."""
 
 from __future__ import annotations
 
-import datetime
-import json
-from pathlib import Path
+from tests.conftest import THIRDS
 
 from . import (
     control,
@@ -16,6 +14,7 @@ from . import (
     diffusion_video,
     diffusion_wan,
     language_models,
+    results,
     text_encoders,
     upscalers,
     vae_audio,
@@ -30,15 +29,12 @@ _FILES = (
     text_encoders, language_models, vision_encoders, vae_image, vae_video, vae_audio, control, upscalers,
 )  # fmt: skip
 CASES: tuple[FamilyCase, ...] = tuple(case for file in _FILES for case in file.CASES)
-STOPS_FILE = Path(__file__).with_name("stops.json")
-STOPS: dict[str, str] = json.loads(STOPS_FILE.read_text())  # what does not pass yet, and where it stops
 
 
-def chosen(which: str) -> list[FamilyCase]:
-    """which: all, none, or third: every third case, another third each day of the year."""
-    if which == "none":
-        return []
-    if which == "all":
-        return list(CASES)
-    day = datetime.datetime.now(datetime.UTC).timetuple().tm_yday
-    return list(CASES[day % 3 :: 3])
+def third(number: int) -> list[FamilyCase]:
+    """Every third case, and those that are new or whose code is not what it was when they were measured."""
+    known = results.known()
+    return [
+        case for i, case in enumerate(CASES)
+        if i % THIRDS == number % THIRDS or case.name not in known or results.changed(known[case.name])
+    ]  # fmt: skip

@@ -2,56 +2,46 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from native.client import Runner
 
 from ..places import PLACES, Place
-from . import coverage
+from . import coverage, results
 from .case import FamilyCase
-from .cases import CASES, STOPS, chosen
+from .cases import CASES, third
 from .run import errors, stop
 
 BY_NAME = {case.name: case for case in CASES}
+STOPS = {name: result.stop for name, result in results.known().items() if result.stop}
 ON_CPU, ON_VULKAN, _ = PLACES
-# Software Vulkan is slow: one case of each kind, with all that kind's operations run there by test_operations.py.
-VULKAN = ("SD1.5", "Qwen-Image", "LTX-Video", "T5 base", "CLIP vision L", "TAESD decode", "FLUX VAE decode")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The cases that --families chooses, by whether they are known to stop."""
+    """The third of the cases whose turn it is, or all of them; by whether they are known to stop."""
     if "case" in metafunc.fixturenames:
-        cases = chosen(metafunc.config.getoption("--families", default=os.environ.get("FAMILIES", "third")))
+        option = metafunc.config.getoption
+        cases = list(CASES) if option("--all") else third(option("--sample"))
         stops = metafunc.function is test_family_that_stops
-        names = VULKAN if metafunc.function is test_family_on_vulkan else BY_NAME
-        kept = [case for case in cases if (case.name in STOPS) == stops and case.name in names]
-        metafunc.parametrize("case", kept, ids=lambda case: case.name)
+        metafunc.parametrize("case", [c for c in cases if (c.name in STOPS) == stops], ids=lambda case: case.name)
 
 
-@pytest.mark.parametrize("place", [ON_CPU], indirect=True, ids=["CPU"])
+@pytest.mark.parametrize("place", [ON_CPU, ON_VULKAN], indirect=True, ids=["CPU", "Vulkan-F32"])
 def test_family(case: FamilyCase, place: Place, runner: Runner) -> None:
-    """In F32, at two sizes, traced three times on one module."""
+    """In F32, at two sizes, traced three times on one module; Vulkan has no table for GELU."""
     found = errors(case, place.device, runner)
-    assert max(found) <= case.tolerance, found
-
-
-@pytest.mark.parametrize("place", [ON_VULKAN], indirect=True, ids=["Vulkan-F32"])
-def test_family_on_vulkan(case: FamilyCase, place: Place, runner: Runner) -> None:
-    """As on the CPU, where the device has no table for GELU."""
-    assert max(errors(case, place.device, runner)) <= place.exact
+    assert max(found) <= (case.tolerance if place is ON_CPU else place.exact), found
 
 
 def test_family_that_stops(case: FamilyCase) -> None:
-    """It stops for the reason in stops.json; when it does not, python -m tests.parity.families writes the file anew."""
+    """It stops where results.json says; when it does not, python -m tests.parity.families --write measures anew."""
     assert stop(case) == STOPS[case.name]
 
 
 def test_names() -> None:
-    """Every case has a name of its own, and what stops is a case."""
+    """Every case has a name of its own and a result."""
     assert len(BY_NAME) == len(CASES)
-    assert set(STOPS) <= set(BY_NAME)
+    assert set(results.known()) == set(BY_NAME)
 
 
 @pytest.fixture(scope="module")

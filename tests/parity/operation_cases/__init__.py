@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from . import attention, convolution, data_movement, elementwise, matmul, norms, padding, resampling, rope
+from . import (
+    attention,
+    comparison,
+    convolution,
+    data_movement,
+    elementwise,
+    linear_algebra,
+    matmul,
+    norms,
+    padding,
+    patches,
+    reductions,
+    resampling,
+    rope,
+    rounding,
+    sampling,
+    selection,
+)
 from .case import Case, Inputs, Parameters
 
 __all__ = ["CASES", "Case", "Inputs", "Parameters"]
 
-CASES: tuple[Case, ...] = tuple(
-    case
-    for subject in (attention, convolution, data_movement, elementwise, matmul, norms, padding, resampling, rope)
-    for case in subject.CASES
-)
+_SUBJECTS = (
+    attention, comparison, convolution, data_movement, elementwise, linear_algebra, matmul, norms, padding, patches,
+    reductions, resampling, rope, rounding, sampling, selection,
+)  # fmt: skip
+CASES: tuple[Case, ...] = tuple(case for subject in _SUBJECTS for case in subject.CASES)

@@ -25,6 +25,10 @@ def _in_place_window(m: Any, t: Inputs) -> Tensor:
     return x + t["x"]
 
 
+def _view_in_place(m: Any, t: Inputs) -> Tensor:
+    return (t["x"] * 2).as_strided_((2, 3, 8), (192, 64, 2), 1).add_(1)
+
+
 def _empty_slice(m: Any, t: Inputs) -> Tensor:
     x = t["x"] * 1.5
     nothing = F.silu(F.linear(x[:, 6:], m.w)).mul_(2)
@@ -71,7 +75,12 @@ CASES = (
     Case("sum of nothing", lambda m, t: t["x"] + F.linear(t["x"][:, :0], m.w).sum() + t["x"][:, 6:].sum((1, 2)).sum(),
          X, {"w": (8, 32)}),
     Case("expand", lambda m, t: t["x"][:, :1].expand(2, 6, 32).reshape(-1, 32) * 2, X),
-    Case("embedding", lambda m, t: F.embedding(t["ids"], m.w), {}, {"w": (20, 32)},
-         host={"ids": torch.tensor([[3, 19, 0], [7, 7, 2]])}, outliers=False),
-    Case("index", lambda m, t: t["x"][t["a"], t["b"]], X, host={"a": torch.tensor([0, 1]), "b": torch.tensor([5, -1])}),
+    Case("flip", lambda m, t: t["x"].flip(1), X),
+    Case("flip two", lambda m, t: t["x"].permute(0, 2, 3, 1).flip(-1, 0) * 2, IMAGE),
+    Case("flip a weight", lambda m, t: t["x"] + m.w.flip((0, 1)), X, {"w": (6, 32)}),
+    Case("roll", lambda m, t: t["x"].roll((-2, 3), (1, 2)), X),
+    Case("roll of windows", lambda m, t: t["x"].permute(0, 2, 3, 1).roll((5, -4), (1, 2)).unflatten(1, (3, 2)), IMAGE),
+    Case("flip of one", lambda m, t: t["x"][:, 2:3].flip(1) * 2, X),
+    Case("roll of nothing", lambda m, t: t["x"][:, 1:4].roll((3, 0), (1, 0)) * 2, X),
+    Case("as_strided in place", _view_in_place, X),
 )  # fmt: skip

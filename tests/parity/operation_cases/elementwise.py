@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .case import XY, Case, Inputs, X
+from .case import IMAGE, XY, Case, Inputs, X
 
 
 def _timestep(m: Any, t: Inputs) -> Tensor:
@@ -55,6 +55,28 @@ CASES = (
     Case("pow", lambda m, t: t["x"] ** 2, X, outliers=False),
     Case("pow half", lambda m, t: t["x"].abs() ** 0.5, X),
     Case("pow one", lambda m, t: torch.pow(t["x"], 1), X),
+    Case("pow none", lambda m, t: torch.pow(t["x"], 0) + t["x"], X),
+    Case("pow three", lambda m, t: t["x"] ** 3, X, outliers=False),
+    Case("pow seven", lambda m, t: t["x"] ** 7, X, outliers=False),
+    Case("pow minus two", lambda m, t: (t["x"].abs() + 0.5) ** -2, X),
+    Case("pow fraction", lambda m, t: t["x"].abs() ** 2.4, X, outliers=False),
+    Case("pow of a number", lambda m, t: 10000.0 ** t["x"].clamp(-1, 1), X),
+    Case("pow of tensors", lambda m, t: (t["x"].abs() + 0.1) ** t["y"].clamp(-2, 2), XY),
+    Case("lerp", lambda m, t: torch.lerp(t["x"], t["y"][:, :1], 0.3), XY),
+    Case("lerp tensor", lambda m, t: torch.lerp(t["x"], t["y"], t["y"].sigmoid()), XY),
+    Case("expm1", lambda m, t: torch.expm1(t["x"]), X, outliers=False),
+    Case("softplus", lambda m, t: F.softplus(t["x"] * 5), X),
+    Case("softplus slice", lambda m, t: F.softplus(t["x"][..., 8:24], 2.0), X),
+    Case("mish", lambda m, t: F.mish(t["x"] * 3), X),
+    Case("elu", lambda m, t: F.elu(t["x"][..., 3:]), X),
+    Case("selu", lambda m, t: F.selu(t["x"]), X),
+    Case("celu", lambda m, t: F.celu(t["x"], 0.7), X),
+    Case("_prelu_kernel", lambda m, t: F.prelu(t["x"], m.w), IMAGE, {"w": (32,)}),
+    Case("relu6", lambda m, t: F.relu6(t["x"] * 5), X),
+    Case("hardsigmoid", lambda m, t: F.hardsigmoid(t["x"] * 2), X),
+    Case("log_sigmoid_forward", lambda m, t: F.logsigmoid(t["x"]), X),
+    Case("square", lambda m, t: torch.square(t["x"]), X, outliers=False),
+    Case("tril", lambda m, t: t["x"].tril(2) + t["x"].triu(-3), {"x": (2, 32, 32)}),
     Case("clamp", lambda m, t: t["x"].clamp(-0.5, 0.75), X),
     Case("clamp_min", lambda m, t: torch.clamp_min(t["x"], 0.1), X),
     Case("clamp_max", lambda m, t: torch.clamp_max(t["x"], 0.1), X),
@@ -62,10 +84,6 @@ CASES = (
     Case("gelu", lambda m, t: F.gelu(t["x"], approximate="tanh"), X, gelu=True),
     Case("gelu slice", lambda m, t: F.gelu(t["x"][..., 8:24], approximate="tanh"), X, gelu=True),
     Case("gelu erf", lambda m, t: F.gelu(t["x"]), X, gelu=True),
-    Case(
-        "masked_fill", lambda m, t: t["x"].masked_fill(t["mask"], -3.0), X,
-        host={"mask": torch.arange(32) % 3 == 0},
-    ),
     Case("glu", lambda m, t: F.glu(t["x"], -1), X, outliers=False),
     Case("hardswish", lambda m, t: F.hardswish(t["x"] * 2, inplace=True), X, outliers=False),
     Case("host values", _timestep, {"x": (2, 8)}, host={"t": torch.tensor([0.25, 900.0])}),

@@ -18,6 +18,11 @@ CASES = (
     Case("addmm", lambda m, t: torch.addmm(m.b, t["x"][0], m.w), X, {"w": (32, 48), "b": (48,)}),
     Case("bmm", lambda m, t: torch.bmm(t["x"], t["y"].transpose(1, 2)), XY),
     Case("matmul four", lambda m, t: heads(t["x"]) @ heads(t["y"]).transpose(-1, -2), XY),
+    Case("matmul broadcast", lambda m, t: heads(t["x"]) @ t["y"].unflatten(-1, (8, 4))[:, :1],
+         {"x": (2, 6, 32), "y": (2, 1, 32)}),
+    Case("matmul weight", lambda m, t: heads(t["x"]) @ m.w, X, {"w": (4, 8, 5)}),
+    Case("einsum heads", lambda m, t: torch.einsum("bhid,bhjd->bhij", heads(t["x"]), heads(t["y"])), XY),
+    Case("einsum outer", lambda m, t: torch.einsum("bi,bj->bij", t["x"][:, 0], t["y"][:, 1]), XY, outliers=False),
     Case("baddbmm", lambda m, t: torch.baddbmm(t["y"], t["x"], t["z"], beta=0.5), {**XY, "z": (2, 32, 32)},
          outliers=False),
 )  # fmt: skip

@@ -24,6 +24,7 @@ CASES = (
     Case("replication_pad3d", lambda m, t: F.pad(t["x"], (1, 1, 2, 1, 2, 0), mode="replicate"), VOLUME),
     Case("replication_pad2d crop", lambda m, t: F.pad(t["x"], (-1, 2, 2, -2), mode="replicate"), IMAGE),
     Case("reflection_pad1d", lambda m, t: F.pad(t["x"], (4, 2), mode="reflect"), LINE),
+    Case("reflection_pad1d wide", lambda m, t: F.pad(t["x"], (8, 6), mode="reflect"), LINE),
     Case("reflection_pad2d", lambda m, t: F.pad(t["x"], (1, 3, 0, 2), mode="reflect"), IMAGE),
     Case("reflection_pad3d", lambda m, t: F.pad(t["x"], (1, 1, 2, 1, 2, 0), mode="reflect"), VOLUME),
 )  # fmt: skip

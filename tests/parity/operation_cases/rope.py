@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,7 +46,52 @@ def _rope_both(m: Any, t: Inputs) -> Any:
     return torch.ops.comfy_kitchen.apply_rope(heads(t["x"]), heads(t["y"]), _rope_table(6, 8).to(t["x"].device))
 
 
+def _forms(name: str, tables: dict[str, Callable[[Tensor], Tensor]]) -> tuple[Case, ...]:
+    """An operation by tables of every kind, and in place; heads come before tokens or after them."""
+    both, normed = not name.endswith("1"), name.startswith("rms")
+
+    def run(m: Any, t: Inputs, table: Callable[[Tensor], Tensor], in_place: bool) -> Any:
+        xs = [heads(t["x"]).transpose(1, 2) * 1.0, t["y"].unflatten(-1, (4, 8)) * 1.0][: 1 + both]
+        scales = [m.w, m.v][: 1 + both] if normed else []
+        if not in_place:
+            return getattr(torch.ops.comfy_kitchen, name)(*xs, table(t["z"]), *scales, *([1e-5] if normed else []))
+        getattr(torch.ops.comfy_kitchen, f"{name}_")(*xs, table(t["z"]), *scales)
+        return tuple(x * 2 for x in xs)
+
+    shapes = {"x": (2, 6, 32), "y": (2, 6, 32), "z": (2, 6, 1, 4)}
+    weights = {"w": (8,), "v": (8,)} if normed else {}
+    return tuple(
+        Case(f"{name} {kind}", functools.partial(run, table=table, in_place=kind == "in place"), shapes, weights)
+        for kind, table in tables.items()
+    )
+
+
+def _device_table(angle: Tensor) -> Tensor:
+    angle = angle.clamp(-3, 3)
+    return torch.stack((angle.cos(), -angle.sin(), angle.sin(), angle.cos()), -1).unflatten(-1, (2, 2))
+
+
+_TABLES: dict[str, Callable[[Tensor], Tensor]] = {
+    "by position": lambda z: _rope_table(6, 8)[0, 0][None, :, None].to(z.device),
+    "by table": lambda z: _rope_table(6, 8, 2.5)[0, 0][None, :, None].to(z.device),
+    "by the device": _device_table,
+    "in place": lambda z: _rope_table(6, 8)[0, 0][None, :, None].to(z.device),
+}
+_ENDINGS = ("", "1", "_split_half", "_split_half1")
+_NAMES = [f"{kind}{ending}" for kind in ("apply_rope", "rms_rope") for ending in _ENDINGS]
+
+
+def _partly(m: Any, t: Inputs) -> Any:
+    """Only the first four channels of each head rotate."""
+    x, y = (t[name].unflatten(-1, (4, 8)) for name in ("x", "y"))
+    return torch.ops.comfy_kitchen.rms_rope_split_half(x, y, _rope_table(6, 4)[0, 0][None, :, None], m.w, None, 1e-6, 4)
+
+
 CASES = (
+    *(case for name in _NAMES for case in _forms(name, _TABLES)),
+    Case("rms_rope_split_half partly", _partly, XY, {"w": (8,)}),
+    Case("rope of five dimensions", lambda m, t: torch.ops.comfy_kitchen.apply_rope1(
+        t["x"], _rope_table(5, 8)[:, :, None]), {"x": (2, 3, 2, 5, 8)}),
     Case("rope", _rope, X),
     Case("rope by table", lambda m, t: torch.ops.comfy_kitchen.apply_rope1(
         heads(t["x"]), _rope_table(6, 8, 2.5).to(t["x"].device)), X),

@@ -1,0 +1,144 @@
+"""Handlers that pick elements by number, of tables and along dimensions, and that put elements in order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ...program.builder import LowerError
+from ...trace.graph import Window
+from ..lowering import Lowering, handler
+from ..strides import Layout, Operand, contiguous, contiguous_stride, unary
+from .elementwise import positive
+from .reductions import rows_back, rows_over
+
+_MOST_NUMBERS = 1 << 24  # whole numbers that F32 tells apart
+
+
+def _numbers(low: Lowering, ids: Window) -> int:
+    """Row numbers as get_rows takes them, in the order of torch."""
+    x = low.stored(ids)
+    numbers = low.b.reshape(contiguous(low.b, x), (ids.numel,))
+    return numbers if low.b[numbers].type == "I32" else low.b.op("cast", numbers, type="I32")
+
+
+@handler("embedding")
+def embedding(low: Lowering, out: Window, table: Window, ids: Window, *_: Any) -> int:
+    """Rows of a table by row numbers."""
+    return low.to_layout(low.b.op("get_rows", low.stored(table).tensor, _numbers(low, ids)), out)
+
+
+@handler("index")
+def index(low: Lowering, out: Window, x: Window, indices: Sequence[Window | None]) -> Operand:
+    """Elements at positions along dimensions: those whose indices are given, which need not be the first ones."""
+    dims = [dim for dim, each in enumerate(indices) if each is not None]
+    given = [each for each in indices if each is not None]
+    if any(each.dtype == torch.bool for each in given):
+        raise LowerError("an index by truth values, whose result has a shape of its own")
+    rest = [dim for dim in range(len(x.shape)) if dim not in dims]
+    sizes = tuple(x.shape[dim] for dim in dims)
+    picked = tuple(torch.broadcast_shapes(*(each.shape for each in given)))
+    length = math.prod(x.shape[dim] for dim in rest)
+    table = low.b.reshape(contiguous(low.b, low.operand(x).permuted([*dims, *rest])), (math.prod(sizes), length))
+    rows = low.b.op("get_rows", table, _positions(low, given, sizes, picked))
+    shape = (*picked, *(x.shape[dim] for dim in rest))
+    together = dims == list(range(dims[0], dims[-1] + 1))
+    before = dims[0] if together else 0  # where the positions are not next to each other they come first
+    order = [*range(len(picked), len(picked) + before), *range(len(picked)), *range(len(picked) + before, len(shape))]
+    return Operand(rows, shape, contiguous_stride(shape)).permuted(order)
+
+
+def _positions(low: Lowering, given: Sequence[Window], sizes: Sequence[int], picked: Sequence[int]) -> int:
+    """Row numbers in a table of all positions; negative indices count from the end."""
+    b = low.b
+    if not any(low.on_device(each) for each in given):
+
+        def positions(*parts: torch.Tensor) -> torch.Tensor:
+            flat = torch.zeros((), dtype=torch.int64)
+            for part, size in zip(torch.broadcast_tensors(*parts), sizes, strict=True):
+                flat = flat * size + torch.where(part < 0, part + size, part)
+            return flat.reshape(-1)
+
+        key = ("positions", tuple(sizes))
+        return contiguous(b, low.host_computed(key, positions, *given, dtype=torch.int64))
+    if math.prod(sizes) > _MOST_NUMBERS:
+        raise LowerError(f"an index that the device computes into {math.prod(sizes)} positions")
+    layout = Layout.of(tuple(picked), contiguous_stride(picked))
+    flat: int | None = None
+    for each, size in zip(given, sizes, strict=True):
+        part = b.reshape(unary(b, "scale", low.operand(each), layout, factor=1.0), picked)
+        below = positive(b, b.op("scale", part, factor=-1.0))
+        part = b.op("add", part, b.op("scale", below, factor=float(size)))
+        flat = part if flat is None else b.op("add", b.op("scale", flat, factor=float(size)), part)
+    assert flat is not None
+    return b.op("cast", b.reshape(flat, (math.prod(picked),)), type="I32")
+
+
+@handler("index_select")
+def index_select(low: Lowering, out: Window, x: Window, dim: int, numbers: Window) -> Operand:
+    """Elements at positions along one dimension."""
+    return index(low, out, x, [*[None] * (dim % len(x.shape)), numbers])
+
+
+@handler("gather")
+def gather(low: Lowering, out: Window, x: Window, dim: int, numbers: Window, **_: Any) -> Operand:
+    """out[i, j] = x[i, numbers[i, j]], along any dimension; the others of x may be longer than those of the numbers."""
+    dim %= len(x.shape)
+    shape = tuple(n if i == dim else numbers.shape[i] for i, n in enumerate(x.shape))
+    table = rows_over(low, replace(low.operand(x), shape=shape), dim)
+    picked = rows_over(low, low.stored(numbers), dim)
+    return rows_back(_picked(low, table, picked), out.shape, dim)
+
+
+def _picked(low: Lowering, table: int, numbers: int) -> int:
+    """Elements of each row of a table [rows, length] by numbers [rows, count]."""
+    b = low.b
+    length, rows = b[table].ne[:2]
+    if b[numbers].type != "I32":
+        numbers = b.op("cast", numbers, type="I32")
+    return b.op("get_rows", b.reshape(table, (rows, length, 1)), numbers)
+
+
+def _in_order(low: Lowering, x: Window, dim: int, descending: bool) -> tuple[int, int]:
+    """x as rows along a dimension, and the places of each row's elements in order."""
+    rows = rows_over(low, low.operand(x), dim)
+    return rows, low.b.op("argsort", rows, descending=descending)
+
+
+@handler("sort")
+def sort(
+    low: Lowering,
+    out: Window,
+    x: Window,
+    *arguments: Any,
+    dim: int = -1,
+    descending: bool = False,
+    stable: bool = False,
+) -> tuple[Operand, Operand]:
+    """x in order along a dimension, and where each element was; equal ones come in any order."""
+    for argument in arguments:  # dim and descending
+        if isinstance(argument, bool):
+            descending = argument
+        elif argument is not None:
+            dim = argument
+    rows, places = _in_order(low, x, dim, descending)
+    numbers = low.b.op("cast", places, type="F32")
+    return rows_back(_picked(low, rows, places), out.shape, dim), rows_back(numbers, out.shape, dim)
+
+
+@handler("topk")
+def topk(
+    low: Lowering, out: Window, x: Window, count: int, dim: int = -1, largest: bool = True, *_: Any
+) -> tuple[Operand, Operand]:
+    """The largest or smallest along a dimension, in order, and where they are."""
+    b = low.b
+    rows, places = _in_order(low, x, dim, largest)
+    length, number = b[rows].ne[:2]
+    first = contiguous(b, Operand(places, (number, count), (length, 1)))
+    first = b.reshape(first, (number, count))
+    numbers = b.op("cast", first, type="F32")
+    return rows_back(_picked(low, rows, first), out.shape, dim), rows_back(numbers, out.shape, dim)

@@ -1,0 +1,46 @@
+"""Picking elements by number, and putting them in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .case import Case, Inputs, X
+
+_IDS = {"ids": torch.tensor([[3, 19, 0], [7, 7, 2]])}
+_PLACES = {"a": torch.tensor([0, 1]), "b": torch.tensor([5, -1])}
+_GRID = {"a": torch.tensor([[2, 0, 1], [1, -1, 0]])}
+
+
+def _numbers(t: Inputs, below: int) -> torch.Tensor:
+    """Whole numbers from 0 to below `below` that the device computes, [2, 6]."""
+    return (t["x"][..., 0].abs() * 7 % below).floor().long()
+
+
+def _floats(results: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(x.float() for x in results)
+
+
+CASES = (
+    Case("embedding", lambda m, t: F.embedding(t["ids"], m.w), {}, {"w": (20, 32)}, host=_IDS, outliers=False),
+    Case("embedding by the device", lambda m, t: F.embedding(_numbers(t, 20), m.w), X, {"w": (20, 32)},
+         outliers=False),
+    Case("index", lambda m, t: t["x"][t["a"], t["b"]], X, host=_PLACES),
+    Case("index later", lambda m, t: t["x"][:, t["a"]], X, host=_GRID),
+    Case("index last", lambda m, t: t["x"][:, :, t["a"]] * 2, X, host=_GRID),
+    Case("index apart", lambda m, t: t["x"][t["a"], :, t["b"]], X, host=_PLACES),
+    Case("index by the device", lambda m, t: t["x"][:, _numbers(t, 6) - 3], X, outliers=False),
+    Case("index by both", lambda m, t: t["x"][torch.arange(2)[:, None], _numbers(t, 6)], X, outliers=False),
+    Case("index_select", lambda m, t: t["x"].index_select(1, t["a"]), X, host={"a": torch.tensor([4, 0, 0, 5])}),
+    Case("gather", lambda m, t: t["x"].gather(1, t["a"]), X, host={"a": torch.arange(48).reshape(2, 3, 8) % 6}),
+    Case("gather by the device", lambda m, t: t["x"].gather(1, _numbers(t, 6)[:, :, None].expand(2, 6, 32)), X,
+         outliers=False),
+    Case("sort", lambda m, t: _floats(t["x"].sort(-1)), X),
+    Case("sort descending", lambda m, t: t["x"].sort(1, descending=True)[0], X),
+    Case("argsort", lambda m, t: t["x"].argsort(1, descending=True) * 1.0, X),
+    Case("topk", lambda m, t: _floats(t["x"].topk(5)), X),
+    Case("topk smallest", lambda m, t: _floats(t["x"].topk(2, 1, largest=False)), X),
+)  # fmt: skip
