@@ -55,18 +55,12 @@ _EACH = "the limit or exponent of each element is another one: no model has it"
 _VIEW = "in place it changes a view's shape, for which there is no program; not in models but through matmul"
 _POSITIONS = "positions along a dimension after the first"
 _OVERLAP = "ggml has no views with an element in several places"
-_TRUTHS = "its decomposition compares and selects"
 LEFT_OUT: dict[str, dict[str, str]] = {
-    "pow": {r"a power of Window": _EACH},
     "clamp": {r"a limit for each element": _EACH},
     "clamp_min": {r"a limit for each element": _EACH},
     "clamp_max": {r"a limit for each element": _EACH},
-    "lerp": {r"no handler for the operation aten\.(where\.self|ge\.Scalar)": _TRUTHS},
-    "masked_fill": {r"a masked fill with Window": "the number to fill with is computed by the device"},
     "addmm": {r"addmm with": "factors other than 1: no model has them"},
     "addr": {r"aten\.addr_": "no handler, and in place torch has no decomposition"},
-    "matmul": {r"aten\.squeeze_\.dim": _VIEW},
-    "__rmatmul__": {r"aten\.squeeze_\.dim": _VIEW},
     "nn.functional.embedding": {r"embedding_renorm_": "it changes the table while it is read"},
     "nn.functional.layer_norm": {r"an eps of -": "ggml refuses it, and it may be the root of a negative number"},
     "nn.functional.rms_norm": {r"an eps of -": "ggml refuses it, and it may be the root of a negative number"},
@@ -74,34 +68,15 @@ LEFT_OUT: dict[str, dict[str, str]] = {
         r"an eps of -": "ggml refuses it, and it may be the root of a negative number",
         r"a result that no handler makes": "mean and deviation are results too, which only training reads",
     },
-    "nn.functional.batch_norm": {
-        r"training=True": "the statistics of the batch: training",
-    },
-    "nn.functional.normalize": {r"a power of|ne\.Scalar": "an order other than 1 and 2: no model has it"},
-    "linalg.vector_norm": {
-        r"a power of|aten\.(ne\.Scalar|amax|amin)": "an order other than 1 and 2: no model has it",
-    },
-    "nn.functional.pairwise_distance": {r"aten\.norm\.ScalarOpt_dim": "an order other than 2: no model has it"},
-    "softmax": {
-        r"a softmax over dimension": "over a dimension before the last",
-    },
-    "nn.functional.softmin": {
-        r"a softmax over dimension": "over a dimension before the last",
-    },
-    "nn.functional.adaptive_avg_pool1d": {r"indexing with": _POSITIONS},
+    "nn.functional.batch_norm": {r"training=True": "the statistics of the batch: training"},
     "transpose": {r"in place": _VIEW},
     "t": {r"in place": _VIEW},
-    "squeeze": {r"in place.*aten\.squeeze_": _VIEW},
     "unsqueeze": {r"in place": _VIEW},
     "as_strided": {r"in place": _VIEW},
     "tensor_split": {
         r"its data is not allocated": "the places to split at are a tensor, which torch reads as it traces"
     },
-    "__getitem__": {r"indexing with": _POSITIONS},
     "index_put": {r"aten\.index_put": "positions are written to: no handler"},
-    "index_select": {r"indexing with|index_copy": _POSITIONS},
-    "slice_scatter": {r"_unsafe_masked_index": _TRUTHS},
-    "select_scatter": {r"aten\.where": _TRUTHS},
     "roll": {r"aten\.(index_select|roll)": _POSITIONS},
     "unfold": {r"whose elements overlap": _OVERLAP},
     "unfold_copy": {r"whose elements overlap": _OVERLAP},
@@ -111,7 +86,6 @@ LEFT_OUT: dict[str, dict[str, str]] = {
     "grid_sampler_2d": {r"interpolation": "bicubic, and borders by reflection"},
     "nn.functional.avg_pool2d": {r"divides by": "a divisor of its own: no model has it"},
     "nn.functional.avg_pool3d": {r"divides by": "a divisor of its own: no model has it"},
-    "rot90": {r"aten\.flip": "no handler for flip"},
 }
 
 # Handlers that no sample reaches, by a pattern of the name.
