@@ -55,7 +55,7 @@ class WeightType:
     shape: Shape
 
 
-Made = int | Operand  # a tensor with the layout `layout(out)`, or one without gaps in an order of its own
+Made = int | Operand  # a tensor with the layout `layout(out)`, or a window in an order of its own
 Handler = Callable[..., Made | tuple[Made, ...]]  # one result, or one for each output
 HandlerType = TypeVar("HandlerType", bound=Handler)
 HANDLERS: dict[str, Handler] = {}
@@ -133,6 +133,8 @@ class Lowering:
         """Like `operand`, but a weight keeps its type: for matrices, kernels and tables, which may be quantized."""
         if not window.numel:
             raise LowerError(f"a tensor without elements, {list(window.shape)}")
+        if window.dtype.is_complex:
+            raise LowerError("complex numbers")
         stage = self.stage.get(window.storage, Stage.CONSTANT)
         if stage == Stage.DEVICE:
             return self._content(window.storage).window(window) or self._in_torch_order(window)
@@ -167,6 +169,8 @@ class Lowering:
         shape = tuple(1 if stride == 0 else n for n, stride in zip(window.shape, window.stride, strict=True))
         once = replace(window, shape=shape)
         if stage == Stage.CONSTANT:
+            if window.storage not in self.constants.flat:
+                raise LowerError("a result that no handler makes, such as the statistics of a norm")
             values = as_constant(self.constants.window(once))
             shape, tensor = values.shape, self.b.constant(values)
         else:
@@ -249,12 +253,16 @@ class Lowering:
         return tensor if scale == 1.0 else self.b.op("scale", tensor, factor=scale)
 
     def bind(self, out: Window, made: Made) -> None:
-        """Make a result the content of that window."""
+        """Make a result the content of that window; raises LowerError for complex numbers, which no tensor holds."""
         storage = out.storage
+        if out.dtype.is_complex:
+            raise LowerError("complex numbers")
         self.version[storage] = self.version.get(storage, 0) + 1
         size = self.trace.storages[storage] if storage >= 0 else out.numel
         found = made.numel if isinstance(made, Operand) else self.b.numel(made)
         assert found == out.numel, f"the result has {found} elements, the output {list(out.shape)}"
+        if isinstance(made, Operand) and not covers(made.shape, made.stride, made.offset, self.b.numel(made.tensor)):
+            made = Operand(contiguous(self.b, made), made.shape, contiguous_stride(made.shape))
         if covers(out.shape, out.stride, out.offset, size) and isinstance(made, Operand):
             content = StorageLayout.of(out, made)
         else:

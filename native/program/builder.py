@@ -109,7 +109,8 @@ class Builder:
     def window(self, index: int, dims: Sequence[tuple[int, int]], offset: int) -> int:
         """A view of dimensions (elements, stride), slowest first, from `offset` on; in elements.
 
-        The fastest dimension has stride 1. Raises LowerError where it cuts through the blocks of a quantized type.
+        The fastest dimension has stride 1. Raises LowerError where elements overlap, and where it cuts through the
+        blocks of a quantized type.
         """
         assert len(dims) <= 4, dims
         type_ = self[index].type
@@ -122,6 +123,8 @@ class Builder:
         contiguous = all(stride == math.prod(ne[:axis]) for axis, stride in enumerate(strides) if ne[axis] != 1)
         if contiguous and offset == 0 and math.prod(ne) == self.numel(index):
             return self.reshape(index, shape)
+        if offset + math.prod(ne) > self.numel(index):  # ggml_new_tensor_impl takes elements for as many bytes
+            raise LowerError(f"a window whose elements overlap: {dims} of {self.numel(index)}")
         layout = LAYOUTS[type_]
         if any(stride % layout.block for stride in (*strides[1:], offset)):
             raise LowerError(f"a window of {dims} from {offset} on cuts through the blocks of {type_}")

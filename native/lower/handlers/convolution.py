@@ -44,12 +44,15 @@ def convolution(
     Transposed: with weight [in, out / groups, *kernel].
     """
     source, kernel = low.operand(x), _kernel(low, weight)
+    stride, padding, dilation = (
+        tuple(each) * (len(x.shape) - 2 if len(each) == 1 else 1) for each in (stride, padding, dilation)
+    )
     if transposed and groups == weight.shape[0] > 1:
         result = _depthwise_transposed(low, source, kernel, stride, padding, dilation, out.shape)
     elif transposed:
         result = transposed_convolution(low, source, kernel, stride, padding, dilation, groups, out.shape)
     else:
-        result = _convolved(low, source, kernel, Sliding(tuple(stride), tuple(padding), tuple(dilation)), groups)
+        result = _convolved(low, source, kernel, Sliding(stride, padding, dilation), groups)
     if bias is None:
         return result
     line, rank = low.operand(bias), len(x.shape)

@@ -266,6 +266,8 @@ def clamp(
     low: Lowering, out: Window, x: Window, smallest: float | None = None, largest: float | None = None, **limits: float
 ) -> int:
     """x within limits."""
+    if any(isinstance(limit, Window) for limit in (smallest, largest, *limits.values())):
+        raise LowerError("a limit for each element")
     smallest = limits.get("min", smallest)
     largest = limits.get("max", largest)
     least = -LARGEST if smallest is None else float(smallest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...ggml_types import QUANTIZED
 from ...program.builder import LowerError
 from ...trace.graph import Window
 from ..lowering import Lowering, handler
@@ -43,6 +44,8 @@ def _multiply(low: Lowering, matrix: int, columns: int) -> int:
 def mm(low: Lowering, out: Window, first: Window, second: Window) -> int:
     """first [m, k] times second [k, n]."""
     right = low.stored(second).permuted((1, 0))
+    if right.stride[1] != 1 and low.b[right.tensor].type in QUANTIZED:  # whose blocks cannot be turned
+        right = low.operand(second).permuted((1, 0))
     return low.to_layout(_multiply(low, rows(low.b, right), rows_packed(low.b, rows(low.b, low.operand(first)))), out)
 
 

@@ -26,13 +26,19 @@ def _affine(low: Lowering, normed: int, weight: Window | None, bias: Window | No
     return normed
 
 
+def _not_negative(eps: float) -> float:
+    if eps < 0:
+        raise LowerError(f"a norm with an eps of {eps}")
+    return eps
+
+
 @handler("native_layer_norm")
 def layer_norm(
     low: Lowering, out: Window, x: Window, shape: Sequence[int], weight: Window | None, bias: Window | None, eps: float
 ) -> Operand:
     """Layer normalisation over the last dimensions (Ba, Kiros, Hinton 2016)."""
     source = norm_rows(low.b, low.operand(x), len(shape))
-    normed = low.b.op("norm", source.tensor, eps=eps)
+    normed = low.b.op("norm", source.tensor, eps=_not_negative(eps))
     return replace(source, tensor=_affine(low, normed, weight, bias, (math.prod(shape),)))
 
 
@@ -43,7 +49,7 @@ def rms_norm(
     """Root mean square normalisation over the last dimensions (Zhang and Sennrich 2019)."""
     source = norm_rows(low.b, low.operand(x), len(shape))
     eps = 1.1920929e-07 if eps is None else eps  # torch's default: finfo(float32).eps
-    normed = low.b.op("rms_norm", source.tensor, eps=eps)
+    normed = low.b.op("rms_norm", source.tensor, eps=_not_negative(eps))
     return replace(source, tensor=_affine(low, normed, weight, None, (math.prod(shape),)))
 
 

@@ -50,17 +50,17 @@ def _bordered_by_value(low: Lowering, x: Operand, wanted: Sequence[tuple[int, in
 
 @handler("replication_pad1d", "replication_pad2d", "replication_pad3d")
 def replication_pad(low: Lowering, out: Window, x: Window, amounts: Sequence[int]) -> Operand:
-    """The outermost elements repeated outwards."""
-    by_dimension = _by_dimension(len(x.shape), amounts)
-    source = _cropped(low.operand(x), by_dimension)
-    for dim, (before, after) in enumerate(by_dimension):
-        size = source.shape[dim]
-        parts = [source]
-        if before > 0:
-            parts.insert(0, _repeated(source.narrowed(dim, 0, 1), dim, before))
-        if after > 0:
-            parts.append(_repeated(source.narrowed(dim, size - 1, 1), dim, after))
-        source = concat_all(low, parts, dim)
+    """The outermost elements repeated outwards; of a dimension that is cropped away, the one at that border."""
+    source = low.operand(x)
+    for dim, (before, after) in enumerate(_by_dimension(len(x.shape), amounts)):
+        size = x.shape[dim]
+        start, stop = min(max(0, -before), size - 1), max(size + min(0, after), 1)
+        more = out.shape[dim] - (stop - start)
+        lead = min(max(0, before), more)
+        source = source.narrowed(dim, start, stop - start)
+        edges = [_repeated(source.narrowed(dim, i, 1), dim, n) for i, n in ((0, lead), (stop - start - 1, more - lead))]
+        parts = [each for each in (edges[0], source, edges[1]) if each.shape[dim]]
+        source = concat_all(low, parts, dim) if len(parts) > 1 else source
     return source
 
 

@@ -209,6 +209,7 @@ def _norm(function: Any) -> Callable[[Call], Any]:
     def build(call: Call) -> Any:
         types(call, 0, "F32")
         rows_contiguous(call, 0)
+        require(all(eps >= 0 for eps in call.parameters), f"an eps of {call.parameters}")
         return function(call.context, call.sources[0], *call.parameters)
 
     return build
