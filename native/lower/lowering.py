@@ -172,7 +172,7 @@ class Lowering:
             if window.storage not in self.constants.flat:
                 raise LowerError("a result that no handler makes, such as the statistics of a norm")
             values = as_constant(self.constants.window(once))
-            shape, tensor = values.shape, self.b.constant(values)
+            shape, tensor = values.shape[: len(shape)], self.b.constant(values)  # numpy gives a number one dimension
         else:
             name = f"host.{len(self.host.items)}"
             self.host.items.append((name, once))

@@ -64,7 +64,8 @@ def _positions(low: Lowering, given: Sequence[Window], sizes: Sequence[int], pic
             return flat.reshape(-1)
 
         key = ("positions", tuple(sizes))
-        return contiguous(b, low.host_computed(key, positions, *given, dtype=torch.int64))
+        numbers = contiguous(b, low.host_computed(key, positions, *given, dtype=torch.int64))
+        return b.reshape(numbers, (math.prod(picked),))
     if math.prod(sizes) > _MOST_NUMBERS:
         raise LowerError(f"an index that the device computes into {math.prod(sizes)} positions")
     layout = Layout.of(tuple(picked), contiguous_stride(picked))
@@ -76,6 +77,44 @@ def _positions(low: Lowering, given: Sequence[Window], sizes: Sequence[int], pic
         flat = part if flat is None else b.op("add", b.op("scale", flat, factor=float(size)), part)
     assert flat is not None
     return b.op("cast", b.reshape(flat, (math.prod(picked),)), type="I32")
+
+
+@handler("index_put")
+def index_put(
+    low: Lowering, out: Window, x: Window, indices: Sequence[Window | None], values: Window, accumulate: bool = False
+) -> int:
+    """x with values at positions along neighbouring dimensions: whole numbers, or truth values where they are."""
+    given = [each for each in indices if each is not None]
+    before = len(indices) - len(given)
+    together = list(indices[:before]) == [None] * before
+    if accumulate or not together or any(low.on_device(each) for each in given):
+        raise LowerError("values put where the device says, or at dimensions apart, or added up")
+    by_truth = any(each.dtype == torch.bool for each in given)
+    dims = sum(len(each.shape) if each.dtype == torch.bool else 1 for each in given)
+    lead, sizes, inner = x.shape[:before], x.shape[before : before + dims], x.shape[before + dims :]
+    outer = values.shape[: max(0, len(values.shape) - len(inner))]
+    several = math.prod(outer) > 1  # else the same row is put at every position
+    batch, count, length = math.prod(lead), math.prod(sizes), math.prod(inner)
+
+    def rows(*parts: torch.Tensor) -> torch.Tensor:
+        places: list[torch.Tensor] = []
+        for part in parts:
+            places += part.nonzero(as_tuple=True) if part.dtype == torch.bool else [part]
+        flat = torch.zeros((), dtype=torch.int64)
+        for place, size in zip(torch.broadcast_tensors(*places), sizes, strict=True):
+            flat = flat * size + torch.where(place < 0, place + size, place)
+        found = torch.arange(batch * count).reshape(batch, count)
+        put = torch.arange(batch * flat.numel()).reshape(batch, -1) if several else torch.zeros(batch, 1).long()
+        found[:, flat.reshape(-1)] = batch * count + put
+        return found.reshape(-1)
+
+    picked = outer[before:] if by_truth else tuple(torch.broadcast_shapes(*(each.shape for each in given)))
+    b, shape = low.b, (*((*lead, *picked) if several else ()), *inner)
+    put = b.reshape(contiguous(b, low.operand(values).broadcast(shape)), (math.prod(shape) // length, length))
+    there = b.reshape(contiguous(b, low.operand(x)), (batch * count, length))
+    numbers = contiguous(b, low.host_computed(("put", x.shape, before, several), rows, *given, dtype=torch.int64))
+    table = b.op("concat", there, put, dim=1)
+    return low.to_layout(b.op("get_rows", table, b.reshape(numbers, (batch * count,))), out)
 
 
 @handler("index_select")

@@ -4,6 +4,7 @@ python -m tests.parity.families [part of a name]    those of that name, or all
 --measure                                           compute them too, on the CPU and on Vulkan, and compare with torch
 --cpu                                               not on Vulkan, which takes five times as long
 --write                                             measure, and write results.json and docs/families.md anew
+--changed                                           only those without a result, and those whose code is another by now
 --shard N/M                                         each M-th case, from the N-th on; --write keeps the others' results
 """
 
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--changed", action="store_true")
     parser.add_argument("--shard", default="0/1")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -37,7 +39,11 @@ def main() -> None:
     places = PLACES[:1] if options.cpu else PLACES[:2]
     runners = {place.device: place.runner() for place in places} if options.measure or options.write else {}
     found: dict[str, Result] = {}
-    for case in [case for case in CASES if options.part in case.name][first::step]:
+    known = results.known()
+    cases = [case for case in CASES if options.part in case.name]
+    if options.changed:
+        cases = [case for case in cases if case.name not in known or results.changed(known[case.name])]
+    for case in cases[first::step]:
         began = time.monotonic()
         found[case.name] = _result(case, runners)
         print(f"{time.monotonic() - began:5.1f} s  {case.name}: {_said(found[case.name])}", flush=True)

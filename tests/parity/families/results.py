@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -60,7 +61,9 @@ def known() -> dict[str, Result]:
 def write(results: Mapping[str, Result]) -> None:
     """Replace the results."""
     plain = {name: {key: x for key, x in asdict(each).items() if x is not None} for name, each in results.items()}
-    FILE.write_text(json.dumps(plain, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    draft = FILE.with_suffix(f".{os.getpid()}.partial")
+    draft.write_text(json.dumps(plain, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    draft.replace(FILE)  # at once, as another shard may be reading
 
 
 def sources(case: FamilyCase, module: torch.nn.Module) -> dict[str, str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .case import Case, Inputs, X
+from .case import XY, Case, Inputs, X
 
 _IDS = {"ids": torch.tensor([[3, 19, 0], [7, 7, 2]])}
 _PLACES = {"a": torch.tensor([0, 1]), "b": torch.tensor([5, -1])}
@@ -24,7 +25,26 @@ def _floats(results: Iterable[Tensor]) -> tuple[Tensor, ...]:
     return tuple(x.float() for x in results)
 
 
+def _put(x: Tensor, where: Any, values: Tensor) -> Tensor:
+    x = x * 1.5
+    x[where] = values
+    return x
+
+
 CASES = (
+    Case("index alike", lambda m, t: t["x"][:, t["i"]], X, host={"i": torch.zeros(4, dtype=torch.int64)}),
+    Case("index_put", lambda m, t: _put(t["x"], (t["i"],), t["y"][:1]), XY, host={"i": torch.tensor([-1])}),
+    Case("index_put several", lambda m, t: _put(t["x"].transpose(0, 1), (t["i"],), t["y"].transpose(0, 1)[:3]), XY,
+         host={"i": torch.tensor([4, 0, -1])}),
+    Case("index_put one for all", lambda m, t: _put(t["x"], (t["i"], t["j"]), t["y"][0, 0]), XY,
+         host={"i": torch.tensor([0, 1]), "j": torch.tensor([5, 2])}),
+    Case("index_put along a later dimension", lambda m, t: _put(t["x"], (slice(None), t["i"]), t["y"][:, :2]), XY,
+         host={"i": torch.tensor([4, 1])}),
+    Case("index_put along the last dimension", lambda m, t: _put(t["x"], (..., t["i"]), t["y"][..., :2]), XY,
+         host={"i": torch.tensor([30, 1])}),
+    Case("index_put number", lambda m, t: _put(t["x"], (t["i"],), torch.tensor(2.5)), X, host={"i": torch.tensor([1])}),
+    Case("index_put where true", lambda m, t: _put(t["x"], (t["k"],), t["y"][0, :4]), XY,
+         host={"k": torch.arange(12).reshape(2, 6) % 3 == 1}),
     Case("embedding", lambda m, t: F.embedding(t["ids"], m.w), {}, {"w": (20, 32)}, host=_IDS, outliers=False),
     Case("embedding by the device", lambda m, t: F.embedding(_numbers(t, 20), m.w), X, {"w": (20, 32)},
          outliers=False),
