@@ -44,7 +44,7 @@ nn.functional.interpolate.bicubic
 """
 NAMES = tuple(_NAMES.split())
 
-TOLERANCE = {"nn.functional.mish": 1e-4}  # relative L2; of one negative number
+TOLERANCE = {"nn.functional.mish": 1e-3}  # relative L2; log(1 + exp(x)) of one negative x
 
 # Samples that are left out, by a pattern of their name and error.
 EVERYWHERE = {
