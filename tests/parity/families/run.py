@@ -20,7 +20,7 @@ from .case import FamilyCase, expected, on_meta, product_attention
 _CONVOLUTION = re.compile(r"a convolution of \(([^)]*)\) with \([^)]*\), groups (\d+), transposed (\w+)")
 _ATTENTION = re.compile(r"attention with causal (\w+), grouped queries (\w+)")
 _OPERATION = re.compile(r"\(((?:aten|comfy_kitchen|torchvision)\.\S+)\) is not supported")
-_VALUE = re.compile(r"asks for a value while it runs \(([^)]*)\)")
+_VALUE = re.compile(r"asks for a value that the model computes \(([^)]*)\)")
 
 
 def lowered(
