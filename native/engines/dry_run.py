@@ -121,13 +121,13 @@ class DryRunModel(GgmlModel):
         progress: Callable[[float], None] | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """As Model.run, but record it; returns zeros that take no memory."""
-        for part in self.lowered(key, function, inputs).parts():
+        for part in self.lowered(key, function, inputs).parts:
             self._note("run", program=part.program)
         return tuple(torch.zeros(()).expand(output.shape) for output in part.program.outputs)
 
     def fits(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> bool:
         """As Model.fits, after the steps noted so far."""
-        parts = self.lowered(key, function, inputs).parts()
+        parts = self.lowered(key, function, inputs).parts
         steps = [Step("estimate", self.weights, self.placement, part.program) for part in parts]
         return all(self._recorder.fits(step, self._loader) for step in steps)
 

@@ -74,7 +74,7 @@ class GgmlModel(Model):
         Inputs of one dimension or of whole numbers are the host's, which computes what depends on them alone.
         Raises TraceError, LowerError, RunnerError, and Interrupted once `interrupted()` is true.
         """
-        parts = list(self.lowered(key, function, inputs).parts())
+        parts = self.lowered(key, function, inputs).parts
         storages, peaks = HostStorages(), Counter[str]()
         seconds: dict[str, float] = {}
         for number, part in enumerate(parts):
@@ -104,7 +104,7 @@ class GgmlModel(Model):
 
     def estimate(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Estimate:
         """Estimate the memory of `run` as Runner.estimate, of the part that takes most; computes nothing."""
-        parts = self.lowered(key, function, inputs).parts()
+        parts = self.lowered(key, function, inputs).parts
         estimates = [self.runner.estimate(self.weights.name, self.placement, part.program) for part in parts]
         return max(estimates, key=lambda each: (not each.fits, each.compute + each.constants))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -84,17 +85,15 @@ class Lowered:
     kept: tuple[Window, ...] = ()
     rest: Lowered | None = None
 
-    def parts(self) -> Iterator[Lowered]:
+    @cached_property
+    def parts(self) -> tuple[Lowered, ...]:
         """This program and all that follow on it."""
-        part: Lowered | None = self
-        while part is not None:
-            yield part
-            part = part.rest
+        return self, *(self.rest.parts if self.rest else ())
 
     def listing(self) -> str:
         """The programs as a person reads them, with the islands that come before each."""
         lines = []
-        for part in self.parts():
+        for part in self.parts:
             lines += [f"island {each.operation} in {each.module_path}: {each.reason}" for each in part.islands]
             lines.append(part.program.listing(part.module_paths))
         return "\n".join(lines)

@@ -101,11 +101,11 @@ def test_island(case: Case, place: Place, runner: Runner) -> None:
     """As torch computes the whole, called twice."""
     real = Parameters({"w": (32, 32)}, "cpu")
     model = _model(place.device, runner, real)
-    (*_, last), parts = model.lowered(0, case.function, _inputs()).parts(), 0
-    for part in model.lowered(0, case.function, _inputs()).parts():
+    (*_, last), parts = model.lowered(0, case.function, _inputs()).parts, 0
+    for part in model.lowered(0, case.function, _inputs()).parts:
         parts += 1
         assert part.rest is None or part.kept
-    islands = sum(len(part.islands) for part in model.lowered(0, case.function, _inputs()).parts())
+    islands = sum(len(part.islands) for part in model.lowered(0, case.function, _inputs()).parts)
     assert (parts, islands, last.rest) == (case.programs, case.islands, None)
     wanted = case.function(real, _inputs())
     for _ in range(2):

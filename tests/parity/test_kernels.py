@@ -85,11 +85,11 @@ FORMS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 }
 
 
-@pytest.fixture(params=PLACES[:2], ids=lambda place: place.name, scope="session")
-def place(request: pytest.FixtureRequest) -> Place:
-    return request.param
+# A fixture `place` of this file's own would be given the runner of another file's last place.
+ON = pytest.mark.parametrize("place", PLACES[:2], ids=lambda place: place.name, indirect=True, scope="session")
 
 
+@ON
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     ("write", "stored"),
@@ -115,6 +115,7 @@ def test_kernel_of_five_dimensions(
         assert float((found - wanted).norm() / wanted.norm()) <= (1e-3 if in_f16 else place.exact)
 
 
+@ON
 @pytest.mark.parametrize(
     ("shape", "padding", "stride", "dilation"),
     [((1, 4, 9, 6, 7), (1, 1, 1), (1, 1, 1), (1, 1, 1)), ((2, 4, 9, 6, 7), (2, 0, 1), (2, 1, 1), (2, 1, 1)),
@@ -147,6 +148,7 @@ def test_patches_are_a_product() -> None:
     assert set(names[names.index("mul_mat") + 1 :]) <= {"norm", "reshape", "view"}
 
 
+@ON
 @pytest.mark.parametrize("groups", [1, 3])
 def test_large_spread(groups: int, place: Place, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """A transposed convolution, one part of the channels after the other."""
@@ -161,6 +163,7 @@ def test_large_spread(groups: int, place: Place, runner: Runner, monkeypatch: py
     assert _operations(convolved, kernel, x).count("mul_mat") > 1
 
 
+@ON
 def test_kernel_in_memory(place: Place, runner: Runner) -> None:
     """As a LoRA's kernel, which no file has."""
     torch.manual_seed(3)

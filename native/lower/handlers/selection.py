@@ -110,7 +110,10 @@ def index_put(
 
     picked = outer[before:] if by_truth else tuple(torch.broadcast_shapes(*(each.shape for each in given)))
     b, shape = low.b, (*((*lead, *picked) if several else ()), *inner)
-    put = b.reshape(contiguous(b, low.operand(values).broadcast(shape)), (math.prod(shape) // length, length))
+    row = low.operand(values)
+    if not several:  # without the dimensions of one element before those of a row
+        row = replace(row, shape=row.shape[len(outer) :], stride=row.stride[len(outer) :])
+    put = b.reshape(contiguous(b, row.broadcast(shape)), (math.prod(shape) // length, length))
     there = b.reshape(contiguous(b, low.operand(x)), (batch * count, length))
     numbers = contiguous(b, low.host_computed(("put", x.shape, before, several), rows, *given, dtype=torch.int64))
     table = b.op("concat", there, put, dim=1)

@@ -240,6 +240,6 @@ CASES = (
     FamilyCase("Ideogram 4", _ideogram, _call, lambda n, s: _picture(n, s, 128)),
     FamilyCase("Krea 2", _krea, _call, lambda n, s: _picture(n, s, text=3 * 48), GELU),
     FamilyCase("Ernie image", _ernie, _call, lambda n, s: _picture(n, s, 128)),
-    FamilyCase("JoyImage", _joy, _call, _frame),
+    FamilyCase("JoyImage", _joy, _call, _frame, GELU),
     FamilyCase("Mage-Flow", _mage, _call_mage, lambda n, s: _picture(n, s, 128), GELU),
 )  # fmt: skip

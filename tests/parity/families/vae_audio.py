@@ -88,7 +88,7 @@ def _sequence(name: str, channels: int, *lengths: int) -> Any:
 
 CASES = (
     FamilyCase("Stable Audio Oobleck VAE decode", _oobleck, _decode, _sequence("z", 16, 2, 3), SINES),
-    FamilyCase("Stable Audio Oobleck VAE encode", _oobleck, _encode, _sequence("x", 2, 4096, 6144)),
+    FamilyCase("Stable Audio Oobleck VAE encode", _oobleck, _encode, _sequence("x", 2, 4096, 6144), SINES),
     FamilyCase("Stable Audio 3 VAE decode", _stable_audio_3, _decode, _sequence("z", 256, 4, 6)),
     FamilyCase("Stable Audio 3 VAE encode", _stable_audio_3, _encode, _sequence("x", 2, 16384, 24576)),
     FamilyCase("ACE-Step music DCAE decode", _dcae, lambda m, t: m.decoder(t["z"]),
@@ -103,5 +103,5 @@ CASES = (
                lambda n, s: {"x": torch.randn(n, 2, 64, 5 + s)}),
     FamilyCase("MiniMax H3 audio VAE vocoder", _minimax, _decode, lambda n, s: {"z": torch.randn(n, 32, 2, 2 + s)},
                SINES),
-    FamilyCase("MiniMax H3 audio VAE encode", _minimax, _encode, _sequence("x", 2, 1600, 2400)),
+    FamilyCase("MiniMax H3 audio VAE encode", _minimax, _encode, _sequence("x", 2, 1600, 2400), SINES),
 )  # fmt: skip
