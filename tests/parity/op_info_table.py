@@ -76,7 +76,7 @@ LEFT_OUT: dict[str, dict[str, str]] = {
     "tensor_split": {
         r"its data is not allocated": "the places to split at are a tensor, which torch reads as it traces"
     },
-    "index_put": {r"aten\.index_put": "positions are written to: no handler"},
+    "index_put": {r"added up": "values that are added up: no model has it"},
     "roll": {r"aten\.(index_select|roll)": _POSITIONS},
     "unfold": {r"whose elements overlap": _OVERLAP},
     "unfold_copy": {r"whose elements overlap": _OVERLAP},

@@ -12,9 +12,8 @@ from ...program.builder import LowerError
 from ...trace.graph import Window
 from ..lowering import Lowering, Made, handler
 from ..strides import Layout, Operand, binary, contiguous, contiguous_stride, rows_packed
-from .elementwise import positive
+from .elementwise import LARGEST, positive
 
-_LARGEST = 3.4028234e38
 _FLASH_BLOCK = 8  # ggml's Vulkan takes heads of a multiple of so many channels
 
 
@@ -66,7 +65,7 @@ def _four_dimensions(x: Window) -> Window:
 
 def _causal(low: Lowering, query: Window, key: Window) -> int:
     """[tokens, keys]: 0 up to the diagonal, -3.4e38 after it."""
-    return low.b.constant(np.triu(np.full((query.shape[2], key.shape[2]), -_LARGEST, np.float32), 1))
+    return low.b.constant(np.triu(np.full((query.shape[2], key.shape[2]), -LARGEST, np.float32), 1))
 
 
 def _mask(low: Lowering, mask: Window | None, tokens: int) -> tuple[int | None, Operand | None]:
@@ -81,8 +80,8 @@ def _mask(low: Lowering, mask: Window | None, tokens: int) -> tuple[int | None, 
         x, seen = _device_mask(low, mask)
     else:
         x = low.host_computed("mask", _added, mask)
-        seen = low.host_computed("seen", lambda m: (_added(m) > -_LARGEST).any(-1, keepdim=True).float(), mask)
-        if low.is_constant(mask) and bool((_added(low.value(mask)) > -_LARGEST).any(-1).all()):
+        seen = low.host_computed("seen", lambda m: (_added(m) > -LARGEST).any(-1, keepdim=True).float(), mask)
+        if low.is_constant(mask) and bool((_added(low.value(mask)) > -LARGEST).any(-1).all()):
             seen = None
     shape = (*(1,) * (4 - len(mask.shape)), *mask.shape)
     x = x.broadcast((*shape[:2], tokens, shape[3]))
@@ -91,8 +90,8 @@ def _mask(low: Lowering, mask: Window | None, tokens: int) -> tuple[int | None, 
 
 def _added(mask: torch.Tensor) -> torch.Tensor:
     if mask.dtype == torch.bool:
-        return torch.zeros(mask.shape).masked_fill_(~mask, -_LARGEST)
-    return mask.float().clamp_min(-_LARGEST)
+        return torch.zeros(mask.shape).masked_fill_(~mask, -LARGEST)
+    return mask.float().clamp_min(-LARGEST)
 
 
 def _device_mask(low: Lowering, mask: Window) -> tuple[Operand, Operand | None]:
@@ -101,7 +100,7 @@ def _device_mask(low: Lowering, mask: Window) -> tuple[Operand, Operand | None]:
         return x, None
     b = low.b
     flags = b.reshape(contiguous(b, x), mask.shape)
-    added = Operand(b.op("scale", flags, factor=_LARGEST, bias=-_LARGEST), mask.shape, contiguous_stride(mask.shape))
+    added = Operand(b.op("scale", flags, factor=LARGEST, bias=-LARGEST), mask.shape, contiguous_stride(mask.shape))
     shape = (*mask.shape[:-1], 1)
     return added, Operand(positive(b, b.op("sum_rows", flags)), shape, contiguous_stride(shape))
 

@@ -7,7 +7,7 @@ import numpy as np
 from ...program.builder import Builder, LowerError
 from ...trace.graph import Window
 from ..lowering import Lowering, handler
-from ..strides import Operand, contiguous, contiguous_stride
+from ..strides import Operand, Shape, contiguous, contiguous_stride
 
 _COLUMNS = 64  # each takes about thirty operations
 _TINY = 1e-37
@@ -33,10 +33,11 @@ def qr(low: Lowering, out: Window, x: Window, mode: str = "reduced") -> tuple[Op
         q = _reflected(b, q, normal, factor)
     r = b.op("cont", b.window(matrix, [(columns, size), (columns, 1)], 0))
     r = b.op("mul", r, b.constant(np.tri(columns, dtype="f4")))
-    return tuple(
-        Operand(tensor, shape, contiguous_stride(shape)).permuted((1, 0))
-        for tensor, shape in ((q, (columns, size)), (r, (columns, columns)))
-    )  # type: ignore[return-value]
+    return _turned(q, (columns, size)), _turned(r, (columns, columns))
+
+
+def _turned(tensor: int, shape: Shape) -> Operand:
+    return Operand(tensor, shape, contiguous_stride(shape)).permuted((1, 0))
 
 
 def _reflection(b: Builder, matrix: int, j: int) -> tuple[int, int]:

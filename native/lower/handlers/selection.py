@@ -58,10 +58,7 @@ def _positions(low: Lowering, given: Sequence[Window], sizes: Sequence[int], pic
     if not any(low.on_device(each) for each in given):
 
         def positions(*parts: torch.Tensor) -> torch.Tensor:
-            flat = torch.zeros((), dtype=torch.int64)
-            for part, size in zip(torch.broadcast_tensors(*parts), sizes, strict=True):
-                flat = flat * size + torch.where(part < 0, part + size, part)
-            return flat.reshape(-1)
+            return _row_numbers(parts, sizes)
 
         key = ("positions", tuple(sizes))
         numbers = contiguous(b, low.host_computed(key, positions, *given, dtype=torch.int64))
@@ -77,6 +74,14 @@ def _positions(low: Lowering, given: Sequence[Window], sizes: Sequence[int], pic
         flat = part if flat is None else b.op("add", b.op("scale", flat, factor=float(size)), part)
     assert flat is not None
     return b.op("cast", b.reshape(flat, (math.prod(picked),)), type="I32")
+
+
+def _row_numbers(indices: Sequence[torch.Tensor], sizes: Sequence[int]) -> torch.Tensor:
+    """Positions along dimensions of these sizes as one number each; negative indices count from the end."""
+    flat = torch.zeros((), dtype=torch.int64)
+    for index, size in zip(torch.broadcast_tensors(*indices), sizes, strict=True):
+        flat = flat * size + torch.where(index < 0, index + size, index)
+    return flat.reshape(-1)
 
 
 @handler("index_put")
@@ -100,12 +105,10 @@ def index_put(
         places: list[torch.Tensor] = []
         for part in parts:
             places += part.nonzero(as_tuple=True) if part.dtype == torch.bool else [part]
-        flat = torch.zeros((), dtype=torch.int64)
-        for place, size in zip(torch.broadcast_tensors(*places), sizes, strict=True):
-            flat = flat * size + torch.where(place < 0, place + size, place)
+        numbers = _row_numbers(places, sizes)
         found = torch.arange(batch * count).reshape(batch, count)
-        put = torch.arange(batch * flat.numel()).reshape(batch, -1) if several else torch.zeros(batch, 1).long()
-        found[:, flat.reshape(-1)] = batch * count + put
+        put = torch.arange(batch * len(numbers)).reshape(batch, -1) if several else torch.zeros(batch, 1).long()
+        found[:, numbers] = batch * count + put
         return found.reshape(-1)
 
     picked = outer[before:] if by_truth else tuple(torch.broadcast_shapes(*(each.shape for each in given)))
