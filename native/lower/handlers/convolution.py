@@ -53,11 +53,19 @@ def convolution(
         result = transposed_convolution(low, source, kernel, stride, padding, dilation, groups, out.shape)
     else:
         result = _convolved(low, source, kernel, Sliding(stride, padding, dilation), groups)
-    if bias is None:
-        return result
-    line, rank = low.operand(bias), len(x.shape)
-    added = Operand(line.tensor, (1, *line.shape, *[1] * (rank - 2)), (0, *line.stride, *[0] * (rank - 2)), line.offset)
-    return replace(result, tensor=binary(low.b, "add", result, added, Layout.of(result.shape, result.stride)))
+    return result if bias is None else _biased(low, result, low.operand(bias))
+
+
+def _biased(low: Lowering, x: Operand, bias: Operand) -> Operand:
+    """x [batch, channels, *size] with a number added to each channel, in the shape that the convolution has made."""
+    ne, channels, size = low.b[x.tensor].ne, x.shape[1], math.prod(x.shape[2:])
+    axis = next((axis for axis in range(1, 4) if math.prod(ne[:axis]) == size and ne[axis] == channels), None)
+    if axis is not None and x.stride == contiguous_stride(x.shape) and x.numel == math.prod(ne):
+        line = low.b.reshape(contiguous(low.b, bias), (channels, *[1] * axis))
+        return replace(x, tensor=low.b.op("add", x.tensor, line))
+    rest = len(x.shape) - 2
+    line_of_channels = replace(bias, shape=(1, channels, *[1] * rest), stride=(0, *bias.stride, *[0] * rest))
+    return replace(x, tensor=binary(low.b, "add", x, line_of_channels, Layout.of(x.shape, x.stride)))
 
 
 def _kernel(low: Lowering, weight: Window) -> Operand:
