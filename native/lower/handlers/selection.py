@@ -175,6 +175,12 @@ def sort(
     return rows_back(_picked(low, rows, places), out.shape, dim), rows_back(numbers, out.shape, dim)
 
 
+@handler("argsort")
+def argsort(low: Lowering, out: Window, x: Window, *arguments: Any, **named: Any) -> Operand:
+    """Where the elements along a dimension are, in order; equal ones come in any order."""
+    return sort(low, out, x, *arguments, **named)[1]
+
+
 @handler("topk")
 def topk(
     low: Lowering, out: Window, x: Window, count: int, dim: int = -1, largest: bool = True, *_: Any

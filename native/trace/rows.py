@@ -1,0 +1,441 @@
+"""Rows that the device chooses, by a mask or as a slice between numbers that it computes: the tokens of an expert.
+
+How many there are no trace can know; in the shapes of fake tensors that number is a symbol of torch's. The trace has
+all rows there can be, and a mask that says which are: what is computed row by row is computed for all of them, and a
+write into other tensors takes those of the mask. What mixes rows, or asks how many there are, cannot be traced.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_flatten
+
+from .graph import TracedOp, Window, windows_in
+from .loops import for_statement, leaves_nothing, skips
+from .recorder import Recorder
+
+_VIEWS = {"view", "_unsafe_view", "t", "transpose", "permute", "unsqueeze", "squeeze", "expand", "slice", "select",
+          "alias", "detach", "split", "split_with_sizes", "unbind"}  # fmt: skip
+_FILLS = {"zeros", "ones", "empty", "zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones",
+          "new_empty", "new_full"}  # fmt: skip
+# with rows in their result they have not mixed any: a product or a sum over rows has none
+_BY_ROWS = {"linear", "mm", "addmm", "rms_norm", "native_layer_norm", "clone", "_to_copy", "copy_", "fill_", "zero_",
+            "embedding", "sum", "mean", "amax", "amin"}  # fmt: skip
+_ALONG = {"_softmax": 1, "cumsum": 1}  # and where they have the dimension that they mix
+
+
+class Refused(Exception):
+    """Something that cannot be computed for rows of which the device says which are there, and why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """size: how many there are, `symbol` in shapes; most: how many there can be; mask: which are, [most].
+
+    first_ones: they are the first ones of those that there can be, as the bins of a count are.
+    """
+
+    size: torch.SymInt
+    symbol: Any
+    most: int
+    mask: torch.Tensor
+    first_ones: bool = False
+
+
+@dataclass(eq=False)
+class _Loop:
+    """A loop over rows. first: the first storage made by the pass that runs; there: whether it takes place, []."""
+
+    frame: FrameType
+    statement: ast.For
+    first: int
+    there: torch.Tensor
+
+
+class ChosenRows:
+    """The rows that the device has chosen in a trace, and the loops over such rows that run."""
+
+    def __init__(self, recorder: Recorder, environment: ShapeEnv, constant: Callable[[torch.Tensor], Any]) -> None:
+        """constant: gives the values of a tensor where they are known in a trace of these shapes, else None."""
+        self.recorder = recorder
+        self.environment = environment
+        self.constant = constant
+        self.unrecorded: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+        self.stopped = False  # a loop that did not come to its end
+        self._of_symbol: dict[Any, Rows] = {}
+        self._asserted: dict[Any, int] = {}  # what torch was told of each symbol
+        self._choices: list[tuple[tuple[Any, ...], int, Rows]] = []  # by what, and after how many steps
+        self._loops: list[_Loop] = []
+        self._writing = False
+        self._passes: list[range] = []  # storages made by passes of loops that are over
+        self._copies: set[int] = set()  # storages that stand for a part of another
+
+    # -- how rows come about
+
+    def nonzero(self, x: torch.Tensor) -> torch.Tensor:
+        """The positions of x where it is not 0: [rows, dimensions of x]."""
+        rows = self._chosen("nonzero", x)
+        if rows is None:
+            mask = (x if x.dtype == torch.bool else x != 0).clone(memory_format=torch.contiguous_format)
+            rows = self._remembered(self._rows(mask.reshape(-1)), "nonzero", x)
+        with _disable_current_modes():
+            places = torch.ones(x.shape, dtype=torch.bool).nonzero().contiguous()
+        return self._as_rows(places, rows)
+
+    def bincount(self, x: torch.Tensor, weights: torch.Tensor | None = None, minlength: int = 0) -> torch.Tensor:
+        """How often each number is there: [rows], as many as the largest number and one."""
+        most = self._above(self.recorder.window(x))
+        if weights is not None or most is None:
+            raise Refused("it counts numbers of which the trace does not know how large they can be")
+        bins = torch.arange(max(most, minlength))
+        counts = (x.reshape(-1, 1) == bins).sum(0)
+        if minlength >= most:
+            return counts
+        mask = bins <= torch.clamp(x.max(), min=minlength - 1)
+        return self._as_rows(counts, self._rows(mask, first_ones=True))
+
+    def between(self, x: torch.Tensor, start: Any, stop: Any) -> torch.Tensor:
+        """x[start:stop], numbers that the device computes."""
+        if self._symbols(x):
+            raise Refused("a slice of rows that the device has chosen")
+        count = x.shape[0]
+        rows = self._chosen("slice", start, stop, count)
+        if rows is None:
+            mask = torch.ones(count, dtype=torch.bool)
+            for bound, inside in ((start, torch.ge), (stop, torch.lt)):
+                if bound is not None:
+                    bound = torch.as_tensor(bound)
+                    mask = mask & inside(torch.arange(count), torch.where(bound < 0, bound + count, bound))
+            rows = self._remembered(self._rows(mask), "slice", start, stop, count)
+        copy = x.clone(memory_format=torch.contiguous_format)
+        self._copies.add(self.recorder.window(copy).storage)
+        return self._as_rows(copy, rows)
+
+    def number(self, x: torch.Tensor, number: int) -> torch.Tensor | None:
+        """x[number], where the row of that number is the same among those that there can be."""
+        rows = self._rows_of(x)
+        usable = rows is not None and rows.first_ones and number >= 0 and self._place(x, rows) == 0
+        return self.all(x)[number] if usable else None
+
+    def all(self, x: torch.Tensor) -> torch.Tensor:
+        """A tensor with all rows there can be."""
+        with self.unrecorded():
+            return self.recorder.fake(self.recorder.window(x))
+
+    def _rows(self, mask: torch.Tensor, first_ones: bool = False) -> Rows:
+        most = int(mask.shape[0])
+        size = self.environment.create_unbacked_symint()
+        torch._check(size >= 0)
+        torch._check(size <= most)
+        symbol = size.node.expr
+        self.recorder.most[symbol] = most
+        self._asserted[symbol] = len(self.environment.deferred_runtime_asserts.get(symbol, ()))
+        rows = self._of_symbol[symbol] = Rows(size, symbol, most, mask, first_ones)
+        return rows
+
+    def _as_rows(self, x: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """A contiguous tensor of all rows there can be as one of those that there are."""
+        with self.unrecorded():
+            result = torch.empty((rows.size, *x.shape[1:]), dtype=x.dtype)
+        self.recorder.alias(result, self.recorder.window(x).storage)
+        return result
+
+    # -- the same choice a second time
+
+    def _chosen(self, *by: Any) -> Rows | None:
+        """The rows that were chosen by the same values before."""
+        key = self.recorder.windows(by)
+        for known, steps, rows in self._choices:
+            alike = len(known) == len(key) and all(self._same(a, b, steps) for a, b in zip(known, key, strict=True))
+            if alike and not self._over(self.recorder.window(rows.mask).storage):
+                return rows
+        return None
+
+    def _remembered(self, rows: Rows, *by: Any) -> Rows:
+        self._choices.append((self.recorder.windows(by), len(self.recorder.steps), rows))
+        return rows
+
+    def _same(self, before: Any, now: Any, steps: int) -> bool:
+        """Whether two arguments of a choice have the same value: the first one's after so many steps."""
+        if not isinstance(before, Window) or not isinstance(now, Window):
+            return type(before) is type(now) and bool(before == now)
+        first, second = self._writer(before.storage, steps), self._writer(now.storage)
+        if before.storage == now.storage:
+            return before == now and first == second
+        a, b = (self.recorder.steps[n] if n is not None else None for n in (first, second))
+        if first is None or second is None or a is None or b is None:
+            return False
+        read = {window.storage for window in windows_in((a.args, a.kwargs))}
+        written = {out.storage for each in self.recorder.steps[first : second + 1] for out in each.outputs if out}
+        whole = all(step.outputs == (window,) for step, window in ((a, before), (b, now)))
+        drawn = torch.Tag.nondeterministic_seeded in getattr(a.function, "tags", ())
+        alike = (a.name, a.args, a.kwargs) == (b.name, b.args, b.kwargs)
+        return alike and whole and not drawn and not read & written
+
+    def _writer(self, storage: int, steps: int | None = None) -> int | None:
+        """The number of the step, among the first so many, that wrote into a storage last."""
+        for number in reversed(range(len(self.recorder.steps) if steps is None else steps)):
+            if any(out is not None and out.storage == storage for out in self.recorder.steps[number].outputs):
+                return number
+        return None
+
+    def _maker(self, window: Window) -> TracedOp | None:
+        """The step that computed a window, behind copies of it."""
+        number = self._writer(window.storage)
+        step = self.recorder.steps[number] if number is not None else None
+        if step is not None and step.name == "aten.clone.default" and step.args[0].shape == step.outputs[0].shape:  # type: ignore[union-attr]
+            return self._maker(step.args[0])
+        return step
+
+    def _above(self, window: Window) -> int | None:
+        """A number that all values of a window are below: of places along a dimension, its size."""
+        step = self._maker(window)
+        name = step.name.split(".")[1] if step is not None else ""
+        if step is None or name not in ("topk", "sort", "argsort", "argmax", "argmin"):
+            return None
+        (source,) = windows_in(step.args)
+        dim = _argument(step, "dim")
+        places = step.outputs[-1]
+        if places is None or places.storage != window.storage:
+            return None
+        return source.shape[dim] if isinstance(dim, int) else source.numel
+
+    # -- what may be done with them
+
+    def check(self, name: str, function: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Raises Refused for an operation that does not keep rows apart, or that a pass of a loop must not do."""
+        given = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
+        results = [x for x in tree_flatten(result)[0] if isinstance(x, torch.Tensor)]
+        if self.stopped:
+            raise Refused("a loop over rows that the device has chosen ends before the last one")
+        if self._passes or self._copies or self._loops:
+            self._check_storages(function, args, given)
+        symbols = set().union(*map(self._symbols, tree_flatten((args, kwargs))[0]))
+        if not symbols or not results:
+            return
+        base = name.split(".")[1] if "." in name else name
+        rows = self._of_symbol.get(next(iter(symbols))) if len(symbols) == 1 else None
+        places = [self._place(x, rows) for x in (*results, *filter(self._symbols, given))] if rows else [None]
+        if rows is not None and self._is_known(rows):
+            raise Refused("it needs to know how many rows there are")
+        if rows is None or None in places or not self._keeps_apart(base, function, args, kwargs, rows, given, results):
+            raise Refused("it mixes rows of which the device says which are there")
+
+    def _check_storages(self, function: Any, args: Any, given: Sequence[torch.Tensor]) -> None:
+        storages = [self.recorder.window(x).storage for x in given]
+        if any(map(self._over, storages)):
+            raise Refused("it reads what a loop has computed for a row that may not be there")
+        arguments = function._schema.arguments if isinstance(function, torch._ops.OpOverload) else ()
+        written = [x for argument, x in zip(arguments, args, strict=False) if argument.is_write]
+        for x in tree_flatten(written)[0]:
+            storage = self.recorder.window(x).storage
+            if storage in self._copies:
+                raise Refused("it writes into a slice that the device has chosen")
+            if self._loops and storage < self._loops[-1].first and not self._writing:
+                raise Refused("it writes, in a loop over rows that the device has chosen, what may not be written")
+
+    def check_outputs(self, outputs: Sequence[torch.Tensor]) -> None:
+        """Raises Refused where the model returns rows."""
+        if self.stopped or any(self._over(self.recorder.window(x).storage) for x in outputs):
+            raise Refused("what a loop has computed for a row that may not be there is a result")
+        if any(map(self._symbols, outputs)):
+            raise Refused("its result are rows of which the device says how many there are")
+
+    def _keeps_apart(
+        self, base: str, function: Any, args: Any, kwargs: Any, rows: Rows,
+        given: Sequence[torch.Tensor], results: Sequence[torch.Tensor],
+    ) -> bool:  # fmt: skip
+        numbers = any(isinstance(x, (torch.SymInt, torch.SymFloat, torch.SymBool)) for x in _numbers(args, kwargs))
+        if base in _VIEWS:
+            steps = {str(x.stride(self._place(x, rows) or 0)) for x in (*given, *results) if self._symbols(x)}
+            return len(steps) == 1 or not any(map(self._symbols, given))
+        if base in _FILLS:
+            return True
+        if numbers:
+            return False
+        if base in _ALONG:
+            dim = args[_ALONG[base]] % args[0].ndim
+            return dim != self._place(args[0], rows) or (base == "cumsum" and rows.first_ones)
+        if base == "index":
+            indexed = [dim for dim, index in enumerate(args[1]) if index is not None]
+            return not self._symbols(args[0]) or self._place(args[0], rows) not in indexed
+        return base in _BY_ROWS or torch.Tag.pointwise in getattr(function, "tags", ())
+
+    def _symbols(self, x: Any) -> set[Any]:
+        """The symbols in a shape or a number."""
+        if isinstance(x, torch.Tensor):
+            return set().union(*(n.node.expr.free_symbols for n in x.shape if isinstance(n, torch.SymInt)))
+        if isinstance(x, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return set(x.node.expr.free_symbols)
+        return set()
+
+    def _place(self, x: torch.Tensor, rows: Rows) -> int | None:
+        """The only dimension of a tensor that rows are; None where there is none, or others."""
+        found = [dim for dim, n in enumerate(x.shape) if isinstance(n, torch.SymInt)]
+        if len(found) != 1:
+            return None
+        size: Any = x.shape[found[0]]
+        return found[0] if size.node.expr == rows.symbol else None
+
+    def _rows_of(self, *tensors: Any) -> Rows | None:
+        """The rows that tensors have; None where they have none, or several kinds."""
+        symbols = set().union(*map(self._symbols, tree_flatten(tensors)[0]))
+        return self._of_symbol.get(next(iter(symbols))) if len(symbols) == 1 else None
+
+    def _is_known(self, rows: Rows) -> bool:
+        """Whether torch takes more for granted of how many rows there are than it was told."""
+        environment = self.environment
+        asserted = len(environment.deferred_runtime_asserts.get(rows.symbol, ()))
+        return rows.symbol in environment.replacements or asserted > self._asserted[rows.symbol]
+
+    def _over(self, storage: int) -> bool:
+        return storage not in self.recorder.constants and any(storage in made for made in self._passes)
+
+    # -- writes into other tensors
+
+    def writes(self, function: Any, args: Any) -> bool:
+        """Whether an operation writes rows."""
+        return function in _WRITES and bool(self._rows_of(*args[1:]) or self._symbols(args[1:]))
+
+    def write(self, function: Any, args: Any, kwargs: Any) -> torch.Tensor:
+        """The result of one that does: as if the rows that are not there were not."""
+        rows = self._rows_of(args)
+        if rows is None or self._symbols(args[0]) or not self._all_known(args, rows):
+            raise Refused("it writes rows of several choices")
+        self._writing = True
+        try:
+            result: torch.Tensor = _WRITES[function](self, rows, function, *args, **kwargs)
+        finally:
+            self._writing = False
+        return result
+
+    def _all_known(self, args: Any, rows: Rows) -> bool:
+        tensors = [x for x in tree_flatten(args)[0] if isinstance(x, torch.Tensor) and self._symbols(x)]
+        return all(self._place(x, rows) == 0 for x in tensors)
+
+    def _mask(self, rows: Rows, like: torch.Tensor) -> torch.Tensor:
+        mask = rows.mask
+        for loop in self._loops:
+            mask = mask & loop.there
+        return mask.view(rows.most, *[1] * (like.ndim - 1))
+
+    def put(
+        self, rows: Rows, function: Any, x: torch.Tensor, indices: Sequence[torch.Tensor | None],
+        values: torch.Tensor, accumulate: bool = False,
+    ) -> Any:  # fmt: skip
+        """index_put: the rows that are not there put what is there already."""
+        if accumulate or any(index is None for index in indices):
+            raise Refused("it adds rows up, or writes them at dimensions that are not the first ones")
+        places = [self.all(index) for index in indices if index is not None]
+        known = [self.constant(index) for index in places]
+        if any(each is None for each in known):
+            raise Refused("it writes rows at places that the device computes")
+        with _disable_current_modes():
+            distinct = len(torch.stack(torch.broadcast_tensors(*known), -1).unique(dim=0))
+        if distinct < rows.most:
+            raise Refused("it writes several rows at the same place")
+        there = torch.ops.aten.index.Tensor(x, places)
+        values = torch.where(self._mask(rows, there), self.all(values), there)
+        return function(x, places, values)
+
+    def add(
+        self, rows: Rows, function: Any, x: torch.Tensor, dim: int, index: torch.Tensor,
+        source: torch.Tensor, alpha: float = 1,
+    ) -> Any:  # fmt: skip
+        """index_add, of as many rows to each of x: those that are not there are 0."""
+        found = self._in_order(self.all(index), x.shape[0])
+        if dim % x.ndim or alpha != 1 or found is None:
+            raise Refused("it adds rows up at places that the device computes")
+        everything = self.all(source)
+        everything = torch.where(self._mask(rows, everything), everything, torch.zeros(()))
+        added = everything[found].reshape(x.shape[0], -1, *x.shape[1:]).sum(1)
+        return x.add_(added) if function is torch.ops.aten.index_add_.default else x + added
+
+    def _in_order(self, index: torch.Tensor, count: int) -> torch.Tensor | None:
+        """The order in which numbers below `count` ascend; None where it is not known that each is there equally often.
+
+        It is for constants, and for the places of sorted elements divided by how many there are of each.
+        """
+        known = self.constant(index)
+        if known is not None:
+            with _disable_current_modes():
+                often = torch.bincount(known, minlength=count)
+                equal = len(often) == count and bool((often == often[0]).all())
+            return index.argsort() if equal else None
+        step = self._maker(self.recorder.window(index))
+        if step is None or step.name.split(".")[1] != "floor_divide" or isinstance(step.args[1], Window):
+            return None
+        places: Window = step.args[0]
+        order = self._maker(places)
+        sorted_places = order is not None and order.name.split(".")[1] in ("sort", "argsort")
+        if not sorted_places or order is None or order.outputs[-1] != places or step.args[1] * count != places.numel:
+            return None
+        with self.unrecorded():
+            permutation = self.recorder.fake(places)
+        return permutation.argsort() if len(places.shape) == 1 else None
+
+    # -- loops
+
+    def each(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The rows of a tensor, for a `for` statement: a pass for each that may be there."""
+        rows = self._rows_of(x)
+        frame = sys._getframe(1)
+        statement = for_statement(frame)
+        if rows is None or self._place(x, rows) != 0 or statement is None or not leaves_nothing(frame, statement):
+            raise Refused("it needs to know how many rows there are")
+        everything = self.all(x)
+        loop = _Loop(frame, statement, 0, rows.mask)
+        self._loops.append(loop)
+        finished = False
+        try:
+            for number in range(rows.most):
+                loop.first, loop.there = len(self.recorder.storages), rows.mask[number]
+                yield everything[number]
+                self._passes.append(range(loop.first, len(self.recorder.storages)))
+            finished = True
+        finally:
+            self._loops.remove(loop)
+            self.stopped |= not finished
+
+    def passes_over(self, frame: FrameType, condition: torch.Tensor) -> bool:
+        """Whether a condition that the device computes is asked for by `if condition: continue` in a loop over rows.
+
+        The pass then takes place where the condition does not hold.
+        """
+        if not self._loops or self._loops[-1].frame is not frame or condition.dtype != torch.bool or condition.ndim:
+            return False
+        loop = self._loops[-1]
+        if not skips(loop.statement, frame.f_lineno):
+            return False
+        loop.there = loop.there & ~condition
+        return True
+
+
+_WRITES: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.index_put.default: ChosenRows.put,
+    torch.ops.aten.index_put_.default: ChosenRows.put,
+    torch.ops.aten.index_add.default: ChosenRows.add,
+    torch.ops.aten.index_add_.default: ChosenRows.add,
+}
+
+
+def _numbers(args: Any, kwargs: Any) -> list[Any]:
+    return [x for x in tree_flatten((args, kwargs))[0] if not isinstance(x, torch.Tensor)]
+
+
+def _argument(step: TracedOp, name: str) -> Any:
+    """An argument of a step by name, given or not."""
+    for number, argument in enumerate(step.function._schema.arguments):  # type: ignore[attr-defined]
+        if argument.name == name:
+            return step.args[number] if number < len(step.args) else step.kwargs.get(name, argument.default_value)
+    return None
