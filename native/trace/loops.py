@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dis
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -13,18 +14,31 @@ _GROWING = {"add", "append", "appendleft", "extend", "insert", "pop", "remove", 
 
 def for_statement(frame: FrameType) -> ast.For | None:
     """The `for` statement whose next element a frame asks for; None where that is another kind of code."""
-    line = frame.f_lineno
+    line, asked = frame.f_lineno, dis.opname[frame.f_code.co_code[frame.f_lasti]]
     found = [
         node
         for node in ast.walk(_source(frame.f_code.co_filename))
         if isinstance(node, ast.For) and node.lineno <= line <= (node.iter.end_lineno or 0) < node.body[0].lineno
     ]
-    comprehensions = any(
-        isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp))
-        for statement in found
-        for node in ast.walk(statement.iter)
-    )
-    return found[0] if len(found) == 1 and not comprehensions else None
+    return found[0] if len(found) == 1 and asked == "FOR_ITER" else None
+
+
+def goes_over(statement: ast.For, numbered: bool) -> bool:
+    """Whether each pass of a loop takes one row of a tensor; numbered: it may count the passes."""
+    iterated = statement.iter
+    if isinstance(iterated, ast.Call) and isinstance(iterated.func, ast.Name):
+        names = ("enumerate", "zip") if numbered and not iterated.keywords else ()
+        return iterated.func.id in names and all(map(_is_tensor, iterated.args))
+    return _is_tensor(iterated) and (numbered or isinstance(statement.target, ast.Name))
+
+
+def _is_tensor(node: ast.expr) -> bool:
+    """Whether an expression can be a tensor and nothing made of its rows: a name, what operators or methods make."""
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Attribute) and _is_tensor(node.func.value) and not _calls(*node.args)
+    if isinstance(node, (ast.Attribute, ast.Subscript)):
+        return _is_tensor(node.value)
+    return isinstance(node, (ast.Name, ast.Compare, ast.BinOp, ast.UnaryOp))
 
 
 def leaves_nothing(frame: FrameType, statement: ast.For) -> bool:
@@ -55,12 +69,14 @@ def _plain(test: ast.expr) -> bool:
     """Whether a condition is one tensor, or one comparison: not the negation of one, nor several."""
     if isinstance(test, ast.Compare):
         comparisons = (ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE)
-        return len(test.ops) == 1 and isinstance(test.ops[0], comparisons) and not _calls(test)
+        return len(test.ops) == 1 and isinstance(test.ops[0], comparisons) and not _calls(test.left, *test.comparators)
     return isinstance(test, (ast.Name, ast.Attribute))
 
 
-def _calls(node: ast.AST) -> bool:
-    return any(isinstance(each, (ast.Call, ast.Compare)) for each in list(ast.walk(node))[1:])
+def _calls(*nodes: ast.expr) -> bool:
+    """Whether expressions call functions, or are conditions themselves."""
+    asks = (ast.Call, ast.Compare, ast.BoolOp, ast.IfExp, ast.ListComp, ast.GeneratorExp)
+    return any(isinstance(each, asks) for node in nodes for each in ast.walk(node))
 
 
 def _leaves(statement: ast.For) -> bool:

@@ -26,7 +26,7 @@ from .graph import Question, Trace, TracedOp, Window
 from .kept_state import unchanged
 from .questions import TraceError, ask, code_of, model_code, model_frame
 from .recorder import Recorder
-from .rows import ChosenRows, Refused
+from .rows import ChosenRows, Refused, naming
 
 Function = Callable[[torch.nn.Module, dict[str, torch.Tensor]], Any]
 
@@ -77,7 +77,8 @@ class _AtomicMode(TorchFunctionMode):
         with self.operations.paused():
             result = (layout or func)(*args, **kwargs)
         if answers is not None:
-            answers.rows.check(name, func, args, kwargs, result)
+            with naming(name):
+                answers.rows.check(name, func, args, kwargs, result)
         self.recorder.add(name, func, args, kwargs, result)
         return result
 
@@ -87,7 +88,7 @@ class _AtomicMode(TorchFunctionMode):
         x, rows = args[0], answers.rows
         if func is torch.Tensor.unbind and x.ndim and isinstance(x.shape[0], torch.SymInt) and args[1:] in ((), (0,)):
             return rows.each(x)
-        if func is torch.Tensor.__bool__ and rows.passes_over(model_frame(), x) and answers.unknown(x):
+        if func is torch.Tensor.__bool__ and answers.unknown(x) and rows.passes_over(model_frame(), x):
             return False
         if func is not torch.Tensor.__getitem__ or not x.ndim:
             return None
@@ -125,19 +126,23 @@ class _OperationMode(TorchDispatchMode):
         answers = self.answers
         if func in _INDEXING and self.active:
             args = (args[0], self._numbered(args[1]), *args[2:])
-        if answers is not None and self.active and answers.rows.writes(func, args):
+        if answers is not None and self.active and func is torch.ops.aten.index.Tensor:
             with self:
+                args = (args[0], answers.rows.inside(*args))
+        if answers is not None and self.active and answers.rows.writes(func, args):
+            with naming(str(func)), self:
                 return answers.rows.write(func, args, kwargs)
         try:
             result = func(*args, **kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException):
             if answers is None:
                 raise
-            with self:
+            with naming(str(func)), self:
                 return answers(str(func), func, args, kwargs)
         if self.active:
             if answers is not None:
-                answers.rows.check(str(func), func, args, kwargs, result)
+                with naming(str(func)):
+                    answers.rows.check(str(func), func, args, kwargs, result)
             self.recorder.add(str(func), func, args, kwargs, result)
         return result
 
@@ -282,10 +287,11 @@ def trace(
                 results = [x for x in tree_flatten(result)[0] if isinstance(x, torch.Tensor)]
                 answers.rows.check_outputs(results)
             except (Refused, GuardOnDataDependentSymNode) as error:
-                reason = str(error) if isinstance(error, Refused) else "it asks how many there are"
+                reason, *operation = error.args if isinstance(error, Refused) else ("it asks how many there are",)
                 raise TraceError(
                     f"{model} cannot be traced: {recorder.module_path or model} chooses rows by values that the model "
-                    f"computes, and {reason}, at {code_of(error)}. Please report the model and the node that made it."
+                    f"computes, but {reason} ({operation[0] if operation else 'code'}), at {code_of(error)}. "
+                    "Please report the model and the node that made it."
                 ) from error
         outputs = tuple(map(recorder.window, results))
     return Trace(

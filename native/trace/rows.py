@@ -21,21 +21,32 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
 from .graph import TracedOp, Window, windows_in
-from .loops import for_statement, leaves_nothing, skips
+from .loops import for_statement, goes_over, leaves_nothing, skips
 from .recorder import Recorder
 
 _VIEWS = {"view", "_unsafe_view", "t", "transpose", "permute", "unsqueeze", "squeeze", "expand", "slice", "select",
           "alias", "detach", "split", "split_with_sizes", "unbind"}  # fmt: skip
-_FILLS = {"zeros", "ones", "empty", "zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones",
-          "new_empty", "new_full"}  # fmt: skip
+_FILLS = {"zeros", "ones", "empty", "zeros_like", "ones_like", "empty_like", "new_zeros", "new_ones", "new_empty"}
 # with rows in their result they have not mixed any: a product or a sum over rows has none
 _BY_ROWS = {"linear", "mm", "addmm", "rms_norm", "native_layer_norm", "clone", "_to_copy", "copy_", "fill_", "zero_",
-            "embedding", "sum", "mean", "amax", "amin"}  # fmt: skip
-_ALONG = {"_softmax": 1, "cumsum": 1}  # and where they have the dimension that they mix
+            "full_like", "sum", "mean", "amax", "amin"}  # fmt: skip
+_SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
+_ALONG = {"_softmax", "cumsum"}  # they mix what is along their dimension
 
 
 class Refused(Exception):
-    """Something that cannot be computed for rows of which the device says which are there, and why."""
+    """Why something cannot be computed for rows of which the device says which are there."""
+
+
+@contextlib.contextmanager
+def naming(operation: str) -> Iterator[None]:
+    """Have a refusal say which operation it is about."""
+    try:
+        yield
+    except Refused as error:
+        if len(error.args) == 1:
+            error.args = (*error.args, operation)
+        raise
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +88,8 @@ class ChosenRows:
         self._choices: list[tuple[tuple[Any, ...], int, Rows]] = []  # by what, and after how many steps
         self._loops: list[_Loop] = []
         self._writing = False
-        self._passes: list[range] = []  # storages made by passes of loops that are over
-        self._copies: set[int] = set()  # storages that stand for a part of another
+        self._passes: set[int] = set()  # storages made by passes of loops that are over
+        self._copies: dict[int, tuple[int, int]] = {}  # what stands for a part of another, and since which step
 
     # -- how rows come about
 
@@ -118,7 +129,8 @@ class ChosenRows:
                     mask = mask & inside(torch.arange(count), torch.where(bound < 0, bound + count, bound))
             rows = self._remembered(self._rows(mask), "slice", start, stop, count)
         copy = x.clone(memory_format=torch.contiguous_format)
-        self._copies.add(self.recorder.window(copy).storage)
+        since = self.recorder.window(x).storage, len(self.recorder.steps)
+        self._copies[self.recorder.window(copy).storage] = since
         return self._as_rows(copy, rows)
 
     def number(self, x: torch.Tensor, number: int) -> torch.Tensor | None:
@@ -175,12 +187,13 @@ class ChosenRows:
         a, b = (self.recorder.steps[n] if n is not None else None for n in (first, second))
         if first is None or second is None or a is None or b is None:
             return False
+        if (a.name, a.args, a.kwargs) != (b.name, b.args, b.kwargs):
+            return False
         read = {window.storage for window in windows_in((a.args, a.kwargs))}
         written = {out.storage for each in self.recorder.steps[first : second + 1] for out in each.outputs if out}
         whole = all(step.outputs == (window,) for step, window in ((a, before), (b, now)))
         drawn = torch.Tag.nondeterministic_seeded in getattr(a.function, "tags", ())
-        alike = (a.name, a.args, a.kwargs) == (b.name, b.args, b.kwargs)
-        return alike and whole and not drawn and not read & written
+        return whole and not drawn and not read & written
 
     def _writer(self, storage: int, steps: int | None = None) -> int | None:
         """The number of the step, among the first so many, that wrote into a storage last."""
@@ -221,13 +234,13 @@ class ChosenRows:
         if self._passes or self._copies or self._loops:
             self._check_storages(function, args, given)
         symbols = set().union(*map(self._symbols, tree_flatten((args, kwargs))[0]))
+        if self.environment.replacements or any(map(self._is_known, symbols)):
+            raise Refused("it needs to know how many rows there are")
         if not symbols or not results:
             return
         base = name.split(".")[1] if "." in name else name
         rows = self._of_symbol.get(next(iter(symbols))) if len(symbols) == 1 else None
         places = [self._place(x, rows) for x in (*results, *filter(self._symbols, given))] if rows else [None]
-        if rows is not None and self._is_known(rows):
-            raise Refused("it needs to know how many rows there are")
         if rows is None or None in places or not self._keeps_apart(base, function, args, kwargs, rows, given, results):
             raise Refused("it mixes rows of which the device says which are there")
 
@@ -235,6 +248,9 @@ class ChosenRows:
         storages = [self.recorder.window(x).storage for x in given]
         if any(map(self._over, storages)):
             raise Refused("it reads what a loop has computed for a row that may not be there")
+        for source, since in (self._copies[storage] for storage in storages if storage in self._copies):
+            if (self._writer(source) or 0) >= since:
+                raise Refused("it reads a slice that the device has chosen of what was written since")
         arguments = function._schema.arguments if isinstance(function, torch._ops.OpOverload) else ()
         written = [x for argument, x in zip(arguments, args, strict=False) if argument.is_write]
         for x in tree_flatten(written)[0]:
@@ -255,7 +271,7 @@ class ChosenRows:
         self, base: str, function: Any, args: Any, kwargs: Any, rows: Rows,
         given: Sequence[torch.Tensor], results: Sequence[torch.Tensor],
     ) -> bool:  # fmt: skip
-        numbers = any(isinstance(x, (torch.SymInt, torch.SymFloat, torch.SymBool)) for x in _numbers(args, kwargs))
+        numbers = any(isinstance(x, _SYMBOLIC) for x in _numbers(args, kwargs))
         if base in _VIEWS:
             steps = {str(x.stride(self._place(x, rows) or 0)) for x in (*given, *results) if self._symbols(x)}
             return len(steps) == 1 or not any(map(self._symbols, given))
@@ -264,7 +280,7 @@ class ChosenRows:
         if numbers:
             return False
         if base in _ALONG:
-            dim = args[_ALONG[base]] % args[0].ndim
+            dim = args[1] % args[0].ndim
             return dim != self._place(args[0], rows) or (base == "cumsum" and rows.first_ones)
         if base == "index":
             indexed = [dim for dim, index in enumerate(args[1]) if index is not None]
@@ -274,10 +290,8 @@ class ChosenRows:
     def _symbols(self, x: Any) -> set[Any]:
         """The symbols in a shape or a number."""
         if isinstance(x, torch.Tensor):
-            return set().union(*(n.node.expr.free_symbols for n in x.shape if isinstance(n, torch.SymInt)))
-        if isinstance(x, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-            return set(x.node.expr.free_symbols)
-        return set()
+            return set().union(*map(self._symbols, x.shape))
+        return set(x.node.expr.free_symbols) if isinstance(x, _SYMBOLIC) else set()
 
     def _place(self, x: torch.Tensor, rows: Rows) -> int | None:
         """The only dimension of a tensor that rows are; None where there is none, or others."""
@@ -292,26 +306,39 @@ class ChosenRows:
         symbols = set().union(*map(self._symbols, tree_flatten(tensors)[0]))
         return self._of_symbol.get(next(iter(symbols))) if len(symbols) == 1 else None
 
-    def _is_known(self, rows: Rows) -> bool:
+    def _is_known(self, symbol: Any) -> bool:
         """Whether torch takes more for granted of how many rows there are than it was told."""
-        environment = self.environment
-        asserted = len(environment.deferred_runtime_asserts.get(rows.symbol, ()))
-        return rows.symbol in environment.replacements or asserted > self._asserted[rows.symbol]
+        asserted = len(self.environment.deferred_runtime_asserts.get(symbol, ()))
+        return asserted > self._asserted.get(symbol, asserted)
 
     def _over(self, storage: int) -> bool:
-        return storage not in self.recorder.constants and any(storage in made for made in self._passes)
+        return storage in self._passes and storage not in self.recorder.constants
+
+    def inside(self, x: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+        """The indices of x where those of rows that are not there could be beyond its last element: no further."""
+        return [
+            index.clamp(-n, n - 1)
+            if index is not None and self._symbols(index) and not self._known_inside(index, n)
+            else index
+            for index, n in zip(indices, x.shape, strict=False)
+        ]
+
+    def _known_inside(self, index: torch.Tensor, n: int) -> bool:
+        known = self.constant(self.all(index))
+        with _disable_current_modes():
+            return known is not None and bool(((known >= -n) & (known < n)).all())
 
     # -- writes into other tensors
 
     def writes(self, function: Any, args: Any) -> bool:
         """Whether an operation writes rows."""
-        return function in _WRITES and bool(self._rows_of(*args[1:]) or self._symbols(args[1:]))
+        return function in _WRITES and any(map(self._symbols, tree_flatten(args)[0]))
 
     def write(self, function: Any, args: Any, kwargs: Any) -> torch.Tensor:
         """The result of one that does: as if the rows that are not there were not."""
         rows = self._rows_of(args)
-        if rows is None or self._symbols(args[0]) or not self._all_known(args, rows):
-            raise Refused("it writes rows of several choices")
+        if rows is None or self._symbols(args[0]) or not self._first(args, rows):
+            raise Refused("it writes rows of several choices, or not row by row")
         self._writing = True
         try:
             result: torch.Tensor = _WRITES[function](self, rows, function, *args, **kwargs)
@@ -319,7 +346,8 @@ class ChosenRows:
             self._writing = False
         return result
 
-    def _all_known(self, args: Any, rows: Rows) -> bool:
+    def _first(self, args: Any, rows: Rows) -> bool:
+        """Whether rows are the first dimension of all that has them."""
         tensors = [x for x in tree_flatten(args)[0] if isinstance(x, torch.Tensor) and self._symbols(x)]
         return all(self._place(x, rows) == 0 for x in tensors)
 
@@ -338,12 +366,13 @@ class ChosenRows:
             raise Refused("it adds rows up, or writes them at dimensions that are not the first ones")
         places = [self.all(index) for index in indices if index is not None]
         known = [self.constant(index) for index in places]
-        if any(each is None for each in known):
+        if not self._symbols(indices[0]) or any(each is None or each.ndim > 1 for each in known):
             raise Refused("it writes rows at places that the device computes")
         with _disable_current_modes():
             distinct = len(torch.stack(torch.broadcast_tensors(*known), -1).unique(dim=0))
-        if distinct < rows.most:
-            raise Refused("it writes several rows at the same place")
+            inside = all(int(each.min()) >= 0 and int(each.max()) < n for each, n in zip(known, x.shape, strict=False))
+        if distinct < rows.most or not inside:
+            raise Refused("it writes several rows at the same place, or beyond the last")
         there = torch.ops.aten.index.Tensor(x, places)
         values = torch.where(self._mask(rows, there), self.all(values), there)
         return function(x, places, values)
@@ -353,7 +382,7 @@ class ChosenRows:
         source: torch.Tensor, alpha: float = 1,
     ) -> Any:  # fmt: skip
         """index_add, of as many rows to each of x: those that are not there are 0."""
-        found = self._in_order(self.all(index), x.shape[0])
+        found = self._in_order(self.all(index), x.shape[0]) if self._symbols(index) else None
         if dim % x.ndim or alpha != 1 or found is None:
             raise Refused("it adds rows up at places that the device computes")
         everything = self.all(source)
@@ -391,8 +420,10 @@ class ChosenRows:
         rows = self._rows_of(x)
         frame = sys._getframe(1)
         statement = for_statement(frame)
-        if rows is None or self._place(x, rows) != 0 or statement is None or not leaves_nothing(frame, statement):
+        if rows is None or statement is None or not goes_over(statement, rows.first_ones):
             raise Refused("it needs to know how many rows there are")
+        if not leaves_nothing(frame, statement):
+            raise Refused("a pass of the loop may leave something behind that is no write into a tensor")
         everything = self.all(x)
         loop = _Loop(frame, statement, 0, rows.mask)
         self._loops.append(loop)
@@ -401,7 +432,7 @@ class ChosenRows:
             for number in range(rows.most):
                 loop.first, loop.there = len(self.recorder.storages), rows.mask[number]
                 yield everything[number]
-                self._passes.append(range(loop.first, len(self.recorder.storages)))
+                self._passes.update(range(loop.first, len(self.recorder.storages)))
             finished = True
         finally:
             self._loops.remove(loop)
