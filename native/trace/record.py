@@ -22,11 +22,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map
 
+from .apart import Refused, naming
 from .graph import Question, Trace, TracedOp, Window
 from .kept_state import unchanged
 from .questions import TraceError, ask, code_of, model_code, model_frame
 from .recorder import Recorder
-from .rows import ChosenRows, Refused, naming
+from .rows import ChosenRows
 
 Function = Callable[[torch.nn.Module, dict[str, torch.Tensor]], Any]
 
@@ -84,7 +85,7 @@ class _AtomicMode(TorchFunctionMode):
 
     @staticmethod
     def _of_rows(func: Any, args: Any, answers: _Answers) -> Any:
-        """What a function of Tensor gives for rows that the device has chosen; None where they are none."""
+        """The result of a function of Tensor for rows that the device has chosen; None where they are none."""
         x, rows = args[0], answers.rows
         if func is torch.Tensor.unbind and x.ndim and isinstance(x.shape[0], torch.SymInt) and args[1:] in ((), (0,)):
             return rows.each(x)

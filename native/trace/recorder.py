@@ -22,6 +22,7 @@ class Recorder:
         self.module_paths: list[str] = []
         self._index: dict[int, int] = {}
         self._alive: list[torch.UntypedStorage] = []  # the address of a freed one could be that of another
+        self._sizes: dict[Any, int] = {}
         self.most: dict[Any, int] = {}  # of rows that the device chooses (rows.py): by the symbol of how many there are
 
     def window(self, tensor: torch.Tensor) -> Window:
@@ -40,7 +41,12 @@ class Recorder:
 
     def number(self, n: Any) -> int:
         """A size, of rows that the device chooses the most there can be."""
-        return int(n.node.expr.subs(self.most)) if isinstance(n, torch.SymInt) else int(n)
+        if not isinstance(n, torch.SymInt):
+            return int(n)
+        size = n.node.expr
+        if size not in self._sizes:
+            self._sizes[size] = int(size.subs({symbol: self.most[symbol] for symbol in size.free_symbols}))
+        return self._sizes[size]
 
     def alias(self, tensor: torch.Tensor, storage: int) -> None:
         """Make a new tensor another name of a known storage."""

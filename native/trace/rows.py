@@ -20,47 +20,10 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
-from .graph import TracedOp, Window, windows_in
+from .apart import Refused, Rows, keeps_apart, place, symbols
 from .loops import for_statement, goes_over, leaves_nothing, skips
+from .origin import above, places_divided, same, writer
 from .recorder import Recorder
-
-_VIEWS = {"view", "_unsafe_view", "t", "transpose", "permute", "unsqueeze", "squeeze", "expand", "slice", "select",
-          "alias", "detach", "split", "split_with_sizes", "unbind"}  # fmt: skip
-_FILLS = {"zeros", "ones", "empty", "zeros_like", "ones_like", "empty_like", "new_zeros", "new_ones", "new_empty"}
-# with rows in their result they have not mixed any: a product or a sum over rows has none
-_BY_ROWS = {"linear", "mm", "addmm", "rms_norm", "native_layer_norm", "clone", "_to_copy", "copy_", "fill_", "zero_",
-            "full_like", "sum", "mean", "amax", "amin"}  # fmt: skip
-_SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
-_ALONG = {"_softmax", "cumsum"}  # they mix what is along their dimension
-
-
-class Refused(Exception):
-    """Why something cannot be computed for rows of which the device says which are there."""
-
-
-@contextlib.contextmanager
-def naming(operation: str) -> Iterator[None]:
-    """Have a refusal say which operation it is about."""
-    try:
-        yield
-    except Refused as error:
-        if len(error.args) == 1:
-            error.args = (*error.args, operation)
-        raise
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """size: how many there are, `symbol` in shapes; most: how many there can be; mask: which are, [most].
-
-    first_ones: they are the first ones of those that there can be, as the bins of a count are.
-    """
-
-    size: torch.SymInt
-    symbol: Any
-    most: int
-    mask: torch.Tensor
-    first_ones: bool = False
 
 
 @dataclass(eq=False)
@@ -84,6 +47,8 @@ class ChosenRows:
         self.unrecorded: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         self.stopped = False  # a loop that did not come to its end
         self._of_symbol: dict[Any, Rows] = {}
+        self._free: dict[int, list[torch.SymInt]] = {}  # symbols of rows of passes that are over, by the most of them
+        self._places: set[int] = set()  # storages of the numbers of rows
         self._asserted: dict[Any, int] = {}  # what torch was told of each symbol
         self._choices: list[tuple[tuple[Any, ...], int, Rows]] = []  # by what, and after how many steps
         self._loops: list[_Loop] = []
@@ -101,11 +66,12 @@ class ChosenRows:
             rows = self._remembered(self._rows(mask.reshape(-1)), "nonzero", x)
         with _disable_current_modes():
             places = torch.ones(x.shape, dtype=torch.bool).nonzero().contiguous()
+        self._places.add(self.recorder.window(places).storage)
         return self._as_rows(places, rows)
 
     def bincount(self, x: torch.Tensor, weights: torch.Tensor | None = None, minlength: int = 0) -> torch.Tensor:
         """How often each number is there: [rows], as many as the largest number and one."""
-        most = self._above(self.recorder.window(x))
+        most = above(self.recorder.steps, self.recorder.window(x))
         if weights is not None or most is None:
             raise Refused("it counts numbers of which the trace does not know how large they can be")
         bins = torch.arange(max(most, minlength))
@@ -117,7 +83,7 @@ class ChosenRows:
 
     def between(self, x: torch.Tensor, start: Any, stop: Any) -> torch.Tensor:
         """x[start:stop], numbers that the device computes."""
-        if self._symbols(x):
+        if symbols(x):
             raise Refused("a slice of rows that the device has chosen")
         count = x.shape[0]
         rows = self._chosen("slice", start, stop, count)
@@ -136,7 +102,7 @@ class ChosenRows:
     def number(self, x: torch.Tensor, number: int) -> torch.Tensor | None:
         """x[number], where the row of that number is the same among those that there can be."""
         rows = self._rows_of(x)
-        usable = rows is not None and rows.first_ones and number >= 0 and self._place(x, rows) == 0
+        usable = rows is not None and rows.first_ones and number >= 0 and place(x, rows) == 0
         return self.all(x)[number] if usable else None
 
     def all(self, x: torch.Tensor) -> torch.Tensor:
@@ -146,14 +112,19 @@ class ChosenRows:
 
     def _rows(self, mask: torch.Tensor, first_ones: bool = False) -> Rows:
         most = int(mask.shape[0])
-        size = self.environment.create_unbacked_symint()
+        size = self._free[most].pop() if self._free.get(most) else self._size(most)
+        rows = self._of_symbol[size.node.expr] = Rows(size, size.node.expr, most, mask, first_ones)
+        return rows
+
+    def _size(self, most: int) -> torch.SymInt:
+        """A new symbol of how many rows there are."""
+        size: torch.SymInt = self.environment.create_unbacked_symint()
         torch._check(size >= 0)
         torch._check(size <= most)
         symbol = size.node.expr
         self.recorder.most[symbol] = most
         self._asserted[symbol] = len(self.environment.deferred_runtime_asserts.get(symbol, ()))
-        rows = self._of_symbol[symbol] = Rows(size, symbol, most, mask, first_ones)
-        return rows
+        return size
 
     def _as_rows(self, x: torch.Tensor, rows: Rows) -> torch.Tensor:
         """A contiguous tensor of all rows there can be as one of those that there are."""
@@ -166,9 +137,9 @@ class ChosenRows:
 
     def _chosen(self, *by: Any) -> Rows | None:
         """The rows that were chosen by the same values before."""
-        key = self.recorder.windows(by)
-        for known, steps, rows in self._choices:
-            alike = len(known) == len(key) and all(self._same(a, b, steps) for a, b in zip(known, key, strict=True))
+        key, steps = self.recorder.windows(by), self.recorder.steps
+        for known, then, rows in reversed(self._choices):
+            alike = len(known) == len(key) and all(same(steps, a, b, then) for a, b in zip(known, key, strict=True))
             if alike and not self._over(self.recorder.window(rows.mask).storage):
                 return rows
         return None
@@ -176,52 +147,6 @@ class ChosenRows:
     def _remembered(self, rows: Rows, *by: Any) -> Rows:
         self._choices.append((self.recorder.windows(by), len(self.recorder.steps), rows))
         return rows
-
-    def _same(self, before: Any, now: Any, steps: int) -> bool:
-        """Whether two arguments of a choice have the same value: the first one's after so many steps."""
-        if not isinstance(before, Window) or not isinstance(now, Window):
-            return type(before) is type(now) and bool(before == now)
-        first, second = self._writer(before.storage, steps), self._writer(now.storage)
-        if before.storage == now.storage:
-            return before == now and first == second
-        a, b = (self.recorder.steps[n] if n is not None else None for n in (first, second))
-        if first is None or second is None or a is None or b is None:
-            return False
-        if (a.name, a.args, a.kwargs) != (b.name, b.args, b.kwargs):
-            return False
-        read = {window.storage for window in windows_in((a.args, a.kwargs))}
-        written = {out.storage for each in self.recorder.steps[first : second + 1] for out in each.outputs if out}
-        whole = all(step.outputs == (window,) for step, window in ((a, before), (b, now)))
-        drawn = torch.Tag.nondeterministic_seeded in getattr(a.function, "tags", ())
-        return whole and not drawn and not read & written
-
-    def _writer(self, storage: int, steps: int | None = None) -> int | None:
-        """The number of the step, among the first so many, that wrote into a storage last."""
-        for number in reversed(range(len(self.recorder.steps) if steps is None else steps)):
-            if any(out is not None and out.storage == storage for out in self.recorder.steps[number].outputs):
-                return number
-        return None
-
-    def _maker(self, window: Window) -> TracedOp | None:
-        """The step that computed a window, behind copies of it."""
-        number = self._writer(window.storage)
-        step = self.recorder.steps[number] if number is not None else None
-        if step is not None and step.name == "aten.clone.default" and step.args[0].shape == step.outputs[0].shape:  # type: ignore[union-attr]
-            return self._maker(step.args[0])
-        return step
-
-    def _above(self, window: Window) -> int | None:
-        """A number that all values of a window are below: of places along a dimension, its size."""
-        step = self._maker(window)
-        name = step.name.split(".")[1] if step is not None else ""
-        if step is None or name not in ("topk", "sort", "argsort", "argmax", "argmin"):
-            return None
-        (source,) = windows_in(step.args)
-        dim = _argument(step, "dim")
-        places = step.outputs[-1]
-        if places is None or places.storage != window.storage:
-            return None
-        return source.shape[dim] if isinstance(dim, int) else source.numel
 
     # -- what may be done with them
 
@@ -233,15 +158,14 @@ class ChosenRows:
             raise Refused("a loop over rows that the device has chosen ends before the last one")
         if self._passes or self._copies or self._loops:
             self._check_storages(function, args, given)
-        symbols = set().union(*map(self._symbols, tree_flatten((args, kwargs))[0]))
-        if self.environment.replacements or any(map(self._is_known, symbols)):
+        found = set().union(*map(symbols, tree_flatten((args, kwargs))[0]))
+        if self.environment.replacements or any(map(self._is_known, found)):
             raise Refused("it needs to know how many rows there are")
-        if not symbols or not results:
+        if not found or not results:
             return
-        base = name.split(".")[1] if "." in name else name
-        rows = self._of_symbol.get(next(iter(symbols))) if len(symbols) == 1 else None
-        places = [self._place(x, rows) for x in (*results, *filter(self._symbols, given))] if rows else [None]
-        if rows is None or None in places or not self._keeps_apart(base, function, args, kwargs, rows, given, results):
+        rows = self._rows_of(args, kwargs)
+        places = [place(x, rows) for x in (*results, *filter(symbols, given))] if rows else [None]
+        if rows is None or None in places or not keeps_apart(name, function, args, kwargs, rows, given, results):
             raise Refused("it mixes rows of which the device says which are there")
 
     def _check_storages(self, function: Any, args: Any, given: Sequence[torch.Tensor]) -> None:
@@ -249,7 +173,7 @@ class ChosenRows:
         if any(map(self._over, storages)):
             raise Refused("it reads what a loop has computed for a row that may not be there")
         for source, since in (self._copies[storage] for storage in storages if storage in self._copies):
-            if (self._writer(source) or 0) >= since:
+            if (writer(self.recorder.steps, source) or 0) >= since:
                 raise Refused("it reads a slice that the device has chosen of what was written since")
         arguments = function._schema.arguments if isinstance(function, torch._ops.OpOverload) else ()
         written = [x for argument, x in zip(arguments, args, strict=False) if argument.is_write]
@@ -264,47 +188,13 @@ class ChosenRows:
         """Raises Refused where the model returns rows."""
         if self.stopped or any(self._over(self.recorder.window(x).storage) for x in outputs):
             raise Refused("what a loop has computed for a row that may not be there is a result")
-        if any(map(self._symbols, outputs)):
+        if any(map(symbols, outputs)):
             raise Refused("its result are rows of which the device says how many there are")
-
-    def _keeps_apart(
-        self, base: str, function: Any, args: Any, kwargs: Any, rows: Rows,
-        given: Sequence[torch.Tensor], results: Sequence[torch.Tensor],
-    ) -> bool:  # fmt: skip
-        numbers = any(isinstance(x, _SYMBOLIC) for x in _numbers(args, kwargs))
-        if base in _VIEWS:
-            steps = {str(x.stride(self._place(x, rows) or 0)) for x in (*given, *results) if self._symbols(x)}
-            return len(steps) == 1 or not any(map(self._symbols, given))
-        if base in _FILLS:
-            return True
-        if numbers:
-            return False
-        if base in _ALONG:
-            dim = args[1] % args[0].ndim
-            return dim != self._place(args[0], rows) or (base == "cumsum" and rows.first_ones)
-        if base == "index":
-            indexed = [dim for dim, index in enumerate(args[1]) if index is not None]
-            return not self._symbols(args[0]) or self._place(args[0], rows) not in indexed
-        return base in _BY_ROWS or torch.Tag.pointwise in getattr(function, "tags", ())
-
-    def _symbols(self, x: Any) -> set[Any]:
-        """The symbols in a shape or a number."""
-        if isinstance(x, torch.Tensor):
-            return set().union(*map(self._symbols, x.shape))
-        return set(x.node.expr.free_symbols) if isinstance(x, _SYMBOLIC) else set()
-
-    def _place(self, x: torch.Tensor, rows: Rows) -> int | None:
-        """The only dimension of a tensor that rows are; None where there is none, or others."""
-        found = [dim for dim, n in enumerate(x.shape) if isinstance(n, torch.SymInt)]
-        if len(found) != 1:
-            return None
-        size: Any = x.shape[found[0]]
-        return found[0] if size.node.expr == rows.symbol else None
 
     def _rows_of(self, *tensors: Any) -> Rows | None:
         """The rows that tensors have; None where they have none, or several kinds."""
-        symbols = set().union(*map(self._symbols, tree_flatten(tensors)[0]))
-        return self._of_symbol.get(next(iter(symbols))) if len(symbols) == 1 else None
+        found = set().union(*map(symbols, tree_flatten(tensors)[0]))
+        return self._of_symbol.get(next(iter(found))) if len(found) == 1 else None
 
     def _is_known(self, symbol: Any) -> bool:
         """Whether torch takes more for granted of how many rows there are than it was told."""
@@ -312,13 +202,13 @@ class ChosenRows:
         return asserted > self._asserted.get(symbol, asserted)
 
     def _over(self, storage: int) -> bool:
-        return storage in self._passes and storage not in self.recorder.constants
+        return storage in self._passes and (storage not in self.recorder.constants or storage in self._places)
 
     def inside(self, x: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
         """The indices of x where those of rows that are not there could be beyond its last element: no further."""
         return [
             index.clamp(-n, n - 1)
-            if index is not None and self._symbols(index) and not self._known_inside(index, n)
+            if index is not None and symbols(index) and not self._known_inside(index, n)
             else index
             for index, n in zip(indices, x.shape, strict=False)
         ]
@@ -332,12 +222,12 @@ class ChosenRows:
 
     def writes(self, function: Any, args: Any) -> bool:
         """Whether an operation writes rows."""
-        return function in _WRITES and any(map(self._symbols, tree_flatten(args)[0]))
+        return function in _WRITES and any(map(symbols, tree_flatten(args)[0]))
 
     def write(self, function: Any, args: Any, kwargs: Any) -> torch.Tensor:
         """The result of one that does: as if the rows that are not there were not."""
         rows = self._rows_of(args)
-        if rows is None or self._symbols(args[0]) or not self._first(args, rows):
+        if rows is None or symbols(args[0]) or not self._first(args, rows):
             raise Refused("it writes rows of several choices, or not row by row")
         self._writing = True
         try:
@@ -348,8 +238,8 @@ class ChosenRows:
 
     def _first(self, args: Any, rows: Rows) -> bool:
         """Whether rows are the first dimension of all that has them."""
-        tensors = [x for x in tree_flatten(args)[0] if isinstance(x, torch.Tensor) and self._symbols(x)]
-        return all(self._place(x, rows) == 0 for x in tensors)
+        tensors = [x for x in tree_flatten(args)[0] if isinstance(x, torch.Tensor) and symbols(x)]
+        return all(place(x, rows) == 0 for x in tensors)
 
     def _mask(self, rows: Rows, like: torch.Tensor) -> torch.Tensor:
         mask = rows.mask
@@ -366,7 +256,7 @@ class ChosenRows:
             raise Refused("it adds rows up, or writes them at dimensions that are not the first ones")
         places = [self.all(index) for index in indices if index is not None]
         known = [self.constant(index) for index in places]
-        if not self._symbols(indices[0]) or any(each is None or each.ndim > 1 for each in known):
+        if not symbols(indices[0]) or any(each is None or each.ndim > 1 for each in known):
             raise Refused("it writes rows at places that the device computes")
         with _disable_current_modes():
             distinct = len(torch.stack(torch.broadcast_tensors(*known), -1).unique(dim=0))
@@ -374,7 +264,7 @@ class ChosenRows:
         if distinct < rows.most or not inside:
             raise Refused("it writes several rows at the same place, or beyond the last")
         there = torch.ops.aten.index.Tensor(x, places)
-        values = torch.where(self._mask(rows, there), self.all(values), there)
+        values = torch.where(~self._mask(rows, there), there, self.all(values))  # what was there before comes first
         return function(x, places, values)
 
     def add(
@@ -382,7 +272,7 @@ class ChosenRows:
         source: torch.Tensor, alpha: float = 1,
     ) -> Any:  # fmt: skip
         """index_add, of as many rows to each of x: those that are not there are 0."""
-        found = self._in_order(self.all(index), x.shape[0]) if self._symbols(index) else None
+        found = self._in_order(self.all(index), x.shape[0]) if symbols(index) else None
         if dim % x.ndim or alpha != 1 or found is None:
             raise Refused("it adds rows up at places that the device computes")
         everything = self.all(source)
@@ -401,17 +291,12 @@ class ChosenRows:
                 often = torch.bincount(known, minlength=count)
                 equal = len(often) == count and bool((often == often[0]).all())
             return index.argsort() if equal else None
-        step = self._maker(self.recorder.window(index))
-        if step is None or step.name.split(".")[1] != "floor_divide" or isinstance(step.args[1], Window):
-            return None
-        places: Window = step.args[0]
-        order = self._maker(places)
-        sorted_places = order is not None and order.name.split(".")[1] in ("sort", "argsort")
-        if not sorted_places or order is None or order.outputs[-1] != places or step.args[1] * count != places.numel:
+        places, each = places_divided(self.recorder.steps, self.recorder.window(index)) or (None, 0)
+        if places is None or each * count != places.numel:
             return None
         with self.unrecorded():
             permutation = self.recorder.fake(places)
-        return permutation.argsort() if len(places.shape) == 1 else None
+        return permutation.argsort()
 
     # -- loops
 
@@ -432,11 +317,19 @@ class ChosenRows:
             for number in range(rows.most):
                 loop.first, loop.there = len(self.recorder.storages), rows.mask[number]
                 yield everything[number]
-                self._passes.update(range(loop.first, len(self.recorder.storages)))
+                self._pass_over(range(loop.first, len(self.recorder.storages)))
             finished = True
         finally:
             self._loops.remove(loop)
             self.stopped |= not finished
+
+    def _pass_over(self, storages: range) -> None:
+        """Let no one read what a pass has made, and have its symbols stand for the rows of later ones."""
+        self._passes.update(storages)
+        for symbol, rows in list(self._of_symbol.items()):
+            if self._over(self.recorder.window(rows.mask).storage):
+                del self._of_symbol[symbol]
+                self._free.setdefault(rows.most, []).append(rows.size)
 
     def passes_over(self, frame: FrameType, condition: torch.Tensor) -> bool:
         """Whether a condition that the device computes is asked for by `if condition: continue` in a loop over rows.
@@ -458,15 +351,3 @@ _WRITES: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.index_add.default: ChosenRows.add,
     torch.ops.aten.index_add_.default: ChosenRows.add,
 }
-
-
-def _numbers(args: Any, kwargs: Any) -> list[Any]:
-    return [x for x in tree_flatten((args, kwargs))[0] if not isinstance(x, torch.Tensor)]
-
-
-def _argument(step: TracedOp, name: str) -> Any:
-    """An argument of a step by name, given or not."""
-    for number, argument in enumerate(step.function._schema.arguments):  # type: ignore[attr-defined]
-        if argument.name == name:
-            return step.args[number] if number < len(step.args) else step.kwargs.get(name, argument.default_value)
-    return None
