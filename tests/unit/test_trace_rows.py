@@ -110,6 +110,29 @@ def _only_some(m: Any, x: Tensor) -> Tensor:
     return y
 
 
+def last_hit(m: Any, x: Tensor) -> Tensor:
+    """What the pass of a row writes counts only where the row is there."""
+    y = x.clone()
+    hits = (m.gate(x)[:, 0] > 0).nonzero()
+    for hit in hits:
+        number = int(hit)
+        others = m.gate(x)[:, 1] > 0
+        y[others] = x[others] * (number + 2)
+    return y
+
+
+def last_end(m: Any, x: Tensor) -> Tensor:
+    """Nor does what a pass would write that goes on to the next one."""
+    y = x.clone()
+    ends = m.gate(x).argmax(-1).bincount().cumsum(0)
+    for end in ends:
+        if end > 5:
+            continue
+        others = m.gate(x)[:, 1] > 0
+        y[others] = x[others] * (end + 2)
+    return y
+
+
 def _bias(chosen: str) -> Tensor:
     """Of the gate, so that it chooses all rows for the first expert, none, as its weights say, or never the last."""
     first, last = {"all": (99.0, 0.0), "none": (-99.0, 0.0), "some": (0.0, 0.0), "not the last": (0.0, -99.0)}[chosen]
@@ -117,7 +140,9 @@ def _bias(chosen: str) -> Tensor:
 
 
 @pytest.mark.parametrize("chosen", ["all", "none", "some", "not the last"])
-@pytest.mark.parametrize("function", [two_by_mask, by_masks, by_slices, by_hits, by_hits_added, _only_some])
+@pytest.mark.parametrize(
+    "function", [two_by_mask, by_masks, by_slices, by_hits, by_hits_added, last_hit, last_end, _only_some]
+)
 def test_chosen_rows(runner: Runner, function: Function, chosen: str) -> None:
     """Rows come out as torch has them, whichever the device chooses."""
     module = Experts().requires_grad_(False)
