@@ -26,7 +26,7 @@ def runner() -> Iterator[Runner]:
 
 
 class Experts(torch.nn.Module):
-    """A gate and what it chooses from, the last of which is never chosen where `unused`."""
+    """A gate and the layers that it chooses from."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ def _only_some(m: Any, x: Tensor) -> Tensor:
 
 
 def last_hit(m: Any, x: Tensor) -> Tensor:
-    """What the pass of a row writes counts only where the row is there."""
+    """The pass of a row writes only where the row is there."""
     y = x.clone()
     hits = (m.gate(x)[:, 0] > 0).nonzero()
     for hit in hits:
@@ -122,7 +122,7 @@ def last_hit(m: Any, x: Tensor) -> Tensor:
 
 
 def last_end(m: Any, x: Tensor) -> Tensor:
-    """Nor does what a pass would write that goes on to the next one."""
+    """A pass writes nothing after it went on to the next one."""
     y = x.clone()
     ends = m.gate(x).argmax(-1).bincount().cumsum(0)
     for end in ends:
