@@ -11,6 +11,7 @@ from ..trace.graph import TracedOp, Window, windows_in
 from .host import Island, Lowered, is_host_input
 from .lowering import Lowering, Stage
 from .passes.chunk_tokens import in_chunks
+from .passes.repeated_rows import repeated_rows
 from .passes.split_columns import split_columns
 from .strides import contiguous
 
@@ -23,6 +24,7 @@ def part(low: Lowering, windows: Sequence[Window]) -> Lowered:
         if low.b[tensor].kind != "op" or low.b[tensor].type != "F32":
             tensor = low.b.op("scale", tensor, factor=1.0)
         tensors.append(tensor)
+    tensors = repeated_rows(low.b, tensors)
     tensors = split_columns(low.b, tensors, low.options.chunk_threshold_bytes)
     tensors = in_chunks(low.b, tensors, low.options.chunk_threshold_bytes, low.options.chunk_tokens)
     outputs = [Output(tensor, window.shape) for tensor, window in zip(tensors, windows, strict=True)]

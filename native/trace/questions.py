@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -78,10 +80,28 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+_OTHERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+
+
+def model_frame() -> FrameType:
+    """The frame of the model's code that runs now."""
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OTHERS):
+        frame = frame.f_back
+    return frame
+
+
 def model_code() -> str:
     """The file and line of the model's code that runs now."""
-    others = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
-    frame = sys._getframe()
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(others):
-        frame = frame.f_back
+    frame = model_frame()
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def code_of(error: BaseException) -> str:
+    """The file and line of the model's code in which an error arose."""
+    found = [
+        f"{frame.f_code.co_filename}:{line}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if not frame.f_code.co_filename.startswith(_OTHERS)
+    ]
+    return found[-1] if found else "its end"

@@ -16,70 +16,20 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensor,
     FakeTensorMode,
-    unset_fake_temporarily,
 )
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map
 
+from .apart import Refused, naming
 from .graph import Question, Trace, TracedOp, Window
 from .kept_state import unchanged
-from .questions import TraceError, ask, model_code
+from .questions import TraceError, ask, code_of, model_code, model_frame
+from .recorder import Recorder
+from .rows import ChosenRows
 
 Function = Callable[[torch.nn.Module, dict[str, torch.Tensor]], Any]
-
-
-class _Recorder:
-    """The steps so far, and the number of each storage."""
-
-    def __init__(self) -> None:
-        self.steps: list[TracedOp] = []
-        self.storages: list[int] = []
-        self.constants: dict[int, torch.Tensor] = {}
-        self.module_paths: list[str] = []
-        self._index: dict[int, int] = {}
-        self._alive: list[torch.UntypedStorage] = []  # the address of a freed one could be that of another
-
-    def window(self, tensor: torch.Tensor) -> Window:
-        """A tensor as a window; a real tensor that is new is a constant of the module."""
-        storage = tensor.untyped_storage()
-        index = self._index.get(storage._cdata)
-        if index is None:
-            index = self._index[storage._cdata] = len(self.storages)
-            self.storages.append(storage.nbytes() // max(tensor.element_size(), 1))
-            self._alive.append(storage)
-            if not isinstance(tensor, FakeTensor):
-                with unset_fake_temporarily():  # a copy with the values
-                    self.constants[index] = tensor.detach().as_strided((self.storages[index],), (1,), 0).clone()
-        return Window(index, tuple(tensor.shape), tuple(tensor.stride()), int(tensor.storage_offset()), tensor.dtype)
-
-    def fake(self, window: Window) -> torch.Tensor:
-        """A fake tensor that is this window of a known storage."""
-        base = torch.empty((self.storages[window.storage],), dtype=window.dtype)
-        self._index[base.untyped_storage()._cdata] = window.storage
-        self._alive.append(base.untyped_storage())
-        return base.as_strided(window.shape, window.stride, window.offset)
-
-    def add(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> None:
-        """Append a step, unless it only made views."""
-        inputs = self.windows((tuple(args), dict(kwargs)))
-        known = len(self.storages)
-        results = result if isinstance(result, (tuple, list)) else (result,)
-        outputs = tuple(self.window(x) if isinstance(x, torch.Tensor) else None for x in results)
-        # as_strided_ and the like only make their tensor another view
-        of_values = torch.Tag.inplace_view not in getattr(function, "tags", ())
-        mutates = of_values and getattr(getattr(function, "_schema", None), "is_mutable", False)
-        if mutates or any(output is not None and output.storage >= known for output in outputs):
-            self.steps.append(TracedOp(name, function, inputs[0], inputs[1], outputs, self.module_path))
-
-    def windows(self, value: Any) -> Any:
-        """Nested arguments with a window for every tensor."""
-        return tree_map(lambda x: self.window(x) if isinstance(x, torch.Tensor) else x, value)
-
-    @property
-    def module_path(self) -> str:
-        """Of the module that runs now; empty for the whole."""
-        return self.module_paths[-1] if self.module_paths else ""
 
 
 def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -105,35 +55,62 @@ _ATOMIC: dict[Any, tuple[str, Callable[..., Any] | None]] = {
 class _AtomicMode(TorchFunctionMode):
     """Records each function of `_ATOMIC` as one step."""
 
-    def __init__(self, recorder: _Recorder, operations: _OperationMode) -> None:
+    def __init__(self, recorder: Recorder, operations: _OperationMode) -> None:
         super().__init__()
         self.recorder = recorder
         self.operations = operations
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is torch.Tensor.numpy and isinstance(args[0], FakeTensor) and self.operations.answer is not None:
-            values = self.operations.answer("numpy", torch.clone, args[:1], {})
-            with _disable_current_modes():
-                return values.numpy(**kwargs)
+        answers = self.operations.answers
+        if answers is not None and args and isinstance(args[0], FakeTensor):
+            if func is torch.Tensor.numpy:
+                values = answers("numpy", torch.clone, args[:1], {})
+                with _disable_current_modes():
+                    return values.numpy(**kwargs)
+            rows = self._of_rows(func, args, answers)
+            if rows is not None:
+                return rows
         atomic = _ATOMIC.get(func)
         if atomic is None:
             return func(*args, **kwargs)
         name, layout = atomic
         with self.operations.paused():
             result = (layout or func)(*args, **kwargs)
+        if answers is not None:
+            with naming(name):
+                answers.rows.check(name, func, args, kwargs, result)
         self.recorder.add(name, func, args, kwargs, result)
         return result
+
+    @staticmethod
+    def _of_rows(func: Any, args: Any, answers: _Answers) -> Any:
+        """The result of a function of Tensor for rows that the device has chosen; None where they are none."""
+        x, rows = args[0], answers.rows
+        if func is torch.Tensor.unbind and x.ndim and isinstance(x.shape[0], torch.SymInt) and args[1:] in ((), (0,)):
+            return rows.each(x)
+        if func is torch.Tensor.__bool__ and answers.unknown(x) and rows.passes_over(model_frame(), x):
+            return False
+        if func is not torch.Tensor.__getitem__ or not x.ndim:
+            return None
+        key = args[1]
+        if isinstance(key, int) and isinstance(x.shape[0], torch.SymInt):
+            return rows.number(x, key)
+        if isinstance(key, slice) and key.step is None:
+            bounds = [each for each in (key.start, key.stop) if isinstance(each, torch.Tensor)]
+            if any(map(answers.unknown, bounds)):
+                return rows.between(x, key.start, key.stop)
+        return None
 
 
 class _OperationMode(TorchDispatchMode):
     """Records every aten operation that reaches the dispatcher."""
 
-    def __init__(self, recorder: _Recorder, answer: Callable[[str, Any, Any, Any], Any] | None = None) -> None:
-        """answer: gives the result of an operation that fake tensors have none of, by name, function and arguments."""
+    def __init__(self, recorder: Recorder, answers: _Answers | None = None) -> None:
+        """answers: to what fake tensors have no result of."""
         super().__init__()
         self.recorder = recorder
-        self.answer = answer
+        self.answers = answers
         self.active = True
 
     @contextlib.contextmanager
@@ -147,15 +124,26 @@ class _OperationMode(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        answers = self.answers
         if func in _INDEXING and self.active:
             args = (args[0], self._numbered(args[1]), *args[2:])
+        if answers is not None and self.active and func is torch.ops.aten.index.Tensor:
+            with self:
+                args = (args[0], answers.rows.inside(*args))
+        if answers is not None and self.active and answers.rows.writes(func, args):
+            with naming(str(func)), self:
+                return answers.rows.write(func, args, kwargs)
         try:
             result = func(*args, **kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException):
-            if self.answer is None:
+            if answers is None:
                 raise
-            return self.answer(str(func), func, args, kwargs)
+            with naming(str(func)), self:
+                return answers(str(func), func, args, kwargs)
         if self.active:
+            if answers is not None:
+                with naming(str(func)):
+                    answers.rows.check(str(func), func, args, kwargs, result)
             self.recorder.add(str(func), func, args, kwargs, result)
         return result
 
@@ -167,6 +155,9 @@ class _OperationMode(TorchDispatchMode):
                 found.append(index)
                 continue
             numbers = self.__torch_dispatch__(torch.ops.aten.nonzero.default, (), (index,))
+            if isinstance(numbers, FakeTensor):
+                found += numbers.unbind(1)
+                continue
             with _disable_current_modes():
                 found += [column.contiguous() for column in numbers.unbind(1)]
         return found
@@ -175,8 +166,11 @@ class _OperationMode(TorchDispatchMode):
 class _Answers:
     """The questions that a module's code asked in a trace, each answered from the inputs of the call."""
 
-    def __init__(self, model: str, recorder: _Recorder, values: Mapping[str, torch.Tensor]) -> None:
+    def __init__(
+        self, model: str, recorder: Recorder, values: Mapping[str, torch.Tensor], environment: ShapeEnv
+    ) -> None:
         self.model = model
+        self.rows = ChosenRows(recorder, environment, self._constant)
         self.recorder = recorder
         self.values = values
         self.inputs: dict[str, Window] = {}
@@ -185,22 +179,41 @@ class _Answers:
 
     def __call__(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """The result of an operation; raises TraceError where it hangs on the weights."""
-        recorder = self.recorder
-        positional, named = recorder.windows((tuple(args), dict(kwargs)))
-        step = TracedOp(name, function, positional, named, (), recorder.module_path)
-        question = ask(step, recorder.steps, self.inputs, recorder.constants, self.on_device, self.values)
+        question = self._question(name, function, args, kwargs)
+        if question is None and function in _OF_ROWS:
+            return _OF_ROWS[function](self.rows, *args, **kwargs)
         if question is None:
             raise TraceError(
-                f"{self.model} cannot be traced: {recorder.module_path or self.model} asks for a value that the model "
-                f"computes ({name}), at {model_code()}. Please report the model and the node that made it."
+                f"{self.model} cannot be traced: {self.recorder.module_path or self.model} asks for a value that the "
+                f"model computes ({name}), at {model_code()}. Please report the model and the node that made it."
             )
         if question.inputs:
             self.questions.append(question)
         return question.answer
 
+    def unknown(self, x: torch.Tensor) -> bool:
+        """Whether the values of a tensor hang on the weights."""
+        return self._question("value", torch.clone, (x,), {}) is None
+
+    def _constant(self, x: torch.Tensor) -> Any:
+        question = self._question("value", torch.clone, (x,), {})
+        return question.answer if question is not None and not question.inputs else None
+
+    def _question(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Question | None:
+        recorder = self.recorder
+        positional, named = recorder.windows((tuple(args), dict(kwargs)))
+        step = TracedOp(name, function, positional, named, (), recorder.module_path)
+        return ask(step, recorder.steps, self.inputs, recorder.constants, self.on_device, self.values)
+
+
+_OF_ROWS: dict[Any, Callable[..., torch.Tensor]] = {
+    torch.ops.aten.nonzero.default: ChosenRows.nonzero,
+    torch.ops.aten.bincount.default: ChosenRows.bincount,
+}
+
 
 @contextlib.contextmanager
-def _module_paths(module: torch.nn.Module, recorder: _Recorder) -> Iterator[None]:
+def _module_paths(module: torch.nn.Module, recorder: Recorder) -> Iterator[None]:
     """Record the path of the module that runs, by hooks on the parts of this module."""
     handles = []
     for path, part in module.named_modules():
@@ -245,10 +258,11 @@ def trace(
     held: names of tensors that the weights have. A buffer that is not among them is a constant, as its module made it.
     Raises TraceError where the code asks for a value that only a real run has.
     """
-    recorder = _Recorder()
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    recorder = Recorder()
+    environment = ShapeEnv(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False)
+    mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=environment, static_shapes=True)
     named = dict(module.named_parameters(remove_duplicate=False)) | _buffers_of_files(module, held)
-    answers = _Answers(model, recorder, inputs)
+    answers = _Answers(model, recorder, inputs, environment)
     # In inference mode, in which ComfyUI runs nodes, torch does not decompose composite operations.
     with torch.inference_mode(False), mode, torch.no_grad():
         weights = {
@@ -264,12 +278,23 @@ def trace(
         answers.on_device |= {window.storage for window in weight_windows.values()}
         answers.inputs |= input_windows
         operations = _OperationMode(recorder, answers)
+        answers.rows.unrecorded = operations.paused
         replaced = {f"module.{name}": tensor for name, tensor in weights.items()}
         with (
             unchanged(module), _module_paths(module, recorder), operations, _AtomicMode(recorder, operations),
         ):  # fmt: skip
-            result = torch.func.functional_call(_Callable(module, function), replaced, (fakes,))
-        outputs = tuple(recorder.window(x) for x in tree_flatten(result)[0] if isinstance(x, torch.Tensor))
+            try:
+                result = torch.func.functional_call(_Callable(module, function), replaced, (fakes,))
+                results = [x for x in tree_flatten(result)[0] if isinstance(x, torch.Tensor)]
+                answers.rows.check_outputs(results)
+            except (Refused, GuardOnDataDependentSymNode) as error:
+                reason, *operation = error.args if isinstance(error, Refused) else ("it asks how many there are",)
+                raise TraceError(
+                    f"{model} cannot be traced: {recorder.module_path or model} chooses rows by values that the model "
+                    f"computes, but {reason} ({operation[0] if operation else 'code'}), at {code_of(error)}. "
+                    "Please report the model and the node that made it."
+                ) from error
+        outputs = tuple(map(recorder.window, results))
     return Trace(
         model, tuple(recorder.steps), input_windows, weight_windows, recorder.constants, outputs,
         tuple(recorder.storages), tuple(answers.questions),
@@ -296,7 +321,7 @@ def decompose(step: TracedOp, storages: Sequence[int]) -> tuple[list[TracedOp], 
     function = torch._decomp.get_decompositions([step.function]).get(step.function)
     if function is None:
         return None
-    recorder = _Recorder()
+    recorder = Recorder()
     recorder.storages = list(storages)
     recorder.module_paths = [step.module_path]
     with torch.inference_mode(False), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():

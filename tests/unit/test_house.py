@@ -81,7 +81,7 @@ RETIRED = {
     r"\bMeasurement\b": "Estimate",
     r"\bsmall_window\b": "small_bar",
     r"\btorch_shape_to_ne\b|\b_weight_ne\b": "ne_of",
-    r"\bpointwise\b": "elementwise",
+    r"(?<!Tag\.)\bpointwise\b": "elementwise",
     r"\bFrugal\b|\bFollowing\b|\basked_of\b|\bAsked\b": "SizeGuard, NodeTurn, request_of, PlanRequest",
     r"\b_?retire\b|\brelease_orphans\b": "unload, evict",
 }  # fmt: skip

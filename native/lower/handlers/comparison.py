@@ -110,16 +110,18 @@ def logical_xor(low: Lowering, out: Window, first: Window, second: Window) -> in
     return low.b.op("abs", binary(low.b, "sub", flags_of(low, first), flags_of(low, second), low.layout(out)))
 
 
-def _bitwise(name: str, logical: Callable[..., int]) -> None:
-    @handler(name)
+def _bitwise(logical: Callable[..., int], *names: str) -> None:
+    @handler(*names)
     def apply(low: Lowering, out: Window, *values: Window) -> int:
         if any(not isinstance(x, Window) or x.dtype != torch.bool for x in values):
-            raise LowerError(f"{name} of whole numbers")
+            raise LowerError(f"{names[0]} of whole numbers")
         return logical(low, out, *values)
 
 
-for _name, _logical in (("and", logical_and), ("or", logical_or), ("xor", logical_xor), ("not", logical_not)):
-    _bitwise(f"bitwise_{_name}", _logical)
+_bitwise(logical_and, "bitwise_and", "__and__")
+_bitwise(logical_or, "bitwise_or", "__or__")
+_bitwise(logical_xor, "bitwise_xor", "__xor__")
+_bitwise(logical_not, "bitwise_not")
 
 
 def _condition(low: Lowering, condition: Window) -> tuple[Operand, Operand]:

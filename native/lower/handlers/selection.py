@@ -39,6 +39,8 @@ def index(low: Lowering, out: Window, x: Window, indices: Sequence[Window | None
     given = [each for each in indices if each is not None]
     if any(each.dtype == torch.bool for each in given):
         raise LowerError("an index by truth values, whose result has a shape of its own")
+    if len(given) == 1 and _is_every(low, given[0], x.shape[dims[0]]):
+        return low.operand(x)
     rest = [dim for dim in range(len(x.shape)) if dim not in dims]
     sizes = tuple(x.shape[dim] for dim in dims)
     picked = tuple(torch.broadcast_shapes(*(each.shape for each in given)))
@@ -50,6 +52,11 @@ def index(low: Lowering, out: Window, x: Window, indices: Sequence[Window | None
     before = dims[0] if together else 0  # where the positions are not next to each other they come first
     order = [*range(len(picked), len(picked) + before), *range(len(picked)), *range(len(picked) + before, len(shape))]
     return Operand(rows, shape, contiguous_stride(shape)).permuted(order)
+
+
+def _is_every(low: Lowering, numbers: Window, size: int) -> bool:
+    """Whether numbers are those of all elements along a dimension, in order."""
+    return numbers.shape == (size,) and low.is_constant(numbers) and torch.equal(low.value(numbers), torch.arange(size))
 
 
 def _positions(low: Lowering, given: Sequence[Window], sizes: Sequence[int], picked: Sequence[int]) -> int:
@@ -117,8 +124,14 @@ def index_put(
     if not several:  # without the dimensions of one element before those of a row
         row = replace(row, shape=row.shape[len(outer) :], stride=row.stride[len(outer) :])
     put = b.reshape(contiguous(b, row.broadcast(shape)), (math.prod(shape) // length, length))
-    there = b.reshape(contiguous(b, low.operand(x)), (batch * count, length))
+    if several and all(map(low.is_constant, given)):
+        found = rows(*map(low.value, given)) - batch * count
+        if not (found < 0).any():  # nothing of x stays
+            order = b.constant(found.to(torch.int32).numpy())
+            every = torch.equal(found, torch.arange(batch * count))
+            return low.to_layout(put if every else b.op("get_rows", put, order), out)
     numbers = contiguous(b, low.host_computed(("put", x.shape, before, several), rows, *given, dtype=torch.int64))
+    there = b.reshape(contiguous(b, low.operand(x)), (batch * count, length))
     table = b.op("concat", there, put, dim=1)
     return low.to_layout(b.op("get_rows", table, b.reshape(numbers, (batch * count,))), out)
 
@@ -173,6 +186,12 @@ def sort(
     rows, places = _in_order(low, x, dim, descending)
     numbers = low.b.op("cast", places, type="F32")
     return rows_back(_picked(low, rows, places), out.shape, dim), rows_back(numbers, out.shape, dim)
+
+
+@handler("argsort")
+def argsort(low: Lowering, out: Window, x: Window, *arguments: Any, **named: Any) -> Operand:
+    """Where the elements along a dimension are, in order; equal ones come in any order."""
+    return sort(low, out, x, *arguments, **named)[1]
 
 
 @handler("topk")

@@ -45,6 +45,7 @@ def _not_finite(x: Tensor) -> Tensor:
 CASES = (
     *(case for name in ("gt", "lt", "ge", "le", "eq", "ne") for case in _compared(name)),
     Case("logic", lambda m, t: _logic(t) * t["x"], XY),
+    Case("logic undivided", lambda m, t: torch.ops.aten.__and__.Tensor(t["x"] > 0, t["y"] > 0) * t["x"], XY),
     Case("bool", lambda m, t: _whole(t["x"]).bool().float() - t["y"].bool().logical_not().float(), XY),
     Case("isnan", lambda m, t: _not_finite(t["x"]).isnan() * 1.0, X),
     Case("isinf", lambda m, t: _not_finite(t["x"]).isinf() * 1.0, X),

@@ -31,6 +31,12 @@ def _put(x: Tensor, where: Any, values: Tensor) -> Tensor:
     return x
 
 
+def _tripled(x: Tensor, rows: Tensor) -> Tensor:
+    """x [rows, width] with those rows tripled."""
+    x[rows] = F.silu(x[rows]) * 3
+    return x
+
+
 CASES = (
     Case("index alike", lambda m, t: t["x"][:, t["i"]], X, host={"i": torch.zeros(4, dtype=torch.int64)}),
     Case("index_put", lambda m, t: _put(t["x"], (t["i"],), t["y"][:1]), XY, host={"i": torch.tensor([-1])}),
@@ -45,6 +51,12 @@ CASES = (
     Case("index_put number", lambda m, t: _put(t["x"], (t["i"],), torch.tensor(2.5)), X, host={"i": torch.tensor([1])}),
     Case("index_put where true", lambda m, t: _put(t["x"], (t["k"],), t["y"][0, :4]), XY,
          host={"k": torch.arange(12).reshape(2, 6) % 3 == 1}),
+    Case("index_put of all", lambda m, t: _put(t["x"], (slice(None), torch.arange(6)), t["y"]), XY),
+    Case("index_put of all in another order",
+         lambda m, t: _put(t["x"], (slice(None), torch.tensor([5, 0, 3, 1, 2, 4])), t["y"]), XY),
+    Case("index of all", lambda m, t: t["x"][:, torch.arange(6)] * 2, X),
+    Case("rows of the device", lambda m, t: _tripled(t["x"].flatten(0, 1) * 1.0, t["x"].flatten(0, 1)[:, 0] > 0), X,
+         outliers=False),
     Case("embedding", lambda m, t: F.embedding(t["ids"], m.w), {}, {"w": (20, 32)}, host=_IDS, outliers=False),
     Case("embedding by the device", lambda m, t: F.embedding(_numbers(t, 20), m.w), X, {"w": (20, 32)},
          outliers=False),
@@ -61,6 +73,7 @@ CASES = (
     Case("sort", lambda m, t: _floats(t["x"].sort(-1)), X),
     Case("sort descending", lambda m, t: t["x"].sort(1, descending=True)[0], X),
     Case("argsort", lambda m, t: t["x"].argsort(1, descending=True) * 1.0, X),
+    Case("argsort undivided", lambda m, t: torch.ops.aten.argsort.default(t["x"], 1) * 1.0, X),
     Case("topk", lambda m, t: _floats(t["x"].topk(5)), X),
     Case("topk smallest", lambda m, t: _floats(t["x"].topk(2, 1, largest=False)), X),
 )  # fmt: skip
