@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensor,
     FakeTensorMode,
+    in_kernel_invocation_manager,
     unset_fake_temporarily,
 )
 from torch.overrides import TorchFunctionMode
@@ -74,7 +75,13 @@ class _Recorder:
 
     def windows(self, value: Any) -> Any:
         """Nested arguments with a window for every tensor."""
-        return tree_map(lambda x: self.window(x) if isinstance(x, torch.Tensor) else x, value)
+        if isinstance(value, torch.Tensor):
+            return self.window(value)
+        if isinstance(value, (tuple, list)):
+            return type(value)(map(self.windows, value))
+        if isinstance(value, dict):
+            return {key: self.windows(item) for key, item in value.items()}
+        return value
 
     @property
     def module_path(self) -> str:
@@ -90,15 +97,38 @@ def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *arg
     return query.new_empty((batch, tokens, heads, value.shape[3])).transpose(1, 2)
 
 
+def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:  # noqa: A002
+    """An empty result of linear; raises what torch does where the shapes do not fit."""
+    if weight.ndim != 2 or input.shape[-1] != weight.shape[1]:
+        return torch.nn.functional.linear(input, weight, bias)
+    return input.new_empty((*input.shape[:-1], weight.shape[0]))
+
+
+def _rms_norm(input: torch.Tensor, *_args: Any, **_named: Any) -> torch.Tensor:  # noqa: A002
+    return torch.empty_like(input)
+
+
+def _view(function: Any, x: FakeTensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """One or several views of x, by the kernel for meta tensors alone: half the operations of a model are views.
+
+    The mode of fake tensors takes five times as long.
+    """
+    with in_kernel_invocation_manager(x.fake_mode):
+        views = function(x, *args, **kwargs)
+    if isinstance(views, torch.Tensor):
+        return FakeTensor(x.fake_mode, views, x.fake_device)
+    return [FakeTensor(x.fake_mode, view, x.fake_device) for view in views]
+
+
 _INDEXING = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default)
 
 # Functions that torch decomposes before a dispatch mode sees them, each with a function for its result's layout where
 # torch's own is not ours.
 _ATOMIC: dict[Any, tuple[str, Callable[..., Any] | None]] = {
-    torch.nn.functional.linear: ("linear", None),
+    torch.nn.functional.linear: ("linear", _linear),
     torch.nn.functional.scaled_dot_product_attention: ("scaled_dot_product_attention", _attention),
-    torch.nn.functional.rms_norm: ("rms_norm", None),
-    torch.rms_norm: ("rms_norm", None),
+    torch.nn.functional.rms_norm: ("rms_norm", _rms_norm),
+    torch.rms_norm: ("rms_norm", _rms_norm),
 }
 
 
@@ -147,6 +177,11 @@ class _OperationMode(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if args and isinstance(args[0], FakeTensor) and args[0].constant is None:
+            if func is torch.ops.prim.device.default:
+                return args[0].fake_device
+            if func.is_view:
+                return _view(func, args[0], args[1:], kwargs)
         if func in _INDEXING and self.active:
             args = (args[0], self._numbered(args[1]), *args[2:])
         try:

@@ -152,7 +152,7 @@ def _rotations(low: Lowering, table: Window, shape: Shape) -> tuple[int, list[tu
         return None
     key = ("rotations", table)
     if key not in low.cache:
-        found = axes(low.value(table).reshape(lead[tokens], -1, 2, 2).double().numpy())
+        found = axes(low.value(table).reshape(lead[tokens], -1, 2, 2).numpy())
         low.cache[key] = None if found is None or len(found) > _AXES else [
             (low.b.constant(positions), low.b.constant(divisors)) for positions, divisors in found
         ]  # fmt: skip
@@ -165,10 +165,11 @@ def axes(table: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]] | None:
     table: [tokens, pairs, 2, 2]. Every pair rotates along one axis. The slowest pair of an axis, whose angles stay
     below a half turn, gives the positions; a token at position 1 the speeds of the others. None where that is not so.
     """
-    rotation = table[..., 0, 0] + 1j * table[..., 1, 0]
-    partner = table[..., 1, 1] - 1j * table[..., 0, 1]
-    if np.abs(rotation - partner).max() > _TOLERANCE:
+    cosine, sine = table[..., 0, 0], table[..., 1, 0]
+    if max(np.abs(cosine - table[..., 1, 1]).max(), np.abs(sine + table[..., 0, 1]).max()) > _TOLERANCE:
         return None
+    rotation = np.empty(cosine.shape, np.complex128)
+    rotation.real, rotation.imag = cosine, sine
     angle = np.angle(rotation)
     found = []
     left = np.abs(rotation - 1).max(0) > _TOLERANCE  # pairs that rotate at all
