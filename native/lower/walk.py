@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 
 from ..program.builder import LowerError
-from ..trace.graph import Trace, TracedOp, Window, windows_in
+from ..trace.graph import Trace, TracedOp, windows_in
 from ..trace.record import decompose
 from .host import Lowered
 from .islands import island, part
@@ -42,7 +42,6 @@ def lower(
 def walk(low: Lowering) -> Lowered:
     """Lower every step and collect the outputs; raises LowerError and HandlerBug."""
     steps = fuse(low.trace).steps
-    unread = _unread_after(steps, low.trace.outputs)
     for number, step in enumerate(steps):
         low.step = step
         low.b.module_path = step.module_path
@@ -56,25 +55,11 @@ def walk(low: Lowering) -> Lowered:
             except LowerError as last:
                 where = _where(low)
                 raise LowerError(f"{where} is not supported yet: {last}. Please report the model.") from error
-        for storage in unread.get(number, ()):
-            low.constants.flat.pop(storage, None)
+        low.constants.forget()
     lowered = part(low, low.trace.outputs)
     for before in reversed(low.parts):
         lowered = replace(before, rest=lowered)
     return replace(lowered, questions=low.trace.questions)
-
-
-def _unread_after(steps: Sequence[TracedOp], outputs: Sequence[Window]) -> dict[int, list[int]]:
-    """By step: the storages that no later one reads. What is made of a video's positions takes hundreds of MB."""
-    last = {
-        window.storage: number
-        for number, step in enumerate(steps)
-        for window in windows_in((step.args, step.kwargs, step.outputs))
-    }
-    found: dict[int, list[int]] = {}
-    for storage in last.keys() - {window.storage for window in outputs}:
-        found.setdefault(last[storage], []).append(storage)
-    return found
 
 
 def _step(low: Lowering, step: TracedOp) -> None:

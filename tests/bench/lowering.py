@@ -1,4 +1,4 @@
-"""What it takes to trace and lower diffusion models at their real size, and what their programs are like.
+"""Traces and lowers diffusion models at their real size: seconds, memory, operations, compute buffers.
 
     COMFYUI_PATH=... python -m tests.bench.lowering [NAME ...]
     COMFYUI_PATH=... python -m tests.bench.lowering --listing NAME

@@ -48,7 +48,7 @@ def types(module: torch.nn.Module) -> dict[str, WeightType]:
 
 
 def _unet(**config: Any) -> torch.nn.Module:
-    """What comfy.model_detection.unet_config_from_diffusers_unet has in common for SD1.5 and SDXL."""
+    """SD1.5 or SDXL, as comfy.model_detection.unet_config_from_diffusers_unet lists them."""
     return UNetModel(
         image_size=32, in_channels=4, out_channels=4, model_channels=320, use_spatial_transformer=True, legacy=False,
         **config, **_FACTORY,

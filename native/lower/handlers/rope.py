@@ -69,12 +69,11 @@ def _by_table(low: Lowering, x: Operand, table: Window, halves: bool) -> Operand
 def _factors(low: Lowering, table: Window, which: int, halves: bool) -> Operand:
     """[.., channels]: of the channel itself (0), f[.., 0, 0] and f[.., 1, 1], or of the other one of its pair (1)."""
 
-    def pick(f: torch.Tensor) -> torch.Tensor:
-        pair = (f[..., 0, which], f[..., 1, 1 - which])
+    def joined(*pair: torch.Tensor) -> torch.Tensor:
         return (torch.cat(pair, -1) if halves else torch.stack(pair, -1).flatten(-2)).float()
 
     if not low.on_device(table):
-        return low.host_computed(("rope", which, halves), pick, table)
+        return low.host_computed(("rope", halves), joined, _entry(table, 0, which), _entry(table, 1, 1 - which))
     f = low.operand(table)
     row, column = f.stride[-2:]
     shape = (*table.shape[:-2], 2)
@@ -83,6 +82,12 @@ def _factors(low: Lowering, table: Window, which: int, halves: bool) -> Operand:
         picked = picked.permuted((*range(len(shape) - 2), len(shape) - 1, len(shape) - 2))
     shape = (*table.shape[:-3], 2 * table.shape[-3])
     return Operand(contiguous(low.b, picked), shape, contiguous_stride(shape))
+
+
+def _entry(table: Window, row: int, column: int) -> Window:
+    """An entry of all matrices of a table."""
+    offset = table.offset + row * table.stride[-2] + column * table.stride[-1]
+    return replace(table, shape=table.shape[:-2], stride=table.stride[:-2], offset=offset)
 
 
 def _part(low: Lowering, x: Window, scale: Window | None, eps: float) -> Operand:
