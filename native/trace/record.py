@@ -113,10 +113,11 @@ def _fast(function: Any, *args: Any, **kwargs: Any) -> Any:
 
     The mode of fake tensors takes five times as long, and needs to see only those that have a value.
     """
+    first = args[0]
     given = [x for x in args if isinstance(x, torch.Tensor)]
-    if any(not isinstance(x, FakeTensor) or x.constant is not None for x in given):
+    if not isinstance(first, FakeTensor) or len(given) > 1 or first.constant is not None:
         return function(*args, **kwargs)
-    mode, device = given[0].fake_mode, given[0].fake_device
+    mode, device = first.fake_mode, first.fake_device
     with in_kernel_invocation_manager(mode):
         made = function(*args, **kwargs)
     if isinstance(made, torch.Tensor):
