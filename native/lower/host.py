@@ -29,6 +29,8 @@ def as_constant(tensor: torch.Tensor) -> np.ndarray:
     """The same for a constant; one element in as many dimensions where all are alike, such as a video's padding."""
     array = as_array(tensor)
     first = array[(slice(1),) * array.ndim]
+    if array.size and array.flat[-1] != first and not np.isnan(first).any():
+        return array
     return first if np.array_equal(array, np.broadcast_to(first, array.shape), equal_nan=True) else array
 
 

@@ -11,7 +11,9 @@ import torch
 
 from ..program.builder import Builder, LowerError
 from ..trace.graph import Trace, TracedOp, Window
-from ..trace.values import HostStorages, with_windows
+from ..trace.values import with_windows
+from .constants import Constants
+from .grids import constant
 from .host import HostPart, Island, Lowered, as_constant, is_host_input
 from .storages import StorageLayout, written
 from .strides import Layout, Operand, Shape, contiguous, contiguous_stride, covers, rows_packed
@@ -89,13 +91,12 @@ class Lowering:
         self.options = options
         self.ranks = ranks
         self.step: TracedOp | None = None
-        self.constants = HostStorages()
+        self.constants = Constants(trace)
         self.weight_names = {window.storage: name for name, window in trace.weights.items()}
         self.stage: dict[int, Stage] = dict.fromkeys(self.weight_names, Stage.DEVICE)
         self.version: dict[int, int] = {}
         self.results: list[tuple[TracedOp, Window, StorageLayout]] = []  # each step's output, and its storage then
         self.parts: list[Lowered] = []  # that are finished
-        self.constants.flat |= trace.constants
         self.begin_part()
         for name, window in trace.inputs.items():
             if is_host_input(window):
@@ -169,10 +170,12 @@ class Lowering:
         shape = tuple(1 if stride == 0 else n for n, stride in zip(window.shape, window.stride, strict=True))
         once = replace(window, shape=shape)
         if stage == Stage.CONSTANT:
-            if window.storage not in self.constants.flat:
+            if window.storage not in self.constants:
                 raise LowerError("a result that no handler makes, such as the statistics of a norm")
             values = as_constant(self.constants.window(once))
-            shape, tensor = values.shape[: len(shape)], self.b.constant(values)  # numpy gives a number one dimension
+            shape = values.shape[: len(shape)]  # numpy gives a number one dimension
+            tensor = constant(self.b, values)
+            self.constants.forget()
         else:
             name = f"host.{len(self.host.items)}"
             self.host.items.append((name, once))
@@ -210,7 +213,7 @@ class Lowering:
             raise LowerError("it works only on values that do not come from the device")
         key = (name, windows, tuple(self.version.get(window.storage, 0) for window in windows))
         if key not in self._computed:
-            shape = tuple(function(*(torch.zeros(w.shape, dtype=w.dtype) for w in windows)).shape)
+            shape = tuple(function(*(torch.zeros((), dtype=w.dtype).expand(w.shape) for w in windows)).shape)
             out = self.temporary(shape, dtype)
             self.stage[out.storage] = stage
             self.host_step(TracedOp(str(name), function, windows, {}, (out,), ""), stage)

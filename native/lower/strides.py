@@ -57,6 +57,11 @@ def contiguous_stride(shape: Sequence[int]) -> Shape:
     return tuple(reversed(stride))
 
 
+def is_contiguous(shape: Shape, stride: Shape) -> bool:
+    """Whether a window has no gaps, in the order of its dimensions."""
+    return all(n == 1 or s == c for n, s, c in zip(shape, stride, contiguous_stride(shape), strict=True))
+
+
 def physical_order(shape: Shape, stride: Shape) -> tuple[int, ...]:
     """Dimensions from the slowest in memory to the fastest; those of one element come first."""
     return tuple(sorted(range(len(shape)), key=lambda i: (shape[i] != 1, -stride[i])))
@@ -217,8 +222,7 @@ def norm_rows(b: Builder, x: Operand, inner: int) -> Operand:
 
 def _ends_contiguous(x: Operand, inner: int) -> bool:
     """Whether the last `inner` dimensions of a window have no gaps."""
-    shape, stride = x.shape[len(x.shape) - inner :], x.stride[len(x.shape) - inner :]
-    return all(n == 1 or s == c for n, s, c in zip(shape, stride, contiguous_stride(shape), strict=True))
+    return is_contiguous(x.shape[len(x.shape) - inner :], x.stride[len(x.shape) - inner :])
 
 
 def rows_packed(b: Builder, index: int) -> int:

@@ -55,6 +55,7 @@ def walk(low: Lowering) -> Lowered:
             except LowerError as last:
                 where = _where(low)
                 raise LowerError(f"{where} is not supported yet: {last}. Please report the model.") from error
+        low.constants.forget()
     lowered = part(low, low.trace.outputs)
     for before in reversed(low.parts):
         lowered = replace(before, rest=lowered)

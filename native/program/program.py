@@ -54,7 +54,7 @@ class Program:
             "constants": [[key, a.dtype.str, a.shape] for key, a in arrays.items()],
         }
         text = json.dumps(head, separators=(",", ":")).encode()
-        return b"".join([_HEADER.pack(_MAGIC, FORMAT, len(text)), text, *(a.tobytes() for a in arrays.values())])
+        return b"".join([_HEADER.pack(_MAGIC, FORMAT, len(text)), text, *(a.data for a in arrays.values())])
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview) -> Program:

@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensor,
     FakeTensorMode,
+    in_kernel_invocation_manager,
 )
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 from torch.overrides import TorchFunctionMode
@@ -40,15 +41,50 @@ def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *arg
     return query.new_empty((batch, tokens, heads, value.shape[3])).transpose(1, 2)
 
 
+def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:  # noqa: A002
+    """An empty result of linear; raises what torch does where the shapes do not fit."""
+    if weight.ndim != 2 or input.shape[-1] != weight.shape[1]:
+        return torch.nn.functional.linear(input, weight, bias)
+    return _fast(torch.ops.aten.new_empty.default, input, (*input.shape[:-1], weight.shape[0]))
+
+
+def _rms_norm(input: torch.Tensor, *_args: Any, **_named: Any) -> torch.Tensor:  # noqa: A002
+    return _fast(torch.ops.aten.empty_like.default, input)
+
+
+def _fast(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """A new tensor, or views, of a fake tensor by torch's kernel for meta tensors alone.
+
+    The mode of fake tensors takes five times as long, and needs to see only those that have a value.
+    """
+    first = args[0]
+    if not isinstance(first, FakeTensor) or first.constant is not None or _of_chosen_rows(args):
+        return function(*args, **kwargs)
+    if sum(isinstance(x, torch.Tensor) for x in args) > 1:
+        return function(*args, **kwargs)
+    mode, device = first.fake_mode, first.fake_device
+    with in_kernel_invocation_manager(mode):
+        made = function(*args, **kwargs)
+    if isinstance(made, torch.Tensor):
+        return FakeTensor(mode, made, device)
+    return [FakeTensor(mode, view, device) for view in made]
+
+
+def _of_chosen_rows(args: Any) -> bool:
+    """Whether sizes among these arguments are numbers of rows that the device chooses."""
+    flat = [item for x in args for item in (x if isinstance(x, (list, tuple)) else (x,))]
+    return any(isinstance(x, torch.SymInt) or getattr(x, "_has_symbolic_sizes_strides", False) for x in flat)
+
+
 _INDEXING = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default)
 
 # Functions that torch decomposes before a dispatch mode sees them, each with a function for its result's layout where
 # torch's own is not ours.
 _ATOMIC: dict[Any, tuple[str, Callable[..., Any] | None]] = {
-    torch.nn.functional.linear: ("linear", None),
+    torch.nn.functional.linear: ("linear", _linear),
     torch.nn.functional.scaled_dot_product_attention: ("scaled_dot_product_attention", _attention),
-    torch.nn.functional.rms_norm: ("rms_norm", None),
-    torch.rms_norm: ("rms_norm", None),
+    torch.nn.functional.rms_norm: ("rms_norm", _rms_norm),
+    torch.rms_norm: ("rms_norm", _rms_norm),
 }
 
 
@@ -113,6 +149,10 @@ class _OperationMode(TorchDispatchMode):
         self.answers = answers
         self.active = True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch.compile never sees a trace
+
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Let operations pass unrecorded."""
@@ -125,6 +165,8 @@ class _OperationMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         answers = self.answers
+        if func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor):
+            return args[0].fake_device
         if func in _INDEXING and self.active:
             args = (args[0], self._numbered(args[1]), *args[2:])
         if answers is not None and self.active and func is torch.ops.aten.index.Tensor:
@@ -134,7 +176,7 @@ class _OperationMode(TorchDispatchMode):
             with naming(str(func)), self:
                 return answers.rows.write(func, args, kwargs)
         try:
-            result = func(*args, **kwargs)
+            result = _fast(func, *args, **kwargs) if func.is_view else func(*args, **kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException):
             if answers is None:
                 raise

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
-from torch.utils._pytree import tree_map
 
 from .graph import TracedOp, Window
 
@@ -73,13 +72,13 @@ class Recorder:
 
     def windows(self, value: Any) -> Any:
         """Nested arguments with a window for every tensor."""
-
-        def traced(x: Any) -> Any:
-            if isinstance(x, torch.Tensor):
-                return self.window(x)
-            return self.number(x) if isinstance(x, torch.SymInt) else x
-
-        return tree_map(traced, value)
+        if isinstance(value, torch.Tensor):
+            return self.window(value)
+        if isinstance(value, (tuple, list)):
+            return type(value)(map(self.windows, value))
+        if isinstance(value, dict):
+            return {key: self.windows(item) for key, item in value.items()}
+        return self.number(value) if isinstance(value, torch.SymInt) else value
 
     @property
     def module_path(self) -> str:

@@ -36,6 +36,7 @@ native.runner.__main__
 native.client
 native.trace
 native.lower.strides native.lower.host native.lower.storages
+native.lower.constants native.lower.grids
 native.lower.passes
 native.lower.lowering
 native.lower.handlers
@@ -102,7 +103,7 @@ SMALL = {  # why a file may be shorter: those files
     """,
     "one algorithm": """
         native/engines/kept.py native/program/schedule.py native/trace/kept_state.py
-        native/lower/passes/fuse.py native/lower/passes/rewriter.py
+        native/lower/grids.py native/lower/passes/fuse.py native/lower/passes/rewriter.py
         native/runner/graph/call.py native/runner/graph/execute.py native/runner/graph/profile.py
         native/runner/graph/segments.py native/runner/graph/sources.py
         native/runner/weight_memory/arrays.py nodes/components/call_arguments.py

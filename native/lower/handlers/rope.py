@@ -69,12 +69,11 @@ def _by_table(low: Lowering, x: Operand, table: Window, halves: bool) -> Operand
 def _factors(low: Lowering, table: Window, which: int, halves: bool) -> Operand:
     """[.., channels]: of the channel itself (0), f[.., 0, 0] and f[.., 1, 1], or of the other one of its pair (1)."""
 
-    def pick(f: torch.Tensor) -> torch.Tensor:
-        pair = (f[..., 0, which], f[..., 1, 1 - which])
+    def joined(*pair: torch.Tensor) -> torch.Tensor:
         return (torch.cat(pair, -1) if halves else torch.stack(pair, -1).flatten(-2)).float()
 
     if not low.on_device(table):
-        return low.host_computed(("rope", which, halves), pick, table)
+        return low.host_computed(("rope", halves), joined, _entry(table, 0, which), _entry(table, 1, 1 - which))
     f = low.operand(table)
     row, column = f.stride[-2:]
     shape = (*table.shape[:-2], 2)
@@ -83,6 +82,12 @@ def _factors(low: Lowering, table: Window, which: int, halves: bool) -> Operand:
         picked = picked.permuted((*range(len(shape) - 2), len(shape) - 1, len(shape) - 2))
     shape = (*table.shape[:-3], 2 * table.shape[-3])
     return Operand(contiguous(low.b, picked), shape, contiguous_stride(shape))
+
+
+def _entry(table: Window, row: int, column: int) -> Window:
+    """An entry of all matrices of a table."""
+    offset = table.offset + row * table.stride[-2] + column * table.stride[-1]
+    return replace(table, shape=table.shape[:-2], stride=table.stride[:-2], offset=offset)
 
 
 def _part(low: Lowering, x: Window, scale: Window | None, eps: float) -> Operand:
@@ -152,7 +157,7 @@ def _rotations(low: Lowering, table: Window, shape: Shape) -> tuple[int, list[tu
         return None
     key = ("rotations", table)
     if key not in low.cache:
-        found = axes(low.value(table).reshape(lead[tokens], -1, 2, 2).double().numpy())
+        found = axes(low.value(table).reshape(lead[tokens], -1, 2, 2).numpy())
         low.cache[key] = None if found is None or len(found) > _AXES else [
             (low.b.constant(positions), low.b.constant(divisors)) for positions, divisors in found
         ]  # fmt: skip
@@ -165,10 +170,11 @@ def axes(table: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]] | None:
     table: [tokens, pairs, 2, 2]. Every pair rotates along one axis. The slowest pair of an axis, whose angles stay
     below a half turn, gives the positions; a token at position 1 the speeds of the others. None where that is not so.
     """
-    rotation = table[..., 0, 0] + 1j * table[..., 1, 0]
-    partner = table[..., 1, 1] - 1j * table[..., 0, 1]
-    if np.abs(rotation - partner).max() > _TOLERANCE:
+    cosine, sine = table[..., 0, 0], table[..., 1, 0]
+    if max(np.abs(cosine - table[..., 1, 1]).max(), np.abs(sine + table[..., 0, 1]).max()) > _TOLERANCE:
         return None
+    rotation = np.empty(cosine.shape, np.complex128)
+    rotation.real, rotation.imag = cosine, sine
     angle = np.angle(rotation)
     found = []
     left = np.abs(rotation - 1).max(0) > _TOLERANCE  # pairs that rotate at all

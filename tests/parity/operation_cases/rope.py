@@ -87,6 +87,14 @@ def _partly(m: Any, t: Inputs) -> Any:
     return torch.ops.comfy_kitchen.rms_rope_split_half(x, y, _rope_table(6, 4)[0, 0][None, :, None], m.w, None, 1e-6, 4)
 
 
+def _video(m: Any, t: Inputs) -> Tensor:
+    """As LTX-2: every pair of every head rotates by a fraction of the frame, the row or the column."""
+    axes = torch.meshgrid(*(torch.arange(n) / n for n in (4, 16, 16)), indexing="ij")
+    angle = torch.stack([axis.flatten() for axis in axes], -1)[:, None] * torch.logspace(0, 2, 66)[:, None]
+    matrices = _rotations(angle.flatten(1).unflatten(1, (3, 66)))[0]  # [1, tokens, heads, pairs, 2, 2]
+    return torch.ops.comfy_kitchen.apply_rope_split_half1(t["x"], matrices.to(t["x"].device))
+
+
 CASES = (
     *(case for name in _NAMES for case in _forms(name, _TABLES)),
     Case("rms_rope_split_half partly", _partly, XY, {"w": (8,)}),
@@ -100,4 +108,5 @@ CASES = (
     Case("rope transposed", lambda m, t: torch.ops.comfy_kitchen.apply_rope1(
         t["x"].transpose(2, 3), _rope_table(6, 8).to(t["x"].device)), {"x": (2, 4, 8, 6)}),
     Case("rope both", _rope_both, XY),
+    Case("rope of a video", _video, {"x": (1, 1024, 3, 132)}),
 )  # fmt: skip
