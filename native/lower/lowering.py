@@ -171,7 +171,7 @@ class Lowering:
         if stage == Stage.CONSTANT:
             if window.storage not in self.constants.flat:
                 raise LowerError("a result that no handler makes, such as the statistics of a norm")
-            values = as_constant(self.constants.window(once))
+            values = as_constant(self.constants.compact(once))
             shape, tensor = values.shape[: len(shape)], self.b.constant(values)  # numpy gives a number one dimension
         else:
             name = f"host.{len(self.host.items)}"
@@ -192,7 +192,7 @@ class Lowering:
         """The values of a constant."""
         if not self.is_constant(window):
             raise LowerError("it needs a value that is not constant for the shape")
-        return self.constants.window(window)
+        return self.constants.compact(window).expand(window.shape)
 
     def host_computed(
         self,
