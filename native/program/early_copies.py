@@ -62,7 +62,7 @@ def _roots(tensors: Sequence[Tensor], order: Sequence[int]) -> dict[int, int]:
 
 
 def _uses(tensors: Sequence[Tensor], order: Sequence[int], roots: dict[int, int]) -> dict[int, list[_Use]]:
-    """What reads each large result of an operation, in order."""
+    """The uses of each large result of an operation, in order."""
     found: dict[int, list[_Use]] = {}
     for place, index in enumerate(order):
         row = tensors[index]

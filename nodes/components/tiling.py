@@ -22,7 +22,7 @@ class Tiling:
 
 @dataclass(frozen=True)
 class Axis:
-    """What a function makes of an axis: the length that n elements get, and where begins what begins at element n."""
+    """An axis under a function: the length that n elements get, and where begins what begins at element n."""
 
     length: Callable[[int], int]
     position: Callable[[int], int]

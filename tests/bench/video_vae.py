@@ -1,4 +1,4 @@
-"""What ComfyUI's VAEs of video and sound take at their real size, whole or as one tile.
+"""Memory and programs of ComfyUI's VAEs of video and sound at their real size.
 
     COMFYUI_PATH=... python -m tests.bench.video_vae [--models wan2.1 ltx0.9 ace ...] [--directions decode encode]
                                                      [--frames 81] [--size 832 480] [--seconds 60] [--device D]
@@ -95,7 +95,7 @@ def latent_shape(vae: Any, frames: int, height: int, width: int, seconds: float)
 
 
 def pixel_shape(vae: Any, latents: Sequence[int]) -> tuple[int, ...]:
-    """What latents of that shape are decoded to."""
+    """The shape that latents of that shape are decoded to."""
     if vae.latent_dim == 3:
         time_ratio, rows, columns = vae.upscale_ratio
         return 1, vae.output_channels, time_ratio(latents[2]), latents[3] * rows, latents[4] * columns

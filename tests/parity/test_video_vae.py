@@ -66,7 +66,7 @@ def runner() -> Iterator[Any]:
 
 @pytest.fixture(scope="module", params=SMALL)
 def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, torch.nn.Module]:
-    """What comfy.sd.VAE says of the real one, the weights of a small one, and that."""
+    """The facts of comfy.sd.VAE about the real one, the weights of a small one, and that."""
     torch.manual_seed(0)
     module = randomize(SMALL[request.param]()).eval()
     path = tmp_path_factory.mktemp("vae") / "vae.safetensors"
