@@ -172,7 +172,7 @@ class Lowering:
         if stage == Stage.CONSTANT:
             if window.storage not in self.constants:
                 raise LowerError("a result that no handler makes, such as the statistics of a norm")
-            values = as_constant(self.constants.window(once))
+            values = as_constant(self.constants.compact(once))
             shape = values.shape[: len(shape)]  # numpy gives a number one dimension
             tensor = constant(self.b, values)
             self.constants.forget()
@@ -195,7 +195,7 @@ class Lowering:
         """The values of a constant."""
         if not self.is_constant(window):
             raise LowerError("it needs a value that is not constant for the shape")
-        return self.constants.window(window)
+        return self.constants.compact(window).expand(window.shape)
 
     def host_computed(
         self,

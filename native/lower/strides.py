@@ -171,6 +171,8 @@ def _contiguous_by_steps(b: Builder, x: Operand, groups: list[tuple[int, int]]) 
 def padded(b: Builder, x: Operand, amounts: Sequence[tuple[int, int]]) -> Operand:
     """x with so many zeros before and after each dimension, in x's own order of dimensions."""
     dims = [dim for dim, amount in enumerate(amounts) if any(amount)]
+    if not dims:
+        return x
     between = sum(1 for dim in range(len(amounts)) if dim not in dims and (dim == 0 or dim - 1 in dims))
     for together in [dims] if len(dims) + between <= 4 else [[dim] for dim in dims]:
         x = _padded(b, x, [amount if dim in together else (0, 0) for dim, amount in enumerate(amounts)])

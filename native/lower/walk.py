@@ -15,7 +15,10 @@ from .islands import island, part
 from .lowering import HANDLERS, Lowering, LowerOptions, Stage, WeightType
 from .passes.fuse import fuse
 
-_FILLS = {"zeros_like": 0.0, "ones_like": 1.0, "empty_like": 0.0, "new_zeros": 0.0, "new_ones": 1.0, "new_empty": 0.0}
+_FILLS = {
+    **dict.fromkeys(("zeros", "zeros_like", "new_zeros", "empty", "empty_like", "new_empty"), 0.0),
+    **dict.fromkeys(("ones", "ones_like", "new_ones"), 1.0),
+}
 _RANDOM_LIKE = {"randn_like": torch.randn, "rand_like": torch.rand}
 
 
@@ -66,7 +69,7 @@ def _step(low: Lowering, step: TracedOp) -> None:
     if {out.numel for out in step.outputs if out is not None} == {0}:
         return  # nothing to compute, and whoever reads it needs no more than its shape
     name = step.name.split(".")[1] if step.name.startswith("aten.") else step.name
-    if name in _FILLS or name in ("full_like", "new_full"):
+    if name in _FILLS or name in ("full", "full_like", "new_full"):
         _fill(low, step, name)
         return
     read = [window.storage for window in windows_in((step.args, step.kwargs)) if window.numel]
@@ -116,7 +119,7 @@ def _decomposed(low: Lowering, step: TracedOp) -> None:
 def _fill(low: Lowering, step: TracedOp, name: str) -> None:
     (window,) = windows_in(step.outputs)
     size, value = low.trace.storages[window.storage], _FILLS[name] if name in _FILLS else step.args[-1]
-    low.constants.flat[window.storage] = torch.full((size,), value, dtype=window.dtype)
+    low.constants.fill(window.storage, size, value, window.dtype)
     low.stage[window.storage] = Stage.CONSTANT
 
 

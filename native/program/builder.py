@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ggml_types import LAYOUTS
+from .early_copies import copy_early
 from .ops import OPERATIONS, parameters_of
 from .parameters import Permute, View
 from .program import Output, Program
@@ -173,13 +174,15 @@ class Builder:
 
     def program(self, outputs: Sequence[Output]) -> tuple[Program, list[str]]:
         """The tensors that the outputs need, in the order of `schedule`, and the module path of each."""
-        kept = schedule(self.tensors, [output.tensor for output in outputs])
+        wanted = [output.tensor for output in outputs]
+        rows, module_paths = [*self.tensors], [*self.module_paths]
+        kept = copy_early(rows, module_paths, schedule(rows, wanted), wanted)
         number = {old: new for new, old in enumerate(kept)}
         tensors = tuple(
             Tensor(t.kind, t.name, t.type, t.ne, tuple(number[source] for source in t.sources), t.parameters)
-            for t in (self[old] for old in kept)
+            for t in (rows[old] for old in kept)
         )
         used = {tensor.name for tensor in tensors if tensor.kind == "constant"}
         constants = {key: array for key, array in self.constants.items() if key in used}
         results = tuple(Output(number[output.tensor], output.shape) for output in outputs)
-        return Program(tensors, results, constants), [self.module_paths[old] for old in kept]
+        return Program(tensors, results, constants), [module_paths[old] for old in kept]

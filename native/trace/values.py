@@ -34,11 +34,25 @@ class HostStorages:
             tensor = own.copy_(tensor)
         self.flat[storage] = tensor.as_strided((tensor.untyped_storage().nbytes() // tensor.element_size(),), (1,), 0)
 
+    def fill(self, storage: int, size: int, value: float, dtype: torch.dtype) -> None:
+        """Make a number the content of a storage, which takes memory only once a window of it is asked for."""
+        self.flat[storage] = torch.full((1,), value, dtype=dtype).expand(size)
+
     def window(self, window: Window) -> torch.Tensor:
         """A window as a tensor, which shares the storage's memory."""
         if not window.numel:
             return torch.empty(window.shape, dtype=window.dtype)
-        return self.flat[window.storage].as_strided(window.shape, window.stride, window.offset)
+        flat = self.flat[window.storage]
+        if flat.stride() == (0,):
+            flat = self.flat[window.storage] = flat.clone()
+        return flat.as_strided(window.shape, window.stride, window.offset)
+
+    def compact(self, window: Window) -> torch.Tensor:
+        """The same to be read; one element in as many dimensions where the storage was filled with a number."""
+        flat = self.flat.get(window.storage)
+        if flat is None or flat.stride() != (0,) or not window.numel:
+            return self.window(window)
+        return flat[:1].reshape((1,) * len(window.shape))
 
     def call(self, step: TracedOp) -> Any:
         """The result of a step's function."""

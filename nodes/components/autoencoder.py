@@ -2,68 +2,132 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from fractions import Fraction
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from comfy.ldm.modules.diffusionmodules.model import AttnBlock
 from torch import Tensor
 
 from ...native.placement import CPU, Placement
 from ...native.weights import WeightSet
 from .attention_override import image_attention
 from .component import Component, Function
+from .latent_axes import LatentAxis
 from .tile_choice import TileChoice
-from .tiling import Tiling
+from .tiling import Axis, Tiling, first_tile, is_whole
 
 
 class VAEModule(Component):
-    """Stands for comfy.ldm.models.autoencoder.AutoencoderKL."""
+    """Stands for the first stage model of a comfy.sd.VAE: of pictures, of video or of sound.
+
+    Latents are [batch, channels, height, width], [batch, channels, time, height, width], or [batch, ..., time].
+    """
 
     def __init__(
-        self, core: torch.nn.Module, weights: WeightSet, placement: Placement, ratio: int, tiles: TileChoice
-    ) -> None:
-        """core: on the meta device; ratio: pixels per latent, along a side."""
+        self, core: torch.nn.Module, weights: WeightSet, placement: Placement, axes: Sequence[LatentAxis],
+        tiles: TileChoice,
+    ) -> None:  # fmt: skip
+        """core: on the meta device; axes: those that can be cut, as latent_axes has them."""
         for part in core.modules():
-            if isinstance(part, AttnBlock):
-                part.optimized_attention = image_attention
+            if "optimized_attention" in vars(part):  # of pictures, as comfy.ldm.modules.diffusionmodules.model has it
+                part.optimized_attention = image_attention  # type: ignore[assignment]
         super().__init__(core, weights, placement, f16_overflow=True)
-        self.ratio = ratio
+        self.axes = tuple(axes)
         self.tiles = tiles
         self.oom_retryable = tiles.mode == "auto"  # ComfyUI would cut tiles where the user has said which, or none
 
     def decode(self, z: Tensor, **_: Any) -> Tensor:
-        """z: [batch, channels, height, width]. Returns [batch, 3, height * ratio, width * ratio], about -1 to 1."""
-        tiling = self._chosen("decode", _decode, z, self.ratio)
-        return self._map(self._decode, z, tiling, Fraction(self.ratio))
+        """z: [batch, channels, height, width]. Returns [batch, 3, height * ratio, width * ratio], about -1 to 1.
+
+        So of video and sound, as `axes` say.
+        """
+        return self._map(self._decode, z, self.decoding_tiles(z), self._decoding)
+
+    def decoding_tiles(self, z: Tensor) -> Tiling:
+        """The tiles in which latents are decoded: the largest that fit."""
+        tilings = [self._of_latents(way) for way in self._ways(z.shape[-len(self.axes) :])]
+        return self._first_that_fits("decode", _decode, z, tilings)
 
     def encode(self, x: Tensor, **_: Any) -> Tensor:
         """x: [batch, 3, height, width], -1 to 1. Returns [batch, channels, height / ratio, width / ratio]."""
-        return self._map(self._encode, x, self._chosen("encode", _encode, x, 1), Fraction(1, self.ratio))
+        lengths = x.shape[-len(self.axes) :]
+        latents = [axis.encode.length(n) for axis, n in zip(self.axes, lengths, strict=True)]
+        tilings = [self._of_pixels(self._of_latents(way), lengths) for way in self._ways(latents)]
+        return self._encoded(x, self._first_that_fits("encode", _encode, x, tilings))
 
-    def decode_tiled(self, z: Tensor, tile_x: int = 64, tile_y: int = 64, overlap: int = 16, **_: Any) -> Tensor:
-        """As `decode`, in tiles; tile and overlap in latents."""
-        return self._map(self._decode, z, Tiling(tile_y, tile_x, overlap), Fraction(self.ratio))
+    def decode_tiled(
+        self, z: Tensor, tile_x: int = 64, tile_y: int = 64, overlap: int = 16, tile_t: int | None = None,
+        overlap_t: int | None = None, **_: Any,
+    ) -> Tensor:  # fmt: skip
+        """As `decode`, in tiles; tiles and overlaps in latents."""
+        tiling = self._tiling(tile_x, tile_y, overlap, tile_t or z.shape[-len(self.axes)], overlap_t or 1)
+        return self._map(self._decode, z, tiling, self._decoding)
 
-    def encode_tiled(self, x: Tensor, tile_x: int = 512, tile_y: int = 512, overlap: int = 64, **_: Any) -> Tensor:
-        """As `encode`, in tiles; tile and overlap in pixels, rounded to whole latents."""
-        tile_x, tile_y, overlap = (size // self.ratio * self.ratio for size in (tile_x, tile_y, overlap))
-        return self._map(self._encode, x, Tiling(tile_y, tile_x, overlap), Fraction(1, self.ratio))
+    def encode_tiled(
+        self, x: Tensor, tile_x: int = 512, tile_y: int = 512, overlap: int = 64, tile_t: int | None = None,
+        overlap_t: int | None = None, **_: Any,
+    ) -> Tensor:  # fmt: skip
+        """As `encode`, in tiles; tiles and overlaps in pixels, frames or samples, rounded to whole latents."""
+        lengths = x.shape[-len(self.axes) :]
+        across, time = self.axes[-1].encode.length, self.axes[0].encode.length
+        frames = max(2, time(tile_t or lengths[0]))
+        shared = max(1, min(frames // 2, time(overlap_t or 1)))
+        tiling = self._tiling(across(tile_x), across(tile_y), across(overlap), frames, shared)
+        return self._encoded(x, self._of_pixels(tiling, lengths))
 
-    def _chosen(self, key: str, function: Function, x: Tensor, pixels: int) -> Tiling:
-        """The first way to cut x that fits, or the last there is; pixels: of an element of x, along a side."""
-        height, width = x.shape[2] * pixels, x.shape[3] * pixels
-        ways = list(self.tiles.ways(height, width, self.engine_model.placement.device == CPU))
-        for way in ways:
-            tiling = Tiling(way.height // pixels, way.width // pixels, way.overlap // pixels)
-            tile = x[:1, :, : tiling.height, : tiling.width]
-            if way is ways[-1] or self.fits(key, function, {"x": tile}):
-                break
-        return tiling
+    @property
+    def _decoding(self) -> tuple[Axis, ...]:
+        return tuple(axis.decode for axis in self.axes)
 
-    def _map(self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, scale: Fraction) -> Tensor:
-        result = self.host.map_tiles(function, x, tiling, scale)
+    def _ways(self, latents: Sequence[int]) -> list[Tiling]:
+        """Ways to cut latents of that size, the best first; sides in pixels, time in latents."""
+        ratios = self._ratios
+        size = [n * ratio for n, ratio in zip(latents, ratios, strict=True)]
+        return [*self.tiles.ways(size, self.engine_model.placement.device == CPU, max(ratios))]
+
+    @property
+    def _ratios(self) -> tuple[int, ...]:
+        """Pixels of a latent along the sides of pictures; 1 along time, of which tiles are chosen in latents."""
+        sides = self.axes[-2:] if len(self.axes) > 1 else ()
+        return (*[1] * (len(self.axes) - len(sides)), *(axis.ratio for axis in sides))
+
+    def _of_latents(self, way: Tiling) -> Tiling:
+        """A way to cut, in latents."""
+        ratios = self._ratios
+        sizes, overlaps = (
+            tuple(n // ratio for n, ratio in zip(each, ratios, strict=True)) for each in (way.size, way.overlap)
+        )
+        return Tiling(sizes, overlaps)
+
+    def _of_pixels(self, tiling: Tiling, lengths: Sequence[int]) -> Tiling:
+        """The tiles that stand for tiles of latents, in what is encoded; lengths: of that."""
+        sizes, overlaps = [], []
+        for axis, length, tile, overlap in zip(self.axes, lengths, tiling.size, tiling.overlap, strict=True):
+            sizes.append(length if tile >= axis.encode.length(length) else axis.decode.length(tile))
+            overlaps.append(axis.decode.length(overlap))
+        return Tiling(tuple(sizes), tuple(overlaps))
+
+    def _tiling(self, tile_x: int, tile_y: int, overlap: int, tile_t: int, overlap_t: int) -> Tiling:
+        """Tiles in latents as ComfyUI's tiled nodes name them; the last frame of one is the first of the next."""
+        sizes, overlaps = (tile_t, tile_y, tile_x), (overlap_t, overlap, overlap)
+        return Tiling(sizes[-len(self.axes) :], overlaps[-len(self.axes) :])
+
+    def _first_that_fits(self, key: str, function: Function, x: Tensor, tilings: Sequence[Tiling]) -> Tiling:
+        """The first way to cut x that fits, or the last there is."""
+        for tiling in tilings[:-1]:
+            if self.fits(key, function, {"x": first_tile(x, tiling)}):
+                return tiling
+        return tilings[-1]
+
+    def _encoded(self, x: Tensor, tiling: Tiling) -> Tensor:
+        if not is_whole(x, tiling):  # whole latents, so that the last tile begins at one
+            for number, axis in enumerate(self.axes):
+                dim = x.ndim - len(self.axes) + number
+                x = x.narrow(dim, 0, min(x.shape[dim], axis.decode.length(axis.encode.length(x.shape[dim]))))
+        return self._map(self._encode, x, tiling, tuple(axis.encode for axis in self.axes))
+
+    def _map(self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, axes: Sequence[Axis]) -> Tensor:
+        result = self.host.map_tiles(function, x, tiling, axes)
         self.loaded.end_phase()
         return result
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
-from fractions import Fraction
 
 import comfy.utils
 import torch
@@ -25,7 +24,7 @@ from ...native.placement import Placement
 from ...native.weights import WeightSet
 from ..node_text import show_on
 from .lifetime import Lifetimes, ProcessLifetimes
-from .tiling import Tiling, map_tiles, scaled_size, tile_count
+from .tiling import Axis, Tiling, first_tile, is_whole, map_tiles, mapped_shape, tile_count
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]  # what is done, and all there is to do
@@ -71,8 +70,10 @@ class Host(ABC):
         """
 
     @abstractmethod
-    def map_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, scale: Fraction) -> Tensor:
-        """`function` applied to x [batch, channels, height, width] in tiles, as tiling.map_tiles has it."""
+    def map_tiles(
+        self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, axes: Sequence[Axis]
+    ) -> Tensor:
+        """`function` applied to x [batch, ..., *axes] in tiles, as tiling.map_tiles has it."""
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,11 @@ class ComfyUI(Host):
         if model is not None and model.island_seconds:
             _show_islands(model.island_seconds)
 
-    def map_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, scale: Fraction) -> Tensor:
+    def map_tiles(
+        self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, axes: Sequence[Axis]
+    ) -> Tensor:
         """As Host.map_tiles, with progress; where x is no larger than a tile, image after image as a whole."""
-        if x.shape[2] <= tiling.height and x.shape[3] <= tiling.width:
+        if is_whole(x, tiling):
             return torch.cat([function(image) for image in x.split(1)])
         progress, count, done = self.progress(), tile_count(x, tiling), 0
 
@@ -154,7 +157,7 @@ class ComfyUI(Host):
             progress(done, count)
             return result
 
-        return map_tiles(with_progress, x, tiling, scale)
+        return map_tiles(with_progress, x, tiling, axes)
 
 
 def _show_islands(seconds: Mapping[str, float]) -> None:
@@ -208,10 +211,13 @@ class DryRunHost(Host):
         """Exceptions pass as they are, and nothing was held."""
         return nullcontext()
 
-    def map_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, scale: Fraction) -> Tensor:
+    def map_tiles(
+        self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, axes: Sequence[Axis]
+    ) -> Tensor:
         """Zeros that take no memory: every tile takes what the first one does, and only that is noted."""
-        tile = function(x[:1, :, : tiling.height, : tiling.width])
-        return torch.zeros(()).expand(x.shape[0], tile.shape[1], *scaled_size(x, scale))
+        tile = function(first_tile(x, tiling))
+        shape = (x.shape[0], *tile.shape[1:]) if is_whole(x, tiling) else mapped_shape(x, tile, axes)
+        return torch.zeros(()).expand(shape)
 
 
 COMFYUI = ComfyUI()

@@ -1,11 +1,12 @@
-"""Cutting a picture into overlapping tiles of one size, so that one program serves all of them."""
+"""Cutting pictures, videos and sound into overlapping tiles of one size, so that one program serves all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
+from functools import reduce
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +14,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Tiling:
-    """Size of a tile and how much neighbours share, in elements of the tensor that is cut."""
+    """Size of a tile and how much neighbours share, along each axis that is cut, in elements of the tensor."""
 
-    height: int
-    width: int
-    overlap: int
+    size: tuple[int, ...]
+    overlap: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis under a function: the length that n elements get, and where begins what begins at element n."""
+
+    length: Callable[[int], int]
+    position: Callable[[int], int]
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
@@ -34,48 +42,81 @@ def even_tile(length: int, parts: int, overlap: int, grid: int) -> int:
 
 
 def tile_count(x: Tensor, tiling: Tiling) -> int:
-    """Tiles that `map_tiles` makes of x: [batch, channels, height, width]."""
+    """Tiles that `map_tiles` makes of x: [batch, ..., *axes]."""
     return x.shape[0] * len(list(_corners(x, tiling)))
 
 
-def scaled_size(x: Tensor, scale: Fraction) -> tuple[int, int]:
-    """Height and width of what is `scale` times as large as x: [batch, channels, height, width]."""
-    return int(x.shape[2] * scale), int(x.shape[3] * scale)
+def is_whole(x: Tensor, tiling: Tiling) -> bool:
+    """Whether x is no larger than a tile."""
+    return all(n <= tile for n, tile in zip(_axes(x, tiling), tiling.size, strict=True))
 
 
-def map_tiles(function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, scale: Fraction) -> Tensor:
+def first_tile(x: Tensor, tiling: Tiling) -> Tensor:
+    """The first tile of x: [batch, ..., *axes]; without the rest of the batch."""
+    return _tile(x, 0, [0] * len(tiling.size), tiling)
+
+
+def mapped_shape(x: Tensor, tile: Tensor, axes: Sequence[Axis]) -> tuple[int, ...]:
+    """The shape of what `map_tiles` makes of x where it makes this of the first tile."""
+    lengths = (axis.length(n) for axis, n in zip(axes, x.shape[-len(axes) :], strict=True))
+    return x.shape[0], *tile.shape[1 : -len(axes)], *lengths
+
+
+def map_tiles(function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, axes: Sequence[Axis]) -> Tensor:
     """`function` applied to every tile of x, its results blended into one.
 
-    x: [batch, channels, height, width]; function takes [1, channels, tile height, tile width] and returns the tile
-    `scale` times as large. Where tiles overlap the weight of each falls linearly towards its edge, so no seam is seen.
+    x: [batch, ..., *axes]; function takes [1, ..., *tile] and returns each axis as long as `axes` say. Where tiles
+    overlap the weight of each falls linearly towards its edge, so no seam is seen.
     """
     result: Tensor | None = None
     total: Tensor | None = None
     for image in range(x.shape[0]):
-        for top, left in _corners(x, tiling):
-            tile = function(x[image : image + 1, :, top : top + tiling.height, left : left + tiling.width])
+        for corner in _corners(x, tiling):
+            tile = function(_tile(x, image, corner, tiling))[0]
             if result is None or total is None:
-                height, width = scaled_size(x, scale)
-                result = tile.new_zeros(x.shape[0], tile.shape[1], height, width)
-                total = tile.new_zeros(x.shape[0], 1, height, width)
-            rows = slice(int(top * scale), int(top * scale) + tile.shape[2])
-            columns = slice(int(left * scale), int(left * scale) + tile.shape[3])
-            weight = _ramp(rows, result.shape[2], int(tiling.overlap * scale))[:, None]
-            weight = weight * _ramp(columns, result.shape[3], int(tiling.overlap * scale))[None, :]
-            result[image, :, rows, columns] += tile[0] * weight
-            total[image, :, rows, columns] += weight
+                shape = mapped_shape(x, tile[None], axes)
+                result, total = tile.new_zeros(shape), tile.new_zeros(shape[-len(axes) :])
+            places = [
+                slice(axis.position(start), axis.position(start) + n)
+                for axis, start, n in zip(axes, corner, tile.shape[-len(axes) :], strict=True)
+            ]
+            overlaps = [axis.length(n) for axis, n in zip(axes, tiling.overlap, strict=True)]
+            weight = _weight(places, total.shape, overlaps)
+            result[image][_at(places)] += tile * weight
+            if image == 0:
+                total[_at(places)] += weight
     assert result is not None
     assert total is not None
-    return result / total
+    return result.div_(total)
 
 
-def _corners(x: Tensor, tiling: Tiling) -> Iterator[tuple[int, int]]:
-    rows = tile_starts(x.shape[2], tiling.height, tiling.overlap)
-    return product(rows, tile_starts(x.shape[3], tiling.width, tiling.overlap))
+def _axes(x: Tensor, tiling: Tiling) -> tuple[int, ...]:
+    return tuple(x.shape[-len(tiling.size) :])
+
+
+def _corners(x: Tensor, tiling: Tiling) -> Iterator[tuple[int, ...]]:
+    each = zip(_axes(x, tiling), tiling.size, tiling.overlap, strict=True)
+    return product(*(tile_starts(length, tile, overlap) for length, tile, overlap in each))
+
+
+def _tile(x: Tensor, image: int, corner: Sequence[int], tiling: Tiling) -> Tensor:
+    windows = [slice(start, start + n) for start, n in zip(corner, tiling.size, strict=True)]
+    return x[image : image + 1][_at(windows)]
+
+
+def _at(windows: Sequence[slice]) -> Any:
+    """The index of windows along the last dimensions."""
+    return (..., *windows)
+
+
+def _weight(places: Sequence[slice], lengths: Sequence[int], overlaps: Sequence[int]) -> Tensor:
+    """The product of a tile's weights along its axes."""
+    ramps = [_ramp(*each) for each in zip(places, lengths, overlaps, strict=True)]
+    return reduce(lambda product, ramp: product[..., None] * ramp, ramps)
 
 
 def _ramp(window: slice, length: int, overlap: int) -> Tensor:
-    """Weights of one tile along an axis: 1, falling over `overlap` elements towards edges inside the picture."""
+    """Weights of one tile along an axis: 1, falling over `overlap` elements towards edges inside the whole."""
     size = window.stop - window.start
     rise = (torch.arange(size) + 1) / (overlap + 1)
     weight = torch.ones(size)

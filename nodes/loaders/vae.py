@@ -14,6 +14,7 @@ from ...native.placement import AUTO, CPU, MIB, Placement, as_placement
 from ...native.weights import WeightSet, read_header
 from ...native.weights import vae as vae_weights
 from ..components.autoencoder import VAEModule
+from ..components.latent_axes import latent_axes
 from ..components.patcher import ComponentPatcher
 from ..components.tile_choice import MODES, TileChoice, check_tiles
 from .device_inputs import check_device, companion_device, device_options, load_device, residency_inputs
@@ -63,10 +64,10 @@ class ComponentVAE(comfy.sd.VAE):
         if "post_quant_conv.weight" not in weights.parameters:
             core.quant_conv = core.post_quant_conv = torch.nn.Identity()
         ratio = 2 ** (len(parameters["ddconfig"]["ch_mult"]) - 1)
-        self.first_stage_model = VAEModule(core, weights, placement, ratio, tiles)
+        self.downscale_ratio = self.upscale_ratio = ratio
+        self.first_stage_model = VAEModule(core, weights, placement, latent_axes(self), tiles)
         self.patcher = ComponentPatcher(self.first_stage_model, self.device, torch.device("cpu"))
         self.latent_channels = parameters["embed_dim"]
-        self.downscale_ratio = self.upscale_ratio = ratio
         self.handles_tiling = True
         self.size = self.first_stage_model.nbytes
 

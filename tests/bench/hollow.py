@@ -79,9 +79,14 @@ def _decoder(_blocks: int | None) -> torch.nn.Module:
             ch=128, out_ch=3, ch_mult=[1, 2, 4, 4], num_res_blocks=2, attn_resolutions=[], in_channels=3,
             resolution=256, z_channels=16,
         )  # fmt: skip
+    return attention_of_the_product(module)
+
+
+def attention_of_the_product(module: torch.nn.Module) -> torch.nn.Module:
+    """The module with torch's attention in every layer that asks for one of pictures."""
     for part in module.modules():
-        if isinstance(part, autoencoder.AttnBlock):
-            part.optimized_attention = autoencoder.pytorch_attention
+        if "optimized_attention" in vars(part):
+            part.optimized_attention = autoencoder.pytorch_attention  # type: ignore[assignment]
     return module
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,12 @@ weights = part("native.weights")
 import comfy.model_management  # noqa: E402
 
 import nodes as core_nodes  # noqa: E402
+
+
+def of(ratio: float) -> Any:
+    """Both sides of a picture, as long as this times those of another."""
+    side = tiling.Axis(lambda n: int(n * ratio), lambda n: int(n * ratio))
+    return side, side
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +113,10 @@ def test_tiles_are_of_one_shape_and_equal_cores_model_on_the_same_tiles(
     decoded, encoded = vae.decode(latents), vae.encode(pixels)
     assert set(shapes) == {(1, 16, 16, 16), (1, 3, 128, 128)}
     model, cut = core.first_stage_model, tiling.Tiling
-    expected = tiling.map_tiles(model.decode, latents, cut(16, 16, 4), Fraction(8))
+    expected = tiling.map_tiles(model.decode, latents, cut((16, 16), (4, 4)), of(8))
     assert psnr(decoded, core.process_output(expected).movedim(1, -1)) >= 60
     given = core.process_input(pixels.movedim(-1, 1))
-    assert psnr(encoded, tiling.map_tiles(model.encode, given, cut(128, 128, 32), Fraction(1, 8))) >= 60
+    assert psnr(encoded, tiling.map_tiles(model.encode, given, cut((128, 128), (32, 32)), of(1 / 8))) >= 60
 
 
 def test_tiles_make_nearly_the_whole_picture(path: Path) -> None:
@@ -200,14 +205,14 @@ def test_auto_takes_the_largest_tiles_that_fit_a_gpu(
         small_gpu(*options)
         module = (vae := on_gpu(path, tile)).first_stage_model
         module.load()
-        return vae, module._chosen("decode", vae_module._decode, latents, 8)
+        return vae, module.decoding_tiles(latents)
 
     vae, cut = chosen()
-    assert (cut.height, cut.width) == (24, 16)
+    assert cut.size == (24, 16)
     tile = latents[:, :, :13, :9]  # of two each way
     measured = vae.first_stage_model.engine_model.estimate("decode", vae_module._decode, {"x": tile})
     memory = str(vae.first_stage_model.nbytes + (1 << 20) + measured.compute + measured.constants)
-    expected = tiling.Tiling(13, 9, 2)
+    expected = tiling.Tiling((13, 9), (2, 2))
     assert chosen("--largest-buffer", str(measured.largest_tensor))[1] == expected
     assert chosen("--device-memory", memory, tile=256)[1] == expected  # as large as was asked for does not fit
     vae, cut = chosen("--device-memory", memory)
@@ -215,7 +220,7 @@ def test_auto_takes_the_largest_tiles_that_fit_a_gpu(
     shapes = spy(vae, monkeypatch)
     pictures = vae.decode(latents)
     assert set(shapes) == {(1, 16, 13, 9)}
-    in_tiles = tiling.map_tiles(core.first_stage_model.decode, latents, expected, Fraction(8))
+    in_tiles = tiling.map_tiles(core.first_stage_model.decode, latents, expected, of(8))
     assert psnr(pictures, core.process_output(in_tiles).movedim(1, -1)) >= 40
 
 

@@ -12,7 +12,7 @@ Sizes = list[tuple[int, int]]
 
 
 def sizes(mode: str, tile: int, height: int, width: int, on_cpu: bool = False, overlap: int = 64) -> Sizes:
-    return [(way.height, way.width) for way in TileChoice(mode, tile, overlap).ways(height, width, on_cpu)]
+    return [way.size for way in TileChoice(mode, tile, overlap).ways((height, width), on_cpu)]
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,37 @@ def test_tiles_of_all_ways_are_smaller_one_after_the_other_and_whole_latents(hei
         for length, side in ((height, tile_height), (width, tile_width)):
             tiles = len(tile_starts(length, side, 64))
             assert tiles == 1 or len(tile_starts(length, side - 8, 64)) > tiles  # no more than they need overlap
+
+
+def test_a_video_is_cut_along_its_sides_before_time() -> None:
+    """81 frames of 832x480: 21 latents."""
+    ways = list(TileChoice("auto", 0, 64).ways((21, 480, 832), False))
+    assert [way.size for way in ways][:5] == [
+        (21, 480, 832), (21, 272, 448), (21, 272, 320), (21, 208, 256), (12, 208, 256),
+    ]  # fmt: skip
+    assert {way.overlap for way in ways if way.size[0] < 21} == {(2, 64, 64)}
+    amounts = [way.size[0] * way.size[1] * way.size[2] for way in ways]
+    assert amounts == sorted(amounts, reverse=True)
+    assert ways[-1].size[0] == min(way.size[0] for way in ways) >= 4
+    assert max(ways[-1].size[1:]) < 256
+
+
+def test_the_cpu_takes_all_frames_of_256_pixels() -> None:
+    assert next(TileChoice("auto", 0, 64).ways((21, 480, 832), True)).size == (21, 256, 256)
+    assert [way.size for way in TileChoice("on", 128, 64).ways((21, 480, 832), True)] == [(21, 128, 128)]
+    assert [way.size for way in TileChoice("off", 0, 64).ways((21, 480, 832), True)] == [(21, 480, 832)]
+
+
+def test_sound_is_cut_along_time() -> None:
+    """60 s of Stable Audio: 1292 latents."""
+    ways = list(TileChoice("auto", 0, 64).ways((1292,), False))
+    assert [way.size for way in ways] == [(1292,), (662,), (452,), (347,), (242,), (190,), (137,), (111,), (85,), (71,)]
+    assert {way.overlap for way in ways[1:]} == {(32,)}
+    assert next(TileChoice("auto", 0, 64).ways((1292,), True)).size == (256,)
+    assert [way.size for way in TileChoice("off", 0, 64).ways((1292,), True)] == [(1292,)]
+
+
+def test_tiles_are_whole_latents_of_32_pixels() -> None:
+    """LTX-Video's."""
+    for way in TileChoice("auto", 0, 64).ways((11, 480, 832), False, 32):
+        assert way.size[1] % 32 == way.size[2] % 32 == 0

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...trace.graph import Window
 from ..lowering import Lowering, handler
-from ..strides import Operand, padded
+from ..strides import Operand, contiguous, contiguous_stride, padded
 from .data_movement import concat_all, taken
 
 
@@ -58,14 +58,17 @@ def replication_pad(low: Lowering, out: Window, x: Window, amounts: Sequence[int
         more = out.shape[dim] - (stop - start)
         lead = min(max(0, before), more)
         source = source.narrowed(dim, start, stop - start)
-        edges = [_repeated(source.narrowed(dim, i, 1), dim, n) for i, n in ((0, lead), (stop - start - 1, more - lead))]
+        edges = [_repeated(low, source.narrowed(dim, i, 1), dim, n)
+                 for i, n in ((0, lead), (stop - start - 1, more - lead))]  # fmt: skip
         parts = [each for each in (edges[0], source, edges[1]) if each.shape[dim]]
         source = concat_all(low, parts, dim) if len(parts) > 1 else source
     return source
 
 
-def _repeated(x: Operand, dim: int, times: int) -> Operand:
-    return x.broadcast((*x.shape[:dim], times, *x.shape[dim + 1 :]))
+def _repeated(low: Lowering, x: Operand, dim: int, times: int) -> Operand:
+    """An edge so many times; a copy, so that what it is the edge of need not stay until both edges are there."""
+    edge = Operand(contiguous(low.b, x), x.shape, contiguous_stride(x.shape)) if times else x
+    return edge.broadcast((*x.shape[:dim], times, *x.shape[dim + 1 :]))
 
 
 @handler("reflection_pad1d", "reflection_pad2d", "reflection_pad3d")
