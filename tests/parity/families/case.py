@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import importlib.util
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,11 @@ from ..model_cases import Inputs, randomize
 
 EXACT = 1e-5
 GELU = 1e-3  # the CPU backend of ggml reads GELU from a table of F16 values; twice that where it decides more
+# Relative L2 with weights of these types, where torch has the same weights in F32. ggml rounds the activations that it
+# multiplies by them to 8 bits, too, which costs about 1e-2 whatever the weights; where depth makes more of it, an error
+# may be ROUNDING times what such rounding costs torch.
+QUANTIZED = {"Q8_0": 2e-2, "Q4_K": 2e-2}
+ROUNDING = 2.0
 FACTORY = {"dtype": torch.float32, "device": "cpu", "operations": comfy.ops.disable_weight_init}
 
 
@@ -48,6 +54,16 @@ class FamilyCase:
     inputs: Callable[[int, int], Inputs]
     tolerance: float = EXACT
     fresh: bool = False
+
+    @property
+    def file(self) -> str:
+        """Which file of cases it is from, without .py."""
+        return Path(inspect.getsourcefile(self.inputs) or "").stem
+
+    @property
+    def transformer(self) -> bool:
+        """Whether files of it are quantized: diffusion models, text and vision encoders, not VAEs and convolutions."""
+        return self.file.startswith(("diffusion", "text_encoders", "language_models", "vision_encoders"))
 
     def real(self) -> torch.nn.Module:
         """The module with random weights."""

@@ -6,6 +6,8 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import torch
 
@@ -14,8 +16,8 @@ from native.engines.ggml import GgmlModel
 from native.lower import LowerError, LowerOptions
 from tests.pack import ROOT
 
-from ..model_files import in_memory
-from .case import FamilyCase, expected, on_meta, product_attention
+from ..model_files import in_memory, quantized_file, round_activations, worst
+from .case import QUANTIZED, ROUNDING, FamilyCase, expected, on_meta, product_attention
 
 _CONVOLUTION = re.compile(r"a convolution of \(([^)]*)\) with \([^)]*\), groups (\d+), transposed (\w+)")
 _ATTENTION = re.compile(r"attention with causal (\w+), grouped queries (\w+)")
@@ -49,6 +51,24 @@ def errors(case: FamilyCase, device: str, runner: Runner) -> list[float]:
         found.append(max(_error(result, wanted) for result, wanted in zip(results, references, strict=True)))
     model.unload()
     return found
+
+
+def quantized_error(case: FamilyCase, kind: str, device: str, runner: Runner) -> tuple[float, float]:
+    """Relative L2 of the second size to torch with the same weights in F32, of the worst output; how far it may be."""
+    real = case.real()
+    with tempfile.TemporaryDirectory() as folder:
+        weights = quantized_file(Path(folder) / "model.gguf", real, kind)
+        assert any(parameter.stored == kind for parameter in weights.parameters.values())
+        model = GgmlModel(on_meta(real), weights, device, LowerOptions(islands=False), runner)
+        with product_attention():
+            results = model.run(case.name, case.function, case.call_inputs(1))
+        model.unload()
+    references = expected(real, case, 1)
+    error = worst(results, references)
+    if error <= QUANTIZED[kind]:
+        return error, QUANTIZED[kind]
+    round_activations(real, weights)
+    return error, ROUNDING * worst(tuple(expected(real, case, 1)), references)
 
 
 def _error(result: torch.Tensor, wanted: torch.Tensor) -> float:
