@@ -7,6 +7,7 @@ import copy
 import functools
 import importlib.util
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ class FamilyCase:
 
     fresh: it calls module.to() in forward, which stops the first trace of a process and not the next ones.
     tolerance: relative to torch, on the CPU: L2 of the difference over L2, and its maximum over the maximum.
+    outliers: a pattern of the names of weights that are 1e5 times as large as others, if any.
     """
 
     name: str
@@ -54,6 +56,7 @@ class FamilyCase:
     inputs: Callable[[int, int], Inputs]
     tolerance: float = EXACT
     fresh: bool = False
+    outliers: str | None = None
 
     @property
     def file(self) -> str:
@@ -69,7 +72,11 @@ class FamilyCase:
         """The module with random weights."""
         torch.manual_seed(0)
         with torch.device("cpu"):
-            return randomize(self.build())
+            module = randomize(self.build())
+        for name, p in module.named_parameters():
+            if self.outliers and re.search(self.outliers, name):
+                p.data *= 1e5
+        return module
 
     def call_inputs(self, size: int) -> Inputs:
         """Batch 1 of the first size, batch 2 of the second."""

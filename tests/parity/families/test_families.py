@@ -15,7 +15,7 @@ from .run import errors, quantized_error, stop
 BY_NAME = {case.name: case for case in CASES}
 STOPS = {name: result.stop for name, result in results.known().items() if result.stop}
 MEASURED_ON_VULKAN = {name for name, result in results.known().items() if result.vulkan is not None}
-QUANTIZED_ON_VULKAN = ("SD1.5", "Flux schnell", "Z-Image", "Wan 2.1 t2v", "T5 XXL", "Qwen3 4B", "SigLIP 384 (Redux)")
+QUANTIZED_ON_VULKAN = ("Flux schnell", "Wan 2.1 t2v", "T5 XXL", "Qwen3 4B", "SigLIP 384 (Redux)")
 ON_CPU, ON_VULKAN, ON_VULKAN_F16 = PLACES
 
 
