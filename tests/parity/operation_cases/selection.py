@@ -46,6 +46,8 @@ CASES = (
     Case("index_put where true", lambda m, t: _put(t["x"], (t["k"],), t["y"][0, :4]), XY,
          host={"k": torch.arange(12).reshape(2, 6) % 3 == 1}),
     Case("embedding", lambda m, t: F.embedding(t["ids"], m.w), {}, {"w": (20, 32)}, host=_IDS, outliers=False),
+    Case("embedding of a part", lambda m, t: F.embedding(t["ids"], m.w[7:, 8:24]), {}, {"w": (27, 32)}, host=_IDS,
+         outliers=False),
     Case("embedding by the device", lambda m, t: F.embedding(_numbers(t, 20), m.w), X, {"w": (20, 32)},
          outliers=False),
     Case("index", lambda m, t: t["x"][t["a"], t["b"]], X, host=_PLACES),
