@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..program import Program
+from ..program.builder import LowerError
 from ..trace.graph import Question, TracedOp, Window
 from ..trace.values import HostStorages
 
@@ -20,7 +21,12 @@ def is_host_input(window: Window) -> bool:
 
 
 def as_array(tensor: torch.Tensor) -> np.ndarray:
-    """A host tensor as an input or constant of a program: F32, or I32 for integers."""
+    """A host tensor as an input or constant of a program: F32, or I32 for integers.
+
+    Raises LowerError for complex numbers.
+    """
+    if tensor.is_complex():
+        raise LowerError("complex numbers")
     kind = torch.float32 if tensor.is_floating_point() or tensor.dtype == torch.bool else torch.int32
     return np.ascontiguousarray(tensor.detach().to(kind).numpy())
 

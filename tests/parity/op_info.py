@@ -22,6 +22,7 @@ pack.comfy()
 import comfy.quant_ops  # noqa: E402, F401  (registers comfy_kitchen's operations)
 
 OP_INFOS: dict[str, OpInfo] = {op.full_name: op for op in op_db}
+STRIDED = 3  # of so many samples one comes besides with a gap after each element of its tensors
 ALONE = LowerOptions(islands=False)  # what a handler cannot do is an error here
 
 
@@ -58,7 +59,7 @@ class Case:
 
 @cache
 def cases(name: str) -> tuple[Case, ...]:
-    """Every sample of an OpInfo, in place too where it has such a form, traced and lowered."""
+    """Every sample of an OpInfo, in place too where it has such a form, some strided, traced and lowered."""
     torch.manual_seed(1)
     return tuple(_case(sample) for sample in _samples(OP_INFOS[name]))
 
@@ -68,6 +69,10 @@ def _samples(op: OpInfo) -> Iterator[Sample]:
         made = _sample(f"{op.full_name} {number}: {_text(sample)}", op.op, sample)
         if made is not None:
             yield made
+        if number % STRIDED == 0:
+            made = _sample(f"{op.full_name} {number}, strided: {_text(sample)}", op.op, sample.noncontiguous())
+            if made is not None:
+                yield made
         if op.inplace_variant is not None and not sample.broadcasts_input and isinstance(sample.input, torch.Tensor):
             made = _sample(
                 f"{op.full_name} {number}, in place: {_text(sample)}", _on_a_copy(op.inplace_variant), sample
@@ -92,22 +97,27 @@ def _text(sample: SampleInput) -> str:
     return ", ".join([*map(str, shown), *(f"{key}={short(value)}" for key, value in sample.kwargs.items())])
 
 
+def _elements(x: torch.Tensor) -> torch.Tensor:
+    """A tensor's own values, or, where it is not contiguous, all of its storage from its first element to its last."""
+    if x.is_contiguous():
+        return x.detach().clone()
+    last = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
+    return x.detach().as_strided((1 + last,), (1,)).clone()
+
+
 def _sample(name: str, function: Callable[..., Any], sample: SampleInput) -> Sample | None:
     """A sample of a function; None where torch itself has no result for it, as of some in place."""
     leaves, structure = tree_flatten((sample.input, sample.args, sample.kwargs))
-    tensors = {
-        f"t{i}": leaf.detach().clone(memory_format=torch.contiguous_format)
-        for i, leaf in enumerate(leaves)
-        if isinstance(leaf, torch.Tensor)
-    }
+    tensors = {f"t{i}": _elements(leaf) for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)}
     parameters = {key: x for key, x in tensors.items() if x.is_floating_point()}
     inputs = {key: x for key, x in tensors.items() if key not in parameters}
 
     def call(module: Any, given: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        held = [
-            getattr(module, f"t{i}") if f"t{i}" in parameters else given.get(f"t{i}", leaf)
-            for i, leaf in enumerate(leaves)
-        ]
+        held = list(leaves)
+        for key in tensors:
+            i = int(key[1:])
+            x = getattr(module, key) if key in parameters else given[key]
+            held[i] = x if leaves[i].is_contiguous() else x.as_strided(leaves[i].shape, leaves[i].stride())
         first, args, kwargs = tree_unflatten(held, structure)
         results = tree_flatten(function(first, *args, **kwargs))[0]
         return tuple(x for x in results if isinstance(x, torch.Tensor))

@@ -11,9 +11,10 @@ from native.client import Runner
 from native.engines.ggml import GgmlModel
 from native.lower import LowerOptions
 from native.placement import DEVICE, Placement
+from native.weights import WeightSet
 
 from .model_cases import MODELS, Inputs, ModelCase, randomize
-from .model_files import in_memory, quantized_file, reference, worst
+from .model_files import in_memory, quantized_file, reference, round_activations, worst
 from .places import CPU_HALF_SUMS, PLACES, Place
 
 BY_NAME = {case.name: case for case in MODELS}
@@ -62,30 +63,16 @@ def test_flux_with_flash_attention(kv_type: str, place: Place, runner: Runner) -
     assert _error(BY_NAME["FLUX schnell"], 2, place, runner, options=options) <= max(2e-3, place.exact)
 
 
-def _round_activations(module: torch.nn.Module, block: int) -> None:
-    """Round what enters every Linear to 8 bits by blocks, as ggml's CPU kernels do (ggml-cpu/quants.c: Q8_0, Q8_K)."""
-
-    def rounded(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        x = arguments[0]
-        blocks = x.unflatten(-1, (-1, block)) if x.shape[-1] % block == 0 else x[..., None, :]
-        step = (blocks.abs().amax(-1, keepdim=True) / 127).half().float().clamp_min(1e-30)
-        return ((blocks / step).round() * step).reshape(x.shape), *arguments[1:]
-
-    for part in module.modules():
-        if isinstance(part, torch.nn.Linear):
-            part.register_forward_pre_hook(rounded)
-
-
 def _judge(
     results: tuple[torch.Tensor, ...], expected: list[torch.Tensor], real: torch.nn.Module, case: ModelCase,
-    inputs: Inputs, kind: str, place: Place,
+    inputs: Inputs, weights: WeightSet, kind: str, place: Place,
 ) -> None:  # fmt: skip
     """2e-3 in F16; else 2e-2, or 1.2 x what rounding activations as ggml's CPU kernels do costs torch itself."""
     error = worst(results, expected)
     if kind == "F16":
         assert error <= max(2e-3, place.gelu if case.gelu else place.exact)
     elif error > 2e-2:
-        _round_activations(real, 32 if kind.endswith("_0") else 256)
+        round_activations(real, weights)
         assert error <= 1.2 * worst(tuple(reference(real, case, inputs)), expected)
 
 
@@ -126,7 +113,7 @@ def test_quantized_model(name: str, kind: str, place: Place, runner: Runner, tmp
     results = model.run(name, case.function, inputs)
     model.unload()
     expected = reference(real, case, inputs)
-    _judge(results, expected, real, case, inputs, kind, place)
+    _judge(results, expected, real, case, inputs, weights, kind, place)
 
 
 @pytest.mark.parametrize("place", [ON_CPU], indirect=True, ids=["CPU"])
@@ -142,7 +129,7 @@ def test_repacked_model(name: str, kind: str, place: Place, runner: Runner, tmp_
     results = model.run(name, case.function, inputs)
     (held,) = [model for model in runner.memory().models if model.digest == weights.digest]
     model.unload()
-    _judge(results, reference(real, case, inputs), real, case, inputs, kind, place)
+    _judge(results, reference(real, case, inputs), real, case, inputs, weights, kind, place)
     repacked = sum(p.nbytes for p in weights.parameters.values() if p.stored == kind)
     assert held.repacked == repacked or (kind == "Q8_0" and held.repacked == 0)
 
@@ -165,7 +152,7 @@ def test_quantized_t5_with_outliers(kind: str, place: Place, runner: Runner, tmp
     model = GgmlModel(case.build("meta").eval(), weights, place.device, place.wide, runner)
     results = model.run(case.name, case.function, inputs)
     model.unload()
-    _judge(results, reference(real, case, inputs), real, case, inputs, kind, place)
+    _judge(results, reference(real, case, inputs), real, case, inputs, weights, kind, place)
 
 
 @pytest.mark.parametrize("name", ["FLUX schnell"])

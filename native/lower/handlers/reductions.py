@@ -17,7 +17,11 @@ Dimensions = Sequence[int] | int | None
 
 
 def rows_over(low: Lowering, x: Operand, dims: Dimensions) -> int:
-    """x as rows over these dimensions, all where there are none named: [other elements, elements of a row]."""
+    """x as rows over these dimensions, all where there are none named: [other elements, elements of a row].
+
+    One element without dimensions is a row of one.
+    """
+    x = x if x.shape else x.broadcast((1,))
     over = _dimensions(len(x.shape), dims)
     order = [i for i in range(len(x.shape)) if i not in over] + over
     length = math.prod(x.shape[i] for i in over)
@@ -26,6 +30,8 @@ def rows_over(low: Lowering, x: Operand, dims: Dimensions) -> int:
 
 def rows_back(made: int, shape: Sequence[int], dim: int) -> Operand:
     """A result of as many rows as `rows_over` one dimension makes, in this shape."""
+    if not shape:
+        return Operand(made, (), ())
     order = [i for i in range(len(shape)) if i != dim % len(shape)] + [dim % len(shape)]
     permuted = tuple(shape[i] for i in order)
     operand = Operand(made, permuted, contiguous_stride(permuted))

@@ -12,7 +12,7 @@ import torch
 from ...program.builder import LowerError
 from ...trace.graph import Window
 from ..lowering import Lowering, handler
-from ..strides import Layout, Operand, contiguous, contiguous_stride, unary
+from ..strides import Layout, Operand, contiguous, contiguous_stride, rows, unary
 from .elementwise import positive
 from .reductions import rows_back, rows_over
 
@@ -29,7 +29,7 @@ def _numbers(low: Lowering, ids: Window) -> int:
 @handler("embedding")
 def embedding(low: Lowering, out: Window, table: Window, ids: Window, *_: Any) -> int:
     """Rows of a table by row numbers."""
-    return low.to_layout(low.b.op("get_rows", low.stored(table).tensor, _numbers(low, ids)), out)
+    return low.to_layout(low.b.op("get_rows", rows(low.b, low.stored(table)), _numbers(low, ids)), out)
 
 
 @handler("index")
@@ -138,13 +138,17 @@ def index_put(
 
 @handler("index_select")
 def index_select(low: Lowering, out: Window, x: Window, dim: int, numbers: Window) -> Operand:
-    """Elements at positions along one dimension."""
+    """Elements at positions along one dimension; the only position of what has none is the first."""
+    if not x.shape:
+        return low.operand(x).broadcast(out.shape)
     return index(low, out, x, [*[None] * (dim % len(x.shape)), numbers])
 
 
 @handler("gather")
 def gather(low: Lowering, out: Window, x: Window, dim: int, numbers: Window, **_: Any) -> Operand:
     """out[i, j] = x[i, numbers[i, j]], along any dimension; the others of x may be longer than those of the numbers."""
+    if not x.shape:
+        return low.operand(x).broadcast(out.shape)
     dim %= len(x.shape)
     shape = tuple(n if i == dim else numbers.shape[i] for i, n in enumerate(x.shape))
     table = rows_over(low, replace(low.operand(x), shape=shape), dim)

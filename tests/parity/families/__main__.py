@@ -1,10 +1,11 @@
 """Traces and lowers cases, and says which stop and why.
 
 python -m tests.parity.families [part of a name]    those of that name, or all
---measure                                           compute them too, on the CPU and on Vulkan, and compare with torch
+--measure                                           compute them too, on the CPU and on Vulkan, and compare with torch;
+                                                    transformers on the CPU with quantized weights besides
 --cpu                                               not on Vulkan, which takes five times as long
 --write                                             measure, and write results.json and docs/families.md anew
---changed                                           only those without a result, and those whose code is another by now
+--changed                                           only those that lack a result or whose code is another by now
 --shard N/M                                         each M-th case, from the N-th on; --write keeps the others' results
 """
 
@@ -18,10 +19,10 @@ import torch
 
 from ..places import PLACES
 from . import results
-from .case import FamilyCase
+from .case import QUANTIZED, FamilyCase
 from .cases import CASES
 from .results import Result
-from .run import errors, stop
+from .run import errors, quantized_error, stop
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
     known = results.known()
     cases = [case for case in CASES if options.part in case.name]
     if options.changed:
-        cases = [case for case in cases if case.name not in known or results.changed(known[case.name])]
+        cases = [case for case in cases if case.name not in known or _is_old(case, known[case.name])]
     for case in cases[first::step]:
         began = time.monotonic()
         found[case.name] = _result(case, runners)
@@ -51,6 +52,11 @@ def main() -> None:
             _write(found)
     for runner in runners.values():
         runner.close()
+
+
+def _is_old(case: FamilyCase, result: Result) -> bool:
+    lacks = case.transformer and result.stop is None and result.q8_0 is None
+    return lacks or results.changed(result)
 
 
 def _write(found: dict[str, Result]) -> None:
@@ -73,6 +79,8 @@ def _result(case: FamilyCase, runners: dict) -> Result:
         if why := stop(case):
             return Result(made_of, stop=why)
         measured = {device.lower().rstrip("0"): max(errors(case, device, runner)) for device, runner in runners.items()}
+        if case.transformer and "CPU" in runners:
+            measured |= {kind.lower(): quantized_error(case, kind, "CPU", runners["CPU"])[0] for kind in QUANTIZED}
     except Exception as error:
         return Result(made_of, stop=f"BROKEN: {type(error).__name__}: {error}"[:200])
     return Result(made_of, **measured)
@@ -81,8 +89,8 @@ def _result(case: FamilyCase, runners: dict) -> Result:
 def _said(result: Result) -> str:
     if result.stop:
         return result.stop
-    measured = {"CPU": result.cpu, "Vulkan": result.vulkan}
-    return ", ".join(f"{device} {error:.1e}" for device, error in measured.items() if error is not None) or "lowered"
+    measured = {"CPU": result.cpu, "Vulkan": result.vulkan, "Q8_0": result.q8_0, "Q4_K": result.q4_k}
+    return ", ".join(f"{where} {error:.1e}" for where, error in measured.items() if error is not None) or "lowered"
 
 
 if __name__ == "__main__":

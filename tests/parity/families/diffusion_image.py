@@ -166,7 +166,7 @@ def _lens() -> torch.nn.Module:
 
 def _ideogram() -> torch.nn.Module:
     return comfy.ldm.ideogram4.model.Ideogram4Transformer2DModel(
-        num_layers=2, num_attention_heads=1, attention_head_dim=128, intermediate_size=192, adaln_dim=32,
+        num_layers=2, num_attention_heads=1, attention_head_dim=128, intermediate_size=256, adaln_dim=32,
         llm_features_dim=48, **FACTORY,
     )  # fmt: skip
 

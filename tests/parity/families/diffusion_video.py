@@ -179,7 +179,7 @@ def _av_inputs(batch: int, size: int) -> Inputs:
 
 def _kandinsky(axes: tuple[int, ...] = (16, 24, 24), **config: Any) -> torch.nn.Module:
     return comfy.ldm.kandinsky5.model.Kandinsky5(
-        in_text_dim=48, in_text_dim2=32, time_dim=32, model_dim=128, ff_dim=192, num_text_blocks=1,
+        in_text_dim=48, in_text_dim2=32, time_dim=32, model_dim=128, ff_dim=256, num_text_blocks=1,
         num_visual_blocks=2, axes_dims=axes, **config, **FACTORY,
     )  # fmt: skip
 
@@ -210,7 +210,7 @@ def _seedvr_inputs(batch: int, size: int) -> Inputs:
 
 def _minimax() -> torch.nn.Module:
     model = comfy.ldm.minimax.model.MiniMaxH3Model(
-        hidden_size=128, num_layers=2, token_refiner_num_layers=1, num_attention_heads=1, ffn_hidden_size=192,
+        hidden_size=128, num_layers=2, token_refiner_num_layers=1, num_attention_heads=1, ffn_hidden_size=256,
         text_dim=48, timestep_input_dim=32, time_embed_hidden_size=64, time_embed_dim=32, **FACTORY,
     )  # fmt: skip
     model.rope.inv_freq.copy_(10000.0 ** -torch.linspace(0, 1, 17)[:-1])  # a file holds it

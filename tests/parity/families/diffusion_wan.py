@@ -14,7 +14,7 @@ from ..model_cases import Inputs
 from .case import FACTORY, GELU, FamilyCase
 
 _SMALL = {
-    "dim": 128, "ffn_dim": 192, "num_heads": 1, "num_layers": 2, "text_len": 16, "text_dim": 48, "freq_dim": 32,
+    "dim": 128, "ffn_dim": 256, "num_heads": 1, "num_layers": 2, "text_len": 16, "text_dim": 48, "freq_dim": 32,
 }  # fmt: skip
 
 

@@ -35,6 +35,10 @@ and compared with torch: two sizes, the second with a batch of two. Errors are r
 the L2 norm of the difference and its maximum. On the CPU ggml reads GELU from a table of half-precision values, which
 decides where an error there is above 1e-5. Vulkan is Mesa's software driver; an empty cell is not measured yet.
 
+Q8_0 and Q4_K: on the CPU with such weights in all matrices that can have them, where torch has the same weights in F32.
+Matrices that are too narrow for Q4_K are Q5_0 there, as llama.cpp makes them. ggml rounds the activations that it
+multiplies by quantized weights to 8 bits, and that is nearly all of these errors, which are L2 norms alone.
+
 That a family computes does not mean that there is a loader for its files yet: [models.md](models.md) says which there
 are. `python -m tests.parity.families --write` measured this.
 """
@@ -42,7 +46,7 @@ are. `python -m tests.parity.families --write` measured this.
 
 @dataclass(frozen=True)
 class Result:
-    """Errors by device, or why the case stops.
+    """Errors by device, in F32 and on the CPU with weights of two quantized types; or why the case stops.
 
     sources: the files of ComfyUI and of these tests that the case is made of, with a digest of each.
     """
@@ -50,6 +54,8 @@ class Result:
     sources: Mapping[str, str]
     cpu: float | None = None
     vulkan: float | None = None
+    q8_0: float | None = None
+    q4_k: float | None = None
     stop: str | None = None
 
 
@@ -59,8 +65,13 @@ def known() -> dict[str, Result]:
 
 
 def write(results: Mapping[str, Result]) -> None:
-    """Replace the results."""
-    plain = {name: {key: x for key, x in asdict(each).items() if x is not None} for name, each in results.items()}
+    """Replace the results; errors keep two digits."""
+    plain = {
+        name: {
+            key: float(f"{x:.1e}") if isinstance(x, float) else x for key, x in asdict(each).items() if x is not None
+        }
+        for name, each in results.items()
+    }
     draft = FILE.with_suffix(f".{os.getpid()}.partial")
     draft.write_text(json.dumps(plain, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     draft.replace(FILE)  # at once, as another shard may be reading
@@ -101,17 +112,20 @@ def page(cases: Iterable[FamilyCase], results: Mapping[str, Result]) -> str:
     """The table of docs/families.md."""
     by_kind: dict[str, list[FamilyCase]] = {title: [] for title in KINDS.values()}
     for case in cases:
-        file = Path(inspect.getsourcefile(case.inputs) or "").stem
-        by_kind[next(title for prefix, title in KINDS.items() if file.startswith(prefix))].append(case)
+        by_kind[next(title for prefix, title in KINDS.items() if case.file.startswith(prefix))].append(case)
     passes = sum(each.stop is None for each in results.values())
     lines = [HEAD, f"{passes} of {len(results)} compute.\n"]
     for title, found in by_kind.items():
-        lines += [f"## {title}\n", "| family | CPU | Vulkan |", "|---|---|---|"]
+        columns = {"CPU": "cpu", "Vulkan": "vulkan"}
+        if any(case.transformer for case in found):
+            columns |= {"Q8_0": "q8_0", "Q4_K": "q4_k"}
+        lines += [f"## {title}\n", f"| family | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
         for case in found:
             result = results[case.name]
-            errors = f"stops: {result.stop} |"
-            if result.stop is None:
-                errors = " | ".join("" if each is None else f"{each:.0e}" for each in (result.cpu, result.vulkan))
-            lines.append(f"| {case.name} | {errors} |")
+            errors = [getattr(result, column) for column in columns.values()]
+            cells = ["" if each is None else f"{each:.0e}" for each in errors]
+            if result.stop is not None:
+                cells[0] = f"stops: {result.stop}"
+            lines.append(f"| {case.name} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"

@@ -6,17 +6,21 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import torch
 
 from native.client import Runner
 from native.engines.ggml import GgmlModel
 from native.lower import LowerError, LowerOptions
+from native.weights import WeightSet
 from tests.pack import ROOT
 
-from ..model_files import in_memory
-from .case import FamilyCase, expected, on_meta, product_attention
+from ..model_files import in_memory, quantized_file, round_activations, worst
+from .case import QUANTIZED, ROUNDING, FamilyCase, expected, on_meta, product_attention
 
+ALONE = LowerOptions(islands=False)  # what a handler cannot do is an error here
 _CONVOLUTION = re.compile(r"a convolution of \(([^)]*)\) with \([^)]*\), groups (\d+), transposed (\w+)")
 _ATTENTION = re.compile(r"attention with causal (\w+), grouped queries (\w+)")
 _OPERATION = re.compile(r"\(((?:aten|comfy_kitchen|torchvision)\.\S+)\) is not supported")
@@ -27,7 +31,7 @@ def lowered(
     case: FamilyCase, real: torch.nn.Module, module: torch.nn.Module, device: str = "CPU", runner: Runner | None = None
 ) -> GgmlModel:
     """The model with both sizes lowered, after one trace that must not be seen by the next ones."""
-    model = GgmlModel(module, in_memory(real), device, LowerOptions(islands=False), runner)
+    model = GgmlModel(module, in_memory(real), device, ALONE, runner)
     with product_attention():
         model.traced("before", case.function, case.call_inputs(0))
         for size in (0, 1):
@@ -49,6 +53,35 @@ def errors(case: FamilyCase, device: str, runner: Runner) -> list[float]:
         found.append(max(_error(result, wanted) for result, wanted in zip(results, references, strict=True)))
     model.unload()
     return found
+
+
+def computed(
+    case: FamilyCase, size: int, module: torch.nn.Module, weights: WeightSet, device: str, runner: Runner,
+    options: LowerOptions,
+) -> tuple[torch.Tensor, ...]:  # fmt: skip
+    """The results of one size."""
+    model = GgmlModel(module, weights, device, options, runner)
+    with product_attention():
+        results = model.run(case.name, case.function, case.call_inputs(size))
+    model.unload()
+    return results
+
+
+def quantized_error(
+    case: FamilyCase, kind: str, device: str, runner: Runner, options: LowerOptions = ALONE
+) -> tuple[float, float]:
+    """Relative L2 of the second size to torch with the same weights in F32, of the worst output; how far it may be."""
+    real = case.real()
+    with tempfile.TemporaryDirectory() as folder:
+        weights = quantized_file(Path(folder) / "model.gguf", real, kind)
+        assert any(parameter.stored == kind for parameter in weights.parameters.values())
+        results = computed(case, 1, on_meta(real), weights, device, runner, options)
+    references = expected(real, case, 1)
+    error = worst(results, references)
+    if error <= QUANTIZED[kind]:
+        return error, QUANTIZED[kind]
+    round_activations(real, weights)
+    return error, ROUNDING * worst(tuple(expected(real, case, 1)), references)
 
 
 def _error(result: torch.Tensor, wanted: torch.Tensor) -> float:

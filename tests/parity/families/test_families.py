@@ -8,14 +8,15 @@ from native.client import Runner
 
 from ..places import PLACES, Place
 from . import coverage, results
-from .case import GELU, FamilyCase
+from .case import GELU, QUANTIZED, FamilyCase
 from .cases import CASES, third
-from .run import errors, stop
+from .run import errors, quantized_error, stop
 
 BY_NAME = {case.name: case for case in CASES}
 STOPS = {name: result.stop for name, result in results.known().items() if result.stop}
 MEASURED_ON_VULKAN = {name for name, result in results.known().items() if result.vulkan is not None}
-ON_CPU, ON_VULKAN, _ = PLACES
+QUANTIZED_ON_VULKAN = ("Flux schnell", "Wan 2.1 t2v", "T5 XXL", "Qwen3 4B", "SigLIP 384 (Redux)")
+ON_CPU, ON_VULKAN, ON_VULKAN_F16 = PLACES
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -27,6 +28,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         kept = [case for case in cases if (case.name in STOPS) == stops]
         if metafunc.function is test_family_on_vulkan:
             kept = [case for case in kept if case.name in MEASURED_ON_VULKAN]
+        if metafunc.function is test_quantized_family:
+            kept = [case for case in kept if case.transformer]
+        if metafunc.function is test_quantized_family_on_vulkan:
+            kept = [BY_NAME[name] for name in QUANTIZED_ON_VULKAN]
         metafunc.parametrize("case", kept, ids=lambda case: case.name)
 
 
@@ -42,6 +47,22 @@ def test_family_on_vulkan(case: FamilyCase, place: Place, runner: Runner) -> Non
     """The same for those that were measured there, where GELU takes no tolerance of its own."""
     found = errors(case, place.device, runner)
     assert max(found) <= (place.exact if case.tolerance >= GELU else max(place.exact, case.tolerance)), found
+
+
+@pytest.mark.parametrize("place", [ON_CPU], indirect=True, ids=["CPU"])
+@pytest.mark.parametrize("kind", QUANTIZED)
+def test_quantized_family(case: FamilyCase, kind: str, place: Place, runner: Runner) -> None:
+    """With quantized weights, against torch with the same weights in F32."""
+    error, allowed = quantized_error(case, kind, place.device, runner)
+    assert error <= allowed
+
+
+@pytest.mark.parametrize("place", [ON_VULKAN_F16], indirect=True, ids=["Vulkan-F16"])
+@pytest.mark.parametrize("kind", QUANTIZED)
+def test_quantized_family_on_vulkan(case: FamilyCase, kind: str, place: Place, runner: Runner) -> None:
+    """One of each kind, at every run."""
+    error, allowed = quantized_error(case, kind, place.device, runner)
+    assert error <= allowed
 
 
 def test_family_that_stops(case: FamilyCase) -> None:

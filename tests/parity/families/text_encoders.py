@@ -31,7 +31,7 @@ def _clip(file: str, **config: Any) -> torch.nn.Module:
 
 def _t5(file: str) -> torch.nn.Module:
     """Heads and their channels keep no relation to the width, as in T5 XXL."""
-    small = {"d_ff": 192, "d_kv": 32, "d_model": 96, "num_heads": 4, "num_layers": 2, "vocab_size": 500}
+    small = {"d_ff": 256, "d_kv": 32, "d_model": 96, "num_heads": 4, "num_layers": 2, "vocab_size": 500}
     return comfy.text_encoders.t5.T5(_config(file) | small, *_ARGUMENTS)
 
 
@@ -46,7 +46,7 @@ def _t5_gemma() -> torch.nn.Module:
     model = comfy.text_encoders.sa3.T5GemmaModel.__new__(comfy.text_encoders.sa3.T5GemmaModel)
     torch.nn.Module.__init__(model)
     config = comfy.text_encoders.sa3.T5GemmaEncoderConfig()
-    config.vocab_size, config.hidden_size, config.intermediate_size, config.num_hidden_layers = 500, 128, 192, 2
+    config.vocab_size, config.hidden_size, config.intermediate_size, config.num_hidden_layers = 500, 128, 256, 2
     config.num_attention_heads = config.num_key_value_heads = 2
     config.layer_types = ["sliding_attention", "full_attention"]
     model.num_layers, model.dtype = 2, torch.float32

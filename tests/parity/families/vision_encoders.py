@@ -18,7 +18,7 @@ from .case import FACTORY, GELU, FamilyCase
 
 _COMFY = Path(comfy.clip_model.__file__).parent
 _ARGUMENTS = (torch.float32, "cpu", FACTORY["operations"])
-_SMALL = {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 2, "num_hidden_layers": 3}
+_SMALL = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 2, "num_hidden_layers": 3}
 
 
 def _config(file: str, **config: Any) -> dict[str, Any]:
@@ -81,7 +81,8 @@ CASES = (
     FamilyCase("SigLIP 2 naflex", lambda: _vision(
         "clip_vision_siglip2_base_naflex.json", image_size=-1, num_patches=16), _call, _growing(16, 3), GELU),
     FamilyCase("DINOv2 large (518)", lambda: _dino2("dino2_large", image_size=70), _call, _pixels(70)),
-    FamilyCase("DINOv2 giant (swiglu, 280: interpolated)", lambda: _dino2("dino2_giant", image_size=70), _call,
+    FamilyCase("DINOv2 giant (swiglu, 280: interpolated)", lambda: _dino2(
+        "dino2_giant", image_size=70, hidden_size=192), _call,
                _growing(14, 3)),
     FamilyCase("DINOv3", _dino3, lambda m, t: m(t["pixels"]), _growing(16, 3), fresh=True),
     FamilyCase("wav2vec 2 (Wan S2V)", _wav2vec, lambda m, t: m(t["sound"]),

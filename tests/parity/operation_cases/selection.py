@@ -58,6 +58,8 @@ CASES = (
     Case("rows of the device", lambda m, t: _tripled(t["x"].flatten(0, 1) * 1.0, t["x"].flatten(0, 1)[:, 0] > 0), X,
          outliers=False),
     Case("embedding", lambda m, t: F.embedding(t["ids"], m.w), {}, {"w": (20, 32)}, host=_IDS, outliers=False),
+    Case("embedding of a part", lambda m, t: F.embedding(t["ids"], m.w[7:, 8:24]), {}, {"w": (27, 32)}, host=_IDS,
+         outliers=False),
     Case("embedding by the device", lambda m, t: F.embedding(_numbers(t, 20), m.w), X, {"w": (20, 32)},
          outliers=False),
     Case("index", lambda m, t: t["x"][t["a"], t["b"]], X, host=_PLACES),
