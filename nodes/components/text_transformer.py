@@ -55,7 +55,8 @@ class TextTransformer(Component):
         key: Hashable = tuple(sorted((name, repr(value)) for name, value in options.items()))
 
         def forward(core: torch.nn.Module, tensors: dict[str, Tensor]) -> tuple[Tensor, ...]:
-            x, intermediate = encode(core, tensors["embeds"], tensors.get("mask"), options)
+            with own_attention():
+                x, intermediate = encode(core, tensors["embeds"], tensors.get("mask"), options)
             return (x,) if intermediate is None else (x, intermediate)
 
         inputs = {"embeds": embeds} if mask is None else {"embeds": embeds, "mask": mask}
@@ -82,7 +83,6 @@ class T5Transformer(TextTransformer):
     def __init__(self, config: dict[str, Any], weights: WeightSet, placement: Placement) -> None:
         """config: as comfy/text_encoders/t5_config_xxl.json."""
         core = T5(config, torch.float32, "meta", MetaOperations)
-        own_attention(core.encoder)
         super().__init__(core, weights, placement)
 
     def forward(
@@ -108,7 +108,6 @@ class CLIPTransformer(TextTransformer):
     def __init__(self, config: dict[str, Any], weights: WeightSet, placement: Placement) -> None:
         """config: as comfy/sd1_clip_config.json."""
         core = CLIPTextModel(config, torch.float32, "meta", MetaOperations)
-        own_attention(core.text_model.encoder)
         if self.projection not in weights.parameters:
             core.text_projection = torch.nn.Identity()
         super().__init__(core, weights, placement, (self.projection,))

@@ -78,9 +78,9 @@ def test_encoders_below_q5_are_told(stored: str, is_lossy: bool) -> None:
 @pytest.mark.parametrize("changes", [{}, {"hidden_size": 128, "num_heads": 1, "depth_single_blocks": 1}, {"depth": 1}])
 @pytest.mark.parametrize("guidance", [False, True])
 def test_diffusion_model_of_any_size(tmp_path: Path, changes: dict[str, int], guidance: bool) -> None:
-    tensors = random_models.flux(guidance_embed=guidance, mlp_ratio=3.0, **changes)
+    tensors = random_models.flux(guidance_embed=guidance, **changes)
     path = random_models.write_gguf(tmp_path / "flux.gguf", "flux", tensors)
-    patcher = diffusion.load_diffusion(weights.flux(weights.read_header(path)), "CPU")
+    patcher = diffusion.load_diffusion(weights.read_header(path), "CPU")
     core = patcher.model.diffusion_model.engine_model.module
     assert {name: tensor.shape for name, tensor in core.state_dict().items()} == {
         name: tensor.shape for name, tensor in tensors.items()
@@ -121,7 +121,7 @@ def test_modules_have_their_weights_under_dynamic_vram(folder: Path, monkeypatch
     import comfy.memory_management
 
     monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
-    patcher = diffusion.load_diffusion(weights.flux(weights.read_header(folder / "flux.gguf")), "CPU")
+    patcher = diffusion.load_diffusion(weights.read_header(folder / "flux.gguf"), "CPU")
     assert patcher.model.state_dict()["diffusion_model.img_in.weight"].shape == (random_models.FLUX["hidden_size"], 64)
 
 

@@ -1,0 +1,82 @@
+"""ComfyUI's modules built by its own detection from the header of a file, and the place of each parameter there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import comfy.model_base
+import comfy.sd
+import torch
+
+from ...native.weights import Parameter, WeightFile, WeightFileError, WeightSet
+from ...native.weights.identify import another_kind
+from .component import MetaOperations
+from .recording import Recording
+
+log = logging.getLogger(__name__)
+
+
+def diffusion_model(header: WeightFile) -> tuple[comfy.model_base.BaseModel, WeightSet]:
+    """Core's model around a diffusion model without values, and its weights.
+
+    Raises WeightFileError where core does not know the model, or the file has not all of it.
+    """
+    recording = Recording(header)
+    options = {"dtype": torch.float32, "custom_operations": MetaOperations}
+    texts = {key: value for key, value in header.metadata.items() if isinstance(value, str)}
+    with _described(header, "diffusion model"), recording, torch.no_grad():
+        patcher = comfy.sd.load_diffusion_model_state_dict(
+            dict(recording.state_dict), model_options=options, metadata=texts, disable_dynamic=True
+        )
+    if patcher is None:
+        raise another_kind(header, "a diffusion model")
+    model = patcher.model
+    name = f"{type(model.model_config).__name__} diffusion model"
+    return model, weights_of(model.diffusion_model, recording, name)
+
+
+def weights_of(core: torch.nn.Module, recording: Recording, name: str) -> WeightSet:
+    """Where the parameters of a module that was loaded under the recording are; it keeps none of their values.
+
+    name: of the model, for messages. Raises WeightFileError where the file lacks some.
+    """
+    parameters: dict[str, Parameter] = {}
+    arrays, missing = {}, []
+    for key, tensor in core.state_dict(keep_vars=True).items():
+        if not tensor.is_floating_point():
+            continue  # counts and indices, which the module computes for itself
+        if not recording.knows(tensor):
+            missing.append(key)
+        elif found := recording.parameter(key, tensor):
+            parameters[key] = found
+        else:
+            arrays[key] = recording.values(tensor).to(torch.float32).numpy()
+    header = recording.header
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise WeightFileError(
+            f"{header.path} seems to be a {name} but lacks {', '.join(missing[:3])}{more}. The file is incomplete or "
+            "of a variant that this ComfyUI does not know: use the complete model in one file."
+        )
+    for part in core.modules():
+        for key, parameter in part._parameters.items():
+            if parameter is not None:
+                part._parameters[key] = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
+    return WeightSet(name, parameters, ((header.path, header.size, header.mtime_ns),), arrays)
+
+
+@contextmanager
+def _described(header: WeightFile, kind: str) -> Iterator[None]:
+    """Around core's detection: raises WeightFileError where the tensors of a file describe no model of the kind."""
+    try:
+        yield
+    except WeightFileError:
+        raise
+    except Exception as error:  # whatever core's code runs into on names and shapes that it did not expect
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise WeightFileError(
+            f"The tensors in {header.path} do not describe a whole {kind} ({why:.300}). "
+            "The file is incomplete or damaged, or it is another model: choose another file or download it again."
+        ) from error
