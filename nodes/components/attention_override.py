@@ -38,7 +38,7 @@ def attention(
     """
     if not skip_reshape:
         channels = q.shape[-1] // heads
-        q, k, v = (x.reshape(x.shape[0], x.shape[1], -1, channels).transpose(1, 2) for x in (q, k, v))
+        q, k, v = (x.reshape(*x.shape[:2], x.shape[2] // channels, channels).transpose(1, 2) for x in (q, k, v))
     if mask is not None and mask.ndim == 2:
         mask = mask[None]
     if mask is not None and mask.ndim == 3:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,12 +10,13 @@ import comfy.model_base
 import comfy.sd
 import torch
 
+from ...native.placement import MIB
 from ...native.weights import Parameter, WeightFile, WeightFileError, WeightSet
-from ...native.weights.identify import another_kind
+from ...native.weights.identify import ADAPTERS, another_kind, identify
 from .component import MetaOperations
 from .recording import Recording
 
-log = logging.getLogger(__name__)
+LARGEST_COMPUTED = 1 << 30  # bytes of weights that the file has in another layout and that are kept in RAM
 
 
 def diffusion_model(header: WeightFile) -> tuple[comfy.model_base.BaseModel, WeightSet]:
@@ -23,6 +24,8 @@ def diffusion_model(header: WeightFile) -> tuple[comfy.model_base.BaseModel, Wei
 
     Raises WeightFileError where core does not know the model, or the file has not all of it.
     """
+    if identify(header)[:1] and identify(header)[0] in ADAPTERS:
+        raise another_kind(header, "a diffusion model")
     recording = Recording(header)
     options = {"dtype": torch.float32, "custom_operations": MetaOperations}
     texts = {key: value for key, value in header.metadata.items() if isinstance(value, str)}
@@ -34,7 +37,21 @@ def diffusion_model(header: WeightFile) -> tuple[comfy.model_base.BaseModel, Wei
         raise another_kind(header, "a diffusion model")
     model = patcher.model
     name = f"{type(model.model_config).__name__} diffusion model"
+    _check_blocks(header, model.diffusion_model)
     return model, weights_of(model.diffusion_model, recording, name)
+
+
+def _check_blocks(header: WeightFile, core: torch.nn.Module) -> None:
+    """Raise WeightFileError where the file has blocks of a list beyond those that core has counted."""
+    lists = {name: len(part) for name, part in core.named_modules() if isinstance(part, torch.nn.ModuleList)}
+    numbered = re.compile(r"(?:^|.*?\.)(" + "|".join(map(re.escape, lists)) + r")\.(\d+)\.")
+    for name in header.tensors if lists else ():
+        found = numbered.match(name)
+        if found and int(found[2]) >= lists[found[1]]:
+            raise WeightFileError(
+                f"{header.path} has {name} of a model with {lists[found[1]]} {found[1]}, but no {found[1]}."
+                f"{lists[found[1]]}. The file is incomplete: download it again."
+            )
 
 
 def weights_of(core: torch.nn.Module, recording: Recording, name: str) -> WeightSet:
@@ -43,7 +60,8 @@ def weights_of(core: torch.nn.Module, recording: Recording, name: str) -> Weight
     name: of the model, for messages. Raises WeightFileError where the file lacks some.
     """
     parameters: dict[str, Parameter] = {}
-    arrays, missing = {}, []
+    computed: dict[str, torch.Tensor] = {}
+    missing = []
     for key, tensor in core.state_dict(keep_vars=True).items():
         if not tensor.is_floating_point():
             continue  # counts and indices, which the module computes for itself
@@ -52,7 +70,7 @@ def weights_of(core: torch.nn.Module, recording: Recording, name: str) -> Weight
         elif found := recording.parameter(key, tensor):
             parameters[key] = found
         else:
-            arrays[key] = recording.values(tensor).to(torch.float32).numpy()
+            computed[key] = tensor
     header = recording.header
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
@@ -60,6 +78,14 @@ def weights_of(core: torch.nn.Module, recording: Recording, name: str) -> Weight
             f"{header.path} seems to be a {name} but lacks {', '.join(missing[:3])}{more}. The file is incomplete or "
             "of a variant that this ComfyUI does not know: use the complete model in one file."
         )
+    nbytes = 4 * sum(tensor.numel() for tensor in computed.values())
+    if nbytes > LARGEST_COMPUTED:
+        raise WeightFileError(
+            f"{header.path} stores {len(computed)} weights of the {name} in another layout than ComfyUI, such as "
+            f"{next(iter(computed))}: {nbytes / MIB:,.0f} MiB would have to be converted. Use a file in the model's "
+            "original layout, or a GGUF file."
+        )
+    arrays = {key: recording.values(tensor).to(torch.float32).numpy() for key, tensor in computed.items()}
     for part in core.modules():
         for key, parameter in part._parameters.items():
             if parameter is not None:

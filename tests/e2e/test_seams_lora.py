@@ -170,7 +170,7 @@ def test_bypass_loader_is_refused_where_it_reaches_for_layers(models: tuple[Any,
     model = models[0].model.diffusion_model
     assert model.img_in.weight.shape == (HIDDEN, 64)
     with pytest.raises(NotImplementedError, match="its layer img_in"):
-        model.img_in.forward
+        _ = model.img_in.forward
     assert not hasattr(model, "heatmap_head")
     assert model.dtype == torch.float32
 

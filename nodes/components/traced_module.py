@@ -1,0 +1,105 @@
+"""A component whose methods are those of core's module, each traced and computed by the engine when it is called."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Hashable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from .attention_override import own_attention
+from .call_arguments import join, part
+from .component import Component
+from .layer_shapes import LayerShapes
+
+_TENSOR = object()  # where a result has a tensor
+
+
+class _ReadsMore(Exception):
+    """The module reads an option that its trace was not given."""
+
+
+class _Options(dict[str, Any]):
+    """transformer_options for a trace: those that the module is known to read. It is noticed when it reads another."""
+
+    def __init__(self, given: dict[str, Any], withheld: Collection[str], reads: set[str]) -> None:
+        super().__init__(given)
+        self._withheld, self._reads = withheld, reads
+
+    def _read(self, name: str) -> None:
+        self._reads.add(name)
+        if name in self._withheld and not super().__contains__(name):
+            raise _ReadsMore(name)
+
+    def __getitem__(self, name: str) -> Any:
+        self._read(name)
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        self._read(str(name))
+        return super().__contains__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self._read(name)
+        return super().get(name, default)
+
+    def copy(self) -> _Options:
+        return _Options(self, self._withheld, self._reads)
+
+
+class TracedModule(Component):
+    """Stands for any module of core."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As Component."""
+        super().__init__(*args, **kwargs)
+        self._results: dict[Hashable, tuple[TreeSpec, list[Any]]] = {}  # how results of a call are nested
+        self._reads: set[str] = set()  # the names of the transformer_options that the module reads
+
+    def __getattr__(self, name: str) -> Any:
+        """What core reads from a module: its settings, the shapes of its layers, and what its methods compute."""
+        core = self.__dict__["engine_model"].module if "engine_model" in self.__dict__ else None
+        if core is None or name.startswith("__") or not hasattr(core, name):
+            return super().__getattr__(name)
+        value = getattr(core, name)
+        if isinstance(value, torch.nn.Module):
+            return LayerShapes(value, name)
+        return self._method(name) if inspect.ismethod(value) and value.__self__ is core else value
+
+    def _method(self, name: str) -> Callable[..., Any]:
+        return lambda *args, **kwargs: self.call(name, args, kwargs)
+
+    def call(self, name: str, args: Any, kwargs: Any) -> Any:
+        """A method of core's module, computed by the engine; results have the type of the first float that goes in."""
+        bound = inspect.signature(getattr(self.engine_model.module, name)).bind(*args, **kwargs)
+        arguments = bound.arguments | bound.arguments.pop("kwargs", {})
+        options = arguments.pop("transformer_options", None)
+        while True:
+            try:
+                return self._computed(name, arguments, options)
+            except _ReadsMore:
+                continue
+
+    def _computed(self, name: str, arguments: dict[str, Any], options: dict[str, Any] | None) -> Any:
+        tensors: dict[str, Tensor] = {}
+        known = None if options is None else {each: options[each] for each in sorted(self._reads) if each in options}
+        structure = part({**arguments, "transformer_options": known}, "", tensors)
+        key = name, structure
+
+        def function(core: Any, tensors: dict[str, Tensor]) -> tuple[Tensor, ...]:
+            call = join(structure, tensors)
+            given = call.pop("transformer_options")
+            if options is not None:
+                call["transformer_options"] = _Options(given, options.keys(), self._reads)
+            with own_attention():
+                flat, nesting = tree_flatten(getattr(core, name)(**call))
+            self._results[key] = nesting, [_TENSOR if isinstance(x, Tensor) else x for x in flat]
+            return tuple(x for x in flat if isinstance(x, Tensor))
+
+        first = next((x for x in tensors.values() if x.is_floating_point()), torch.empty(0))
+        results = iter(self.compute(key, function, tensors))
+        nesting, leaves = self._results[key]
+        return tree_unflatten([next(results).to(first) if x is _TENSOR else x for x in leaves], nesting)
