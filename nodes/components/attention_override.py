@@ -38,6 +38,7 @@ def attention(
     """
     if not skip_reshape:
         channels = q.shape[-1] // heads
+        q, k, v = (x.flatten(2) for x in (q, k, v))  # core's takes heads as a dimension of their own too
         q, k, v = (x.reshape(*x.shape[:2], x.shape[2] // channels, channels).transpose(1, 2) for x in (q, k, v))
     if mask is not None and mask.ndim == 2:
         mask = mask[None]

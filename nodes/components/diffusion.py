@@ -17,9 +17,9 @@ class DiffusionModule(TracedModule):
 
     tokens = 1280  # of a prompt and of a picture of 512 x 512 pixels
 
-    def __init__(self, core: Any, weights: WeightSet, placement: Placement) -> None:
+    def __init__(self, core: Any, weights: WeightSet, placement: Placement, f16_overflow: bool = False) -> None:
         """core: the model on the meta device."""
-        super().__init__(core, weights, placement)
+        super().__init__(core, weights, placement, f16_overflow=f16_overflow)
         self._wraps_itself = hasattr(core, "_forward")
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

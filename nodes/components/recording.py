@@ -108,7 +108,7 @@ class Recording(TorchDispatchMode):
         return self._origin(tensor) is not None
 
     def parameter(self, name: str, tensor: Tensor) -> Parameter | None:
-        """What the file has of a tensor, as the parameter `name`; None where it must be computed from it.
+        """The place of a tensor in the file, as the parameter `name`; None where it must be computed.
 
         Raises WeightFileError where the file's type is none of weights.
         """

@@ -13,7 +13,6 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from .attention_override import own_attention
 from .call_arguments import join, part
 from .component import Component
-from .layer_shapes import LayerShapes
 
 _TENSOR = object()  # where a result has a tensor
 
@@ -60,7 +59,7 @@ class TracedModule(Component):
         self._reads: set[str] = set()  # the names of the transformer_options that the module reads
 
     def __getattr__(self, name: str) -> Any:
-        """What core reads from a module: its settings, the shapes of its layers, and what its methods compute."""
+        """A setting of core's module, the shapes of a layer, or a method, which the engine computes."""
         core = self.__dict__["engine_model"].module if "engine_model" in self.__dict__ else None
         if core is None or name.startswith("__") or not hasattr(core, name):
             return super().__getattr__(name)
@@ -103,3 +102,42 @@ class TracedModule(Component):
         results = iter(self.compute(key, function, tensors))
         nesting, leaves = self._results[key]
         return tree_unflatten([next(results).to(first) if x is _TENSOR else x for x in leaves], nesting)
+
+
+class LayerShapes:
+    """Stands for a layer whose weights are in another process."""
+
+    def __init__(self, layer: torch.nn.Module, path: str) -> None:
+        """path: of the layer in the model, for messages."""
+        self.__dict__.update(_layer=layer, _path=path)
+
+    def __getattr__(self, name: str) -> Any:
+        """A weight on the meta device or an inner layer; raises NotImplementedError for anything else.
+
+        Not AttributeError, which core's bypass LoRA loaders (comfy/weight_adapter/bypass.py) log and pass over.
+        """
+        value = getattr(self._layer, name, None)
+        if isinstance(value, torch.nn.Parameter):
+            return value
+        if isinstance(value, torch.nn.Module):
+            return LayerShapes(value, f"{self._path}.{name}")
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise NotImplementedError(_refusal(self._path))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise NotImplementedError(_refusal(self._path))
+
+    def __getitem__(self, index: int) -> LayerShapes:
+        return LayerShapes(self._layer[index], f"{self._path}.{index}")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(_refusal(self._path))
+
+
+def _refusal(path: str) -> str:
+    return (
+        f"A node in this workflow reaches into the model for its layer {path}, as the bypass LoRA loaders do. "
+        "The layers of a GGML model are in another process: for a LoRA use Load LoRA instead, else remove that "
+        "node or load the model with ComfyUI's own loader."
+    )

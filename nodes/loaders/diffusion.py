@@ -23,7 +23,8 @@ def load_diffusion(header: WeightFile, placement: Placement | str) -> ComponentP
     """
     placement = as_placement(placement)
     model, weights = diffusion_model(header)
-    model.diffusion_model = DiffusionModule(model.diffusion_model, weights, placement)
+    overflows = torch.float16 not in model.model_config.supported_inference_dtypes
+    model.diffusion_model = DiffusionModule(model.diffusion_model, weights, placement, overflows)
     model.device = torch.device("cpu")
     return ComponentPatcher(model, load_device(placement.device), torch.device("cpu"))
 

@@ -155,7 +155,7 @@ def test_another_kind_of_model_is_told_what_it_is(tmp_path: Path, foreign: str) 
 
 
 class TestRecording:
-    """What is known of tensors after conversions."""
+    """Tensors after conversions: rows of the file, or computed from it."""
 
     @pytest.fixture
     def recorded(self, tmp_path: Path) -> Any:
@@ -194,7 +194,8 @@ class TestRecording:
         "convert",
         [
             lambda x: x.t(), lambda x: x[:, :32], lambda x: torch.cat([x[4:], x[:4]]), lambda x: x * 2 + 1,
-            lambda x: x.t().contiguous()[3:], lambda x: x.t().clone()[3:], lambda x: torch.stack([x, x])[1], lambda x: x.split(4)[0].float().sum(0),
+            lambda x: x.t().contiguous()[3:],
+            lambda x: x.t().clone()[3:], lambda x: torch.stack([x, x])[1], lambda x: x.split(4)[0].float().sum(0),
         ],
     )  # fmt: skip
     def test_what_is_no_row_is_computed(self, recorded: Any, convert: Any) -> None:
