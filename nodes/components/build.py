@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import comfy.model_base
 import comfy.sd
+import folder_paths
 import torch
 
 from ...native.placement import MIB
@@ -39,6 +42,61 @@ def diffusion_model(header: WeightFile) -> tuple[comfy.model_base.BaseModel, Wei
     name = f"{type(model.model_config).__name__} diffusion model"
     _check_blocks(header, model.diffusion_model)
     return model, weights_of(model.diffusion_model, recording, name)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A module inside a model of core's, to be replaced by a component: the attribute `name` of `owner`."""
+
+    owner: torch.nn.Module
+    name: str
+    core: torch.nn.Module
+    weights: WeightSet
+
+
+def text_encoders(
+    headers: Sequence[WeightFile], kind: comfy.sd.CLIPType, sizes: Mapping[str, Any] | None = None
+) -> tuple[comfy.sd.CLIP, list[Part]]:
+    """Core's CLIP of these files, and its modules without values.
+
+    kind: which model the encoders are for. sizes: `model_options` of core that give encoders other sizes.
+    Raises WeightFileError where core does not know the encoders, or the files have not all of them.
+    """
+    recordings = [Recording(header) for header in headers]
+    # The patcher is replaced: a device that is not the initial one keeps core from loading the model now.
+    devices = {"load_device": torch.device("meta"), "initial_device": torch.device("cpu")}
+    options = {"dtype": torch.float32, "custom_operations": MetaOperations, **devices, **(sizes or {})}
+    with ExitStack() as stack:
+        stack.enter_context(_described(headers[0], "set of text encoders"))
+        for each in recordings:
+            stack.enter_context(each)
+        stack.enter_context(torch.no_grad())
+        clip = comfy.sd.load_text_encoder_state_dicts(
+            [dict(each.state_dict) for each in recordings],
+            embedding_directory=folder_paths.get_folder_paths("embeddings"), clip_type=kind, model_options=options,
+            disable_dynamic=True,
+        )  # fmt: skip
+    return clip, list(_parts(clip.cond_stage_model, recordings))
+
+
+def _parts(owner: torch.nn.Module, recordings: Sequence[Recording]) -> Iterator[Part]:
+    """The transformers of text encoders, and other modules with parameters beside them."""
+    for name, module in owner.named_children():
+        if any(isinstance(getattr(part, "transformer", None), torch.nn.Module) for part in module.modules()):
+            yield from _parts(module, recordings)
+        elif any(True for _ in module.parameters()):
+            tensors = module.state_dict(keep_vars=True).values()
+            source = max(recordings, key=lambda each: sum(each.knows(tensor) for tensor in tensors))
+            _drop_absent(module, source)
+            yield Part(owner, name, module, weights_of(module, source, f"{type(module).__name__} ({name})"))
+
+
+def _drop_absent(module: torch.nn.Module, recording: Recording) -> None:
+    """Take away parts of which the file has nothing: the projection of a CLIP, the eyes of a language model."""
+    for name, part in list(module.named_children()):
+        tensors = list(part.state_dict(keep_vars=True).values())
+        if tensors and not any(map(recording.knows, tensors)):
+            setattr(module, name, None)
 
 
 def _check_blocks(header: WeightFile, core: torch.nn.Module) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -78,7 +79,12 @@ class Recording(TorchDispatchMode):
         self.state_dict: dict[str, Tensor] = {}
         for name, stored in under(header, "").items():
             dtype = _DTYPES.get(stored.tensor.stored, torch.float16)
-            self.state_dict[name] = tensor = torch.empty(stored.tensor.shape, dtype=dtype, device="meta")
+            tensor = torch.empty(stored.tensor.shape, dtype=dtype, device="meta")
+            if dtype == torch.uint8:  # text, such as a tokenizer's, which conversions read outside torch
+                tensor = torch.from_numpy(
+                    np.fromfile(header.path, np.uint8, stored.tensor.nbytes, offset=stored.tensor.offset)
+                ).reshape(stored.tensor.shape)
+            self.state_dict[name] = tensor
             self._note(tensor, stored)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

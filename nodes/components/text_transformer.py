@@ -12,22 +12,10 @@ from comfy.text_encoders.t5 import T5
 from torch import Tensor
 
 from ...native.placement import Placement
-from ...native.weights import Parameter, WeightSet, read_parameter, read_rows
+from ...native.weights import WeightSet, read_parameter
 from .attention_override import own_attention
 from .component import Component, MetaOperations
-
-
-class TokenEmbedding:
-    """Looks tokens up in the weight file: a prompt needs a few hundred rows of tens of thousands."""
-
-    def __init__(self, parameter: Parameter) -> None:
-        self.parameter = parameter
-        self.weight = torch.empty(0)  # ComfyUI asks for its device
-
-    def __call__(self, tokens: Tensor, out_dtype: torch.dtype = torch.float32) -> Tensor:
-        """tokens: [batch, tokens]. Returns [batch, tokens, channels]."""
-        rows = torch.from_numpy(read_rows(self.parameter, tokens.flatten().cpu().numpy()))
-        return rows.reshape(*tokens.shape, -1).to(tokens.device, out_dtype)
+from .encoder import TokenEmbedding
 
 
 class TextTransformer(Component):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Hashable
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -72,9 +73,14 @@ class TracedModule(Component):
         return lambda *args, **kwargs: self.call(name, args, kwargs)
 
     def call(self, name: str, args: Any, kwargs: Any) -> Any:
-        """A method of core's module, computed by the engine; results have the type of the first float that goes in."""
-        bound = inspect.signature(getattr(self.engine_model.module, name)).bind(*args, **kwargs)
-        arguments = bound.arguments | bound.arguments.pop("kwargs", {})
+        """A method of core's module or of a layer of it, computed by the engine.
+
+        Results have the type of the first float that goes in.
+        """
+        signature = inspect.signature(attrgetter(name)(self.engine_model.module))
+        open_ended = any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values())
+        bound = {} if open_ended else signature.bind(*args, **kwargs).arguments
+        arguments = {"": args, **kwargs} if open_ended else bound | bound.pop("kwargs", {})
         options = arguments.pop("transformer_options", None)
         while True:
             try:
@@ -94,7 +100,7 @@ class TracedModule(Component):
             if options is not None:
                 call["transformer_options"] = _Options(given, options.keys(), self._reads)
             with own_attention():
-                flat, nesting = tree_flatten(getattr(core, name)(**call))
+                flat, nesting = tree_flatten(attrgetter(name)(core)(*call.pop("", ()), **call))
             self._results[key] = nesting, [_TENSOR if isinstance(x, Tensor) else x for x in flat]
             return tuple(x for x in flat if isinstance(x, Tensor))
 

@@ -66,6 +66,13 @@ def test_encoder_whose_shapes_tell_no_sizes_is_refused(tmp_path: Path, name: str
         encoders.load_encoders(found["clip_l"], found["t5"], "CPU")
 
 
+def test_another_vocabulary_is_no_t5_of_flux(folder: Path, tmp_path: Path) -> None:
+    """UMT5 in place of T5-XXL drew nonsense without a word (ComfyUI-GGUF #343)."""
+    path = random_models.write_safetensors(tmp_path / "umt5.safetensors", random_models.t5(vocab_size=4000))
+    with pytest.raises(weights.WeightFileError, match=r"umt5.safetensors has 4,000 tokens .* would draw nonsense"):
+        encoders.read_encoders([str(folder / "clip_l.safetensors"), str(path)])
+
+
 @pytest.mark.parametrize(("stored", "is_lossy"), [("Q4_K", True), ("IQ4_XS", True), ("Q5_K", False), ("F16", False)])
 def test_encoders_below_q5_are_told(stored: str, is_lossy: bool) -> None:
     def parameter(name: str, type_: str, nbytes: int) -> object:
