@@ -16,6 +16,8 @@ from .call_arguments import join, part
 from .component import Component
 
 _TENSOR = object()  # where a result has a tensor
+# How the results of a call are nested: also of calls that another component of the same module has traced.
+_nestings: dict[Hashable, tuple[TreeSpec, list[Any]]] = {}
 
 
 class _ReadsMore(Exception):
@@ -56,7 +58,7 @@ class TracedModule(Component):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """As Component."""
         super().__init__(*args, **kwargs)
-        self._results: dict[Hashable, tuple[TreeSpec, list[Any]]] = {}  # how results of a call are nested
+        self._shapes = frozenset((name, tuple(tensor.shape)) for name, tensor in self._names.items())
         self._reads: set[str] = set()  # the names of the transformer_options that the module reads
 
     def __getattr__(self, name: str) -> Any:
@@ -90,23 +92,23 @@ class TracedModule(Component):
 
     def _computed(self, name: str, arguments: dict[str, Any], options: dict[str, Any] | None) -> Any:
         tensors: dict[str, Tensor] = {}
-        known = None if options is None else {each: options[each] for each in sorted(self._reads) if each in options}
-        structure = part({**arguments, "transformer_options": known}, "", tensors)
+        given = None if options is None else {each: options[each] for each in sorted(self._reads) if each in options}
+        structure = part({**arguments, "transformer_options": given}, "", tensors)
         key = name, structure
 
         def function(core: Any, tensors: dict[str, Tensor]) -> tuple[Tensor, ...]:
             call = join(structure, tensors)
-            given = call.pop("transformer_options")
+            own = call.pop("transformer_options")
             if options is not None:
-                call["transformer_options"] = _Options(given, options.keys(), self._reads)
+                call["transformer_options"] = _Options(own, options.keys(), self._reads)
             with own_attention():
                 flat, nesting = tree_flatten(attrgetter(name)(core)(*call.pop("", ()), **call))
-            self._results[key] = nesting, [_TENSOR if isinstance(x, Tensor) else x for x in flat]
+            _nestings[self._shapes, key] = nesting, [_TENSOR if isinstance(x, Tensor) else x for x in flat]
             return tuple(x for x in flat if isinstance(x, Tensor))
 
         first = next((x for x in tensors.values() if x.is_floating_point()), torch.empty(0))
         results = iter(self.compute(key, function, tensors))
-        nesting, leaves = self._results[key]
+        nesting, leaves = _nestings[self._shapes, key]
         return tree_unflatten([next(results).to(first) if x is _TENSOR else x for x in leaves], nesting)
 
 
