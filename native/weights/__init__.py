@@ -3,7 +3,7 @@
 from .convert import PIECE, Piece, convert, pieces, read_parameter, read_rows
 from .header import read_header
 from .identify import Kind, identify
-from .names import clip_l, flux, t5, vae
+from .names import clip_l, t5, vae
 from .weight_file import FileTensor, WeightFile, WeightFileError
 from .weight_set import Parameter, WeightSet, check_unchanged, load_type, mappable
 
@@ -19,7 +19,6 @@ __all__ = [
     "check_unchanged",
     "clip_l",
     "convert",
-    "flux",
     "identify",
     "load_type",
     "mappable",

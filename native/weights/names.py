@@ -1,4 +1,4 @@
-"""Tensor names of weight files to the parameter names of ComfyUI's modules, for every model family that is read here.
+"""Tensor names of weight files to the parameter names of ComfyUI's text encoders and VAEs.
 
 Per family: the tensor by which it is recognised, the renames of its known writers, and which parameters it must have.
 """
@@ -20,7 +20,6 @@ log = logging.getLogger(__name__)
 SCALES = (".scale_weight", ".weight_scale")  # of FP8 weights: ComfyUI's older and newer name
 UNUSED = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8", ".weight_scale_2")  # for FP8 arithmetic alone
 
-FLUX_MARKER = "double_blocks.0.img_attn.qkv.weight"
 CLIP_MARKER = "text_model.encoder.layers.0.mlp.fc1.weight"
 DEEPER_CLIP = "text_model.encoder.layers.22.mlp.fc1.weight"  # CLIP-H and CLIP-G
 T5_MARKERS = ("encoder.block.0.layer.0.SelfAttention.q.weight", "enc.blk.0.attn_q.weight")  # transformers, llama.cpp
@@ -43,7 +42,6 @@ VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 VAE_ENDS = [f"{half}.{layer}" for half in ("encoder", "decoder") for layer in ("conv_in", "norm_out", "conv_out")]
 
 Renames = tuple[tuple[re.Pattern[str], str], ...]  # the whole name, and what replaces it
-FLUX_RENAMES: Renames = ((re.compile(r"(.*_norm)\.scale"), r"\1.weight"),)
 T5_RENAMES: Renames = (
     *((re.compile(rf"{re.escape(old)}\.weight"), f"{new}.weight") for old, new in T5_LLAMA_MODEL.items()),
     *(
@@ -63,33 +61,6 @@ class ScaledTensor:
 
     tensor: FileTensor
     scale: float = 1.0
-
-
-def flux(header: WeightFile) -> WeightSet:
-    """The parameters of comfy.ldm.flux.model.Flux. Raises WeightFileError for anything but a whole FLUX.1 model."""
-    prefixes = prefixes_of(header, FLUX_MARKER)
-    if not prefixes or "flux" not in {kind.key for kind in identify(header)}:
-        raise another_kind(header, "a FLUX.1 diffusion model")
-    tensors = renamed(under(header, prefixes[0]), FLUX_RENAMES)
-    optional = affine("guidance_in.in_layer", "guidance_in.out_layer")
-    return weight_set(header, "FLUX.1 diffusion model", tensors, flux_parameters(tensors), optional)
-
-
-def flux_parameters(names: Iterable[str]) -> Iterator[str]:
-    """The parameters that a FLUX.1 model of as many blocks as the names have must have."""
-    names = list(names)
-    yield from affine("img_in", "txt_in")
-    yield from affine("time_in.in_layer", "time_in.out_layer", "vector_in.in_layer", "vector_in.out_layer")
-    for index in block_range(names, "double_blocks"):
-        for stream in (f"double_blocks.{index}.img", f"double_blocks.{index}.txt"):
-            yield from affine(f"{stream}_mod.lin", f"{stream}_attn.qkv", f"{stream}_attn.proj")
-            yield from affine(f"{stream}_mlp.0", f"{stream}_mlp.2")
-            yield from (f"{stream}_attn.norm.{norm}.weight" for norm in ("query_norm", "key_norm"))
-    for index in block_range(names, "single_blocks"):
-        block = f"single_blocks.{index}"
-        yield from affine(f"{block}.linear1", f"{block}.linear2", f"{block}.modulation.lin")
-        yield from (f"{block}.norm.{norm}.weight" for norm in ("query_norm", "key_norm"))
-    yield from affine("final_layer.linear", "final_layer.adaLN_modulation.1")
 
 
 def clip_l(header: WeightFile) -> WeightSet:

@@ -1,13 +1,17 @@
-"""Attention as the one operation the engine knows, given to ComfyUI's modules without touching anything they share.
+"""Attention as the one operation the engine knows, for ComfyUI's modules while one of ours calls them.
 
 Which attention ComfyUI picks depends on the torch GPU, on flags and on free memory; a trace must hang on none of them.
 """
 
 from __future__ import annotations
 
-import types
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
+import comfy.ldm.modules.attention as core_attention
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -34,7 +38,8 @@ def attention(
     """
     if not skip_reshape:
         channels = q.shape[-1] // heads
-        q, k, v = (x.reshape(x.shape[0], x.shape[1], -1, channels).transpose(1, 2) for x in (q, k, v))
+        q, k, v = (x.flatten(2) for x in (q, k, v))  # core's takes heads as a dimension of their own too
+        q, k, v = (x.reshape(*x.shape[:2], x.shape[2] // channels, channels).transpose(1, 2) for x in (q, k, v))
     if mask is not None and mask.ndim == 2:
         mask = mask[None]
     if mask is not None and mask.ndim == 3:
@@ -45,11 +50,6 @@ def attention(
     return out.transpose(1, 2).reshape(out.shape[0], out.shape[2], -1)  # [batch, tokens, heads * channels]
 
 
-def override(_chosen: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """`attention` as transformer_options["optimized_attention_override"] is called."""
-    return attention(*args, **kwargs)
-
-
 def image_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Single-headed attention over the pixels of [batch, channels, height, width], as a VAE's AttnBlock calls it."""
     shape = q.shape
@@ -58,15 +58,38 @@ def image_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out.transpose(2, 3).reshape(shape)
 
 
-def own_attention(module: torch.nn.Module) -> None:
-    """Give one module instance a `forward` that finds `attention` where its class asks for one for the device.
+_active: ContextVar[bool] = ContextVar("active", default=False)
 
-    The function is a copy with globals of its own, so the class and every other instance stay as they are.
-    Raises KeyError when the class no longer asks in this way.
+
+@contextmanager
+def own_attention() -> Iterator[None]:
+    """Every attention that a module of ComfyUI chooses is `attention`, in this thread, until this is left."""
+    _attach()
+    before = _active.set(True)
+    try:
+        yield
+    finally:
+        _active.reset(before)
+
+
+@functools.cache
+def _attach() -> None:
+    """Make ComfyUI's attentions ask whether `own_attention` is active.
+
+    wrap_attn (comfy/ldm/modules/attention.py) keeps the function that it wraps in a cell, which is reached under
+    whatever name a module has imported it.
     """
-    forward = type(module).forward
-    if "optimized_attention_for_device" not in forward.__globals__:
-        raise KeyError(f"{type(module).__name__}.forward does not use optimized_attention_for_device")
-    names = {**forward.__globals__, "optimized_attention_for_device": lambda *args, **kwargs: attention}
-    copy = types.FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
-    module.forward = types.MethodType(copy, module)
+    for name in dir(core_attention):
+        wrapper = getattr(core_attention, name)
+        code = getattr(wrapper, "__code__", None)
+        if name.startswith("attention_") and code is not None and "func" in code.co_freevars:
+            cell = wrapper.__closure__[code.co_freevars.index("func")]
+            cell.cell_contents = _chosen(cell.cell_contents)
+
+
+def _chosen(theirs: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @functools.wraps(theirs)
+    def choose(*args: Any, **kwargs: Any) -> Tensor:
+        return (attention if _active.get() else theirs)(*args, **kwargs)
+
+    return choose

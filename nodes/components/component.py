@@ -20,13 +20,26 @@ F16_OVERFLOW_SCALE = 64.0  # brings activations of 4 million within F16 and leav
 Function = Callable[[torch.nn.Module, dict[str, Tensor]], Tensor | tuple[Tensor, ...]]
 
 
+def _without_values(layer: type[torch.nn.Module]) -> type[torch.nn.Module]:
+    """The layer with its parameters on the meta device from the start; under dynamic VRAM core's has none yet."""
+
+    class OnMeta(layer):  # type: ignore[misc, valid-type]
+        _load_from_state_dict = torch.nn.Module._load_from_state_dict
+
+        def __init__(self, *args: Any, device: Any = None, **kwargs: Any) -> None:
+            super().__init__(*args, device="meta", **kwargs)
+
+    OnMeta.__name__ = layer.__name__
+    return OnMeta
+
+
 class MetaOperations(comfy.ops.disable_weight_init):
-    """Core's layers, for modules on the meta device; under dynamic VRAM its own Linear has no weight before loading."""
+    """Core's layers without memory for their weights, which the engine reads from the file."""
 
-    class Linear(comfy.ops.disable_weight_init.Linear):
-        """A Linear that has its weight from the start (comfy/ops.py asks which class loads the state dict)."""
 
-        _load_from_state_dict = torch.nn.Linear._load_from_state_dict
+for _name, _layer in list(vars(comfy.ops.disable_weight_init).items()):
+    if isinstance(_layer, type) and issubclass(_layer, torch.nn.Module):
+        setattr(MetaOperations, _name, _without_values(_layer))
 
 
 class Component(torch.nn.Module):

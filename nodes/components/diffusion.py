@@ -2,56 +2,42 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
-
-from torch import Tensor
 
 from ...native.placement import Placement
 from ...native.weights import WeightSet
-from . import attention_override as attention
-from .call_arguments import join, part
-from .component import Component
+from .traced_module import TracedModule
 
 # Functions of other nodes that would have to run inside the model, between its layers.
 REFUSED = ("patches", "patches_replace", "optimized_attention_override")
-# Options that change what the model computes and are plain values.
-HONOURED = ("rope_options",)
 
 
-class DiffusionModule(Component):
+class DiffusionModule(TracedModule):
     """Stands for a core diffusion model such as comfy.ldm.flux.model.Flux."""
 
     tokens = 1280  # of a prompt and of a picture of 512 x 512 pixels
 
-    def __init__(self, core: Any, weights: WeightSet, placement: Placement) -> None:
+    def __init__(self, core: Any, weights: WeightSet, placement: Placement, f16_overflow: bool = False) -> None:
         """core: the model on the meta device."""
-        super().__init__(core, weights, placement)
-        self.patch_size = core.patch_size
-        self._signature = inspect.signature(core._forward)
+        super().__init__(core, weights, placement, f16_overflow=f16_overflow)
+        self._wraps_itself = hasattr(core, "_forward")
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Core's own forward, which runs the wrappers of other nodes around `_forward` below."""
-        return type(self.engine_model.module).forward(self, *args, **kwargs)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Core's own forward, which runs the wrappers of other nodes around `_forward` below, where there is one."""
+        if self._wraps_itself:
+            return type(self.engine_model.module).forward(self, *args, **kwargs)
+        return self.call("forward", args, kwargs)
 
-    def _forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Core's `_forward`, computed by the runner. x and the result: [batch, channels, height, width]."""
-        arguments = self._signature.bind(*args, **kwargs).arguments
-        arguments |= arguments.pop("kwargs", {})
-        options = arguments.pop("transformer_options", {})
-        refuse(options)
-        honoured = {name: options[name] for name in HONOURED if name in options}
-        tensors: dict[str, Tensor] = {}
-        structure = part({**arguments, "transformer_options": honoured}, "", tensors)
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Core's `_forward`, computed by the engine."""
+        return self.call("_forward", args, kwargs)
 
-        def forward(core: Any, tensors: dict[str, Tensor]) -> Tensor:
-            arguments = join(structure, tensors)
-            arguments["transformer_options"]["optimized_attention_override"] = attention.override
-            return core._forward(**arguments)
-
-        x = arguments["x"]
-        (out,) = self.compute(structure, forward, tensors)
-        return out.to(x)
+    def call(self, name: str, args: Any, kwargs: Any) -> Any:
+        """As TracedModule; raises NotImplementedError for functions of other nodes inside the model."""
+        refuse(kwargs.get("transformer_options") or {})
+        for value in args:
+            refuse(value if isinstance(value, dict) else {})
+        return super().call(name, args, kwargs)
 
 
 def refuse(options: dict[str, Any]) -> None:

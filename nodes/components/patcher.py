@@ -43,6 +43,14 @@ class ComponentPatcher(ModelPatcher):
         self._check(self.hook_patches[hook.hook_ref])
         return added
 
+    def set_injections(self, key: str, injections: Any) -> None:
+        """Raises NotImplementedError: what is injected works on the model's layers."""
+        raise NotImplementedError(
+            f"A node in this workflow puts code of its own into the model's layers ({key}), as the bypass LoRA loaders "
+            "do. The layers of a GGML model are in another process: for a LoRA use Load LoRA instead, else remove that "
+            "node or load the model with ComfyUI's own loader."
+        )
+
     def load(
         self,
         device_to: torch.device | None = None,

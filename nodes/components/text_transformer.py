@@ -12,22 +12,10 @@ from comfy.text_encoders.t5 import T5
 from torch import Tensor
 
 from ...native.placement import Placement
-from ...native.weights import Parameter, WeightSet, read_parameter, read_rows
+from ...native.weights import WeightSet, read_parameter
 from .attention_override import own_attention
 from .component import Component, MetaOperations
-
-
-class TokenEmbedding:
-    """Looks tokens up in the weight file: a prompt needs a few hundred rows of tens of thousands."""
-
-    def __init__(self, parameter: Parameter) -> None:
-        self.parameter = parameter
-        self.weight = torch.empty(0)  # ComfyUI asks for its device
-
-    def __call__(self, tokens: Tensor, out_dtype: torch.dtype = torch.float32) -> Tensor:
-        """tokens: [batch, tokens]. Returns [batch, tokens, channels]."""
-        rows = torch.from_numpy(read_rows(self.parameter, tokens.flatten().cpu().numpy()))
-        return rows.reshape(*tokens.shape, -1).to(tokens.device, out_dtype)
+from .encoder import TokenEmbedding
 
 
 class TextTransformer(Component):
@@ -55,7 +43,8 @@ class TextTransformer(Component):
         key: Hashable = tuple(sorted((name, repr(value)) for name, value in options.items()))
 
         def forward(core: torch.nn.Module, tensors: dict[str, Tensor]) -> tuple[Tensor, ...]:
-            x, intermediate = encode(core, tensors["embeds"], tensors.get("mask"), options)
+            with own_attention():
+                x, intermediate = encode(core, tensors["embeds"], tensors.get("mask"), options)
             return (x,) if intermediate is None else (x, intermediate)
 
         inputs = {"embeds": embeds} if mask is None else {"embeds": embeds, "mask": mask}
@@ -82,7 +71,6 @@ class T5Transformer(TextTransformer):
     def __init__(self, config: dict[str, Any], weights: WeightSet, placement: Placement) -> None:
         """config: as comfy/text_encoders/t5_config_xxl.json."""
         core = T5(config, torch.float32, "meta", MetaOperations)
-        own_attention(core.encoder)
         super().__init__(core, weights, placement)
 
     def forward(
@@ -108,7 +96,6 @@ class CLIPTransformer(TextTransformer):
     def __init__(self, config: dict[str, Any], weights: WeightSet, placement: Placement) -> None:
         """config: as comfy/sd1_clip_config.json."""
         core = CLIPTextModel(config, torch.float32, "meta", MetaOperations)
-        own_attention(core.text_model.encoder)
         if self.projection not in weights.parameters:
             core.text_projection = torch.nn.Identity()
         super().__init__(core, weights, placement, (self.projection,))

@@ -1,4 +1,4 @@
-"""GGML Text Encoders: T5-XXL and CLIP-L files to a CLIP for FLUX.1."""
+"""GGML Text Encoders: files of text encoders to the CLIP of a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from comfy.text_encoders.flux import FluxClipModel, FluxTokenizer
 from comfy_api.latest import io
 
 from ...native.placement import AUTO, CPU, MIB, Placement, as_placement
-from ...native.weights import WeightFileError, WeightSet, clip_l, identify, read_header, t5
+from ...native.weights import WeightFile, WeightFileError, WeightSet, clip_l, identify, read_header, t5
+from ..components.build import text_encoders
+from ..components.encoder import encoder
 from ..components.patcher import ComponentPatcher
 from ..components.text_transformer import CLIPTransformer, T5Transformer
 from ..node_text import show
@@ -25,7 +27,9 @@ from .device_inputs import check_device, companion_device, device_options, load_
 from .files import NONE, fingerprint, model_names, model_path, shape_errors_named
 
 log = logging.getLogger(__name__)
+T5_TOKENS = 32128
 CLIP_HEAD = 64  # channels per attention head in every CLIP-L
+TYPES = (AUTO, "sdxl", *(kind.name.lower() for kind in comfy.sd.CLIPType))  # as core's CLIP loaders name them
 NEEDED = {"t5": "T5-XXL (such as t5-v1_1-xxl-encoder-Q8_0.gguf)", "clip_l": "CLIP-L (such as clip_l.safetensors)"}
 LOSSY = ("Q2_", "Q3_", "Q4_", "Q1_", "IQ", "TQ", "MXFP4", "NVFP4")
 
@@ -112,6 +116,13 @@ def read_encoders(paths: list[str]) -> dict[str, WeightSet]:
             raise WeightFileError(
                 f"FLUX.1 needs two text encoders, and {', '.join(paths)} holds no {name}. Choose one in another input."
             )
+    tokens = found["t5"].parameters["shared.weight"].shape[0]
+    if tokens != T5_TOKENS:
+        raise WeightFileError(
+            f"{found['t5'].files[0][0]} has {tokens:,} tokens in its vocabulary, FLUX.1's T5-XXL {T5_TOKENS:,}: it is "
+            "another model, such as Wan's UMT5, and would draw nonsense. Choose a T5-XXL v1.1, or in `type` the "
+            "model that this encoder is for."
+        )
     return found
 
 
@@ -148,9 +159,7 @@ def load_encoders(clip: WeightSet, t5xxl: WeightSet, placement: Placement | str)
         model_options={"load_device": torch_device, "initial_device": torch.device("meta"), "dtype": torch.float32},
         disable_dynamic=True,
     )
-    loaded.patcher = ComponentPatcher(loaded.cond_stage_model, torch_device, torch.device("cpu"))
-    loaded.patcher.hook_mode = comfy.hooks.EnumHookMode.MinVram
-    loaded.patcher.is_clip = True
+    _patch(loaded, torch_device)
     return loaded
 
 
@@ -162,18 +171,51 @@ def encoders_of(
     weights: str = AUTO,
     budget: int = 0,
     engine: str = AUTO,
+    type: str = AUTO,  # noqa: A002  # as the input is called
 ) -> tuple[comfy.sd.CLIP, list[str]]:
     """The CLIP of the node's inputs, and warnings for its user."""
-    names = [name for name in (clip_name1, clip_name2, clip_name3) if name != NONE]
-    found = read_encoders([model_path("text_encoders", name) for name in names])
+    paths = [model_path("text_encoders", name) for name in (clip_name1, clip_name2, clip_name3) if name != NONE]
+    placement = Placement(companion_device(device), weights, budget * MIB, engine)
+    headers = [read_header(path) for path in paths]
+    if type == "flux" or (type == AUTO and all(_is_of_flux(header) for header in headers)):
+        found = read_encoders(paths)
+        clip, held = load_encoders(found["clip_l"], found["t5"], placement), list(found.values())
+    else:
+        clip, held = load_any_encoders(headers, type, placement)
     warnings = [
         f"{encoder.files[0][0]} is stored as {stored}: a text encoder below Q5 loses much of the prompt. "
         "Use Q5_K_M, Q8_0, F16 or FP8."
-        for encoder in found.values()
+        for encoder in held
         if (stored := lossy(encoder))
     ]
-    placement = Placement(companion_device(device), weights, budget * MIB, engine)
-    return load_encoders(found["clip_l"], found["t5"], placement), warnings
+    return clip, warnings
+
+
+def _is_of_flux(header: WeightFile) -> bool:
+    """Whether a file holds one of FLUX.1's encoders."""
+    return any(kind.key in NEEDED for kind in identify(header))
+
+
+def load_any_encoders(
+    headers: list[WeightFile], model: str, placement: Placement, sizes: dict[str, Any] | None = None
+) -> tuple[comfy.sd.CLIP, list[WeightSet]]:
+    """A CLIP of the encoders that core knows, computed where `placement` says, and the weights of each.
+
+    model: one of TYPES; auto and sdxl are what core takes without one. sizes: as text_encoders has it.
+    """
+    kind = getattr(comfy.sd.CLIPType, model.upper(), comfy.sd.CLIPType.STABLE_DIFFUSION)
+    clip, parts = text_encoders(headers, kind, sizes)
+    for part in parts:
+        setattr(part.owner, part.name, encoder(part.core, part.weights, placement))
+    _patch(clip, load_device(placement.device))
+    return clip, [part.weights for part in parts]
+
+
+def _patch(clip: comfy.sd.CLIP, device: torch.device) -> None:
+    """Give a CLIP the patcher of components."""
+    clip.patcher = ComponentPatcher(clip.cond_stage_model, device, torch.device("cpu"))
+    clip.patcher.hook_mode = comfy.hooks.EnumHookMode.MinVram
+    clip.patcher.is_clip = True
 
 
 class GGMLTextEncoders(io.ComfyNode):
@@ -187,21 +229,22 @@ class GGMLTextEncoders(io.ComfyNode):
             node_id="GGMLTextEncoders",
             display_name="GGML Text Encoders",
             category="loaders/GGML",
-            description="Loads T5-XXL and CLIP-L for FLUX.1 from GGUF or safetensors files, in any order.",
+            description="Loads the text encoders of any model that ComfyUI knows from GGUF or safetensors files.",
             search_aliases=["GGUF", "CLIP loader", "T5", "DualCLIPLoader", "Vulkan", "AMD", "low VRAM", "RX 580"],
             inputs=[
                 io.Combo.Input(
                     "clip_name1", options=names,
-                    tooltip="A file with T5-XXL or CLIP-L. Take T5 in Q5 or better: below that much of the prompt is "
-                    "lost.",
+                    tooltip="A file with a text encoder, such as T5-XXL or CLIP-L for FLUX.1, in any order. Take Q5 or "
+                    "better: below that much of the prompt is lost.",
                 ),
                 io.Combo.Input(
                     "clip_name2", options=[NONE, *names], default=NONE, optional=True,
-                    tooltip="The other encoder. Leave it on none if the first file holds both.",
+                    tooltip="The other encoder, for models that have two. Leave it on none if the first file holds "
+                    "both.",
                 ),
                 io.Combo.Input(
                     "clip_name3", options=[NONE, *names], default=NONE, optional=True, advanced=True,
-                    tooltip="A third encoder, for models that have one. FLUX.1 has two: leave it on none.",
+                    tooltip="A third encoder, for models that have one, such as SD3. Else leave it on none.",
                 ),
                 io.Combo.Input(
                     "device", options=device_options(), default=CPU,
@@ -209,6 +252,11 @@ class GGMLTextEncoders(io.ComfyNode):
                     "They are faster on a GPU.",
                 ),
                 *residency_inputs(),
+                io.Combo.Input(
+                    "type", options=list(TYPES), default=AUTO, optional=True,
+                    tooltip="Which model the encoders are for, as in ComfyUI's own CLIP loaders. auto: FLUX.1 for T5 "
+                    "and CLIP-L, else what ComfyUI takes such a file for. T5 alone needs it, as many models have it.",
+                ),
             ],
             outputs=[io.Clip.Output()],
             hidden=[io.Hidden.unique_id],
@@ -234,9 +282,10 @@ class GGMLTextEncoders(io.ComfyNode):
         weights: str = AUTO,
         budget: int = 0,
         engine: str = AUTO,
+        type: str = AUTO,  # noqa: A002
     ) -> io.NodeOutput:
         """Reads the headers; weights are read when the first prompt is encoded."""
-        clip, warnings = encoders_of(clip_name1, device, clip_name2, clip_name3, weights, budget, engine)
+        clip, warnings = encoders_of(clip_name1, device, clip_name2, clip_name3, weights, budget, engine, type)
         for warning in warnings:
             log.warning(warning)
         if warnings:

@@ -47,7 +47,7 @@ def _inputs() -> dict[str, torch.Tensor]:
 
 def _lowering(file: Path) -> None:
     weights = pack.part("native.weights")
-    model = pack.part("nodes.loaders.diffusion").load_diffusion(weights.flux(weights.read_header(str(file))), "CPU")
+    model = pack.part("nodes.loaders.diffusion").load_diffusion(weights.read_header(str(file)), "CPU")
     module = model.model.diffusion_model
 
     def lower_only(key: Hashable, function: Callable, tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor]:

@@ -27,7 +27,8 @@ from native.placement import Placement
 from native.program.ops import flops
 from native.program.tensor import nbytes, row_text
 from native.trace import trace
-from native.weights import WeightSet, flux, read_header
+from native.weights import WeightSet, read_header
+from native.weights.names import under, weight_set
 
 from . import hollow, liveness
 
@@ -64,7 +65,8 @@ def main() -> None:
     module = real.build(None if options.file else options.blocks).eval()
     with tempfile.TemporaryDirectory() as folder:
         if options.file:
-            weights = flux(read_header(str(options.file)))
+            header = read_header(str(options.file))
+            weights = weight_set(header, "FLUX.1", under(header, ""), module.state_dict())
         else:
             weights = hollow.weight_set(Path(folder) / "hollow", options.model, module, real.matrices)
         print(f"{options.model}, {options.size} pixels, on {options.device}, weights {options.weights}")

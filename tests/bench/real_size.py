@@ -43,9 +43,9 @@ def main() -> None:
     runner = client.shared()
     runner.devices()
     print(f"runner without a model: {runner.memory().private / MIB:.0f} MiB private")
-    weights = weights_module.flux(weights_module.read_header(str(options.file)))
+    header = weights_module.read_header(str(options.file))
     placement = pack.part("native.placement").Placement(options.device, options.weights)
-    model = pack.part("nodes.loaders.diffusion").load_diffusion(weights, placement)
+    model = pack.part("nodes.loaders.diffusion").load_diffusion(header, placement)
     for size in options.sizes:
         _step(model, runner, size)
 

@@ -39,7 +39,7 @@ Models = tuple[Any, Any]  # ours, core's
 def load(path: Path, **changes: Any) -> Models:
     tensors = random_models.flux(**changes)
     random_models.write_gguf(path / "flux.gguf", "flux", tensors)
-    read = weights.flux(weights.read_header(path / "flux.gguf"))
+    read = weights.read_header(path / "flux.gguf")
     return diffusion.load_diffusion(read, "CPU"), core_model(tensors)
 
 

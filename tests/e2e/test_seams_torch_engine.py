@@ -37,7 +37,7 @@ Models = tuple[Any, Any]  # ours, core's
 def load(folder: Path, matrices: Any) -> Models:
     tensors = random_models.flux()
     path = random_models.write_gguf(folder / "flux.gguf", "flux", tensors, matrices)
-    return diffusion.load_diffusion(weights.flux(weights.read_header(path)), PLACED), core_model(tensors)
+    return diffusion.load_diffusion(weights.read_header(path), PLACED), core_model(tensors)
 
 
 @pytest.fixture(scope="module")

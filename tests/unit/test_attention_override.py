@@ -1,21 +1,19 @@
-"""Our attention gives what core's gives, in every form it is called in, and touches nothing of core's."""
+"""Our attention gives what core's gives in every form it is called in; core calls it for our modules alone."""
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 import torch
 
-from tests import random_models
 from tests.pack import part
 
 attention = part("nodes.components.attention_override")
 
-import comfy.clip_model  # noqa: E402
 import comfy.ldm.modules.attention as core  # noqa: E402
 import comfy.ldm.modules.diffusionmodules.model as core_vae  # noqa: E402
-import comfy.ops  # noqa: E402
 
 
 @pytest.mark.parametrize("skip_reshape", [False, True])
@@ -42,35 +40,35 @@ def test_scale_and_grouped_heads_equal_core() -> None:
     )
 
 
-def test_core_calls_it_through_the_override() -> None:
+@pytest.mark.parametrize("name", ["attention_basic", "attention_sub_quad", "attention_split", "attention_pytorch"])
+def test_core_calls_it_while_it_is_asked_to(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = torch.randn(3, 2, 4, 10, 32)
-    options = {"optimized_attention_override": attention.override}
-    called = core.optimized_attention(q, k, v, 4, skip_reshape=True, transformer_options=options)
-    torch.testing.assert_close(called, attention.attention(q, k, v, 4, skip_reshape=True))
+    calls: list[str] = []
+    monkeypatch.setattr(attention, "attention", lambda *args, **kwargs: calls.append("ours"))
+    with attention.own_attention():
+        getattr(core, name)(q, k, v, 4, skip_reshape=True)
+        assert calls == ["ours"]
+    assert getattr(core, name)(q, k, v, 4, skip_reshape=True) is not None
+    assert calls == ["ours"]
+
+
+def test_other_threads_keep_theirs() -> None:
+    q, k, v = torch.randn(3, 2, 4, 10, 32)
+    found: list[torch.Tensor] = []
+    with attention.own_attention(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "attention", lambda *args, **kwargs: None)
+        thread = threading.Thread(target=lambda: found.append(core.attention_pytorch(q, k, v, 4, skip_reshape=True)))
+        thread.start()
+        thread.join()
+    assert found[0].shape == (2, 10, 128)
+
+
+def test_override_of_a_node_counts_for_core() -> None:
+    q, k, v = torch.randn(3, 2, 4, 10, 32)
+    options = {"optimized_attention_override": lambda *args, **kwargs: "theirs"}
+    assert core.attention_pytorch(q, k, v, 4, skip_reshape=True, transformer_options=options) == "theirs"
 
 
 def test_image_attention_equals_core() -> None:
     q, k, v = torch.randn(3, 2, 16, 6, 5)
     torch.testing.assert_close(attention.image_attention(q, k, v), core_vae.normal_attention(q, k, v))
-
-
-def test_only_the_one_instance_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def build() -> torch.nn.Module:
-        encoder = comfy.clip_model.CLIPTextModel(
-            random_models.CLIP, torch.float32, "cpu", comfy.ops.disable_weight_init
-        )
-        random_models.randomize(encoder, 0)
-        return encoder.text_model.encoder
-
-    ours, theirs = build(), build()
-    attention.own_attention(ours)
-    monkeypatch.setattr(comfy.clip_model, "optimized_attention_for_device", lambda *args, **kwargs: None)
-    x = torch.randn(1, 7, random_models.CLIP_WIDTH)
-    with pytest.raises(TypeError):
-        theirs(x.clone())
-    assert torch.isfinite(ours(x.clone())[0]).all()
-
-
-def test_class_that_chooses_otherwise_is_refused() -> None:
-    with pytest.raises(KeyError, match="optimized_attention_for_device"):
-        attention.own_attention(torch.nn.Linear(1, 1))

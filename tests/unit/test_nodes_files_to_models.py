@@ -66,6 +66,13 @@ def test_encoder_whose_shapes_tell_no_sizes_is_refused(tmp_path: Path, name: str
         encoders.load_encoders(found["clip_l"], found["t5"], "CPU")
 
 
+def test_another_vocabulary_is_no_t5_of_flux(folder: Path, tmp_path: Path) -> None:
+    """UMT5 in place of T5-XXL drew nonsense without a word (ComfyUI-GGUF #343)."""
+    path = random_models.write_safetensors(tmp_path / "umt5.safetensors", random_models.t5(vocab_size=4000))
+    with pytest.raises(weights.WeightFileError, match=r"umt5.safetensors has 4,000 tokens .* would draw nonsense"):
+        encoders.read_encoders([str(folder / "clip_l.safetensors"), str(path)])
+
+
 @pytest.mark.parametrize(("stored", "is_lossy"), [("Q4_K", True), ("IQ4_XS", True), ("Q5_K", False), ("F16", False)])
 def test_encoders_below_q5_are_told(stored: str, is_lossy: bool) -> None:
     def parameter(name: str, type_: str, nbytes: int) -> object:
@@ -78,9 +85,9 @@ def test_encoders_below_q5_are_told(stored: str, is_lossy: bool) -> None:
 @pytest.mark.parametrize("changes", [{}, {"hidden_size": 128, "num_heads": 1, "depth_single_blocks": 1}, {"depth": 1}])
 @pytest.mark.parametrize("guidance", [False, True])
 def test_diffusion_model_of_any_size(tmp_path: Path, changes: dict[str, int], guidance: bool) -> None:
-    tensors = random_models.flux(guidance_embed=guidance, mlp_ratio=3.0, **changes)
+    tensors = random_models.flux(guidance_embed=guidance, **changes)
     path = random_models.write_gguf(tmp_path / "flux.gguf", "flux", tensors)
-    patcher = diffusion.load_diffusion(weights.flux(weights.read_header(path)), "CPU")
+    patcher = diffusion.load_diffusion(weights.read_header(path), "CPU")
     core = patcher.model.diffusion_model.engine_model.module
     assert {name: tensor.shape for name, tensor in core.state_dict().items()} == {
         name: tensor.shape for name, tensor in tensors.items()
@@ -121,7 +128,7 @@ def test_modules_have_their_weights_under_dynamic_vram(folder: Path, monkeypatch
     import comfy.memory_management
 
     monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
-    patcher = diffusion.load_diffusion(weights.flux(weights.read_header(folder / "flux.gguf")), "CPU")
+    patcher = diffusion.load_diffusion(weights.read_header(folder / "flux.gguf"), "CPU")
     assert patcher.model.state_dict()["diffusion_model.img_in.weight"].shape == (random_models.FLUX["hidden_size"], 64)
 
 

@@ -6,27 +6,26 @@ import random
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from native.weights import WeightFile, WeightFileError, clip_l, flux, identify, read_header, read_parameter, t5, vae
-from native.weights.names import flux_parameters
+from native.weights import WeightFile, WeightFileError, clip_l, identify, read_header, read_parameter, t5, vae
+from native.weights.names import affine, under, weight_set
 from native.weights.weight_set import parameter_of
 
 Write = Callable[..., Path]
 ROUNDS = 200
 MEMORY = 16 << 20  # bytes, for files of about 60 kB
 
-BLOCKS: dict[str, Any] = {"double_blocks.0.": None, "single_blocks.0.": None}
+NAMES = affine(*(f"double_blocks.{block}.{layer}" for block in range(4) for layer in ("img_mod", "img_attn", "mlp.0")))
 
 
 def tensors() -> dict[str, tuple[tuple[int, ...], str]]:
-    """A whole FLUX.1 in its names, of arbitrary small shapes, and a folded tensor."""
-    names = list(flux_parameters(BLOCKS))
-    model = {name: ((6, 64), "Q8_0") if name.endswith("weight") else ((6,), "F32") for name in names}
-    return {**model, "folded.weight": ((2, 256), "Q4_K")}
+    """A model of arbitrary small shapes, and a folded tensor."""
+    model = {name: ((6, 64), "Q8_0") if name.endswith("weight") else ((6,), "F32") for name in NAMES}
+    unused = {f"unused.{number}.a_rather_long_name": ((6,), "F32") for number in range(8)}
+    return {**model, **unused, "folded.weight": ((2, 256), "Q4_K")}
 
 
 def mutated(content: bytes, header: int, seed: int) -> bytes:
@@ -63,7 +62,7 @@ def use(header: WeightFile) -> None:
     for naming in (t5, clip_l, vae):
         with pytest.raises(WeightFileError):
             naming(header)
-    flux(header)
+    weight_set(header, "model", under(header, ""), NAMES)
 
 
 @pytest.mark.parametrize("kind", ["gguf", "safetensors"])

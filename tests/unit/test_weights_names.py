@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from native.weights import WeightFileError, WeightSet, clip_l, flux, identify, read_header, read_parameter, t5, vae
+from native.weights import WeightFileError, WeightSet, clip_l, identify, read_header, read_parameter, t5, vae
 
 from .. import pack
 
@@ -116,30 +116,6 @@ def same(weights: WeightSet, tensors: Tensors, rtol: float = 0) -> None:
         np.testing.assert_allclose(read_parameter(parameter), tensors[name].numpy(), rtol=rtol, atol=rtol * 1e-3)
 
 
-@pytest.mark.parametrize("guidance", [False, True])
-@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
-def test_both_namings_of_flux_gguf(tmp_path: Path, prefix: str, guidance: bool) -> None:
-    path = as_gguf(tmp_path / "flux.gguf", original_flux(prefix, guidance), "flux")
-    weights = flux(read_header(path))
-    same(weights, flux_tensors(guidance), rtol=1e-3)
-    meta = {name: torch.empty(shape, device="meta") for name, (shape, _) in weights.shapes().items()}
-    detected = comfy.model_detection.detect_unet_config(meta, "")
-    assert {key: detected[key] for key in FLUX} == FLUX
-    assert detected["guidance_embed"] == guidance
-
-
-def test_flux_safetensors_in_both_names_of_its_norms(tmp_path: Path) -> None:
-    same(flux(read_header(as_safetensors(tmp_path / "a.safetensors", original_flux()))), flux_tensors())
-    same(flux(read_header(as_safetensors(tmp_path / "b.safetensors", flux_tensors()))), flux_tensors())
-
-
-def test_of_two_copies_the_one_with_the_shorter_prefix_counts(tmp_path: Path) -> None:
-    copy = {f"a.copy.{name}": torch.zeros_like(value) for name, value in flux_tensors().items()}
-    header = read_header(as_safetensors(tmp_path / "two.safetensors", copy | renamed(flux_tensors(), "model.")))
-    assert next(iter(header.tensors)).startswith("a.copy.")
-    same(flux(header), flux_tensors())
-
-
 def test_t5_in_hugging_faces_names(tmp_path: Path) -> None:
     tensors = t5_tensors()
     alias = tensors | {
@@ -208,7 +184,6 @@ def test_a_checkpoint_holds_them_all(tmp_path: Path) -> None:
     }
     header = read_header(as_safetensors(tmp_path / "all.safetensors", whole))
     assert [kind.key for kind in identify(header)] == ["flux", "t5", "clip_l", "vae"]
-    same(flux(header), flux_tensors())
     same(t5(header), t5_tensors())
     same(clip_l(header), clip_tensors())
     same(vae(header), vae_tensors())
@@ -257,18 +232,9 @@ def test_scales_of_other_forms(tmp_path: Path, scale: torch.Tensor, says: str) -
         t5(read_header(path))
 
 
-def test_integer_weights_are_refused_by_name(tmp_path: Path) -> None:
-    tensors = flux_tensors() | {"img_in.weight": torch.ones(128, 32, dtype=torch.int8)}
-    with pytest.raises(WeightFileError, match=r"img_in.weight is stored as I8"):
-        flux(read_header(as_safetensors(tmp_path / "int8.safetensors", tensors)))
-
-
 @pytest.mark.parametrize(
     ("naming", "tensors", "missing"),
     [
-        (flux, flux_tensors, "double_blocks.0.img_mod.lin.bias"),
-        (flux, flux_tensors, "single_blocks.1.linear2.weight"),
-        (flux, flux_tensors, "final_layer.adaLN_modulation.1.weight"),
         (t5, t5_tensors, "encoder.block.1.layer.1.DenseReluDense.wi_1.weight"),
         (t5, t5_tensors, "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
         (t5, t5_tensors, "shared.weight"),
@@ -281,12 +247,6 @@ def test_a_missing_tensor_is_named(tmp_path: Path, naming: Any, tensors: Callabl
     del held[missing]
     with pytest.raises(WeightFileError, match=f"lacks {missing}"):
         naming(read_header(as_safetensors(tmp_path / "model.safetensors", held)))
-
-
-def test_a_missing_block_is_named(tmp_path: Path) -> None:
-    held = {name: value for name, value in flux_tensors().items() if not name.startswith("single_blocks.1.")}
-    with pytest.raises(WeightFileError, match=r"lacks single_blocks.1.linear1.weight, .* and 5 more"):
-        flux(read_header(as_safetensors(tmp_path / "model.safetensors", held)))
 
 
 FOREIGN: dict[str, tuple[str, Callable[[], Tensors] | str]] = {
@@ -313,7 +273,7 @@ FOREIGN: dict[str, tuple[str, Callable[[], Tensors] | str]] = {
     "language": ("a language model", "blk.0.attn_q.weight"),
     "unknown": ("nor any model known here", "a.b"),
 }
-NAMINGS = {"flux": flux, "t5": t5, "clip_l": clip_l, "vae": vae}
+NAMINGS = {"t5": t5, "clip_l": clip_l, "vae": vae}
 
 
 @pytest.mark.parametrize("foreign", FOREIGN)

@@ -15,7 +15,6 @@ from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
-import comfy.ldm.modules.attention as core_attention
 import comfy.ldm.modules.diffusionmodules.model as core_vae
 import comfy.ops
 import torch
@@ -97,9 +96,9 @@ def on_meta(module: torch.nn.Module) -> torch.nn.Module:
 
 
 _VAE_ATTENTION = (core_vae.normal_attention, core_vae.pytorch_attention, core_vae.xformers_attention)
-_ATTENTION = ("attention_basic", "attention_sub_quad", "attention_split", "attention_pytorch")
 
 
+@functools.cache
 def _override() -> ModuleType:
     """nodes/components/attention_override.py, which imports nothing of the pack, without loading the pack."""
     path = Path(__file__).parents[3] / "nodes" / "components" / "attention_override.py"
@@ -111,24 +110,9 @@ def _override() -> ModuleType:
     return module
 
 
-@contextlib.contextmanager
-def product_attention() -> Iterator[None]:
-    """Gives every model the product's attention, whichever of ComfyUI's it has imported under whichever name.
-
-    wrap_attn (comfy/ldm/modules/attention.py) keeps the function that it wraps in a cell, which all importers share.
-    """
-    attention = _override().attention
-    cells = []
-    for name in _ATTENTION:
-        wrapper = getattr(core_attention, name)
-        cell = dict(zip(wrapper.__code__.co_freevars, wrapper.__closure__, strict=True))["func"]
-        cells.append((cell, cell.cell_contents))
-        cell.cell_contents = attention
-    try:
-        yield
-    finally:
-        for cell, function in cells:
-            cell.cell_contents = function
+def product_attention() -> contextlib.AbstractContextManager[None]:
+    """Gives every model the product's attention, as its components do."""
+    return _override().own_attention()
 
 
 def tensors(value: Any) -> list[torch.Tensor]:

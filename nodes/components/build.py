@@ -1,0 +1,166 @@
+"""ComfyUI's modules built by its own detection from the header of a file, and the place of each parameter there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_base
+import comfy.sd
+import folder_paths
+import torch
+
+from ...native.placement import MIB
+from ...native.weights import Parameter, WeightFile, WeightFileError, WeightSet
+from ...native.weights.identify import ADAPTERS, another_kind, identify
+from .component import MetaOperations
+from .recording import Recording
+
+LARGEST_COMPUTED = 1 << 30  # bytes of weights that the file has in another layout and that are kept in RAM
+
+
+def diffusion_model(header: WeightFile) -> tuple[comfy.model_base.BaseModel, WeightSet]:
+    """Core's model around a diffusion model without values, and its weights.
+
+    Raises WeightFileError where core does not know the model, or the file has not all of it.
+    """
+    if identify(header)[:1] and identify(header)[0] in ADAPTERS:
+        raise another_kind(header, "a diffusion model")
+    recording = Recording(header)
+    options = {"dtype": torch.float32, "custom_operations": MetaOperations}
+    texts = {key: value for key, value in header.metadata.items() if isinstance(value, str)}
+    with _described(header, "diffusion model"), recording, torch.no_grad():
+        patcher = comfy.sd.load_diffusion_model_state_dict(
+            dict(recording.state_dict), model_options=options, metadata=texts, disable_dynamic=True
+        )
+    if patcher is None:
+        raise another_kind(header, "a diffusion model")
+    model = patcher.model
+    name = f"{type(model.model_config).__name__} diffusion model"
+    _check_blocks(header, model.diffusion_model)
+    return model, weights_of(model.diffusion_model, recording, name)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A module inside a model of core's, to be replaced by a component: the attribute `name` of `owner`."""
+
+    owner: torch.nn.Module
+    name: str
+    core: torch.nn.Module
+    weights: WeightSet
+
+
+def text_encoders(
+    headers: Sequence[WeightFile], kind: comfy.sd.CLIPType, sizes: Mapping[str, Any] | None = None
+) -> tuple[comfy.sd.CLIP, list[Part]]:
+    """Core's CLIP of these files, and its modules without values.
+
+    kind: which model the encoders are for. sizes: `model_options` of core that give encoders other sizes.
+    Raises WeightFileError where core does not know the encoders, or the files have not all of them.
+    """
+    recordings = [Recording(header) for header in headers]
+    # The patcher is replaced: a device that is not the initial one keeps core from loading the model now.
+    devices = {"load_device": torch.device("meta"), "initial_device": torch.device("cpu")}
+    options = {"dtype": torch.float32, "custom_operations": MetaOperations, **devices, **(sizes or {})}
+    with ExitStack() as stack:
+        stack.enter_context(_described(headers[0], "set of text encoders"))
+        for each in recordings:
+            stack.enter_context(each)
+        stack.enter_context(torch.no_grad())
+        clip = comfy.sd.load_text_encoder_state_dicts(
+            [dict(each.state_dict) for each in recordings],
+            embedding_directory=folder_paths.get_folder_paths("embeddings"), clip_type=kind, model_options=options,
+            disable_dynamic=True,
+        )  # fmt: skip
+    return clip, list(_parts(clip.cond_stage_model, recordings))
+
+
+def _parts(owner: torch.nn.Module, recordings: Sequence[Recording]) -> Iterator[Part]:
+    """The transformers of text encoders, and other modules with parameters beside them."""
+    for name, module in owner.named_children():
+        if any(isinstance(getattr(part, "transformer", None), torch.nn.Module) for part in module.modules()):
+            yield from _parts(module, recordings)
+        elif any(True for _ in module.parameters()):
+            tensors = module.state_dict(keep_vars=True).values()
+            source = max(recordings, key=lambda each: sum(each.knows(tensor) for tensor in tensors))
+            _drop_absent(module, source)
+            yield Part(owner, name, module, weights_of(module, source, f"{type(module).__name__} ({name})"))
+
+
+def _drop_absent(module: torch.nn.Module, recording: Recording) -> None:
+    """Take away parts of which the file has nothing: the projection of a CLIP, the eyes of a language model."""
+    for name, part in list(module.named_children()):
+        tensors = list(part.state_dict(keep_vars=True).values())
+        if tensors and not any(map(recording.knows, tensors)):
+            setattr(module, name, None)
+
+
+def _check_blocks(header: WeightFile, core: torch.nn.Module) -> None:
+    """Raise WeightFileError where the file has blocks of a list beyond those that core has counted."""
+    lists = {name: len(part) for name, part in core.named_modules() if isinstance(part, torch.nn.ModuleList)}
+    numbered = re.compile(r"(?:^|.*?\.)(" + "|".join(map(re.escape, lists)) + r")\.(\d+)\.")
+    for name in header.tensors if lists else ():
+        found = numbered.match(name)
+        if found and int(found[2]) >= lists[found[1]]:
+            raise WeightFileError(
+                f"{header.path} has {name} of a model with {lists[found[1]]} {found[1]}, but no {found[1]}."
+                f"{lists[found[1]]}. The file is incomplete: download it again."
+            )
+
+
+def weights_of(core: torch.nn.Module, recording: Recording, name: str) -> WeightSet:
+    """Where the parameters of a module that was loaded under the recording are; it keeps none of their values.
+
+    name: of the model, for messages. Raises WeightFileError where the file lacks some.
+    """
+    parameters: dict[str, Parameter] = {}
+    computed: dict[str, torch.Tensor] = {}
+    missing = []
+    for key, tensor in core.state_dict(keep_vars=True).items():
+        if not tensor.is_floating_point():
+            continue  # counts and indices, which the module computes for itself
+        if not recording.knows(tensor):
+            missing.append(key)
+        elif found := recording.parameter(key, tensor):
+            parameters[key] = found
+        else:
+            computed[key] = tensor
+    header = recording.header
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise WeightFileError(
+            f"{header.path} seems to be a {name} but lacks {', '.join(missing[:3])}{more}. The file is incomplete or "
+            "of a variant that this ComfyUI does not know: use the complete model in one file."
+        )
+    nbytes = 4 * sum(tensor.numel() for tensor in computed.values())
+    if nbytes > LARGEST_COMPUTED:
+        raise WeightFileError(
+            f"{header.path} stores {len(computed)} weights of the {name} in another layout than ComfyUI, such as "
+            f"{next(iter(computed))}: {nbytes / MIB:,.0f} MiB would have to be converted. Use a file in the model's "
+            "original layout, or a GGUF file."
+        )
+    arrays = {key: recording.values(tensor).to(torch.float32).numpy() for key, tensor in computed.items()}
+    for part in core.modules():
+        for key, parameter in part._parameters.items():
+            if parameter is not None:
+                part._parameters[key] = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
+    return WeightSet(name, parameters, ((header.path, header.size, header.mtime_ns),), arrays)
+
+
+@contextmanager
+def _described(header: WeightFile, kind: str) -> Iterator[None]:
+    """Around core's detection: raises WeightFileError where the tensors of a file describe no model of the kind."""
+    try:
+        yield
+    except WeightFileError:
+        raise
+    except Exception as error:  # whatever core's code runs into on names and shapes that it did not expect
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise WeightFileError(
+            f"The tensors in {header.path} do not describe a whole {kind} ({why:.300}). "
+            "The file is incomplete or damaged, or it is another model: choose another file or download it again."
+        ) from error

@@ -1,0 +1,82 @@
+"""The transformer inside any text encoder of core's; tokens, weights of words and choice of layers stay core's own."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from comfy.clip_model import CLIPTextModel
+from torch import Tensor
+
+from ...native.placement import Placement
+from ...native.weights import Parameter, WeightSet, read_parameter, read_rows
+from .traced_module import TracedModule
+
+_PROJECTION = "text_projection.weight"
+
+
+class TokenEmbedding:
+    """Looks tokens up in the weight file: a prompt needs a few hundred rows of tens of thousands."""
+
+    def __init__(self, parameter: Parameter) -> None:
+        self.parameter = parameter
+        self.weight = torch.empty(0)  # ComfyUI asks for its device
+
+    def __call__(self, tokens: Tensor, out_dtype: torch.dtype = torch.float32) -> Tensor:
+        """tokens: [batch, tokens]. Returns [batch, tokens, channels]."""
+        rows = torch.from_numpy(read_rows(self.parameter, tokens.flatten().cpu().numpy()))
+        return rows.reshape(*tokens.shape, -1).to(tokens.device, out_dtype)
+
+
+class EncoderModule(TracedModule):
+    """Takes the place of `transformer` in comfy.sd1_clip.SDClipModel and its kin."""
+
+    def __init__(self, core: Any, weights: WeightSet, placement: Placement) -> None:
+        """core: the transformer on the meta device. Tokens are looked up in the file."""
+        layer = core.get_input_embeddings()
+        names = [f"{name}.weight" for name, part in core.named_modules() if part is layer]
+        local = [name for name in (*names, _PROJECTION) if name in weights.parameters]
+        super().__init__(core, weights, placement, local, f16_overflow=True)
+        self._local = {name: weights.parameters[name] for name in local}
+        self._embedding = TokenEmbedding(self._local[names[0]])
+
+    def get_input_embeddings(self) -> TokenEmbedding:
+        """The lookup of tokens."""
+        return self._embedding
+
+    def forward(self, *args: Any, num_tokens: Any = None, **kwargs: Any) -> Any:
+        """As core's. num_tokens: of no effect outside CLIP."""
+        return self.call("forward", args, kwargs)
+
+    def generate(self, *_: Any, **__: Any) -> Any:
+        """Raises NotImplementedError: there is no cache of keys and values from one token to the next."""
+        raise NotImplementedError(
+            f"The {self.engine_model.weights.name} cannot write text here, only encode prompts. Load it with ComfyUI's "
+            "own CLIP loader for a node that writes text with it, or use GGML Prompt Expander with a GGUF file."
+        )
+
+
+class PooledEncoder(EncoderModule):
+    """Stands for comfy.clip_model.CLIPTextModel, whose pooled state is taken outside: its place is that of a token."""
+
+    def forward(self, *args: Any, num_tokens: Any = None, **kwargs: Any) -> Any:
+        """As core's: two hidden states [batch, tokens, channels]; the pooled one, projected and not [batch, channels].
+
+        Pooled is the state at the last of `num_tokens` tokens. A file without a projection means the identity.
+        """
+        kwargs |= {"embeds_info": [], "num_tokens": [1] * len(num_tokens)}
+        x, intermediate, _ = self.call("text_model.forward", args, kwargs)
+        pooled = x[torch.arange(x.shape[0]), torch.tensor(num_tokens) - 1]
+        projected = pooled if self._projection is None else pooled @ self._projection.T.to(pooled)
+        return x, intermediate, projected, pooled
+
+    @cached_property
+    def _projection(self) -> Tensor | None:
+        parameter = self._local.get(_PROJECTION)
+        return None if parameter is None else torch.from_numpy(read_parameter(parameter))
+
+
+def encoder(core: torch.nn.Module, weights: WeightSet, placement: Placement) -> EncoderModule:
+    """The component for a transformer."""
+    return (PooledEncoder if isinstance(core, CLIPTextModel) else EncoderModule)(core, weights, placement)

@@ -1,0 +1,209 @@
+"""A weight file as a state dict for ComfyUI's conversion code, which remembers where in the file values come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_flatten, tree_map
+
+from ...native.ggml_types import LAYOUTS, tensor_bytes
+from ...native.weights import Parameter, WeightFile, read_parameter
+from ...native.weights.names import ScaledTensor, under
+from ...native.weights.weight_set import load_type, parameter_of
+
+_aten = torch.ops.aten
+# What ComfyUI's conversions see of each type of a file; F16 stands for blocks.
+_DTYPES = {
+    "F32": torch.float32, "BF16": torch.bfloat16, "F64": torch.float64, "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64,
+    "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+_COPIES = (_aten.clone.default, _aten._to_copy.default)
+_ASKS = (_aten._local_scalar_dense.default, _aten.is_nonzero.default, _aten.equal.default)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A tensor as it was: a window of a storage of that origin then; None: of one without values."""
+
+    origin: ScaledTensor | _Made | _Written | None
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    dtype: torch.dtype
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A storage that an operation has made."""
+
+    function: Callable[..., Any]
+    args: Any  # with _Seen for tensors
+    kwargs: Any
+    number: int  # among the operation's results
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A storage of `size` elements after `source` was copied into a window of it."""
+
+    before: ScaledTensor | _Made | _Written | None
+    size: int
+    window: _Seen
+    source: _Seen
+
+
+class Recording(TorchDispatchMode):
+    """While it is entered, operations on the tensors of `state_dict` are remembered and not computed.
+
+    The tensors have no values. A value that is asked for is read from the file, and computed if need be.
+    """
+
+    def __init__(self, header: WeightFile) -> None:
+        """Raises WeightFileError for scales of a form that is not read here."""
+        super().__init__()
+        self.header = header
+        self._origins: dict[int, ScaledTensor | _Made | _Written] = {}  # by storage
+        self._alive: list[torch.UntypedStorage] = []  # the number of a freed one could be that of another
+        self.state_dict: dict[str, Tensor] = {}
+        for name, stored in under(header, "").items():
+            dtype = _DTYPES.get(stored.tensor.stored, torch.float16)
+            tensor = torch.empty(stored.tensor.shape, dtype=dtype, device="meta")
+            if dtype == torch.uint8:  # text, such as a tokenizer's, which conversions read outside torch
+                tensor = torch.from_numpy(
+                    np.fromfile(header.path, np.uint8, stored.tensor.nbytes, offset=stored.tensor.offset)
+                ).reshape(stored.tensor.shape)
+            self.state_dict[name] = tensor
+            self._note(tensor, stored)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not any(self.knows(x) for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)):
+            return func(*args, **kwargs)
+        seen_args, seen_kwargs = tree_map(lambda x: self._seen(x) if isinstance(x, Tensor) else x, (args, kwargs))
+        if func in _ASKS:
+            values = tree_map(lambda x: _values(self.header, x) if isinstance(x, _Seen) else x, seen_args)
+            with _disable_current_modes():
+                return func(*values, **kwargs)
+        if func is _aten.copy_.default:
+            target, source = args[0], args[1].expand(args[0].shape)
+            size = target.untyped_storage().nbytes() // target.element_size()
+            self._note(target, _Written(self._origin(target), size, self._seen(target), self._seen(source)))
+            return target
+        if func._schema.is_mutable:
+            raise NotImplementedError(f"{func} changes a tensor of the file in place")
+        results = func(*args, **kwargs)
+        for number, result in enumerate(results if isinstance(results, (tuple, list)) else (results,)):
+            if isinstance(result, Tensor) and not self.knows(result):
+                self._note(result, _Made(func, seen_args, seen_kwargs, number))
+        return results
+
+    def knows(self, tensor: Tensor) -> bool:
+        """Whether a tensor's values come from the file."""
+        return self._origin(tensor) is not None
+
+    def parameter(self, name: str, tensor: Tensor) -> Parameter | None:
+        """The place of a tensor in the file, as the parameter `name`; None where it must be computed.
+
+        Raises WeightFileError where the file's type is none of weights.
+        """
+        shape = tuple(tensor.shape)
+        found = list(_places(self._seen(tensor))) if tensor.is_contiguous() else [None]
+        if len(found) != 1 or found[0] is None:
+            return None
+        stored, start = found[0]
+        whole = parameter_of(self.header, stored.tensor, name, stored.scale)
+        block, nbytes = LAYOUTS[whole.stored].block, LAYOUTS[whole.stored].nbytes
+        if prod(shape) % block or start % block:
+            return None
+        return Parameter(
+            name, load_type(whole.stored, shape, whole.scale), shape, whole.path, whole.stored,
+            whole.offset + start // block * nbytes, tensor_bytes(whole.stored, (prod(shape),)), whole.scale,
+        )  # fmt: skip
+
+    def values(self, tensor: Tensor) -> Tensor:
+        """The values of a tensor: read from the file, and computed by what was done to them since."""
+        return _values(self.header, self._seen(tensor))
+
+    def _origin(self, tensor: Tensor) -> ScaledTensor | _Made | _Written | None:
+        return self._origins.get(tensor.untyped_storage()._cdata)
+
+    def _note(self, tensor: Tensor, origin: ScaledTensor | _Made | _Written) -> None:
+        storage = tensor.untyped_storage()
+        self._alive.append(storage)
+        self._origins[storage._cdata] = origin
+
+    def _seen(self, tensor: Tensor) -> _Seen:
+        shape, stride = tuple(tensor.shape), tuple(tensor.stride())
+        return _Seen(self._origin(tensor), shape, stride, int(tensor.storage_offset()), tensor.dtype)
+
+
+def _is_contiguous(seen: _Seen) -> bool:
+    step = 1
+    for size, stride in zip(reversed(seen.shape), reversed(seen.stride), strict=True):
+        if size != 1 and stride != step:
+            return False
+        step *= size
+    return True
+
+
+def _places(seen: _Seen) -> Iterator[tuple[ScaledTensor, int] | None]:
+    """The tensors of the file, and the first element there, whose elements follow each other in a contiguous tensor.
+
+    None where they are no run of elements of the file.
+    """
+    origin, start, end = seen.origin, seen.offset, seen.offset + seen.numel
+    if isinstance(origin, ScaledTensor):
+        yield origin, start
+    elif isinstance(origin, _Made) and origin.function in _COPIES and _is_contiguous(origin.args[0]):
+        yield from _places(_run(origin.args[0], start, end))
+    elif isinstance(origin, _Written) and _is_contiguous(origin.window) and _is_contiguous(origin.source):
+        first, last = origin.window.offset, origin.window.offset + origin.window.numel
+        before = _Seen(origin.before, (origin.size,), (1,), 0, seen.dtype)
+        if start < min(end, first):
+            yield from _places(_run(before, start, min(end, first)))
+        if max(start, first) < min(end, last):
+            yield from _places(_run(origin.source, max(start, first) - first, min(end, last) - first))
+        if max(start, last) < end:
+            yield from _places(_run(before, max(start, last), end))
+    else:
+        yield None
+
+
+def _run(seen: _Seen, start: int, end: int) -> _Seen:
+    """Elements of a contiguous tensor."""
+    return _Seen(seen.origin, (end - start,), (1,), seen.offset + start, seen.dtype)
+
+
+def _values(header: WeightFile, seen: _Seen) -> Tensor:
+    """The values of a tensor as it was seen."""
+    origin = seen.origin
+    with _disable_current_modes():
+        if origin is None:
+            return torch.zeros(seen.shape, dtype=seen.dtype)
+        if isinstance(origin, ScaledTensor):
+            whole = torch.from_numpy(
+                read_parameter(parameter_of(header, origin.tensor, origin.tensor.name, origin.scale))
+            )
+        elif isinstance(origin, _Written):
+            before = _Seen(origin.before, (origin.size,), (1,), 0, seen.dtype)
+            whole, window = _values(header, before).clone(), origin.window
+            whole.as_strided(window.shape, window.stride, window.offset).copy_(_values(header, origin.source))
+        else:
+            args, kwargs = tree_map(
+                lambda x: _values(header, x) if isinstance(x, _Seen) else x, (origin.args, origin.kwargs)
+            )
+            made = origin.function(*args, **(kwargs | ({"device": "cpu"} if kwargs.get("device") else {})))
+            whole = made[origin.number] if isinstance(made, (tuple, list)) else made
+        return whole.to(seen.dtype).as_strided(seen.shape, seen.stride, seen.offset)
