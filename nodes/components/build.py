@@ -121,8 +121,8 @@ def weights_of(core: torch.nn.Module, recording: Recording, name: str) -> Weight
     computed: dict[str, torch.Tensor] = {}
     missing = []
     for key, tensor in core.state_dict(keep_vars=True).items():
-        if not tensor.is_floating_point():
-            continue  # counts and indices, which the module computes for itself
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue  # counts and indices, which the module computes for itself, and marks of a variant
         if not recording.knows(tensor):
             missing.append(key)
         elif found := recording.parameter(key, tensor):

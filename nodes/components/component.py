@@ -59,9 +59,13 @@ class Component(torch.nn.Module):
         Raises WeightFileError when the weights do not fit the module.
         """
         super().__init__()
-        self._names = core.eval().requires_grad_(False).state_dict()
+        self._names = {
+            name: tensor
+            for name, tensor in core.eval().requires_grad_(False).state_dict().items()
+            if tensor.is_floating_point() and tensor.numel()  # no counts, and no marks of a variant
+        }
         weights.require({name: tuple(tensor.shape) for name, tensor in self._names.items()})
-        held = {name: weights.parameters[name] for name in self._names if name not in local}
+        held = {name: found for name, found in weights.parameters.items() if name in self._names and name not in local}
         self.dtype = torch.float32
         # The CPU's kernel is faster on F32 than on what it would have to convert; on a GPU half the bytes count.
         kv_type = "F32" if placement.device == CPU else "F16"
