@@ -76,6 +76,11 @@ class VAEModule(Component):
         return self._encoded(x, self._of_pixels(tiling, lengths))
 
     @property
+    def ratio(self) -> int:
+        """Pixels of a latent, along a side of pictures."""
+        return self.axes[-1].ratio
+
+    @property
     def _decoding(self) -> tuple[Axis, ...]:
         return tuple(axis.decode for axis in self.axes)
 
