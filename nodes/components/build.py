@@ -62,6 +62,10 @@ def text_encoders(
     kind: which model the encoders are for. sizes: `model_options` of core that give encoders other sizes.
     Raises WeightFileError where core does not know the encoders, or the files have not all of them.
     """
+    for header in headers:
+        kinds = identify(header)
+        if len(kinds) == 1 and (kinds[0] in ADAPTERS or kinds[0].key.endswith("vae")):
+            raise another_kind(header, "a text encoder")
     recordings = [Recording(header) for header in headers]
     # The patcher is replaced: a device that is not the initial one keeps core from loading the model now.
     devices = {"load_device": torch.device("meta"), "initial_device": torch.device("cpu")}
