@@ -119,8 +119,8 @@ def _bitwise(logical: Callable[..., int], *names: str) -> None:
 
 
 _bitwise(logical_and, "bitwise_and", "__and__")
-_bitwise(logical_or, "bitwise_or", "__or__")
-_bitwise(logical_xor, "bitwise_xor", "__xor__")
+_bitwise(logical_or, "bitwise_or")
+_bitwise(logical_xor, "bitwise_xor")
 _bitwise(logical_not, "bitwise_not")
 
 

@@ -45,6 +45,12 @@ XY = {"x": (2, 6, 32), "y": (2, 6, 32)}
 IMAGE = {"x": (2, 32, 6, 8)}
 
 
+def undivided(function: Callable[..., Tensor], *args: Any) -> Tensor:
+    """The result of a composite operation that a trace sees as one, as where it is called in the course of another."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return function(*args)
+
+
 def heads(x: Tensor) -> Tensor:
     """[batch, tokens, 32] as [batch, 4 heads, tokens, 8]."""
     return x.unflatten(-1, (4, -1)).transpose(1, 2)

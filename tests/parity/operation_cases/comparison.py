@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .case import XY, Case, Inputs, X
+from .case import XY, Case, Inputs, X, undivided
 
 _INFINITY = float("inf")
 _EVERY_THIRD = {"mask": torch.arange(32) % 3 == 0}
@@ -45,7 +45,7 @@ def _not_finite(x: Tensor) -> Tensor:
 CASES = (
     *(case for name in ("gt", "lt", "ge", "le", "eq", "ne") for case in _compared(name)),
     Case("logic", lambda m, t: _logic(t) * t["x"], XY),
-    Case("logic undivided", lambda m, t: torch.ops.aten.__and__.Tensor(t["x"] > 0, t["y"] > 0) * t["x"], XY),
+    Case("logic undivided", lambda m, t: undivided(torch.ops.aten.__and__.Tensor, t["x"] > 0, t["y"] > 0) * t["x"], XY),
     Case("bool", lambda m, t: _whole(t["x"]).bool().float() - t["y"].bool().logical_not().float(), XY),
     Case("isnan", lambda m, t: _not_finite(t["x"]).isnan() * 1.0, X),
     Case("isinf", lambda m, t: _not_finite(t["x"]).isinf() * 1.0, X),
