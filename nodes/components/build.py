@@ -27,8 +27,7 @@ def diffusion_model(header: WeightFile) -> tuple[comfy.model_base.BaseModel, Wei
 
     Raises WeightFileError where core does not know the model, or the file has not all of it.
     """
-    if identify(header)[:1] and identify(header)[0] in ADAPTERS:
-        raise another_kind(header, "a diffusion model")
+    _refuse_others(header, "a diffusion model")
     recording = Recording(header)
     options = {"dtype": torch.float32, "custom_operations": MetaOperations}
     texts = {key: value for key, value in header.metadata.items() if isinstance(value, str)}
@@ -63,9 +62,7 @@ def text_encoders(
     Raises WeightFileError where core does not know the encoders, or the files have not all of them.
     """
     for header in headers:
-        kinds = identify(header)
-        if len(kinds) == 1 and (kinds[0] in ADAPTERS or kinds[0].key.endswith("vae")):
-            raise another_kind(header, "a text encoder")
+        _refuse_others(header, "a text encoder", "vae", "flux2_vae", "video_vae")
     recordings = [Recording(header) for header in headers]
     # The patcher is replaced: a device that is not the initial one keeps core from loading the model now.
     devices = {"load_device": torch.device("meta"), "initial_device": torch.device("cpu")}
@@ -153,6 +150,13 @@ def weights_of(core: torch.nn.Module, recording: Recording, name: str) -> Weight
             if parameter is not None:
                 part._parameters[key] = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
     return WeightSet(name, parameters, ((header.path, header.size, header.mtime_ns),), arrays)
+
+
+def _refuse_others(header: WeightFile, wanted: str, *keys: str) -> None:
+    """Raise WeightFileError for a file that holds no more than an adapter, or a kind of model with one of the keys."""
+    kinds = identify(header)
+    if len(kinds) == 1 and (kinds[0] in ADAPTERS or kinds[0].key in keys):
+        raise another_kind(header, wanted)
 
 
 @contextmanager

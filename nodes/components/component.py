@@ -42,6 +42,14 @@ for _name, _layer in list(vars(comfy.ops.disable_weight_init).items()):
         setattr(MetaOperations, _name, _without_values(_layer))
 
 
+def layers_elsewhere(does: str) -> NotImplementedError:
+    """The error for a node that needs a layer of a model; does: what it does with it."""
+    return NotImplementedError(
+        f"A node in this workflow {does}, as the bypass LoRA loaders do. The layers of a GGML model are in another "
+        "process: for a LoRA use Load LoRA instead, else remove that node or load the model with ComfyUI's own loader."
+    )
+
+
 class Component(torch.nn.Module):
     """A module's names and shapes, for ComfyUI to see; its weights and arithmetic are its engine's."""
 
@@ -82,11 +90,7 @@ class Component(torch.nn.Module):
         """
         engine_model = self.__dict__.get("engine_model")
         if engine_model is not None and isinstance(getattr(engine_model.module, name, None), torch.nn.Module):
-            raise NotImplementedError(
-                f"A node in this workflow reaches into the model for its layer {name}, as the bypass LoRA loaders do. "
-                "The layers of a GGML model are in another process: for a LoRA use Load LoRA instead, else remove that "
-                "node or load the model with ComfyUI's own loader."
-            )
+            raise layers_elsewhere(f"reaches into the model for its layer {name}")
         return super().__getattr__(name)
 
     @property

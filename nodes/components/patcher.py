@@ -11,7 +11,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
 
 from . import lora
-from .component import Component, components_of
+from .component import Component, components_of, layers_elsewhere
 
 
 class ComponentPatcher(ModelPatcher):
@@ -45,11 +45,7 @@ class ComponentPatcher(ModelPatcher):
 
     def set_injections(self, key: str, injections: Any) -> None:
         """Raises NotImplementedError: what is injected works on the model's layers."""
-        raise NotImplementedError(
-            f"A node in this workflow puts code of its own into the model's layers ({key}), as the bypass LoRA loaders "
-            "do. The layers of a GGML model are in another process: for a LoRA use Load LoRA instead, else remove that "
-            "node or load the model with ComfyUI's own loader."
-        )
+        raise layers_elsewhere(f"puts code of its own into the model's layers ({key})")
 
     def load(
         self,

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_flatten, tree_map
 
 from ...native.ggml_types import LAYOUTS, tensor_bytes
+from ...native.lower.strides import is_contiguous
 from ...native.weights import Parameter, WeightFile, read_parameter
 from ...native.weights.names import ScaledTensor, under
 from ...native.weights.weight_set import load_type, parameter_of
@@ -42,6 +43,10 @@ class _Seen:
     @property
     def numel(self) -> int:
         return prod(self.shape)
+
+    @property
+    def is_contiguous(self) -> bool:
+        return is_contiguous(self.shape, self.stride)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,15 +154,6 @@ class Recording(TorchDispatchMode):
         return _Seen(self._origin(tensor), shape, stride, int(tensor.storage_offset()), tensor.dtype)
 
 
-def _is_contiguous(seen: _Seen) -> bool:
-    step = 1
-    for size, stride in zip(reversed(seen.shape), reversed(seen.stride), strict=True):
-        if size != 1 and stride != step:
-            return False
-        step *= size
-    return True
-
-
 def _places(seen: _Seen) -> Iterator[tuple[ScaledTensor, int] | None]:
     """The tensors of the file, and the first element there, whose elements follow each other in a contiguous tensor.
 
@@ -166,9 +162,9 @@ def _places(seen: _Seen) -> Iterator[tuple[ScaledTensor, int] | None]:
     origin, start, end = seen.origin, seen.offset, seen.offset + seen.numel
     if isinstance(origin, ScaledTensor):
         yield origin, start
-    elif isinstance(origin, _Made) and origin.function in _COPIES and _is_contiguous(origin.args[0]):
+    elif isinstance(origin, _Made) and origin.function in _COPIES and origin.args[0].is_contiguous:
         yield from _places(_run(origin.args[0], start, end))
-    elif isinstance(origin, _Written) and _is_contiguous(origin.window) and _is_contiguous(origin.source):
+    elif isinstance(origin, _Written) and origin.window.is_contiguous and origin.source.is_contiguous:
         first, last = origin.window.offset, origin.window.offset + origin.window.numel
         before = _Seen(origin.before, (origin.size,), (1,), 0, seen.dtype)
         if start < min(end, first):

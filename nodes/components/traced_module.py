@@ -13,7 +13,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from .attention_override import own_attention
 from .call_arguments import join, part
-from .component import Component
+from .component import Component, layers_elsewhere
 
 _TENSOR = object()  # where a result has a tensor
 # How the results of a call are nested: also of calls that another component of the same module has traced.
@@ -131,21 +131,16 @@ class LayerShapes:
             return LayerShapes(value, f"{self._path}.{name}")
         if name.startswith("__"):
             raise AttributeError(name)
-        raise NotImplementedError(_refusal(self._path))
+        raise self._refusal()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise NotImplementedError(_refusal(self._path))
+        raise self._refusal()
 
     def __getitem__(self, index: int) -> LayerShapes:
         return LayerShapes(self._layer[index], f"{self._path}.{index}")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError(_refusal(self._path))
+        raise self._refusal()
 
-
-def _refusal(path: str) -> str:
-    return (
-        f"A node in this workflow reaches into the model for its layer {path}, as the bypass LoRA loaders do. "
-        "The layers of a GGML model are in another process: for a LoRA use Load LoRA instead, else remove that "
-        "node or load the model with ComfyUI's own loader."
-    )
+    def _refusal(self) -> NotImplementedError:
+        return layers_elsewhere(f"reaches into the model for its layer {self._path}")
