@@ -13,7 +13,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from .attention_override import own_attention
 from .call_arguments import join, part
-from .component import Component, layers_elsewhere
+from .component import Component
 
 _TENSOR = object()  # where a result has a tensor
 # How the results of a call are nested: also of calls that another component of the same module has traced.
@@ -62,14 +62,18 @@ class TracedModule(Component):
         self._reads: set[str] = set()  # the names of the transformer_options that the module reads
 
     def __getattr__(self, name: str) -> Any:
-        """A setting of core's module, the shapes of a layer, or a method, which the engine computes."""
+        """A setting of core's module, what stands for a layer, or a method, which the engine computes."""
         core = self.__dict__["engine_model"].module if "engine_model" in self.__dict__ else None
         if core is None or name.startswith("__") or not hasattr(core, name):
             return super().__getattr__(name)
         value = getattr(core, name)
         if isinstance(value, torch.nn.Module):
-            return LayerShapes(value, name)
+            return self._layer(value, name)
         return self._method(name) if inspect.ismethod(value) and value.__self__ is core else value
+
+    def _layer(self, layer: torch.nn.Module, name: str) -> Any:
+        """The stand-in for a layer; raises NotImplementedError where nothing does."""
+        return super().__getattr__(name)
 
     def _method(self, name: str) -> Callable[..., Any]:
         return lambda *args, **kwargs: self.call(name, args, kwargs)
@@ -110,37 +114,3 @@ class TracedModule(Component):
         results = iter(self.compute(key, function, tensors))
         nesting, leaves = _nestings[self._shapes, key]
         return tree_unflatten([next(results).to(first) if x is _TENSOR else x for x in leaves], nesting)
-
-
-class LayerShapes:
-    """Stands for a layer whose weights are in another process."""
-
-    def __init__(self, layer: torch.nn.Module, path: str) -> None:
-        """path: of the layer in the model, for messages."""
-        self.__dict__.update(_layer=layer, _path=path)
-
-    def __getattr__(self, name: str) -> Any:
-        """A weight on the meta device or an inner layer; raises NotImplementedError for anything else.
-
-        Not AttributeError, which core's bypass LoRA loaders (comfy/weight_adapter/bypass.py) log and pass over.
-        """
-        value = getattr(self._layer, name, None)
-        if isinstance(value, torch.nn.Parameter):
-            return value
-        if isinstance(value, torch.nn.Module):
-            return LayerShapes(value, f"{self._path}.{name}")
-        if name.startswith("__"):
-            raise AttributeError(name)
-        raise self._refusal()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise self._refusal()
-
-    def __getitem__(self, index: int) -> LayerShapes:
-        return LayerShapes(self._layer[index], f"{self._path}.{index}")
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise self._refusal()
-
-    def _refusal(self) -> NotImplementedError:
-        return layers_elsewhere(f"reaches into the model for its layer {self._path}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from copy import copy
 from functools import lru_cache
 from typing import Any
@@ -11,17 +12,19 @@ from typing import Any
 import comfy.sd
 import folder_paths
 import torch
+from comfy.clip_model import CLIPTextModel
 from comfy.sd1_clip import SDClipModel
 from comfy.supported_models_base import ClipTarget
 from comfy.text_encoders.flux import FluxClipModel, FluxTokenizer
+from comfy.text_encoders.t5 import T5
 from comfy_api.latest import io
 
 from ...native.placement import AUTO, CPU, MIB, Placement, as_placement
 from ...native.weights import WeightFile, WeightFileError, WeightSet, clip_l, identify, read_header, t5
 from ..components.build import text_encoders
+from ..components.component import MetaOperations
 from ..components.encoder import encoder
 from ..components.patcher import ComponentPatcher
-from ..components.text_transformer import CLIPTransformer, T5Transformer
 from ..node_text import show
 from .device_inputs import check_device, companion_device, device_options, load_device, residency_inputs
 from .files import NONE, fingerprint, model_names, model_path, shape_errors_named
@@ -68,6 +71,14 @@ def clip_config(weights: WeightSet) -> dict[str, Any]:
     }
 
 
+def _clip_transformer(config: dict[str, Any], weights: WeightSet) -> CLIPTextModel:
+    """CLIP-L without values; config: as comfy/sd1_clip_config.json."""
+    core = CLIPTextModel(config, torch.float32, "meta", MetaOperations)
+    if "text_projection.weight" not in weights.parameters:
+        core.text_projection = torch.nn.Identity()
+    return core
+
+
 class FluxTextEncoders(FluxClipModel):
     """Core's FLUX.1 text encoders with their transformers in the runner."""
 
@@ -81,40 +92,42 @@ class FluxTextEncoders(FluxClipModel):
         with shape_errors_named(clip):
             self.clip_l = SDClipModel(
                 textmodel_json_config=clip_config(clip),
-                model_class=lambda config, *_: CLIPTransformer(config, clip, placement),
+                model_class=lambda config, *_: encoder(_clip_transformer(config, clip), clip, placement),
                 return_projected_pooled=False,
             )
         with shape_errors_named(t5xxl):
             self.t5xxl = SDClipModel(
                 textmodel_json_config=t5_config(t5xxl),
-                model_class=lambda config, *_: T5Transformer(config, t5xxl, placement),
+                model_class=lambda config, *_: encoder(
+                    T5(config, torch.float32, "meta", MetaOperations), t5xxl, placement
+                ),
                 special_tokens={"end": 1, "pad": 0},
             )
 
 
-def read_encoders(paths: list[str]) -> dict[str, WeightSet]:
+def read_encoders(headers: Sequence[WeightFile]) -> dict[str, WeightSet]:
     """The weights of each encoder, by the key `identify` gives it.
 
     Raises WeightFileError for files that are no encoders of FLUX.1, or not one of each.
     """
     readers = {"t5": t5, "clip_l": clip_l}
     found: dict[str, WeightSet] = {}
-    for path in paths:
-        header = read_header(path)
+    for header in headers:
         kinds = [kind.key for kind in identify(header) if kind.key in readers]
         if not kinds:
             t5(header)  # raises, and says what the file is
         for key in kinds:
             if key in found:
                 raise WeightFileError(
-                    f"{path} and {found[key].files[0][0]} are both a {found[key].name}. FLUX.1 takes one T5-XXL and "
-                    "one CLIP-L: leave one of the two out."
+                    f"{header.path} and {found[key].files[0][0]} are both a {found[key].name}. FLUX.1 takes one T5-XXL "
+                    "and one CLIP-L: leave one of the two out."
                 )
             found[key] = readers[key](header)
     for key, name in NEEDED.items():
         if key not in found:
+            paths = ", ".join(header.path for header in headers)
             raise WeightFileError(
-                f"FLUX.1 needs two text encoders, and {', '.join(paths)} holds no {name}. Choose one in another input."
+                f"FLUX.1 needs two text encoders, and {paths} holds no {name}. Choose one in another input."
             )
     tokens = found["t5"].parameters["shared.weight"].shape[0]
     if tokens != T5_TOKENS:
@@ -174,11 +187,11 @@ def encoders_of(
     type: str = AUTO,  # noqa: A002  # as the input is called
 ) -> tuple[comfy.sd.CLIP, list[str]]:
     """The CLIP of the node's inputs, and warnings for its user."""
-    paths = [model_path("text_encoders", name) for name in (clip_name1, clip_name2, clip_name3) if name != NONE]
+    names = [name for name in (clip_name1, clip_name2, clip_name3) if name != NONE]
     placement = Placement(companion_device(device), weights, budget * MIB, engine)
-    headers = [read_header(path) for path in paths]
+    headers = [read_header(model_path("text_encoders", name)) for name in names]
     if type == "flux" or (type == AUTO and all(_is_of_flux(header) for header in headers)):
-        found = read_encoders(paths)
+        found = read_encoders(headers)
         clip, held = load_encoders(found["clip_l"], found["t5"], placement), list(found.values())
     else:
         clip, held = load_any_encoders(headers, type, placement)

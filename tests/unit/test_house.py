@@ -116,7 +116,7 @@ SMALL = {  # why a file may be shorter: those files
     "one side of a seam": """
         native/client/tensors.py native/engines/choose.py native/engines/model.py native/llm/answer.py
         native/runner/ggml_binding.py native/runner/process_memory.py native/wire/failures.py
-        nodes/components/diffusion.py nodes/language/answering.py nodes/language/patcher.py
+        nodes/language/answering.py nodes/language/patcher.py
     """,
     "one node, or an entry of ComfyUI": """
         nodes/devices.py nodes/extension.py nodes/node_text.py nodes/planner/command.py nodes/settings.py

@@ -29,7 +29,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_encoders_are_known_by_their_tensors_in_any_order(folder: Path) -> None:
-    found = encoders.read_encoders([str(folder / "clip_l.safetensors"), str(folder / "t5.gguf")])
+    found = encoders.read_encoders(
+        [weights.read_header(folder / "clip_l.safetensors"), weights.read_header(folder / "t5.gguf")]
+    )
     assert encoders.t5_config(found["t5"]) == random_models.T5
     assert encoders.clip_config(found["clip_l"]) == random_models.CLIP
 
@@ -46,7 +48,7 @@ def test_encoders_are_known_by_their_tensors_in_any_order(folder: Path) -> None:
 )
 def test_other_files_are_refused_in_clear_words(folder: Path, names: list[str], message: str) -> None:
     with pytest.raises(weights.WeightFileError, match=message):
-        encoders.read_encoders([str(folder / name) for name in names])
+        encoders.read_encoders([weights.read_header(folder / name) for name in names])
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,7 @@ def test_encoder_whose_shapes_tell_no_sizes_is_refused(tmp_path: Path, name: str
     tensors = {"t5": random_models.t5(), "clip_l": random_models.clip_l()}
     tensors[name][flat] = tensors[name][flat].flatten()
     paths = [random_models.write_safetensors(tmp_path / f"{key}.safetensors", tensors[key]) for key in tensors]
-    found = encoders.read_encoders([str(path) for path in paths])
+    found = encoders.read_encoders([weights.read_header(path) for path in paths])
     message = rf"{name}\.safetensors do not describe a whole .*Error: .*download it again"
     with pytest.raises(weights.WeightFileError, match=message):
         encoders.load_encoders(found["clip_l"], found["t5"], "CPU")
@@ -70,7 +72,7 @@ def test_another_vocabulary_is_no_t5_of_flux(folder: Path, tmp_path: Path) -> No
     """UMT5 in place of T5-XXL drew nonsense without a word (ComfyUI-GGUF #343)."""
     path = random_models.write_safetensors(tmp_path / "umt5.safetensors", random_models.t5(vocab_size=4000))
     with pytest.raises(weights.WeightFileError, match=r"umt5.safetensors has 4,000 tokens .* would draw nonsense"):
-        encoders.read_encoders([str(folder / "clip_l.safetensors"), str(path)])
+        encoders.read_encoders([weights.read_header(folder / "clip_l.safetensors"), weights.read_header(path)])
 
 
 @pytest.mark.parametrize(("stored", "is_lossy"), [("Q4_K", True), ("IQ4_XS", True), ("Q5_K", False), ("F16", False)])
@@ -151,6 +153,6 @@ def test_vae_that_lacks_a_block_is_refused(tmp_path: Path) -> None:
 
 def test_token_embedding_reads_rows(folder: Path) -> None:
     read = weights.t5(weights.read_header(folder / "t5.gguf"))
-    embedding = part("nodes.components.text_transformer").TokenEmbedding(read.parameters["shared.weight"])
+    embedding = part("nodes.components.encoder").TokenEmbedding(read.parameters["shared.weight"])
     tokens = torch.tensor([[5, 32127, 0], [5, 5, 1]])
     torch.testing.assert_close(embedding(tokens), random_models.t5()["shared.weight"][tokens])
