@@ -7,6 +7,7 @@ from struct import Struct, unpack
 from typing import Any, BinaryIO
 
 from ..ggml_types import GGML_TYPES, LAYOUTS, tensor_bytes
+from .shards import shard_paths
 from .weight_file import MAX_NAME, FileTensor, WeightFile, WeightFileError, check_extents
 
 MAGIC = b"GGUF"
@@ -27,10 +28,12 @@ def read_gguf(path: str, file: BinaryIO, size: int, mtime_ns: int) -> WeightFile
     tensor_count, metadata_count = _counts(cursor)
     metadata = _metadata(cursor, metadata_count)
     parts = metadata.get("split.count", 0)
-    if isinstance(parts, int) and parts > 1:
+    if tensor_count == 0 and not parts:  # the first part of a split model may hold no more than metadata
+        raise WeightFileError(f"{path} holds no tensors (a vocabulary alone?). Choose a model file.")
+    if isinstance(parts, int) and parts > 1 and len(shard_paths(path)) != parts:
         raise WeightFileError(
-            f"{path} is one of {parts} parts of a split model. Join the parts into one file with "
-            "llama.cpp's `llama-gguf-split --merge` and choose that file."
+            f"{path} is one of {parts} parts of a split model, but its name does not say which: give it back its "
+            f"name, which ends in -00001-of-{parts:05}.gguf or the like."
         )
     step = _alignment(cursor, metadata)
     entries = [_entry(cursor) for _ in range(tensor_count)]
@@ -63,8 +66,6 @@ def _counts(cursor: HeaderCursor) -> tuple[int, int]:
     entries = cursor.number(U64, "the number of metadata entries")
     cursor.expect(entries, 13, "metadata entries")  # key length, type, one byte of value
     cursor.expect(tensors, 24, "tensors")  # name length, dimensions, type, offset
-    if tensors == 0:
-        raise WeightFileError(f"{cursor.path} holds no tensors (a vocabulary alone?). Choose a model file.")
     return tensors, entries
 
 
@@ -131,16 +132,18 @@ def _tensor(
     if number not in GGML_TYPES:
         raise WeightFileError(
             f"{cursor.path}: the tensor {name} has the ggml type {number}, which is not known here: a removed or newer "
-            "quantization, or a damaged file. Use a file quantized to Q2_K to Q8_0, IQ, F16, BF16 or F32."
+            "quantization, one of a fork (such as Q8_CR and Q4_CR), or a damaged file. Use "
+            "a file quantized to Q2_K to Q8_0, IQ, F16, BF16 or F32."
         )
     stored = GGML_TYPES[number]
     block = LAYOUTS[stored].block
     shape = tuple(reversed(dimensions))
-    if 0 in shape or (shape[-1] if shape else 1) % block:
+    if (shape[-1] if shape else 1) % block:
         raise cursor.damaged(
             f"the {stored} tensor {name} has the shape {list(shape)}, not possible in blocks of {block}"
         )
-    return FileTensor(name, stored, _original_shape(cursor, name, shape, metadata), offset, tensor_bytes(stored, shape))
+    original = _original_shape(cursor, name, shape, metadata)
+    return FileTensor(name, stored, original, offset, tensor_bytes(stored, shape), cursor.path)
 
 
 def _original_shape(

@@ -203,7 +203,7 @@ def weight_set(
     if unused:
         log.info("%s: %d tensors are not used by a %s, such as %s", header.path, len(unused), model, min(unused))
     parameters = {name: parameter_of(header, tensors[name].tensor, name, tensors[name].scale) for name in used}
-    return WeightSet(model, parameters, ((header.path, header.size, header.mtime_ns),))
+    return WeightSet(model, parameters, header.files)
 
 
 def affine(*layers: str) -> list[str]:

@@ -80,7 +80,7 @@ def parameter_of(header: WeightFile, tensor: FileTensor, name: str, scale: float
         name=name,
         type=load_type(tensor.stored, tensor.shape, scale),
         shape=tensor.shape,
-        path=header.path,
+        path=tensor.path,
         stored=tensor.stored,
         offset=tensor.offset,
         nbytes=tensor.nbytes,

@@ -149,7 +149,7 @@ def weights_of(core: torch.nn.Module, recording: Recording, name: str) -> Weight
         for key, parameter in part._parameters.items():
             if parameter is not None:
                 part._parameters[key] = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
-    return WeightSet(name, parameters, ((header.path, header.size, header.mtime_ns),), arrays)
+    return WeightSet(name, parameters, header.files, arrays)
 
 
 def _refuse_others(header: WeightFile, wanted: str, *keys: str) -> None:

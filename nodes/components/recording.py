@@ -87,7 +87,7 @@ class Recording(TorchDispatchMode):
             tensor = torch.empty(stored.tensor.shape, dtype=dtype, device="meta")
             if dtype == torch.uint8:  # text, such as a tokenizer's, which conversions read outside torch
                 tensor = torch.from_numpy(
-                    np.fromfile(header.path, np.uint8, stored.tensor.nbytes, offset=stored.tensor.offset)
+                    np.fromfile(stored.tensor.path, np.uint8, stored.tensor.nbytes, offset=stored.tensor.offset)
                 ).reshape(stored.tensor.shape)
             self.state_dict[name] = tensor
             self._note(tensor, stored)
