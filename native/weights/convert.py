@@ -16,7 +16,7 @@ import numpy as np
 
 from ..ggml_types import LAYOUTS
 from .weight_file import WeightFileError
-from .weight_set import Parameter
+from .weight_set import Parameter, runs
 
 PIECE = 4 << 20  # bytes, loaded; converting a piece takes up to four times that
 ROW = 4096  # elements; gguf works on 16 rows at a time, and short rows keep that in the CPU's cache
@@ -29,7 +29,7 @@ Raw = bytes | memoryview | np.ndarray
 class Piece:
     """A run of whole blocks of a parameter: its bytes in the file, and those it becomes in the loaded tensor."""
 
-    offset: int  # bytes from the start of the file
+    offset: int  # bytes from the start of the stored ones
     nbytes: int  # in the file
     target: int  # bytes from the start of the loaded tensor
     target_nbytes: int  # in the loaded tensor
@@ -44,7 +44,7 @@ def pieces(parameter: Parameter, limit: int = PIECE) -> Iterator[Piece]:
     for first in range(0, blocks, step):
         count = min(step, blocks - first)
         yield Piece(
-            offset=parameter.offset + first * stored.nbytes,
+            offset=first * stored.nbytes,
             nbytes=count * stored.nbytes,
             target=first * block_nbytes,
             target_nbytes=count * block_nbytes,
@@ -143,13 +143,15 @@ def read_rows(parameter: Parameter, rows: Sequence[int] | np.ndarray) -> np.ndar
         return read_parameter(parameter)[distinct][inverse]  # rows that share blocks
     nbytes = parameter.nbytes // count
     with _opened(parameter) as file:
-        raw = b"".join(
-            _read_bytes(parameter, file, parameter.offset + row * nbytes, nbytes) for row in distinct.tolist()
-        )
+        raw = b"".join(_read_bytes(parameter, file, row * nbytes, nbytes) for row in distinct.tolist())
     return values(parameter, raw, LOADED["F32"]).reshape(-1, columns)[inverse]
 
 
-def _read_bytes(parameter: Parameter, file: BinaryIO, offset: int, nbytes: int) -> bytes:
+def _read_bytes(parameter: Parameter, file: BinaryIO, start: int, nbytes: int) -> bytes:
+    return b"".join(_read_run(parameter, file, *run) for run in runs(parameter, start, nbytes))
+
+
+def _read_run(parameter: Parameter, file: BinaryIO, offset: int, nbytes: int) -> bytes:
     file.seek(offset)
     raw = file.read(nbytes)
     if len(raw) < nbytes:

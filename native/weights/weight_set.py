@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
+from math import prod
 
 import numpy as np
 
@@ -46,6 +47,7 @@ class Parameter:
     offset: int  # bytes from the start of the file
     nbytes: int  # in the file
     scale: float = 1.0  # factor of the stored values
+    order: tuple[tuple[int, int], ...] = ()  # of its runs in the file: how many, bytes apart; outermost first
 
     @property
     def weight_bytes(self) -> int:
@@ -53,11 +55,29 @@ class Parameter:
         return tensor_bytes(self.type, self.shape)
 
 
+def runs(parameter: Parameter, start: int, nbytes: int) -> Iterator[tuple[int, int]]:
+    """Where in its file a part of a parameter's stored bytes is: the offset and the length of each run."""
+    if not parameter.order:
+        yield parameter.offset + start, nbytes
+        return
+    run = parameter.nbytes // prod(count for count, _ in parameter.order)
+    end = start + nbytes
+    while start < end:
+        index, within = divmod(start, run)
+        offset, length = parameter.offset + within, min(run - within, end - start)
+        for count, step in reversed(parameter.order):
+            index, place = divmod(index, count)
+            offset += place * step
+        yield offset, length
+        start += length
+
+
 def mappable(parameter: Parameter) -> bool:
     """Whether ggml can use the mapped file's bytes in place: nothing to convert, and aligned to the type."""
     return (
         parameter.type == parameter.stored
         and parameter.scale == 1.0
+        and not parameter.order
         and parameter.offset % alignment(parameter.stored) == 0
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ _DTYPES = {
     "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 _COPIES = (_aten.clone.default, _aten._to_copy.default)
+SHORTEST = 64  # elements of a run that are worth reading on their own
 _ASKS = (_aten._local_scalar_dense.default, _aten.is_nonzero.default, _aten.equal.default)
 
 
@@ -67,6 +68,14 @@ class _Written:
     size: int
     window: _Seen
     source: _Seen
+
+
+class _Place(NamedTuple):
+    """Elements of a tensor of the file: a run of them, or equal runs in an order of their own."""
+
+    stored: ScaledTensor
+    start: int  # the first element
+    order: tuple[tuple[int, int], ...] = ()  # how many runs, elements apart; outermost first
 
 
 class Recording(TorchDispatchMode):
@@ -127,14 +136,16 @@ class Recording(TorchDispatchMode):
         found = list(_places(self._seen(tensor))) if tensor.is_contiguous() else [None]
         if len(found) != 1 or found[0] is None:
             return None
-        stored, start = found[0]
+        stored, start, order = found[0]
         whole = parameter_of(self.header, stored.tensor, name, stored.scale)
         block, nbytes = LAYOUTS[whole.stored].block, LAYOUTS[whole.stored].nbytes
-        if prod(shape) % block or start % block:
+        run = prod(shape) // prod(count for count, _ in order)
+        if any(n % block for n in (run, start, *(step for _, step in order))) or (order and run < SHORTEST):
             return None
         return Parameter(
             name, load_type(whole.stored, shape, whole.scale), shape, whole.path, whole.stored,
             whole.offset + start // block * nbytes, tensor_bytes(whole.stored, (prod(shape),)), whole.scale,
+            tuple((count, step // block * nbytes) for count, step in order),
         )  # fmt: skip
 
     def values(self, tensor: Tensor) -> Tensor:
@@ -154,16 +165,18 @@ class Recording(TorchDispatchMode):
         return _Seen(self._origin(tensor), shape, stride, int(tensor.storage_offset()), tensor.dtype)
 
 
-def _places(seen: _Seen) -> Iterator[tuple[ScaledTensor, int] | None]:
-    """The tensors of the file, and the first element there, whose elements follow each other in a contiguous tensor.
+def _places(seen: _Seen) -> Iterator[_Place | None]:
+    """The places in the file whose elements follow each other in a contiguous tensor.
 
-    None where they are no run of elements of the file.
+    None where they are neither a run of elements of the file nor equal runs that lie in another order.
     """
     origin, start, end = seen.origin, seen.offset, seen.offset + seen.numel
     if isinstance(origin, ScaledTensor):
-        yield origin, start
+        yield _Place(origin, start)
     elif isinstance(origin, _Made) and origin.function in _COPIES and origin.args[0].is_contiguous:
         yield from _places(_run(origin.args[0], start, end))
+    elif isinstance(origin, _Made) and _is_ordered(origin) and seen.numel == origin.args[0].numel:
+        yield _in_order(origin.args[0])
     elif isinstance(origin, _Written) and origin.window.is_contiguous and origin.source.is_contiguous:
         first, last = origin.window.offset, origin.window.offset + origin.window.numel
         before = _Seen(origin.before, (origin.size,), (1,), 0, seen.dtype)
@@ -175,6 +188,22 @@ def _places(seen: _Seen) -> Iterator[tuple[ScaledTensor, int] | None]:
             yield from _places(_run(before, max(start, last), end))
     else:
         yield None
+
+
+def _is_ordered(made: _Made) -> bool:
+    """Whether a storage is a copy of a window in the order of its dimensions."""
+    return made.function in _COPIES and made.kwargs.get("memory_format") is torch.contiguous_format
+
+
+def _in_order(window: _Seen) -> _Place | None:
+    """The place of a tensor of the file whose rows are seen in another order."""
+    if not isinstance(window.origin, ScaledTensor):
+        return None
+    dims = [(size, stride) for size, stride in zip(window.shape, window.stride, strict=True) if size != 1]
+    run = 1
+    while dims and dims[-1][1] == run:
+        run *= dims.pop()[0]
+    return _Place(window.origin, window.offset, tuple(dims))
 
 
 def _run(seen: _Seen, start: int, end: int) -> _Seen:

@@ -91,6 +91,20 @@ def test_rows_that_share_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     torch.testing.assert_close(found, x @ torch.from_numpy(read_parameter(weights.parameters["weight"])).T)
 
 
+def test_rows_in_another_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(values, "SCRATCH", 5 * 64)
+    weights = weight_file(tmp_path / "w", {"w": small_q8(12, 64)})
+    first, row = weights.parameters["w"], 68
+    expected = read_parameter(first).reshape(2, 3, 2, 64).swapaxes(1, 2).reshape(12, 64)
+    ordered = replace(first, order=((2, 6 * row), (2, row), (3, 2 * row)))
+    held = values.Values(replace(weights, parameters={"w": ordered}))
+    np.testing.assert_array_equal(held.whole("w").numpy(), expected)
+    np.testing.assert_array_equal(
+        np.concatenate([run.numpy() for _, run in held.by_rows("w", torch.float32)]), expected
+    )
+    held.close()
+
+
 def test_parameters_used_outside_of_layers(tmp_path: Path) -> None:
     """In views, in lists, by their device, and as what an operation is called on."""
 

@@ -32,7 +32,8 @@ def loaded(held: Parameter, limit: int) -> np.ndarray:
     whole = Path(held.path).read_bytes()
     result = np.full(held.weight_bytes, 0xEE, np.uint8)
     for piece in pieces(held, limit):
-        part = convert(held, whole[piece.offset : piece.offset + piece.nbytes])
+        start = held.offset + piece.offset
+        part = convert(held, whole[start : start + piece.nbytes])
         assert part.nbytes == piece.target_nbytes
         result[piece.target : piece.target + piece.target_nbytes] = part.view(np.uint8)
     return result

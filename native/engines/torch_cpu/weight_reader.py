@@ -16,7 +16,7 @@ from torch import Tensor
 from ...ggml_types import LAYOUTS
 from ...weights import Parameter, WeightFileError, WeightSet, check_unchanged
 from ...weights.convert import values
-from ...weights.weight_set import ARRAY_TYPES
+from ...weights.weight_set import ARRAY_TYPES, runs
 from .dequantize import BLOCKS
 
 # Elements. What is dequantized at a time stays in the processor's cache; so does what is multiplied.
@@ -91,7 +91,7 @@ class Values:
     def _read(self, parameter: Parameter, start: int, out: Tensor) -> None:
         """Fill `out` (flat) with the values from element `start` on, which begins a block."""
         layout = LAYOUTS[parameter.stored]
-        offset = parameter.offset + start // layout.block * layout.nbytes
+        offset = start // layout.block * layout.nbytes
         if PLAIN.get(parameter.stored) == out.dtype and parameter.scale == 1.0:
             self._fill(parameter, offset, out.view(torch.uint8))
             return
@@ -105,20 +105,25 @@ class Values:
             offset += nbytes
 
     def _fill(self, parameter: Parameter, offset: int, raw: Tensor) -> None:
-        """Fill `raw` (uint8) with the bytes of the file from `offset` on."""
+        """Fill `raw` (uint8) with the stored bytes from `offset` on."""
         try:
             file = self._files.get(parameter.path)
             if file is None:
                 file = self._files[parameter.path] = FileIO(parameter.path)
-            file.seek(offset)
-            target = memoryview(raw.numpy().data)
-            while target and (count := file.readinto(target)):
-                target = target[count:]
+            whole, filled = memoryview(raw.numpy().data), 0
+            for place, length in runs(parameter, offset, raw.numel()):
+                file.seek(place)
+                target = whole[filled : filled + length]
+                while target and (count := file.readinto(target)):
+                    target = target[count:]
+                if target:
+                    break
+                filled += length
         except OSError as error:
             raise WeightFileError(
                 f"{parameter.path} can no longer be read: {error.strerror}. Choose the file again."
             ) from error
-        if target:
+        if filled < raw.numel():
             raise WeightFileError(
                 f"{parameter.path} ends inside the tensor of {parameter.name}: it was cut short after its header was "
                 "read. Download or copy it again."
