@@ -100,7 +100,7 @@ def test_rows_in_another_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     held = values.Values(replace(weights, parameters={"w": ordered}))
     np.testing.assert_array_equal(held.whole("w").numpy(), expected)
     np.testing.assert_array_equal(
-        np.concatenate([run.numpy() for _, run in held.by_rows("w", torch.float32)]), expected
+        np.concatenate([run.numpy().copy() for _, run in held.by_rows("w", torch.float32)]), expected
     )
     held.close()
 
