@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection
 from math import prod
 from struct import Struct, unpack
 from typing import Any, BinaryIO
@@ -69,7 +71,20 @@ def _counts(cursor: HeaderCursor) -> tuple[int, int]:
     return tensors, entries
 
 
-def _metadata(cursor: HeaderCursor, count: int) -> dict[str, Any]:
+def read_metadata(path: str, keys: Collection[str]) -> dict[str, Any]:
+    """Reads entries of the metadata of a GGUF file, of any length. Raises WeightFileError."""
+    try:
+        with open(path, "rb") as file:
+            cursor = HeaderCursor(path, file, os.fstat(file.fileno()).st_size)
+            cursor.take(len(MAGIC), "the magic number")
+            metadata = _metadata(cursor, _counts(cursor)[1], keys)
+    except OSError as error:
+        raise WeightFileError(f"{path} can no longer be read: {error.strerror}. Choose the file again.") from error
+    return {key: metadata[key] for key in keys if key in metadata}
+
+
+def _metadata(cursor: HeaderCursor, count: int, whole: Collection[str] = ()) -> dict[str, Any]:
+    """Reads the metadata; whole: entries that are kept however long they are."""
     metadata: dict[str, Any] = {}
     seen = set()
     for _ in range(count):
@@ -77,13 +92,13 @@ def _metadata(cursor: HeaderCursor, count: int) -> dict[str, Any]:
         if not key or key in seen:
             raise cursor.damaged(f"the metadata key {key!r} is empty or listed twice")
         seen.add(key)
-        value = _value(cursor, cursor.number(U32, f"the type of {key}"), key)
+        value = _value(cursor, cursor.number(U32, f"the type of {key}"), key, key in whole)
         if value is not None:
             metadata[key] = value
     return metadata
 
 
-def _value(cursor: HeaderCursor, kind: int, key: str) -> Any:
+def _value(cursor: HeaderCursor, kind: int, key: str, whole: bool) -> Any:
     """Reads a metadata value; None for one that is too long to keep."""
     if kind in SCALARS:
         return cursor.numbers(SCALARS[kind], 1, key)[0]
@@ -94,17 +109,17 @@ def _value(cursor: HeaderCursor, kind: int, key: str) -> Any:
     kind = cursor.number(U32, f"the element type of {key}")
     count = cursor.number(U64, f"the length of {key}")
     if kind in SCALARS:
-        if count <= MAX_KEPT:
+        if whole or count <= MAX_KEPT:
             return list(cursor.numbers(SCALARS[kind], count, key))
         cursor.skip(count * Struct("<" + SCALARS[kind]).size, key)
         return None
     if kind != STRING:
         raise cursor.damaged(f"the metadata entry {key} is an array of the type {kind}")
     cursor.expect(count, 8, f"strings of {key}")
-    if count <= MAX_KEPT:
-        return [cursor.text(MAX_TEXT, key) for _ in range(count)]
     if count > MAX_STRINGS:
         raise cursor.damaged(f"the metadata entry {key} has {count:,} strings")
+    if whole or count <= MAX_KEPT:
+        return [cursor.text(MAX_TEXT, key) for _ in range(count)]
     cursor.skip_strings(count, key)
     return None
 
