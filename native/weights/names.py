@@ -8,17 +8,14 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from math import isfinite, prod
 
-from .convert import read_parameter
 from .identify import another_kind, identify
-from .weight_file import FileTensor, WeightFile, WeightFileError
-from .weight_set import WeightSet, parameter_of
+from .runs import StoredTensor
+from .scales import under
+from .weight_file import WeightFile, WeightFileError
+from .weight_set import WeightSet, parameter
 
 log = logging.getLogger(__name__)
-SCALES = (".scale_weight", ".weight_scale")  # of FP8 weights: ComfyUI's older and newer name
-UNUSED = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8", ".weight_scale_2")  # for FP8 arithmetic alone
 
 CLIP_MARKER = "text_model.encoder.layers.0.mlp.fc1.weight"
 DEEPER_CLIP = "text_model.encoder.layers.22.mlp.fc1.weight"  # CLIP-H and CLIP-G
@@ -53,14 +50,6 @@ VAE_RENAMES: Renames = (  # as comfy/sd.py
     (re.compile(r"encoder\.(quant_conv\..*)"), r"\1"),
     (re.compile(r"decoder\.(post_quant_conv\..*)"), r"\1"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ScaledTensor:
-    """A tensor of a file and the factor that its values are multiplied by."""
-
-    tensor: FileTensor
-    scale: float = 1.0
 
 
 def clip_l(header: WeightFile) -> WeightSet:
@@ -128,39 +117,7 @@ def prefixes_of(header: WeightFile, marker: str) -> list[str]:
     return sorted(prefixes, key=len)
 
 
-def under(header: WeightFile, prefix: str) -> dict[str, ScaledTensor]:
-    """The tensors whose names begin with `prefix`, by the rest of the name, with their FP8 scales.
-
-    Raises WeightFileError for scales of a form that is not read here.
-    """
-    tensors = {name[len(prefix) :]: tensor for name, tensor in header.tensors.items() if name.startswith(prefix)}
-    scales = {}
-    for name in list(tensors):
-        for ending in SCALES:
-            if name.endswith(ending):
-                scales[name.removesuffix(ending) + ".weight"] = _scale(header, tensors.pop(name))
-    return {
-        name: ScaledTensor(tensor, scales.get(name, 1.0))
-        for name, tensor in tensors.items()
-        if not name.endswith(UNUSED)
-    }
-
-
-def _scale(header: WeightFile, tensor: FileTensor) -> float:
-    if prod(tensor.shape) != 1:
-        raise WeightFileError(
-            f"{header.path}: the scale {tensor.name} is {tensor.stored} {list(tensor.shape)}. Weights with one scale "
-            "each (scaled FP8) are read here; NVFP4, MXFP8 and INT8 forms are not. Use an FP8 or GGUF file."
-        )
-    scale = float(read_parameter(parameter_of(header, tensor, tensor.name)).reshape(()))
-    if not isfinite(scale):
-        raise WeightFileError(
-            f"{header.path}: the scale {tensor.name} is {scale}. The file is damaged: download it again."
-        )
-    return scale
-
-
-def renamed(tensors: dict[str, ScaledTensor], renames: Renames) -> dict[str, ScaledTensor]:
+def renamed(tensors: dict[str, StoredTensor], renames: Renames) -> dict[str, StoredTensor]:
     """The tensors by their names after the first rename that matches each; order stays."""
 
     def new_name(name: str) -> str:
@@ -182,7 +139,7 @@ def block_range(names: Iterable[str], stem: str) -> range:
 def weight_set(
     header: WeightFile,
     model: str,
-    tensors: dict[str, ScaledTensor],
+    tensors: dict[str, StoredTensor],
     required: Iterable[str],
     optional: Iterable[str] = (),
 ) -> WeightSet:
@@ -202,7 +159,8 @@ def weight_set(
     unused = tensors.keys() - set(used)
     if unused:
         log.info("%s: %d tensors are not used by a %s, such as %s", header.path, len(unused), model, min(unused))
-    parameters = {name: parameter_of(header, tensors[name].tensor, name, tensors[name].scale) for name in used}
+    held = {name: tensors[name] for name in used}
+    parameters = {name: parameter(name, each.shape, each.runs, [each]) for name, each in held.items()}
     return WeightSet(model, parameters, ((header.path, header.size, header.mtime_ns),))
 
 
