@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-MARKERS = ("token_embd.weight", "v.patch_embd.weight")  # a language model, T5, or a vision tower ("mmproj")
+MARKERS = ("token_embd.weight", "enc.blk.0.attn_q.weight", "v.patch_embd.weight")  # language models, T5, vision towers
 MODEL = {
     "token_embd": "embed_tokens",
     "output_norm": "norm",

@@ -80,8 +80,8 @@ def in_transformers_layout(header: WeightFile, tensors: dict[str, Tensor]) -> di
     if kind == "qwen35":
         _undo_linear_attention(header, made)
     _join_tower(made, visual)
-    tokenizer = tokenizer_of(header) if len(tensors["token_embd.weight"]) != T5_TOKENS else None
-    if tokenizer:
+    embedding = tensors.get("token_embd.weight")
+    if embedding is not None and len(embedding) != T5_TOKENS and (tokenizer := tokenizer_of(header)):
         made[tokenizer[0]] = torch.frombuffer(bytearray(tokenizer[1]), dtype=torch.uint8)
     return made
 

@@ -90,7 +90,7 @@ RETIRED = {
 LEAST, MOST = 80, 400  # lines of a file with one subject
 SMALL = {  # why a file may be shorter: those files
     "what all share, with no place further up": """
-        native/errors.py native/ggml_types.py native/lru.py native/output_check.py native/placement.py
+        native/errors.py native/lru.py native/output_check.py native/placement.py
         native/threads.py
     """,
     "imported where nothing else may be: before the pipes are taken, or in llama.cpp's child": """
@@ -99,7 +99,7 @@ SMALL = {  # why a file may be shorter: those files
     """,
     "one type, or one table, that many import": """
         native/program/tensor.py native/trace/values.py native/weights/header.py
-        native/weights/weight_file.py nodes/planner/loaders.py nodes/planner/unknown.py
+        native/weights/codes.py native/weights/weight_file.py nodes/planner/loaders.py nodes/planner/unknown.py
     """,
     "one algorithm": """
         native/engines/kept.py native/program/schedule.py native/trace/kept_state.py

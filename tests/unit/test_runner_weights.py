@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -14,7 +13,8 @@ import pytest
 from native.client import Interrupted, OutOfMemory, Runner, RunnerError
 from native.ggml_types import LAYOUTS
 from native.placement import DEVICE, Placement
-from native.weights import WeightSet, read_parameter, read_rows
+from native.weights.runs import Run
+from native.weights.weight_set import WeightSet
 from tests.runner_toys import DEVICES, Table, f32_file, linear, new_runner, relative_error, weight_file
 
 # lavapipe compiles a shader for every type and number of tokens: all that multiplies here has three.
@@ -68,6 +68,8 @@ def test_every_quantization_multiplies_as_it_dequantizes(
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("stored", ["F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2"])
 def test_plain_and_converted_types(runner: Runner, device: str, stored: str, tmp_path: Path) -> None:
+    from native.weights import read_parameter
+
     raw = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}
     if stored in raw:
         data = RNG.standard_normal((8, 64)).astype(raw[stored]).tobytes()
@@ -131,25 +133,6 @@ def test_a_matrix_of_several_pieces(runner: Runner, device: str, stored: str, tm
     (found,) = runner.run(weights, device, linear(2560, 2048, 3), {"x": x})
     assert relative_error(found.reshape(3, 2560), x @ matrix.T) < 1e-2
     runner.unload(weights.digest, device)
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("stored", ["Q8_0", "F64"])
-def test_rows_in_another_order(runner: Runner, device: str, stored: str, tmp_path: Path) -> None:
-    """As rotary embeddings have them in llama.cpp: halves of a head, row by row."""
-    matrix = RNG.standard_normal((32, 64)).astype("f4")
-    raw = gguf.quants.quantize(matrix, gguf.GGMLQuantizationType.Q8_0) if stored == "Q8_0" else matrix.astype("<f8")
-    found = weight_file(tmp_path / "w", {"w": (stored, matrix.shape, raw.tobytes())})
-    row = raw.nbytes // 32
-    ordered = replace(found.parameters["w"], order=((2, 16 * row), (2, row), (8, 2 * row)))
-    weights = replace(found, parameters={"w": ordered})
-    expected = matrix.reshape(2, 8, 2, 64).swapaxes(1, 2).reshape(32, 64)
-    assert relative_error(read_parameter(ordered), expected) < 1e-2
-    assert relative_error(read_rows(ordered, [17, 2]), expected[[17, 2]]) < 1e-2
-    x = RNG.standard_normal((3, 64)).astype("f4")
-    (y,) = runner.run(weights, device, linear(32, 64, 3, ordered.type), {"x": x})
-    assert relative_error(y.reshape(3, 32), x @ expected.T) < 2e-2
-    assert runner.load(weights, device).mapped == 0
 
 
 def test_a_tensor_larger_than_the_largest_buffer_gets_its_own(tmp_path: Path) -> None:
@@ -251,7 +234,7 @@ def test_weights_too_large_for_a_device(runner: Runner, tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.truncate(device.total + 8192)  # sparse: no byte of it is ever read
     status = path.stat()
-    parameter = type(huge)("w", "F32", (rows, 8), str(path), "F32", 4096, rows * 8 * 4)
+    parameter = type(huge)("w", "F32", (rows, 8), (Run(str(path), "F32", 4096, rows * 8 * 4),))
     weights = WeightSet("huge toy", {"w": parameter}, ((str(path), status.st_size, status.st_mtime_ns),))
     pid = runner.pid
     placement = Placement("Vulkan0", DEVICE)
