@@ -9,8 +9,7 @@ from struct import Struct, unpack
 from typing import Any, BinaryIO
 
 from ..ggml_types import GGML_TYPES, LAYOUTS, tensor_bytes
-from .shards import shard_paths
-from .weight_file import MAX_NAME, FileTensor, WeightFile, WeightFileError, check_extents
+from .weight_file import MAX_NAME, FileTensor, WeightFile, WeightFileError, check_extents, shard_paths
 
 MAGIC = b"GGUF"
 U32, U64 = Struct("<I"), Struct("<Q")

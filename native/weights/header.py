@@ -8,8 +8,7 @@ from functools import lru_cache
 
 from .gguf import MAGIC, read_gguf
 from .safetensors import read_safetensors
-from .shards import shard_paths
-from .weight_file import WeightFile, WeightFileError, joined
+from .weight_file import WeightFile, WeightFileError, joined, shard_paths
 
 CACHED_HEADERS = 32
 NOT_WEIGHTS = (  # first bytes of files that people choose by mistake, and the message

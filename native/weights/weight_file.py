@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 MAX_NAME = 1024  # bytes or characters; ggml's own limit is 64, the longest known names have about 130
+# As llama.cpp's gguf-split, transformers and diffusers name them: the part's number from 1 on, and how many there are.
+SHARD = re.compile(r"(.*-)(\d{5})(-of-)(\d{5})(\.(?:gguf|safetensors|sft))", re.IGNORECASE | re.DOTALL)
 
 
 class WeightFileError(ValueError):
@@ -42,6 +45,15 @@ class WeightFile:
     def files(self) -> tuple[tuple[str, int, int], ...]:
         """Path, size in bytes and modification time in ns of each file."""
         return ((self.path, self.size, self.mtime_ns), *self.more)
+
+
+def shard_paths(path: str) -> list[str]:
+    """The paths of all files of the set that a file is one of, in order; none where its name says that it is whole."""
+    found = SHARD.fullmatch(path)
+    if not found or not 1 <= int(found[2]) <= int(found[4]):
+        return []
+    stem, _, of, count, ending = found.groups()
+    return [f"{stem}{number:05}{of}{count}{ending}" for number in range(1, int(count) + 1)]
 
 
 def joined(headers: Sequence[WeightFile]) -> WeightFile:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import folder_paths
 
 from ...native.weights import WeightFileError, WeightSet
-from ...native.weights.shards import shard_paths
+from ...native.weights.weight_file import shard_paths
 
 GGUF_FOLDERS = {"diffusion_models": "unet_gguf", "text_encoders": "clip_gguf", "vae": "vae_gguf", "LLM": "llm_gguf"}
 LANGUAGE_MODELS, PROJECTOR = "LLM", "mmproj"  # a folder key, and what is in the names of vision projectors

@@ -123,7 +123,7 @@ def kind_of(pieces: sentencepiece.SentencePieceProcessor, token: int) -> int:
 
 
 def in_llama_layout(case: Case, name: str, value: np.ndarray) -> np.ndarray:
-    """What llama.cpp's converter makes of a tensor of transformers."""
+    """A tensor of transformers as llama.cpp's converter lays it out."""
     if case.architecture in ("llama", "mistral3") and re.search(r"[qk]_proj", name):
         heads = case.sizes["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
         return value.reshape(heads, 2, len(value) // heads // 2, -1).swapaxes(1, 2).reshape(value.shape)

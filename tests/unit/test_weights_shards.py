@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from native.weights import WeightFileError, read_header, read_parameter
 from native.weights.scales import under
-from native.weights.shards import shard_paths
+from native.weights.weight_file import shard_paths
 from native.weights.weight_set import parameter
 
 PARTS = {f"t{number}": np.full((2, 4), number, np.float32) for number in (1, 2, 3)}
