@@ -16,7 +16,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from native.engines.torch_cpu import weight_reader
-from native.weights import Parameter, WeightFileError, WeightSet, convert, pieces, read_header, read_parameter, read_rows
+from native.weights import (
+    Parameter,
+    WeightFileError,
+    WeightSet,
+    convert,
+    pieces,
+    read_header,
+    read_parameter,
+    read_rows,
+)
 from native.weights.convert import reader
 from native.weights.runs import between
 from native.weights.scales import under
@@ -195,14 +204,33 @@ def _without(name: str, *endings: str, **changed: Tensor) -> dict[str, Tensor]:
         (_without("mxfp8", ".weight_scale"), "MXFP8 without scales"),
         (_without("fp8", weight_scale=torch.ones(7, 5)), r"\[7, 5\], which fit no blocks"),
         (_without("fp8 rows", weight_scale=torch.full((ROWS,), torch.inf)), "scales that are infinite"),
-        (_without("fp8", **{"comfy_quant": _described(format="q5_cr")[".comfy_quant"]}), "quantized as 'q5_cr'"),
-        (_without("fp8", **{"comfy_quant": torch.zeros(3, dtype=torch.uint8)}), "what is not JSON"),
+        (_without("fp8", comfy_quant=_described(format="q5_cr")[".comfy_quant"]), "quantized as 'q5_cr'"),
+        (_without("fp8", comfy_quant=torch.zeros(3, dtype=torch.uint8)), "what is not JSON"),
         (_without("int8 convrot", **_described(format="int8_tensorwise", convrot=True, convrot_groupsize=100)),
          "turned by groups of 100"),
-        (_without("fp8", **{"comfy_quant": _described(format="nvfp4")[".comfy_quant"]}), "said to be .* stored as F8"),
+        (_without("fp8", comfy_quant=_described(format="nvfp4")[".comfy_quant"]), "said to be .* stored as F8"),
     ],
 )  # fmt: skip
 def test_what_is_not_read_is_named(tmp_path: Path, tensors: dict[str, Tensor], says: str) -> None:
     tensors = {"." + name.lstrip("."): value for name, value in tensors.items()}
     with pytest.raises(WeightFileError, match=f"model.safetensors.*{says}"):
+        held_as(tmp_path / "model.safetensors", tensors)
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (("weight", "weight.absmax", "weight.quant_state.bitsandbytes__nf4"), "bitsandbytes NF4"),
+        (("weight", "SCB"), r"bitsandbytes LLM.int8\(\)"),
+        (("qweight", "wscales", "proj_down"), "SVDQuant for nunchaku"),
+        (("qweight", "qzeros", "scales", "g_idx"), "GPTQ"),
+        (("qweight", "qzeros", "scales"), "AWQ"),
+        (("weight._data", "weight._scale"), "optimum-quanto"),
+        (("_weight_qdata", "_weight_scale"), "torchao"),
+        (("weight_packed", "weight_scale", "weight_shape"), "compressed-tensors"),
+    ],
+)
+def test_quantizations_of_other_programs_are_named(tmp_path: Path, names: tuple[str, ...], says: str) -> None:
+    tensors = {f".{name}": torch.zeros(4, 4, dtype=torch.uint8) for name in names}
+    with pytest.raises(WeightFileError, match=rf"model.safetensors is quantized by {says} \(it has layer\."):
         held_as(tmp_path / "model.safetensors", tensors)
