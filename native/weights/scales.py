@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .convert import read_parameter, reader
+from .foreign import refuse_foreign
 from .runs import Factors, Run, Scaling, StoredTensor
 from .scaling import Read, keeps_codes, read_factors
 from .weight_file import FileTensor, WeightFile, WeightFileError
@@ -55,8 +56,9 @@ class _Layer:
 def under(header: WeightFile, prefix: str) -> dict[str, StoredTensor]:
     """The tensors whose names begin with `prefix`, by the rest of the name, with their scales.
 
-    Raises WeightFileError for scales of a form that is not read here.
+    Raises WeightFileError for scales of a form that is not read here, and for quantizations of other programs.
     """
+    refuse_foreign(header)
     tensors = {name[len(prefix) :]: tensor for name, tensor in header.tensors.items() if name.startswith(prefix)}
     configurations = _configurations(header, prefix, tensors)
     scales = {ending: _taken(tensors, ending) for ending in (*SCALES, OF_TENSOR, OF_INPUT)}

@@ -196,8 +196,9 @@ class TestRecording:
     @pytest.mark.parametrize(
         "convert",
         [
-            lambda x: x.t(), lambda x: x[:, :32], lambda x: x * 2 + 1,
-            lambda x: x.t().contiguous()[3:], lambda x: x.view(2, 4, 64).transpose(0, 1).contiguous()[1:],
+            lambda x: x.t(), lambda x: x[:, :32], lambda x: torch.cat([x, x], 1), lambda x: x * 2 + 1,
+            lambda x: x.t().contiguous()[3:], lambda x: torch.cat([x[4:].t(), x[:4].t()]),
+            lambda x: x.view(2, 4, 64).transpose(0, 1).contiguous()[1:],
             lambda x: x.view(2, 4, 64).transpose(0, 1).clone().transpose(0, 1),
             lambda x: x.t().clone()[3:], lambda x: torch.stack([x, x])[1], lambda x: x.split(4)[0].float().sum(0),
         ],
@@ -209,6 +210,26 @@ class TestRecording:
         assert recorded.knows(made)
         assert recorded.parameter("w", made) is None
         torch.testing.assert_close(recorded.values(made), expected)
+
+    @pytest.mark.parametrize("name", ["q", "half"])
+    def test_rows_in_another_order_stay_in_the_file(self, recorded: Any, name: str) -> None:
+        def convert(x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([x[6:], x[:2], x[2:4]])[1:]
+
+        with recorded:
+            made = convert(recorded.state_dict[name])
+        expected = convert(torch.from_numpy(weights.read_parameter(recorded.parameter("w", recorded.state_dict[name]))))
+        found = recorded.parameter("w", made)
+        assert (found.type, len(found.runs)) == ({"q": "Q8_0", "half": "F16"}[name], 2)
+        np.testing.assert_array_equal(weights.read_parameter(found), expected.numpy())
+
+    def test_runs_of_several_types_become_one(self, recorded: Any) -> None:
+        with recorded:
+            made = torch.cat([recorded.state_dict["q"], recorded.state_dict["half"]])
+        found = recorded.parameter("w", made)
+        assert (found.type, [run.stored for run in found.runs]) == ("F16", ["Q8_0", "F16"])
+        both = [weights.read_parameter(recorded.parameter("w", recorded.state_dict[name])) for name in ("q", "half")]
+        np.testing.assert_array_equal(weights.read_parameter(found), np.concatenate(both))
 
     def test_values_that_are_asked_for_are_read(self, recorded: Any) -> None:
         with recorded:

@@ -13,8 +13,20 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from native.engines.torch_cpu import weight_reader
 from native.ggml_types import LAYOUTS, QUANTIZED
-from native.weights import Parameter, Run, WeightFileError, convert, pieces, read_header, read_parameter, read_rows
+from native.weights import (
+    Parameter,
+    Run,
+    WeightFileError,
+    WeightSet,
+    convert,
+    pieces,
+    read_header,
+    read_parameter,
+    read_rows,
+)
+from native.weights.runs import between
 from native.weights.weight_set import parameter_of
 
 Write = Callable[..., Path]
@@ -145,3 +157,29 @@ def test_conversion_in_pieces_takes_little_memory(write_gguf: Write, stored: str
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 24 << 20
+
+
+@pytest.mark.parametrize("stored", ["Q8_0", "F16", "BF16"])
+def test_parts_at_a_distance(write_gguf: Write, stored: str) -> None:
+    """Rows as llama.cpp has those of queries and keys: the halves of each head's rows take turns."""
+    held = parameter(write_gguf("model.gguf", {"a": ((16, 64), stored)}), "a")
+    (run,) = held.runs
+    row = run.nbytes // 16
+    places = [(head * 8 + half) * row for head in range(2) for half in range(2)]
+    runs = tuple(replace(run, offset=run.offset + at, nbytes=row, parts=4, stride=2 * row) for at in places)
+    permuted = replace(held, runs=runs)
+    whole = read_parameter(held)
+    expected = whole.reshape(2, 4, 2, 64).swapaxes(1, 2).reshape(16, 64)
+    np.testing.assert_array_equal(read_parameter(permuted), expected)
+    np.testing.assert_array_equal(read_rows(permuted, [5, 1, 11]), expected[[5, 1, 11]])
+    assert len(loaded(permuted, 100)) == permuted.weight_bytes == held.weight_bytes
+    for limit in (100, 1 << 20):
+        np.testing.assert_array_equal(
+            loaded(permuted, limit), loaded(held, 1 << 20).reshape(2, 4, 2, -1).swapaxes(1, 2).reshape(-1)
+        )
+    cut = tuple(between(runs, 2 * 64, 9 * 64))
+    np.testing.assert_array_equal(read_parameter(replace(held, shape=(7, 64), runs=cut)), expected[2:9])
+    size = Path(held.path).stat()
+    read = weight_reader.Values(WeightSet("", {"a": permuted}, ((held.path, size.st_size, size.st_mtime_ns),)))
+    np.testing.assert_array_equal(torch.cat([x.clone() for _, x in read.by_rows("a", torch.float32)]).numpy(), expected)
+    read.close()
