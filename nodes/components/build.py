@@ -20,6 +20,14 @@ from .component import MetaOperations
 from .llama_layout import in_transformers_layout, with_towers
 from .recording import Recording
 
+# By core's names of two encoders: the model that they are for. Core takes other files for one without a choice.
+PAIRS = {
+    ("CLIP_L", "CLIP_G"): "STABLE_DIFFUSION",
+    ("T5_XXL", "CLIP_L"): "FLUX",
+    ("LLAMA3_8", "CLIP_L"): "HUNYUAN_VIDEO",
+    ("GEMMA_3_4B", "JINA_CLIP_2"): "NEWBIE",
+}
+OTHER_SHAPE = re.compile(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?torch\.Size\((.*?)\)")  # as torch says it
 LARGEST_COMPUTED = 1 << 30  # bytes of weights that the file has in another layout and that are kept in RAM
 
 
@@ -55,31 +63,42 @@ class Part:
 
 
 def text_encoders(
-    headers: Sequence[WeightFile], kind: comfy.sd.CLIPType, sizes: Mapping[str, Any] | None = None
+    headers: Sequence[WeightFile], kind: comfy.sd.CLIPType | None, sizes: Mapping[str, Any] | None = None
 ) -> tuple[comfy.sd.CLIP, list[Part]]:
     """Core's CLIP of these files, and its modules without values.
 
-    kind: which model the encoders are for. sizes: `model_options` of core that give encoders other sizes.
+    kind: which model the encoders are for; None: for the one that they leave no doubt of.
+    sizes: `model_options` of core that give encoders other sizes.
     Raises WeightFileError where core does not know the encoders, or the files have not all of them.
     """
     for header in headers:
         _refuse_others(header, "a text encoder", "vae", "flux2_vae", "video_vae")
     headers = with_towers(headers)
     recordings = [Recording(header) for header in headers]
-    # The patcher is replaced: a device that is not the initial one keeps core from loading the model now.
-    devices = {"load_device": torch.device("meta"), "initial_device": torch.device("cpu")}
+    # The patcher is replaced: a device that is not the initial one, by name, keeps core from loading the model now.
+    devices = {"load_device": torch.device("cpu"), "initial_device": torch.device("cpu:0")}
     options = {"dtype": torch.float32, "custom_operations": MetaOperations, **devices, **(sizes or {})}
     with ExitStack() as stack:
         stack.enter_context(_described(headers[0], "set of text encoders"))
         for each in recordings:
             stack.enter_context(each)
         stack.enter_context(torch.no_grad())
+        tensors = [in_transformers_layout(each.header, dict(each.state_dict)) for each in recordings]
         clip = comfy.sd.load_text_encoder_state_dicts(
-            [in_transformers_layout(each.header, dict(each.state_dict)) for each in recordings],
-            embedding_directory=folder_paths.get_folder_paths("embeddings"), clip_type=kind, model_options=options,
-            disable_dynamic=True,
+            tensors, embedding_directory=folder_paths.get_folder_paths("embeddings"),
+            clip_type=kind or _kind_of(headers, tensors), model_options=options, disable_dynamic=True,
         )  # fmt: skip
     return clip, list(_parts(clip.cond_stage_model, recordings))
+
+
+def _kind_of(headers: Sequence[WeightFile], tensors: Sequence[Mapping[str, torch.Tensor]]) -> comfy.sd.CLIPType:
+    """The model that encoders are for. Raises WeightFileError for two that several models, or none, have together."""
+    found = {getattr(comfy.sd.detect_te_model(each), "name", None) for each in tensors}
+    for pair, kind in PAIRS.items():
+        if found == set(pair) or len(headers) != 2 or None in found:
+            return getattr(comfy.sd.CLIPType, kind)
+    paths = " and ".join(header.path for header in headers)
+    raise WeightFileError(f"{paths}: the files do not say which model these two encoders are for. Choose it in `type`.")
 
 
 def _parts(owner: torch.nn.Module, recordings: Sequence[Recording]) -> Iterator[Part]:
@@ -170,6 +189,12 @@ def _described(header: WeightFile, kind: str) -> Iterator[None]:
         raise
     except Exception as error:  # whatever core's code runs into on names and shapes that it did not expect
         why = " ".join(f"{type(error).__name__}: {error}".split())
+        if other := OTHER_SHAPE.search(why):
+            raise WeightFileError(
+                f"{header.path} does not fit the {kind} that ComfyUI takes it for: {other[1]} is {other[2]}, where "
+                f"{other[3]} is needed. It is a variant of that model (as UMT5 and T5XXL-Unchained are of T5), or it "
+                "is for another one: choose the file that the diffusion model's page names, or its `type`."
+            ) from error
         raise WeightFileError(
             f"The tensors in {header.path} do not describe a whole {kind} ({why:.300}). "
             "The file is incomplete or damaged, or it is another model: choose another file or download it again."

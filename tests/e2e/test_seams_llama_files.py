@@ -6,11 +6,9 @@ package's table, layouts those of llama.cpp's convert_hf_to_gguf.py.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +27,15 @@ weights = part("native.weights")
 
 import comfy.ops  # noqa: E402
 import comfy.sd  # noqa: E402
-import comfy.text_encoders.flux as flux  # noqa: E402
 import comfy.text_encoders.llama as llama  # noqa: E402
 import comfy.text_encoders.qwen3vl as qwen3vl  # noqa: E402
-import comfy.text_encoders.qwen_vl as qwen_vl  # noqa: E402
 import comfy.text_encoders.t5 as t5  # noqa: E402
+
+from tests import small_encoders  # noqa: E402
+from tests.small_encoders import SMALL, SMALL_T5, encoded, sentences, spiece_tensor  # noqa: E402
 
 from ..parity.model_cases import randomize  # noqa: E402
 
-HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
-SMALL = {"num_hidden_layers": 3, "vocab_size": 512, "intermediate_size": 256, **HEADS}
-SMALL_T5 = {"vocab_size": 512, "d_model": 64, "d_kv": 16, "num_heads": 4}
 # Relative L2: ggml quantizes the activations too where weights are Q8_0; T5 has 24 layers, each with GELU's table.
 BOUNDS = {"F16": 2e-3, "Q8_0": 2e-2, "T5": 4e-3}
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
@@ -82,19 +78,6 @@ def built(case: Case) -> torch.nn.Module:
         config |= {"d_ff": 10240, "num_layers": 24, "dense_act_fn": "gelu_pytorch_tanh", "is_gated_act": True}
         config |= {"model_type": kind, "relative_attention_num_buckets": 32}
     return randomize(case.core(config, torch.float32, "cpu", comfy.ops.disable_weight_init))
-
-
-@cache
-def sentences(kind: str) -> sentencepiece.SentencePieceProcessor:
-    """A small tokenizer of SentencePiece's, trained here."""
-    model = io.BytesIO()
-    words = ["a red square and a dog", "ein Würfel, größer als zuvor", "赤い四角と犬", "two  spaces\tand tabs 1.5"] * 40
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(words), model_writer=model, vocab_size=330, model_type=kind, byte_fallback=kind == "bpe",
-        hard_vocab_limit=False, user_defined_symbols=["<start>"], pad_id=0, eos_id=1, bos_id=2, unk_id=3,
-        remove_extra_whitespaces=False, add_dummy_prefix=kind == "unigram", num_threads=1, minloglevel=2,
-    )  # fmt: skip
-    return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
 
 
 def add_tokenizer(writer: gguf.GGUFWriter, kind: str) -> None:
@@ -187,37 +170,13 @@ def undone(case: Case, name: str, value: np.ndarray) -> np.ndarray:
 
 
 def transformer(clip: Any) -> Any:
-    return next(module for module in clip.cond_stage_model.modules() if hasattr(module, "transformer")).transformer
-
-
-def encoded(module: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Hidden states as comfy.sd1_clip.SDClipModel asks for them."""
-    embeds = module.get_input_embeddings()(tokens, out_dtype=torch.float32)
-    mask = torch.ones_like(tokens)
-    return module(None, mask, embeds=embeds, num_tokens=[tokens.shape[1]], dtype=torch.float32, embeds_info=[])[0]
+    return next(iter(small_encoders.transformers_of(clip).values()))
 
 
 @pytest.fixture(autouse=True)
-def tekken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Core 0.30 does not build Mistral's tokenizer with the transformers of today."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import BPE
-
-    monkeypatch.setattr(
-        flux, "load_mistral_tokenizer", lambda _: {"tokenizer_object": Tokenizer(BPE()), "legacy": False}
-    )
-
-
-@pytest.fixture(autouse=True)
-def small_towers(monkeypatch: pytest.MonkeyPatch) -> None:
-    tower = partial(qwen_vl.Qwen2VLVisionTransformer, intermediate_size=96, num_heads=4, num_layers=2)
-    monkeypatch.setattr(
-        qwen_vl, "Qwen2VLVisionTransformer", lambda hidden_size, **others: tower(hidden_size=64, **others)
-    )
-    shape = {"hidden_size": 64, "intermediate_size": 96, "depth": 4, "deepstack_visual_indexes": [0, 2, 3]}
-    for name in qwen3vl.QWEN3VL_VISION:
-        monkeypatch.setitem(qwen3vl.QWEN3VL_VISION, name, shape)
-    monkeypatch.setitem(qwen3vl.QWEN3VL_VISION_COMMON, "num_heads", 4)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_encoders.small_towers(monkeypatch)
+    small_encoders.without_mistrals_tokenizer(monkeypatch)
 
 
 @pytest.mark.parametrize("stored", ["F16", "Q8_0"])
@@ -235,8 +194,7 @@ def test_encodes_as_core(tmp_path: Path, name: str, stored: str) -> None:
         np.testing.assert_allclose(value, tensors[key].numpy(), atol=1e-6)
     clip_tensors = dict(tensors)
     if case.tokenizer in ("llama", "t5"):
-        proto = sentences("bpe" if case.tokenizer == "llama" else "unigram").serialized_model_proto()
-        clip_tensors["spiece_model"] = torch.frombuffer(bytearray(proto), dtype=torch.uint8)
+        clip_tensors["spiece_model"] = spiece_tensor("bpe" if case.tokenizer == "llama" else "unigram")
     kind = getattr(comfy.sd.CLIPType, case.type.upper(), comfy.sd.CLIPType.STABLE_DIFFUSION)
     core = comfy.sd.load_text_encoder_state_dicts(
         [clip_tensors], embedding_directory=[], clip_type=kind, model_options={"dtype": torch.float32, **sizes}
