@@ -10,6 +10,7 @@ import torch
 
 from ..client import Runner
 from ..lower import Lowered, LowerOptions
+from ..lower.host import HostPart
 from ..placement import Placement
 from ..planning import Machine, Part, Plan, plan_of
 from ..program import Program
@@ -81,6 +82,12 @@ def _step_key(step: Step) -> tuple[Hashable, ...]:
     return step.do, step.weights.digest, step.placement, step.program.digest if step.program else None
 
 
+def _to_count(lowered: Lowered) -> Lowered:
+    """A program of which only the memory is of interest: without values, and without the host's part."""
+    rest = lowered.rest and _to_count(lowered.rest)
+    return Lowered(lowered.program.without_values(), HostPart(), (), questions=lowered.questions, rest=rest)
+
+
 # So that a workflow that was planned before is planned at once.
 _programs: Kept[Lowered] = Kept()
 _traces: Kept[Trace] = Kept()
@@ -104,7 +111,8 @@ class DryRunModel(GgmlModel):
         shapes = tuple((name, tuple(x.shape), x.dtype) for name, x in inputs.items())
         ranks = tuple((name, branch.down.shape[0]) for name, branch in self._branches.items())
         whole = (self.file_weights.digest, self.options, key, shapes, ranks)
-        return _programs.get(whole, inputs) or _programs.put(whole, super().lowered(key, function, inputs))
+        known = _programs.get(whole, inputs)
+        return known or _programs.put(whole, _to_count(super().lowered(key, function, inputs)))
 
     def traced(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Trace:
         """As GgmlModel.traced, once for all models of the same parameters, as their modules are the same."""
