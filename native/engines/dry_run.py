@@ -58,8 +58,8 @@ class Recorder:
         self._answers.append(measured.fits)
         return measured.fits
 
-    def plan(self, notes: Sequence[str] = (), machine: Machine | None = None) -> Plan | None:
-        """The plan of the steps so far; notes: what is not in it. Raises RunnerError, RunnerLost.
+    def plan(self, notes: Sequence[str] = (), gaps: Sequence[str] = (), machine: Machine | None = None) -> Plan | None:
+        """The plan of the steps so far; notes, gaps: as Plan's. Raises RunnerError, RunnerLost.
 
         machine: like the one that the steps were noted for, with other capacities. None where these lead to others.
         """
@@ -68,7 +68,7 @@ class Recorder:
         answers = [step.measured.fits for step in done.steps if step.measured is not None]
         if answers != self._answers[: len(answers)]:
             return None
-        return plan_of(self.machine, self.steps, self.loaders, done, notes)
+        return plan_of(self.machine, self.steps, self.loaders, done, notes, gaps)
 
     def _add(self, step: Step, loader: str) -> None:
         self.steps.append((step, replace(self.part, loader=loader, loading=step.do == "load")))
