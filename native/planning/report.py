@@ -25,7 +25,8 @@ def verdict(plan: Plan) -> str:
     """One sentence: the phase that does not fit, by how much and where; or that the workflow fits, and what is open."""
     shortage = plan.shortage
     if shortage is None and plan.gaps:
-        more = f" Nor are {len(plan.gaps) - 1} more nodes." if len(plan.gaps) > 1 else ""
+        others = len(plan.gaps) - 1
+        more = f" ({others} more such {'node' if others == 1 else 'nodes'} below.)" if others else ""
         return f"Whether the workflow fits is not known: {plan.gaps[0]}{more}"
     if shortage is None and not plan.phases:
         return "There is nothing to plan: the workflow uses no model of this pack."

@@ -105,7 +105,7 @@ def _is_executed(node_class: Any) -> bool:
 
 def _assumed(node_class: Any, name: str, value: Any, inputs: Inputs, turn: NodeTurn) -> Any:
     """An input, or what an unknown one is planned with: a text at its longest, images and latents of a given size."""
-    if not isinstance(value, Unknown) or value.foreign:
+    if not isinstance(value, Unknown):
         return value
     kind, size = _input_types(node_class).get(name), turn.unknown
     if kind == "STRING":
