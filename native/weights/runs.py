@@ -105,6 +105,7 @@ class StoredTensor:
     shape: tuple[int, ...]  # torch order
     runs: tuple[Run, ...]
     matrix: str | None = None  # type that a matrix of it is loaded as; None: as load_type has it
+    turned: str | None = None  # type of a matrix that stays turned, as its layer can turn what it multiplies instead
 
 
 def between(runs: Iterable[Run], first: int, last: int) -> Iterator[Run]:

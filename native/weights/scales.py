@@ -17,7 +17,7 @@ import numpy as np
 from .convert import read_parameter, reader
 from .foreign import refuse_foreign
 from .runs import Factors, Run, Scaling, StoredTensor
-from .scaling import Read, keeps_codes, read_factors
+from .scaling import has_blocks, read_factors
 from .weight_file import FileTensor, WeightFile, WeightFileError
 from .weight_set import LARGEST, LARGEST_F16, parameter_of, stored_tensor
 
@@ -138,7 +138,7 @@ def _fp8(layer: _Layer) -> StoredTensor:
     _expect(layer, "F8_E4M3", "F8_E5M2")
     if layer.scale is None or prod(layer.scale.shape) == 1:
         return _plain(layer)
-    return _of_factors(layer, layer.weight.stored, layer.weight.shape, [_tiled(layer, layer.scale)], "F16")
+    return _of_factors(layer, layer.weight.stored, layer.weight.shape, _tiled(layer, layer.scale), "F16")
 
 
 def _int8(layer: _Layer) -> StoredTensor:
@@ -147,9 +147,9 @@ def _int8(layer: _Layer) -> StoredTensor:
     if layer.scale is None:
         raise layer.wrong("is INT8 without a scale")
     group = _group(layer) if layer.option("convrot", False) else 0
-    return _of_factors(
-        layer, "I8", layer.weight.shape, [_tiled(layer, layer.scale)], "F16" if group else "Q8_0", rotation=group
-    )
+    matrix, turned = ("F16", "Q8_0") if group else ("Q8_0", None)
+    factors = _tiled(layer, layer.scale)
+    return _of_factors(layer, "I8", layer.weight.shape, factors, matrix, rotation=group, turned=turned)
 
 
 def _convrot_int4(layer: _Layer) -> StoredTensor:
@@ -158,7 +158,8 @@ def _convrot_int4(layer: _Layer) -> StoredTensor:
     if layer.scale is None:
         raise layer.wrong("is ConvRot INT4 without a scale")
     shape = _unpacked(layer)
-    return _of_factors(layer, "I4", shape, [_tiled(layer, layer.scale, shape)], "Q8_0", rotation=_group(layer))
+    factors = _tiled(layer, layer.scale, shape)
+    return _of_factors(layer, "I4", shape, factors, "Q8_0", rotation=_group(layer), turned="Q4_0")
 
 
 def _mxfp8(layer: _Layer) -> StoredTensor:
@@ -167,7 +168,7 @@ def _mxfp8(layer: _Layer) -> StoredTensor:
     if layer.scale is None:
         raise layer.wrong("is MXFP8 without scales")
     factors = _swizzled(layer, layer.scale, "F8_E8M0", layer.weight.shape, 32)
-    return _of_factors(layer, layer.weight.stored, layer.weight.shape, [factors], "F16")
+    return _of_factors(layer, layer.weight.stored, layer.weight.shape, factors, "F16")
 
 
 def _nvfp4(layer: _Layer) -> StoredTensor:
@@ -177,7 +178,7 @@ def _nvfp4(layer: _Layer) -> StoredTensor:
         raise layer.wrong("is NVFP4 without its two scales")
     shape = _unpacked(layer)
     factors = _swizzled(layer, layer.scale, "F8_E4M3", shape, 16)
-    return _of_factors(layer, "E2M1", shape, [factors], "Q8_0", _number(layer.header, layer.of_tensor))
+    return _of_factors(layer, "E2M1", shape, factors, "Q8_0", _number(layer.header, layer.of_tensor))
 
 
 FORMATS: dict[str, Callable[[_Layer], StoredTensor]] = {  # as comfy_quant calls them
@@ -192,36 +193,28 @@ FORMATS: dict[str, Callable[[_Layer], StoredTensor]] = {  # as comfy_quant calls
 
 
 def _of_factors(
-    layer: _Layer, stored: str, shape: tuple[int, ...], factors: list[Factors], matrix: str, scale: float = 1.0,
-    rotation: int = 0,
+    layer: _Layer, stored: str, shape: tuple[int, ...], factors: Factors, matrix: str, scale: float = 1.0,
+    rotation: int = 0, turned: str | None = None,
 ) -> StoredTensor:  # fmt: skip
-    """The weight as codes with factors. matrix: the type it is loaded as, if its factors allow that."""
+    """The weight as codes with factors. matrix, turned: as StoredTensor's, if the factors allow that."""
     weight = layer.weight
     if len(shape) != 2:
         raise layer.wrong(f"is {weight.stored} {list(shape)} with scales, which are read of matrices alone")
-    scaling = Scaling(shape[1], tuple(factors), rotation=rotation)
+    scaling = Scaling(shape[1], (factors,), rotation=rotation)
     run = Run(layer.header.path, stored, weight.offset, weight.nbytes, scale, scaling=scaling)
-    with reader(weight.name) as read:
-        return StoredTensor(weight.name, shape, (run,), _allowed(layer, run, matrix, read))
-
-
-def _allowed(layer: _Layer, run: Run, matrix: str, read: Read) -> str:
-    """The type that a matrix is loaded as: `matrix`, or one with more range or precision for scales that F16 lacks."""
-    assert run.scaling is not None
-    (factors,) = run.scaling.factors
+    found = StoredTensor(weight.name, shape, (run,), matrix, turned if has_blocks(scaling) else None)
     if prod(factors.shape) > LARGEST_READ or factors.stored == "F8_E4M3":
-        return matrix
-    found = np.abs(read_factors(run.path, factors, read)) * np.float32(abs(run.scale))
-    if not np.isfinite(found).all():
+        return found
+    with reader(weight.name) as read:
+        sizes = np.abs(read_factors(run.path, factors, read)) * np.float32(abs(scale))
+    if not np.isfinite(sizes).all():
         raise layer.wrong("has scales that are infinite or no numbers. The file is damaged")
-    largest = float(found.max(initial=0)) * LARGEST.get(run.stored, 128.0)
-    if largest > LARGEST_F16:
-        return "F32"
-    if keeps_codes(run):
-        lost = np.abs(found - found.astype(np.float16).astype(np.float32))
-        if (lost > np.maximum(found * 2.0**-10, 2.0**-32)).any():
-            return "F16"
-    return matrix
+    if float(sizes.max(initial=0)) * LARGEST.get(stored, 128.0) > LARGEST_F16:
+        return replace(found, matrix="F32", turned=None)
+    lost = np.abs(sizes - sizes.astype(np.float16).astype(np.float32))
+    if (lost > np.maximum(sizes * 2.0**-10, 2.0**-32)).any():  # blocks with such a factor would be others
+        return replace(found, matrix="F16" if stored == "I8" else matrix, turned=None)
+    return found
 
 
 def _with_input_scale(layer: _Layer, found: StoredTensor) -> StoredTensor:
