@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from .identify import another_kind, identify
+from .llama_names import is_llama, names_in_transformers
 from .runs import StoredTensor
 from .scales import under
 from .weight_file import WeightFile, WeightFileError
@@ -21,31 +22,11 @@ CLIP_MARKER = "text_model.encoder.layers.0.mlp.fc1.weight"
 DEEPER_CLIP = "text_model.encoder.layers.22.mlp.fc1.weight"  # CLIP-H and CLIP-G
 T5_MARKERS = ("encoder.block.0.layer.0.SelfAttention.q.weight", "enc.blk.0.attn_q.weight")  # transformers, llama.cpp
 T5_ATTENTION, T5_FEED_FORWARD = "layer.0.SelfAttention", "layer.1.DenseReluDense"
-T5_LLAMA_MODEL = {"token_embd": "shared", "enc.output_norm": "encoder.final_layer_norm"}
-T5_LLAMA_BLOCK = {  # gguf's tensor_mapping.py; ne of attn_rel_b is [heads, buckets], so its torch shape is the module's
-    "attn_norm": "layer.0.layer_norm",
-    "attn_q": f"{T5_ATTENTION}.q",
-    "attn_k": f"{T5_ATTENTION}.k",
-    "attn_v": f"{T5_ATTENTION}.v",
-    "attn_o": f"{T5_ATTENTION}.o",
-    "attn_rel_b": f"{T5_ATTENTION}.relative_attention_bias",
-    "ffn_norm": "layer.1.layer_norm",
-    "ffn_gate": f"{T5_FEED_FORWARD}.wi_0",
-    "ffn_up": f"{T5_FEED_FORWARD}.wi_1",
-    "ffn_down": f"{T5_FEED_FORWARD}.wo",
-}
 VAE_MARKER = "decoder.conv_in.weight"
 VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 VAE_ENDS = [f"{half}.{layer}" for half in ("encoder", "decoder") for layer in ("conv_in", "norm_out", "conv_out")]
 
 Renames = tuple[tuple[re.Pattern[str], str], ...]  # the whole name, and what replaces it
-T5_RENAMES: Renames = (
-    *((re.compile(rf"{re.escape(old)}\.weight"), f"{new}.weight") for old, new in T5_LLAMA_MODEL.items()),
-    *(
-        (re.compile(rf"enc\.blk\.([0-9]+)\.{old}\.weight"), rf"encoder.block.\1.{new}.weight")
-        for old, new in T5_LLAMA_BLOCK.items()
-    ),
-)
 VAE_RENAMES: Renames = (  # as comfy/sd.py
     (re.compile(r"encoder\.(quant_conv\..*)"), r"\1"),
     (re.compile(r"decoder\.(post_quant_conv\..*)"), r"\1"),
@@ -76,7 +57,9 @@ def t5(header: WeightFile) -> WeightSet:
     prefixes = [prefix for marker in T5_MARKERS for prefix in prefixes_of(header, marker)]
     if not prefixes:
         raise another_kind(header, "a T5 text encoder")
-    tensors = renamed(under(header, prefixes[0]), T5_RENAMES)
+    tensors = under(header, prefixes[0])
+    if is_llama(tensors):
+        tensors = {new: tensors[old] for old, new in names_in_transformers(tensors).items()}
     if "shared.weight" not in tensors and "encoder.embed_tokens.weight" in tensors:
         tensors["shared.weight"] = tensors["encoder.embed_tokens.weight"]
     biases = [
@@ -161,7 +144,7 @@ def weight_set(
         log.info("%s: %d tensors are not used by a %s, such as %s", header.path, len(unused), model, min(unused))
     held = {name: tensors[name] for name in used}
     parameters = {name: parameter(name, each.shape, each.runs, [each]) for name, each in held.items()}
-    return WeightSet(model, parameters, ((header.path, header.size, header.mtime_ns),))
+    return WeightSet(model, parameters, header.files)
 
 
 def affine(*layers: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import lcm
 
@@ -11,8 +11,9 @@ from ..ggml_types import LAYOUTS
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """Factors of a matrix's elements, which the file has as a tensor of their own: one for every tile of the matrix."""
+    """Factors of a matrix's elements, which a file has as a tensor of their own: one for every tile of the matrix."""
 
+    path: str
     stored: str  # a type of ggml_types.LAYOUTS
     offset: int  # bytes from the start of the file
     shape: tuple[int, int]  # rows and columns of tiles
@@ -115,6 +116,18 @@ def between(runs: Iterable[Run], first: int, last: int) -> Iterator[Run]:
         if first < count and last > 0:
             yield from run.cut(max(first, 0), min(last, count))
         first, last = first - count, last - count
+
+
+def apart(runs: Sequence[Run], first: int, count: int, parts: int, step: int) -> Run:
+    """Parts of `count` elements, `step` elements apart from element `first` on. Raises ValueError as Run.cut."""
+    run, *others = runs
+    block, nbytes = LAYOUTS[run.stored].block, LAYOUTS[run.stored].nbytes
+    if others or run.parts > 1 or run.scaling or any(number % block for number in (first, count, step)):
+        raise ValueError(f"parts of {count} elements of {run.stored} are no whole blocks of one run")
+    return replace(
+        run, offset=run.offset + first // block * nbytes, nbytes=count // block * nbytes, parts=parts,
+        stride=step // block * nbytes,
+    )  # fmt: skip
 
 
 def joined(runs: Iterable[Run]) -> tuple[Run, ...]:

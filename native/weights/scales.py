@@ -87,7 +87,7 @@ def _configurations(header: WeightFile, prefix: str, tensors: Mapping[str, FileT
     with reader("the quantization's description") as read:
         for name, tensor in tensors.items():
             if name.endswith(CONFIGURATION):
-                texts[name.removesuffix(CONFIGURATION)] = bytes(read(header.path, tensor.offset, tensor.nbytes))
+                texts[name.removesuffix(CONFIGURATION)] = bytes(read(tensor.path, tensor.offset, tensor.nbytes))
     try:
         found = {layer: json.loads(text) for layer, text in texts.items()}
         said = json.loads(header.metadata.get("_quantization_metadata", "{}")).get("layers", {})
@@ -201,12 +201,12 @@ def _of_factors(
     if len(shape) != 2:
         raise layer.wrong(f"is {weight.stored} {list(shape)} with scales, which are read of matrices alone")
     scaling = Scaling(shape[1], (factors,), rotation=rotation)
-    run = Run(layer.header.path, stored, weight.offset, weight.nbytes, scale, scaling=scaling)
+    run = Run(weight.path, stored, weight.offset, weight.nbytes, scale, scaling=scaling)
     found = StoredTensor(weight.name, shape, (run,), matrix, turned if has_blocks(scaling) else None)
     if prod(factors.shape) > LARGEST_READ or factors.stored == "F8_E4M3":
         return found
     with reader(weight.name) as read:
-        sizes = np.abs(read_factors(run.path, factors, read)) * np.float32(abs(scale))
+        sizes = np.abs(read_factors(factors, read)) * np.float32(abs(scale))
     if not np.isfinite(sizes).all():
         raise layer.wrong("has scales that are infinite or no numbers. The file is damaged")
     if float(sizes.max(initial=0)) * LARGEST.get(stored, 128.0) > LARGEST_F16:
@@ -223,7 +223,7 @@ def _with_input_scale(layer: _Layer, found: StoredTensor) -> StoredTensor:
     columns = found.shape[-1]
     if len(found.shape) != 2 or prod(of_input.shape) != columns:
         raise layer.wrong(f"has a pre_quant_scale of shape {list(of_input.shape)}")
-    factors = Factors(of_input.stored, of_input.offset, (1, columns), (found.shape[0], 1))
+    factors = Factors(of_input.path, of_input.stored, of_input.offset, (1, columns), (found.shape[0], 1))
     scaling = run.scaling or Scaling(columns)
     if scaling.rotation:
         raise layer.wrong("is turned (ConvRot) and has a pre_quant_scale")
@@ -238,11 +238,11 @@ def _tiled(layer: _Layer, scale: FileTensor, shape: tuple[int, ...] | None = Non
     size = scale.shape
     if prod(size) in (1, rows):
         high = prod(size)
-        return Factors(scale.stored, scale.offset, (high, 1), (rows // max(1, high), columns))
+        return Factors(scale.path, scale.stored, scale.offset, (high, 1), (rows // max(1, high), columns))
     if len(size) == 2:
         high, wide = (_tile(whole, count) for whole, count in zip((rows, columns), size, strict=True))
         if high and wide:
-            return Factors(scale.stored, scale.offset, (size[0], size[1]), (high, wide))
+            return Factors(scale.path, scale.stored, scale.offset, (size[0], size[1]), (high, wide))
     raise layer.wrong(f"is {layer.weight.stored} {list(shape)} with scales of shape {list(size)}, which fit no blocks")
 
 
@@ -261,7 +261,7 @@ def _swizzled(layer: _Layer, scale: FileTensor, stored: str, shape: tuple[int, .
     needed = -(-rows // 128) * 128 * (-(-columns // group // 4) * 4)
     if scale.stored not in (stored, "U8") or prod(scale.shape) != needed:
         raise layer.wrong(f"has {scale.stored} scales of shape {list(scale.shape)} where {needed:,} {stored} belong")
-    return Factors(stored, scale.offset, (rows, columns // group), (1, group), swizzled=True)
+    return Factors(scale.path, stored, scale.offset, (rows, columns // group), (1, group), swizzled=True)
 
 
 def _unpacked(layer: _Layer) -> tuple[int, ...]:

@@ -87,9 +87,9 @@ def hadamard(group: int) -> np.ndarray:
     return found / np.float32(group**0.5)
 
 
-def read_factors(path: str, factors: Factors, read: Read) -> np.ndarray:
+def read_factors(factors: Factors, read: Read) -> np.ndarray:
     """All factors of a matrix, in float32.  # [rows of tiles, columns of tiles]"""
-    return _rows_of_tiles(path, factors, 0, factors.shape[0], read)
+    return _rows_of_tiles(factors, 0, factors.shape[0], read)
 
 
 def _factors(run: Run, scaling: Scaling, read: Read, every: int) -> np.ndarray:
@@ -98,7 +98,7 @@ def _factors(run: Run, scaling: Scaling, read: Read, every: int) -> np.ndarray:
     product = np.full((1, 1), np.float32(run.scale))
     for factors in scaling.factors:
         high, wide = factors.tile
-        tiles = _rows_of_tiles(run.path, factors, first // high, (last - 1) // high + 1, read)
+        tiles = _rows_of_tiles(factors, first // high, (last - 1) // high + 1, read)
         rows = np.repeat(tiles, high, axis=0)[first % high :][: last - first]
         if factors.shape[1] > 1:
             rows = np.repeat(rows, wide // every, axis=1)[:, : scaling.columns // every]
@@ -106,18 +106,18 @@ def _factors(run: Run, scaling: Scaling, read: Read, every: int) -> np.ndarray:
     return product
 
 
-def _rows_of_tiles(path: str, factors: Factors, first: int, last: int, read: Read) -> np.ndarray:
+def _rows_of_tiles(factors: Factors, first: int, last: int, read: Read) -> np.ndarray:
     layout, width = LAYOUTS[factors.stored], factors.shape[1]
     if not factors.swizzled:
         nbytes = width * layout.nbytes
-        return _plain(factors.stored, read(path, factors.offset + first * nbytes, (last - first) * nbytes)).reshape(
-            -1, width
-        )
+        return _plain(
+            factors.stored, read(factors.path, factors.offset + first * nbytes, (last - first) * nbytes)
+        ).reshape(-1, width)
     rows, columns = _SWIZZLED
     groups = -(-width // columns)
     nbytes = groups * rows * columns * layout.nbytes
     begin, end = first // rows, (last - 1) // rows + 1
-    blocks = _plain(factors.stored, read(path, factors.offset + begin * nbytes, (end - begin) * nbytes))
+    blocks = _plain(factors.stored, read(factors.path, factors.offset + begin * nbytes, (end - begin) * nbytes))
     # [blocks of rows, groups of columns, 32, 4, 4]: of a row, what its number leaves by 32 comes before its 32s
     ordered = blocks.reshape(-1, groups, rows // 4, 4, columns).transpose(0, 3, 2, 1, 4).reshape(-1, groups * columns)
     return ordered[first - begin * rows : last - begin * rows, :width]

@@ -83,7 +83,7 @@ def mappable(parameter: Parameter) -> bool:
 def stored_tensor(header: WeightFile, tensor: FileTensor, scale: float = 1.0) -> StoredTensor:
     """A tensor of a file that is no more than its name says, times a factor."""
     return StoredTensor(
-        tensor.name, tensor.shape, (Run(header.path, tensor.stored, tensor.offset, tensor.nbytes, scale),)
+        tensor.name, tensor.shape, (Run(tensor.path, tensor.stored, tensor.offset, tensor.nbytes, scale),)
     )
 
 

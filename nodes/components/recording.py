@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from ...native.lower.strides import is_contiguous
 from ...native.weights import Parameter, StoredTensor, WeightFile, read_parameter
-from ...native.weights.runs import between, joined
+from ...native.weights.runs import Run, apart, between, joined
 from ...native.weights.scales import under
 from ...native.weights.weight_set import parameter
 
@@ -27,6 +28,7 @@ _DTYPES = {
     "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 _COPIES = (_aten.clone.default, _aten._to_copy.default)
+SHORTEST, MOST_RUNS = 64, 4096  # elements of a part, and runs of a parameter, that are worth reading apart
 _ASKS = (_aten._local_scalar_dense.default, _aten.is_nonzero.default, _aten.equal.default)
 
 
@@ -67,6 +69,23 @@ class _Written:
     size: int
     window: _Seen
     source: _Seen
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Elements of a tensor of the file that follow each other, or parts of it at a distance."""
+
+    tensor: StoredTensor
+    start: int  # the first element
+    count: int  # elements of a part
+    parts: int = 1
+    step: int = 0  # elements from the start of a part to that of the next
+
+    def runs(self) -> Iterator[Run]:
+        """Raises ValueError where the file has no whole blocks or scaled rows there."""
+        if self.parts == 1:
+            return between(self.tensor.runs, self.start, self.start + self.count)
+        return iter([apart(self.tensor.runs, self.start, self.count, self.parts, self.step)])
 
 
 class Recording(TorchDispatchMode):
@@ -128,12 +147,12 @@ class Recording(TorchDispatchMode):
         if not tensor.is_contiguous():
             return None
         shape = tuple(tensor.shape)
-        found = list(_places(self._seen(tensor)))
-        tensors = [each[0] for each in found if each is not None]
-        if len(tensors) != len(found):
+        places = [place for place in _places(self._seen(tensor)) if place]
+        if sum(place.count * place.parts for place in places) < prod(shape):
             return None
+        tensors = [place.tensor for place in places]
         try:
-            runs = joined(run for each in found if each for run in between(each[0].runs, each[1], each[2]))
+            runs = joined(run for place in places for run in place.runs())
         except ValueError:  # cut within blocks or scaled rows
             return None
         if any(run.scaling and (len(shape) != 2 or run.scaling.columns != shape[1]) for run in runs):
@@ -157,16 +176,15 @@ class Recording(TorchDispatchMode):
         return _Seen(self._origin(tensor), shape, stride, int(tensor.storage_offset()), tensor.dtype)
 
 
-def _places(seen: _Seen) -> Iterator[tuple[StoredTensor, int, int] | None]:
-    """The tensors of the file, and the first and last element there, that follow each other in a contiguous tensor.
-
-    None where they are no run of elements of the file.
-    """
+def _places(seen: _Seen) -> Iterator[_Place | None]:
+    """The places in the file that follow each other in a contiguous tensor; None where elements have none."""
     origin, start, end = seen.origin, seen.offset, seen.offset + seen.numel
     if isinstance(origin, StoredTensor):
-        yield origin, start, end
+        yield _Place(origin, start, end - start)
     elif isinstance(origin, _Made) and origin.function in _COPIES and origin.args[0].is_contiguous:
         yield from _places(_run(origin.args[0], start, end))
+    elif isinstance(origin, _Made) and _is_ordered(origin) and seen.numel == origin.args[0].numel:
+        yield from _in_order(origin.args[0])
     elif isinstance(origin, _Written) and origin.window.is_contiguous and origin.source.is_contiguous:
         first, last = origin.window.offset, origin.window.offset + origin.window.numel
         before = _Seen(origin.before, (origin.size,), (1,), 0, seen.dtype)
@@ -189,6 +207,25 @@ def _by_rows(parts: list[_Seen], dimension: int = 0) -> bool:
     """Whether parts were put together such that the elements of one follow those of another."""
     leading = all(length == 1 for part in parts for length in part.shape[:dimension])
     return dimension >= 0 and leading and all(part.is_contiguous for part in parts)
+
+
+def _is_ordered(made: _Made) -> bool:
+    """Whether a storage is a copy of a window in the order of its dimensions."""
+    return made.function in _COPIES and made.kwargs.get("memory_format") is torch.contiguous_format
+
+
+def _in_order(window: _Seen) -> Iterator[_Place | None]:
+    """The places of a tensor of the file whose rows are seen in another order."""
+    dims = [(size, stride) for size, stride in zip(window.shape, window.stride, strict=True) if size != 1]
+    count = 1
+    while dims and dims[-1][1] == count:
+        count *= dims.pop()[0]
+    parts, step = dims.pop() if dims else (1, 0)
+    if not isinstance(window.origin, StoredTensor) or count < SHORTEST or prod(n for n, _ in dims) > MOST_RUNS:
+        yield None
+        return
+    for places in product(*(range(0, size * stride, stride) for size, stride in dims)):
+        yield _Place(window.origin, window.offset + sum(places), count, parts, step)
 
 
 def _run(seen: _Seen, start: int, end: int) -> _Seen:

@@ -98,9 +98,8 @@ SMALL = {  # why a file may be shorter: those files
         native/llm/task.py native/runner/serve.py
     """,
     "one type, or one table, that many import": """
-        native/program/tensor.py native/trace/values.py native/weights/header.py
-        native/weights/codes.py native/weights/foreign.py native/weights/weight_file.py nodes/planner/loaders.py
-        nodes/planner/unknown.py
+        native/program/tensor.py native/trace/values.py
+        native/weights/codes.py native/weights/foreign.py nodes/planner/loaders.py nodes/planner/unknown.py
     """,
     "one algorithm": """
         native/engines/kept.py native/program/schedule.py native/trace/kept_state.py

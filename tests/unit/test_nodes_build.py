@@ -177,6 +177,8 @@ class TestRecording:
         [
             lambda x: x, lambda x: x[2:5], lambda x: x.float(), lambda x: x[2:5].clone()[1:],
             lambda x: x.chunk(4)[3].contiguous(), lambda x: x.reshape(8, 8, 8)[3], lambda x: x.detach()[None],
+            lambda x: x.reshape(2, 4, 64).transpose(0, 1).reshape(8, 64), lambda x: x[1::2].contiguous(),
+            lambda x: x.view(2, 2, 2, 64).transpose(1, 2)[1].contiguous(),
         ],
     )  # fmt: skip
     @pytest.mark.parametrize("name", ["q", "half"])
@@ -196,6 +198,8 @@ class TestRecording:
         [
             lambda x: x.t(), lambda x: x[:, :32], lambda x: torch.cat([x, x], 1), lambda x: x * 2 + 1,
             lambda x: x.t().contiguous()[3:], lambda x: torch.cat([x[4:].t(), x[:4].t()]),
+            lambda x: x.view(2, 4, 64).transpose(0, 1).contiguous()[1:],
+            lambda x: x.view(2, 4, 64).transpose(0, 1).clone().transpose(0, 1),
             lambda x: x.t().clone()[3:], lambda x: torch.stack([x, x])[1], lambda x: x.split(4)[0].float().sum(0),
         ],
     )  # fmt: skip
