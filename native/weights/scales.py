@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ggml_types import FLOATS
 from .convert import read_parameter, reader
 from .foreign import refuse_foreign
 from .runs import Factors, Run, Scaling, StoredTensor
@@ -198,6 +199,8 @@ def _of_factors(
 ) -> StoredTensor:  # fmt: skip
     """The weight as codes with factors. matrix, turned: as StoredTensor's, if the factors allow that."""
     weight = layer.weight
+    if 0 in shape:
+        raise layer.wrong(f"is empty (shape {list(shape)})")
     if len(shape) != 2:
         raise layer.wrong(f"is {weight.stored} {list(shape)} with scales, which are read of matrices alone")
     scaling = Scaling(shape[1], (factors,), rotation=rotation)
@@ -223,6 +226,7 @@ def _with_input_scale(layer: _Layer, found: StoredTensor) -> StoredTensor:
     columns = found.shape[-1]
     if len(found.shape) != 2 or prod(of_input.shape) != columns:
         raise layer.wrong(f"has a pre_quant_scale of shape {list(of_input.shape)}")
+    _expect_floats(layer, of_input)
     factors = Factors(of_input.path, of_input.stored, of_input.offset, (1, columns), (found.shape[0], 1))
     scaling = run.scaling or Scaling(columns)
     if scaling.rotation:
@@ -233,6 +237,7 @@ def _with_input_scale(layer: _Layer, found: StoredTensor) -> StoredTensor:
 
 def _tiled(layer: _Layer, scale: FileTensor, shape: tuple[int, ...] | None = None) -> Factors:
     """Scales of a weight of this shape: one, one for every row, or one for every block."""
+    _expect_floats(layer, scale)
     shape = shape or layer.weight.shape
     rows, columns = (prod(shape[:-1]), shape[-1]) if shape else (1, 1)
     size = scale.shape
@@ -272,7 +277,8 @@ def _unpacked(layer: _Layer) -> tuple[int, ...]:
 def _group(layer: _Layer) -> int:
     """The number of columns that were turned together: a power of four (comfy_kitchen, tensor/int8_utils.py)."""
     group = layer.option("convrot_groupsize", 256)
-    columns = _unpacked(layer)[-1] if layer.configuration.get("format") == "convrot_w4a4" else layer.weight.shape[-1]
+    shape = _unpacked(layer) if layer.configuration.get("format") == "convrot_w4a4" else layer.weight.shape
+    columns = shape[-1] if shape else 0
     if type(group) is not int or group not in (4, 16, 64, 256, 1024) or columns % group:
         raise layer.wrong(f"has {columns:,} columns turned by groups of {group!r:.20}")
     return group
@@ -281,6 +287,11 @@ def _group(layer: _Layer) -> int:
 def _expect(layer: _Layer, *types: str) -> None:
     if layer.weight.stored not in types:
         raise layer.wrong(f"is said to be {layer.configuration.get('format')} but stored as {layer.weight.stored}")
+
+
+def _expect_floats(layer: _Layer, scale: FileTensor) -> None:
+    if scale.stored not in FLOATS:
+        raise layer.wrong(f"has scales that are stored as {scale.stored}")
 
 
 def _number(header: WeightFile, tensor: FileTensor) -> float:

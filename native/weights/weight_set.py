@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..ggml_types import ACTIVATIONS, INTEGERS, LAYOUTS, QUANTIZED, alignment, tensor_bytes
+from ..ggml_types import ACTIVATIONS, CODES, INTEGERS, LAYOUTS, QUANTIZED, alignment, tensor_bytes
 from .runs import Run, StoredTensor
 from .weight_file import FileTensor, WeightFile, WeightFileError
 
@@ -114,7 +114,7 @@ def parameter(
 
 def _check_weight(tensor: StoredTensor) -> None:
     for run in tensor.runs:
-        if (run.stored in INTEGERS and not run.scaling) or run.stored in ACTIVATIONS:
+        if (run.stored in INTEGERS | CODES and not run.scaling) or run.stored in ACTIVATIONS:
             raise WeightFileError(
                 f"{run.path}: the weight {tensor.name} is stored as {run.stored}, which ggml cannot compute with. "
                 "Use a GGUF file (Q2_K to Q8_0, IQ, F16, BF16) or a safetensors file in F32, F16, BF16 or FP8."
