@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from torch import Tensor
 from native.engines.ggml import GgmlModel
 from native.engines.model import LowRank
 from native.lower import LowerOptions
+from native.placement import RESIDENCIES, Placement
 from native.program.builder import LowerError
 from native.weights import WeightSet, read_header
 from native.weights.scales import under
 from native.weights.weight_set import parameter
+from native.wire.messages import Step
+from tests.runner_toys import new_runner
 
 COLUMNS, ROWS = 512, 96
 
@@ -89,3 +93,31 @@ def test_a_use_that_cannot_be_turned_is_named(tmp_path: Path) -> None:
     model = GgmlModel(module, weights, "CPU", LowerOptions())
     with pytest.raises(LowerError, match=r"second\.weight is stored turned \(ConvRot\)"):
         model.lowered(0, call, {"x": torch.randn(7, COLUMNS)})
+
+
+@pytest.mark.parametrize("device", ["CPU", "Vulkan0"])
+def test_planned_is_what_is_taken(tmp_path: Path, device: str) -> None:
+    """Of weights that are converted, and of one whose rows the file has in another order."""
+    weights, values = pair(tmp_path / "pair.safetensors")
+    first = weights.parameters["first.weight"]
+    runs = tuple(run for at in (ROWS // 2, 0) for run in first.runs[0].cut(at * COLUMNS, (at + ROWS // 2) * COLUMNS))
+    weights = replace(weights, parameters=weights.parameters | {"first.weight": replace(first, runs=runs)})
+    x = torch.randn(7, COLUMNS, generator=torch.Generator().manual_seed(9))
+    swapped = torch.cat([values["first"][ROWS // 2 :], values["first"][: ROWS // 2], values["second"]])
+    expected = x @ swapped.T
+    for residency in RESIDENCIES:
+        runner, placement = new_runner(), Placement(device, residency)
+        runner.devices()
+        model = GgmlModel(Pair(), weights, placement, runner=runner)
+        (found,) = model.run(0, call, {"x": x})
+        assert (found - expected).norm() / expected.norm() < (1e-2 if device == "CPU" else 1e-3)
+        program = model.lowered(0, call, {"x": x}).parts[0].program
+        steps = [Step("load", weights, placement), Step("run", weights, placement, program)]
+        dry_run = runner.dry_run({"CPU": 1 << 40, "Vulkan0": 1 << 30}, steps)
+        taken = runner.memory().models
+        assert [replace(each, buffers=0) for each in taken] == [
+            replace(each, buffers=0) for each in dry_run.steps[-1].models
+        ]
+        held = sum(each.weight_bytes for each in weights.parameters.values())
+        assert taken[0].copied + taken[0].streamed == held
+        runner.close()
