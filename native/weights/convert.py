@@ -16,7 +16,7 @@ import numpy as np
 from ..ggml_types import LAYOUTS
 from .codes import PLAIN, code_values
 from .runs import Run, between
-from .scaling import Raw, Read, keeps_codes, q8_0, q8_0_of_codes, scaled
+from .scaling import Raw, Read, keeps_codes, q4_0_of_codes, q8_0, q8_0_of_codes, scaled
 from .weight_file import WeightFileError
 from .weight_set import Parameter
 
@@ -36,9 +36,14 @@ class Piece:
 
 
 def pieces(parameter: Parameter, limit: int = PIECE) -> Iterator[Piece]:
-    """Cuts a parameter into runs of at most `limit` loaded bytes (but what belongs together at least), in its order."""
+    """Cuts a parameter into runs of at most `limit` loaded bytes (but what belongs together at least), in its order.
+
+    Columns that stay turned are no longer said to be.
+    """
     loaded, target = LAYOUTS[parameter.type], 0
     for run in parameter.runs:
+        if parameter.rotation and run.scaling:
+            run = replace(run, scaling=replace(run.scaling, rotation=0))
         step = run.unit * max(1, limit // max(1, run.unit // loaded.block * loaded.nbytes))
         for first in range(0, run.elements, step):
             for part in run.cut(first, min(first + step, run.elements)):
@@ -54,6 +59,8 @@ def convert(type_: str, run: Run, read: Read) -> np.ndarray:
     """
     if run.is_as_loaded(type_):
         return np.frombuffer(_raw(run, read), np.uint8)
+    if type_ == "Q4_0":
+        return q4_0_of_codes(run, np.frombuffer(_raw(run, read), np.uint8), read)
     if type_ == "Q8_0":
         if keeps_codes(run):
             return q8_0_of_codes(run, np.frombuffer(_raw(run, read), np.int8), read)
@@ -127,7 +134,7 @@ def read_parameter(parameter: Parameter) -> np.ndarray:
     result = np.empty(prod(parameter.shape), np.float32)
     start = 0
     with reader(parameter.name) as read:
-        for piece in pieces(replace(parameter, type="F32")):
+        for piece in pieces(replace(parameter, type="F32", rotation=0)):
             part = values(piece.run, read, LOADED["F32"])
             result[start : start + part.size] = part
             start += part.size

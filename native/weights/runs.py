@@ -11,8 +11,9 @@ from ..ggml_types import LAYOUTS
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """Factors of a matrix's elements, which the file has as a tensor of their own: one for every tile of the matrix."""
+    """Factors of a matrix's elements, which a file has as a tensor of their own: one for every tile of the matrix."""
 
+    path: str
     stored: str  # a type of ggml_types.LAYOUTS
     offset: int  # bytes from the start of the file
     shape: tuple[int, int]  # rows and columns of tiles
@@ -105,6 +106,7 @@ class StoredTensor:
     shape: tuple[int, ...]  # torch order
     runs: tuple[Run, ...]
     matrix: str | None = None  # type that a matrix of it is loaded as; None: as load_type has it
+    turned: str | None = None  # type of a matrix that stays turned, as its layer can turn what it multiplies instead
 
 
 def between(runs: Iterable[Run], first: int, last: int) -> Iterator[Run]:

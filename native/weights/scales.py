@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from ..ggml_types import FLOATS
 from .convert import read_parameter, reader
 from .foreign import refuse_foreign
 from .runs import Factors, Run, Scaling, StoredTensor
-from .scaling import Read, keeps_codes, read_factors
+from .scaling import has_blocks, read_factors
 from .weight_file import FileTensor, WeightFile, WeightFileError
 from .weight_set import LARGEST, LARGEST_F16, parameter_of, stored_tensor
 
@@ -138,7 +139,7 @@ def _fp8(layer: _Layer) -> StoredTensor:
     _expect(layer, "F8_E4M3", "F8_E5M2")
     if layer.scale is None or prod(layer.scale.shape) == 1:
         return _plain(layer)
-    return _of_factors(layer, layer.weight.stored, layer.weight.shape, [_tiled(layer, layer.scale)], "F16")
+    return _of_factors(layer, layer.weight.stored, layer.weight.shape, _tiled(layer, layer.scale), "F16")
 
 
 def _int8(layer: _Layer) -> StoredTensor:
@@ -147,9 +148,9 @@ def _int8(layer: _Layer) -> StoredTensor:
     if layer.scale is None:
         raise layer.wrong("is INT8 without a scale")
     group = _group(layer) if layer.option("convrot", False) else 0
-    return _of_factors(
-        layer, "I8", layer.weight.shape, [_tiled(layer, layer.scale)], "F16" if group else "Q8_0", rotation=group
-    )
+    matrix, turned = ("F16", "Q8_0") if group else ("Q8_0", None)
+    factors = _tiled(layer, layer.scale)
+    return _of_factors(layer, "I8", layer.weight.shape, factors, matrix, rotation=group, turned=turned)
 
 
 def _convrot_int4(layer: _Layer) -> StoredTensor:
@@ -158,7 +159,8 @@ def _convrot_int4(layer: _Layer) -> StoredTensor:
     if layer.scale is None:
         raise layer.wrong("is ConvRot INT4 without a scale")
     shape = _unpacked(layer)
-    return _of_factors(layer, "I4", shape, [_tiled(layer, layer.scale, shape)], "Q8_0", rotation=_group(layer))
+    factors = _tiled(layer, layer.scale, shape)
+    return _of_factors(layer, "I4", shape, factors, "Q8_0", rotation=_group(layer), turned="Q4_0")
 
 
 def _mxfp8(layer: _Layer) -> StoredTensor:
@@ -167,7 +169,7 @@ def _mxfp8(layer: _Layer) -> StoredTensor:
     if layer.scale is None:
         raise layer.wrong("is MXFP8 without scales")
     factors = _swizzled(layer, layer.scale, "F8_E8M0", layer.weight.shape, 32)
-    return _of_factors(layer, layer.weight.stored, layer.weight.shape, [factors], "F16")
+    return _of_factors(layer, layer.weight.stored, layer.weight.shape, factors, "F16")
 
 
 def _nvfp4(layer: _Layer) -> StoredTensor:
@@ -177,7 +179,7 @@ def _nvfp4(layer: _Layer) -> StoredTensor:
         raise layer.wrong("is NVFP4 without its two scales")
     shape = _unpacked(layer)
     factors = _swizzled(layer, layer.scale, "F8_E4M3", shape, 16)
-    return _of_factors(layer, "E2M1", shape, [factors], "Q8_0", _number(layer.header, layer.of_tensor))
+    return _of_factors(layer, "E2M1", shape, factors, "Q8_0", _number(layer.header, layer.of_tensor))
 
 
 FORMATS: dict[str, Callable[[_Layer], StoredTensor]] = {  # as comfy_quant calls them
@@ -192,36 +194,30 @@ FORMATS: dict[str, Callable[[_Layer], StoredTensor]] = {  # as comfy_quant calls
 
 
 def _of_factors(
-    layer: _Layer, stored: str, shape: tuple[int, ...], factors: list[Factors], matrix: str, scale: float = 1.0,
-    rotation: int = 0,
+    layer: _Layer, stored: str, shape: tuple[int, ...], factors: Factors, matrix: str, scale: float = 1.0,
+    rotation: int = 0, turned: str | None = None,
 ) -> StoredTensor:  # fmt: skip
-    """The weight as codes with factors. matrix: the type it is loaded as, if its factors allow that."""
+    """The weight as codes with factors. matrix, turned: as StoredTensor's, if the factors allow that."""
     weight = layer.weight
+    if 0 in shape:
+        raise layer.wrong(f"is empty (shape {list(shape)})")
     if len(shape) != 2:
         raise layer.wrong(f"is {weight.stored} {list(shape)} with scales, which are read of matrices alone")
-    scaling = Scaling(shape[1], tuple(factors), rotation=rotation)
+    scaling = Scaling(shape[1], (factors,), rotation=rotation)
     run = Run(weight.path, stored, weight.offset, weight.nbytes, scale, scaling=scaling)
-    with reader(weight.name) as read:
-        return StoredTensor(weight.name, shape, (run,), _allowed(layer, run, matrix, read))
-
-
-def _allowed(layer: _Layer, run: Run, matrix: str, read: Read) -> str:
-    """The type that a matrix is loaded as: `matrix`, or one with more range or precision for scales that F16 lacks."""
-    assert run.scaling is not None
-    (factors,) = run.scaling.factors
+    found = StoredTensor(weight.name, shape, (run,), matrix, turned if has_blocks(scaling) else None)
     if prod(factors.shape) > LARGEST_READ or factors.stored == "F8_E4M3":
-        return matrix
-    found = np.abs(read_factors(run.path, factors, read)) * np.float32(abs(run.scale))
-    if not np.isfinite(found).all():
+        return found
+    with reader(weight.name) as read:
+        sizes = np.abs(read_factors(factors, read)) * np.float32(abs(scale))
+    if not np.isfinite(sizes).all():
         raise layer.wrong("has scales that are infinite or no numbers. The file is damaged")
-    largest = float(found.max(initial=0)) * LARGEST.get(run.stored, 128.0)
-    if largest > LARGEST_F16:
-        return "F32"
-    if keeps_codes(run):
-        lost = np.abs(found - found.astype(np.float16).astype(np.float32))
-        if (lost > np.maximum(found * 2.0**-10, 2.0**-32)).any():
-            return "F16"
-    return matrix
+    if float(sizes.max(initial=0)) * LARGEST.get(stored, 128.0) > LARGEST_F16:
+        return replace(found, matrix="F32", turned=None)
+    lost = np.abs(sizes - sizes.astype(np.float16).astype(np.float32))
+    if (lost > np.maximum(sizes * 2.0**-10, 2.0**-32)).any():  # blocks with such a factor would be others
+        return replace(found, matrix="F16" if stored == "I8" else matrix, turned=None)
+    return found
 
 
 def _with_input_scale(layer: _Layer, found: StoredTensor) -> StoredTensor:
@@ -230,7 +226,8 @@ def _with_input_scale(layer: _Layer, found: StoredTensor) -> StoredTensor:
     columns = found.shape[-1]
     if len(found.shape) != 2 or prod(of_input.shape) != columns:
         raise layer.wrong(f"has a pre_quant_scale of shape {list(of_input.shape)}")
-    factors = Factors(of_input.stored, of_input.offset, (1, columns), (found.shape[0], 1))
+    _expect_floats(layer, of_input)
+    factors = Factors(of_input.path, of_input.stored, of_input.offset, (1, columns), (found.shape[0], 1))
     scaling = run.scaling or Scaling(columns)
     if scaling.rotation:
         raise layer.wrong("is turned (ConvRot) and has a pre_quant_scale")
@@ -240,16 +237,17 @@ def _with_input_scale(layer: _Layer, found: StoredTensor) -> StoredTensor:
 
 def _tiled(layer: _Layer, scale: FileTensor, shape: tuple[int, ...] | None = None) -> Factors:
     """Scales of a weight of this shape: one, one for every row, or one for every block."""
+    _expect_floats(layer, scale)
     shape = shape or layer.weight.shape
     rows, columns = (prod(shape[:-1]), shape[-1]) if shape else (1, 1)
     size = scale.shape
     if prod(size) in (1, rows):
         high = prod(size)
-        return Factors(scale.stored, scale.offset, (high, 1), (rows // max(1, high), columns))
+        return Factors(scale.path, scale.stored, scale.offset, (high, 1), (rows // max(1, high), columns))
     if len(size) == 2:
         high, wide = (_tile(whole, count) for whole, count in zip((rows, columns), size, strict=True))
         if high and wide:
-            return Factors(scale.stored, scale.offset, (size[0], size[1]), (high, wide))
+            return Factors(scale.path, scale.stored, scale.offset, (size[0], size[1]), (high, wide))
     raise layer.wrong(f"is {layer.weight.stored} {list(shape)} with scales of shape {list(size)}, which fit no blocks")
 
 
@@ -268,7 +266,7 @@ def _swizzled(layer: _Layer, scale: FileTensor, stored: str, shape: tuple[int, .
     needed = -(-rows // 128) * 128 * (-(-columns // group // 4) * 4)
     if scale.stored not in (stored, "U8") or prod(scale.shape) != needed:
         raise layer.wrong(f"has {scale.stored} scales of shape {list(scale.shape)} where {needed:,} {stored} belong")
-    return Factors(stored, scale.offset, (rows, columns // group), (1, group), swizzled=True)
+    return Factors(scale.path, stored, scale.offset, (rows, columns // group), (1, group), swizzled=True)
 
 
 def _unpacked(layer: _Layer) -> tuple[int, ...]:
@@ -279,7 +277,8 @@ def _unpacked(layer: _Layer) -> tuple[int, ...]:
 def _group(layer: _Layer) -> int:
     """The number of columns that were turned together: a power of four (comfy_kitchen, tensor/int8_utils.py)."""
     group = layer.option("convrot_groupsize", 256)
-    columns = _unpacked(layer)[-1] if layer.configuration.get("format") == "convrot_w4a4" else layer.weight.shape[-1]
+    shape = _unpacked(layer) if layer.configuration.get("format") == "convrot_w4a4" else layer.weight.shape
+    columns = shape[-1] if shape else 0
     if type(group) is not int or group not in (4, 16, 64, 256, 1024) or columns % group:
         raise layer.wrong(f"has {columns:,} columns turned by groups of {group!r:.20}")
     return group
@@ -288,6 +287,11 @@ def _group(layer: _Layer) -> int:
 def _expect(layer: _Layer, *types: str) -> None:
     if layer.weight.stored not in types:
         raise layer.wrong(f"is said to be {layer.configuration.get('format')} but stored as {layer.weight.stored}")
+
+
+def _expect_floats(layer: _Layer, scale: FileTensor) -> None:
+    if scale.stored not in FLOATS:
+        raise layer.wrong(f"has scales that are stored as {scale.stored}")
 
 
 def _number(header: WeightFile, tensor: FileTensor) -> float:

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..ggml_types import ACTIVATIONS, INTEGERS, LAYOUTS, QUANTIZED, alignment, tensor_bytes
+from ..ggml_types import ACTIVATIONS, CODES, INTEGERS, LAYOUTS, QUANTIZED, alignment, tensor_bytes
 from .runs import Run, StoredTensor
 from .weight_file import FileTensor, WeightFile, WeightFileError
 
@@ -47,6 +47,7 @@ class Parameter:
     type: str  # ggml type once loaded
     shape: tuple[int, ...]  # torch order
     runs: tuple[Run, ...]  # its elements, one after the other
+    rotation: int = 0  # columns that stay turned together once loaded; 0: none
 
     @property
     def weight_bytes(self) -> int:
@@ -92,10 +93,19 @@ def parameter_of(header: WeightFile, tensor: FileTensor, name: str, scale: float
     return parameter(name, tensor.shape, stored.runs, [stored])
 
 
-def parameter(name: str, shape: tuple[int, ...], runs: tuple[Run, ...], tensors: Sequence[StoredTensor]) -> Parameter:
-    """A parameter of these runs. tensors: that they are of. Raises WeightFileError for a type of no weight."""
+def parameter(
+    name: str, shape: tuple[int, ...], runs: tuple[Run, ...], tensors: Sequence[StoredTensor], in_linear: bool = False
+) -> Parameter:
+    """A parameter of these runs. Raises WeightFileError for a type of no weight.
+
+    tensors: that the runs are of. in_linear: a linear layer multiplies by all of it, and can turn what it multiplies.
+    """
     for tensor in tensors:
         _check_weight(tensor)
+    kept = {(tensor.turned, run.scaling.rotation if run.scaling else 0) for tensor in tensors for run in tensor.runs}
+    turned, rotation = next(iter(kept))
+    if in_linear and turned and len(kept) == 1:
+        return Parameter(name, turned, shape, runs, rotation)
     types = {load_type(run.stored, shape, run.scale, tensor.matrix) for tensor in tensors for run in tensor.runs}
     if len(types) > 1:  # blocks of several types in one parameter become what has the range of all
         types = {"F32"} if types & {"F32", "BF16"} else {"F16"}
@@ -104,7 +114,7 @@ def parameter(name: str, shape: tuple[int, ...], runs: tuple[Run, ...], tensors:
 
 def _check_weight(tensor: StoredTensor) -> None:
     for run in tensor.runs:
-        if (run.stored in INTEGERS and not run.scaling) or run.stored in ACTIVATIONS:
+        if (run.stored in INTEGERS | CODES and not run.scaling) or run.stored in ACTIVATIONS:
             raise WeightFileError(
                 f"{run.path}: the weight {tensor.name} is stored as {run.stored}, which ggml cannot compute with. "
                 "Use a GGUF file (Q2_K to Q8_0, IQ, F16, BF16) or a safetensors file in F32, F16, BF16 or FP8."

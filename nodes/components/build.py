@@ -147,7 +147,7 @@ def weights_of(core: torch.nn.Module, recording: Recording, name: str) -> Weight
             continue  # counts and indices, which the module computes for itself, and marks of a variant
         if not recording.knows(tensor):
             missing.append(key)
-        elif found := recording.parameter(key, tensor):
+        elif found := recording.parameter(key, tensor, _in_linear(core, key)):
             parameters[key] = found
         else:
             computed[key] = tensor
@@ -171,6 +171,12 @@ def weights_of(core: torch.nn.Module, recording: Recording, name: str) -> Weight
             if parameter is not None:
                 part._parameters[key] = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
     return WeightSet(name, parameters, header.files, arrays)
+
+
+def _in_linear(core: torch.nn.Module, name: str) -> bool:
+    """Whether a parameter is the weight of a linear layer."""
+    layer, _, part = name.rpartition(".")
+    return part == "weight" and isinstance(core.get_submodule(layer), torch.nn.Linear)
 
 
 def _refuse_others(header: WeightFile, wanted: str, *keys: str) -> None:

@@ -138,9 +138,10 @@ class Recording(TorchDispatchMode):
         """Whether a tensor's values come from the file."""
         return self._origin(tensor) is not None
 
-    def parameter(self, name: str, tensor: Tensor) -> Parameter | None:
+    def parameter(self, name: str, tensor: Tensor, in_linear: bool = False) -> Parameter | None:
         """The place of a tensor in the file, as the parameter `name`; None where it must be computed.
 
+        in_linear: it is the weight of a linear layer.
         Raises WeightFileError where the file's type is none of weights.
         """
         if not tensor.is_contiguous():
@@ -156,7 +157,7 @@ class Recording(TorchDispatchMode):
             return None
         if any(run.scaling and (len(shape) != 2 or run.scaling.columns != shape[1]) for run in runs):
             return None
-        return parameter(name, shape, runs, tensors)
+        return parameter(name, shape, runs, tensors, in_linear)
 
     def values(self, tensor: Tensor) -> Tensor:
         """The values of a tensor: read from the file, and computed by what was done to them since."""

@@ -111,7 +111,7 @@ SMALL = {  # why a file may be shorter: those files
         nodes/planner/chart.py nodes/planner/size_guard.py
     """,
     "handlers of one kind of operation": """
-        native/lower/handlers/linear_algebra.py native/lower/handlers/matmul.py native/lower/handlers/rounding.py
+        native/lower/handlers/linear_algebra.py native/lower/handlers/rounding.py
     """,
     "one side of a seam": """
         native/client/tensors.py native/engines/choose.py native/engines/model.py native/llm/answer.py

@@ -29,6 +29,7 @@ from native.weights import (
 from native.weights.convert import reader
 from native.weights.runs import between
 from native.weights.scales import under
+from native.weights.scaling import hadamard
 from native.weights.weight_set import parameter
 
 ROWS, COLUMNS = 288, 1280  # rows beyond two swizzled blocks; groups of 16 and 32 that fill no block of four
@@ -115,6 +116,12 @@ def held_as(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | N
     return parameter("w", stored.shape, stored.runs, [stored])
 
 
+def turned(held: Parameter, path: Path) -> Parameter:
+    """The same weight in a linear layer, which can turn what it multiplies."""
+    stored = under(read_header(str(path)), "")["layer.weight"]
+    return parameter("w", held.shape, held.runs, [stored], in_linear=True)
+
+
 def loaded(held: Parameter, limit: int) -> np.ndarray:
     """The loaded tensor's values, put together from pieces as the runner does."""
     result = np.full(held.weight_bytes, 0xEE, np.uint8)
@@ -122,9 +129,18 @@ def loaded(held: Parameter, limit: int) -> np.ndarray:
         for piece in pieces(held, limit):
             part = convert(held.type, piece.run, read).view(np.uint8)
             result[piece.target : piece.target + piece.target_nbytes] = part
-    if held.type == "Q8_0":
-        return gguf.quants.dequantize(result, gguf.GGMLQuantizationType.Q8_0).reshape(held.shape)
+    if held.type in ("Q8_0", "Q4_0"):
+        return gguf.quants.dequantize(result, gguf.GGMLQuantizationType[held.type]).reshape(held.shape)
     return result.view({"F16": np.float16, "F32": np.float32}[held.type]).reshape(held.shape)
+
+
+def same(name: str, got: np.ndarray, expected: np.ndarray, rounded: bool = False) -> None:
+    """Equal; but sums of turned columns, and products of two factors, depend on their order.
+
+    rounded: to F16 or 8 bits, where such a difference may lead to the next number.
+    """
+    atol = (2e-3 if rounded else 3e-7) if "convrot" in name else 3e-8 if "smoothed" in name else 0
+    np.testing.assert_allclose(got, expected, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -133,18 +149,16 @@ def test_values_are_those_of_the_quantizer(tmp_path: Path, name: str) -> None:
     tensors, expected = quantize()
     held = held_as(tmp_path / "model.safetensors", tensors)
     assert (held.type, held.shape) == (type_, (ROWS, COLUMNS))
-    # turned columns are summed, and two factors multiplied, in another order; everything else is the same number
-    close = {"rtol": 0, "atol": 2e-7 if "convrot" in name else 3e-8 if "smoothed" in name else 0}
     got = read_parameter(held)
-    np.testing.assert_allclose(got, expected.numpy(), **close)
-    np.testing.assert_array_equal(read_rows(held, [271, 3, 3]), got[[271, 3, 3]])
+    same(name, got, expected.numpy())
+    same(name, read_rows(held, [271, 3, 3]), got[[271, 3, 3]])
     whole = loaded(held, 1 << 30)
-    np.testing.assert_array_equal(loaded(held, 50_000), whole)
+    same(name, loaded(held, 50_000), whole, rounded=True)
     if type_ == "Q8_0":
         error = np.linalg.norm(whole - got) / np.linalg.norm(got)
         assert error < (5e-4 if "int8" in name else 6e-3)  # a scale in F16; besides that, codes of 8 bits for 4
     else:
-        np.testing.assert_array_equal(whole, got.astype(whole.dtype))
+        same(name, whole, got.astype(whole.dtype), rounded=True)
 
 
 @pytest.mark.parametrize("name", ["fp8 rows", "fp8 blocks", "int8 convrot 64", "nvfp4"])
@@ -156,9 +170,9 @@ def test_the_torch_engine_reads_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     status = path.stat()
     read = weight_reader.Values(WeightSet("", {"w": held}, ((str(path), status.st_size, status.st_mtime_ns),)))
     expected = read_parameter(held)
-    np.testing.assert_array_equal(read.whole("w").numpy(), expected)
+    same(name, read.whole("w").numpy(), expected)
     runs = torch.cat([run.clone() for _, run in read.by_rows("w", torch.float32)])
-    np.testing.assert_array_equal(runs.numpy(), expected)
+    same(name, runs.numpy(), expected)
     read.close()
 
 
@@ -167,10 +181,28 @@ def test_rows_of_a_matrix_keep_their_factors(tmp_path: Path, name: str) -> None:
     held = held_as(tmp_path / "model.safetensors", FORMATS[name][0]()[0])
     runs = tuple(between(held.runs, 131 * COLUMNS, 269 * COLUMNS))
     part = Parameter("w", held.type, (138, COLUMNS), runs)
-    np.testing.assert_array_equal(read_parameter(part), read_parameter(held)[131:269])
-    np.testing.assert_array_equal(loaded(part, 70_000), loaded(held, 1 << 30)[131:269])
+    same(name, read_parameter(part), read_parameter(held)[131:269])
+    same(name, loaded(part, 70_000), loaded(held, 1 << 30)[131:269], rounded=True)
     with pytest.raises(ValueError, match="no whole blocks or rows"):
         tuple(between(held.runs, 64, 128))
+
+
+@pytest.mark.parametrize("name", ["int8 convrot", "int8 convrot 64", "int4 convrot"])
+def test_a_linear_layers_columns_stay_turned(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "model.safetensors"
+    held = held_as(path, FORMATS[name][0]()[0])
+    kept = turned(held, path)
+    assert (kept.type, kept.rotation) == {
+        "int8 convrot": ("Q8_0", 256),
+        "int8 convrot 64": ("Q8_0", 64),
+        "int4 convrot": ("Q4_0", 256),
+    }[name]
+    values = loaded(kept, 50_000)
+    codes = torch.from_numpy(values).view(ROWS, -1, kept.rotation) @ torch.from_numpy(hadamard(kept.rotation)).float()
+    expected = read_parameter(kept)
+    np.testing.assert_array_equal(expected, read_parameter(held))
+    error = np.linalg.norm(codes.view(ROWS, COLUMNS).numpy() - expected) / np.linalg.norm(expected)
+    assert error < 5e-4  # the scale in F16
 
 
 def test_an_int8_scale_too_small_for_f16_is_not_lost(tmp_path: Path) -> None:
@@ -202,6 +234,11 @@ def _without(name: str, *endings: str, **changed: Tensor) -> dict[str, Tensor]:
         (_without("nvfp4", ".weight_scale_2"), "NVFP4 without its two scales"),
         (_without("nvfp4", weight_scale=torch.zeros(4, 4, dtype=torch.uint8)), r"\[4, 4\] where .* belong"),
         (_without("mxfp8", ".weight_scale"), "MXFP8 without scales"),
+        (_without("int8 rows", weight_scale=torch.ones(ROWS, dtype=torch.int64)), "stored as I64"),
+        (_without("int8 convrot", weight=torch.zeros((), dtype=torch.int8)), "fit no blocks"),
+        (_without("int8 rows", weight=torch.zeros(0, 64, dtype=torch.int8), weight_scale=torch.ones(1)), "is empty"),
+        (_without("int8 rows", weight=torch.zeros(2, 3, 64, dtype=torch.int8), weight_scale=torch.ones(6)),
+         "read of matrices alone"),
         (_without("fp8", weight_scale=torch.ones(7, 5)), r"\[7, 5\], which fit no blocks"),
         (_without("fp8 rows", weight_scale=torch.full((ROWS,), torch.inf)), "scales that are infinite"),
         (_without("fp8", comfy_quant=_described(format="q5_cr")[".comfy_quant"]), "quantized as 'q5_cr'"),
