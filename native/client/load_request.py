@@ -22,6 +22,7 @@ from ..wire.messages import (
     EstimateRequest,
     ExternalModel,
     LoadRequest,
+    ReleaseRequest,
     RunRequest,
     Step,
     UnloadRequest,
@@ -87,6 +88,8 @@ def _request(step: Step) -> DryRunStepRequest:
     digest, placement = step.weights.digest, step.placement
     if step.do == "load":
         return LoadRequest(digest, placement)
+    if step.do == "release":
+        return ReleaseRequest(digest, placement)
     if step.do == "unload":
         return UnloadRequest(digest, placement)
     assert step.program is not None
