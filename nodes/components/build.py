@@ -17,6 +17,7 @@ from ...native.placement import MIB
 from ...native.weights import Parameter, WeightFile, WeightFileError, WeightSet
 from ...native.weights.identify import ADAPTERS, another_kind, identify
 from .component import MetaOperations
+from .llama_layout import in_transformers_layout, with_towers
 from .recording import Recording
 
 LARGEST_COMPUTED = 1 << 30  # bytes of weights that the file has in another layout and that are kept in RAM
@@ -63,6 +64,7 @@ def text_encoders(
     """
     for header in headers:
         _refuse_others(header, "a text encoder", "vae", "flux2_vae", "video_vae")
+    headers = with_towers(headers)
     recordings = [Recording(header) for header in headers]
     # The patcher is replaced: a device that is not the initial one keeps core from loading the model now.
     devices = {"load_device": torch.device("meta"), "initial_device": torch.device("cpu")}
@@ -73,7 +75,7 @@ def text_encoders(
             stack.enter_context(each)
         stack.enter_context(torch.no_grad())
         clip = comfy.sd.load_text_encoder_state_dicts(
-            [dict(each.state_dict) for each in recordings],
+            [in_transformers_layout(each.header, dict(each.state_dict)) for each in recordings],
             embedding_directory=folder_paths.get_folder_paths("embeddings"), clip_type=kind, model_options=options,
             disable_dynamic=True,
         )  # fmt: skip
@@ -126,7 +128,7 @@ def weights_of(core: torch.nn.Module, recording: Recording, name: str) -> Weight
             continue  # counts and indices, which the module computes for itself, and marks of a variant
         if not recording.knows(tensor):
             missing.append(key)
-        elif found := recording.parameter(key, tensor):
+        elif found := recording.parameter(key, tensor, _in_linear(core, key)):
             parameters[key] = found
         else:
             computed[key] = tensor
@@ -149,7 +151,13 @@ def weights_of(core: torch.nn.Module, recording: Recording, name: str) -> Weight
         for key, parameter in part._parameters.items():
             if parameter is not None:
                 part._parameters[key] = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
-    return WeightSet(name, parameters, ((header.path, header.size, header.mtime_ns),), arrays)
+    return WeightSet(name, parameters, header.files, arrays)
+
+
+def _in_linear(core: torch.nn.Module, name: str) -> bool:
+    """Whether a parameter is the weight of a linear layer."""
+    layer, _, part = name.rpartition(".")
+    return part == "weight" and isinstance(core.get_submodule(layer), torch.nn.Linear)
 
 
 def _refuse_others(header: WeightFile, wanted: str, *keys: str) -> None:
