@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..components.autoencoder_build import ComponentVAE
 from ..components.patcher import ComponentPatcher
-from ..loaders.vae import ComponentVAE
 from .language import chat, language_server, prompt_expander
 from .loaders import LOADERS
 from .unknown import Inputs, NodeTurn, Outputs, Rule, Unknown, Unplanned, known
