@@ -1,4 +1,4 @@
-"""Tensor names of weight files to the parameter names of ComfyUI's text encoders and VAEs.
+"""Tensor names of weight files to the parameter names of ComfyUI's text encoders.
 
 Per family: the tensor by which it is recognised, the renames of its known writers, and which parameters it must have.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import isfinite, prod
 
 from .convert import read_parameter
-from .identify import another_kind, identify
+from .identify import another_kind
 from .weight_file import FileTensor, WeightFile, WeightFileError
 from .weight_set import WeightSet, parameter_of
 
@@ -37,9 +37,6 @@ T5_LLAMA_BLOCK = {  # gguf's tensor_mapping.py; ne of attn_rel_b is [heads, buck
     "ffn_up": f"{T5_FEED_FORWARD}.wi_1",
     "ffn_down": f"{T5_FEED_FORWARD}.wo",
 }
-VAE_MARKER = "decoder.conv_in.weight"
-VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
-VAE_ENDS = [f"{half}.{layer}" for half in ("encoder", "decoder") for layer in ("conv_in", "norm_out", "conv_out")]
 
 Renames = tuple[tuple[re.Pattern[str], str], ...]  # the whole name, and what replaces it
 T5_RENAMES: Renames = (
@@ -48,10 +45,6 @@ T5_RENAMES: Renames = (
         (re.compile(rf"enc\.blk\.([0-9]+)\.{old}\.weight"), rf"encoder.block.\1.{new}.weight")
         for old, new in T5_LLAMA_BLOCK.items()
     ),
-)
-VAE_RENAMES: Renames = (  # as comfy/sd.py
-    (re.compile(r"encoder\.(quant_conv\..*)"), r"\1"),
-    (re.compile(r"decoder\.(post_quant_conv\..*)"), r"\1"),
 )
 
 
@@ -106,20 +99,6 @@ def _t5_parameters(names: Iterable[str]) -> Iterator[str]:
     for index in block_range(names, "encoder.block"):
         yield from (f"encoder.block.{index}.{layer}.weight" for layer in layers)
     yield "encoder.final_layer_norm.weight"
-
-
-def vae(header: WeightFile) -> WeightSet:
-    """The parameters of an image AutoencodingEngine or AutoencoderKL of comfy.ldm.models.autoencoder.
-
-    Its first and last layers are checked here; which blocks it must have, only the module knows (WeightSet.require).
-    Raises WeightFileError for anything else.
-    """
-    prefixes = prefixes_of(header, VAE_MARKER)
-    if not prefixes or "vae" not in {kind.key for kind in identify(header)}:
-        raise another_kind(header, "a VAE")
-    tensors = renamed(under(header, prefixes[0]), VAE_RENAMES)
-    optional = (name for name in tensors if name.startswith(VAE_PARTS))
-    return weight_set(header, "VAE", tensors, affine(*VAE_ENDS), optional)
 
 
 def prefixes_of(header: WeightFile, marker: str) -> list[str]:

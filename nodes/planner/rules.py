@@ -12,7 +12,6 @@ import folder_paths
 import torch
 from PIL import Image
 
-from ..components.autoencoder_build import ComponentVAE
 from ..components.patcher import ComponentPatcher
 from .language import chat, language_server, prompt_expander
 from .loaders import LOADERS

@@ -23,6 +23,7 @@ from ..parity.model_cases import randomize  # noqa: E402
 
 Shapes = Mapping[str, tuple[int, ...]]
 Narrow = Mapping[str, Mapping[str, Any]]
+_SMALL = {"ch": 32, "num_res_blocks": 1}
 _SMALL_3D = {"block_out_channels": [32, 32, 32, 64, 64], "num_res_blocks": 1}
 
 
@@ -98,8 +99,9 @@ def _with(cls: Callable[..., Any], config: Mapping[str, Any]) -> Callable[..., A
         }
         if nested:
             return cls(*args, **{**kwargs, **nested})
-        if "ddconfig" in kwargs:
-            return cls(*args, **{**kwargs, "ddconfig": {**kwargs["ddconfig"], **config}})
+        sizes = {name: {**kwargs[name], **config} for name in ("ddconfig", "decoder_ddconfig") if name in kwargs}
+        if sizes:
+            return cls(*args, **{**kwargs, **sizes})
         if args and isinstance(args[0], dict):
             return cls({**args[0], **config}, *args[1:], **kwargs)
         return cls(*args, **{**kwargs, **config})
@@ -121,7 +123,8 @@ _LTX = {
 _LTX_BLOCKS = [["res_x", 1], ["compress_all", 1], ["compress_all", 1], ["compress_all", 1], ["res_x", 1]]
 _LTX_TIMESTEP = {
     "timestep_conditioning": True, "encoder_blocks": _LTX_BLOCKS, "decoder_blocks": [
-        ["res_x", {"num_layers": 1, "inject_noise": False}], *[["compress_all", {"residual": True, "multiplier": 1}]] * 3,
+        ["res_x", {"num_layers": 1, "inject_noise": False}],
+        *[["compress_all", {"residual": True, "multiplier": 1}]] * 3,
         ["res_x", {"num_layers": 1, "inject_noise": False}],
     ],
 }  # fmt: skip
@@ -139,12 +142,12 @@ _AUDIO = {
 }  # fmt: skip
 
 KINDS = (
-    VAEKind("SD1.5, SDXL", _picture(4, True), (2, 4, 4, 6), (2, 40, 48, 3)),
+    VAEKind("SD1.5, SDXL", _picture(4, True), (2, 4, 2, 3), (2, 20, 24, 3)),
     VAEKind("SD x4 upscaler", {"decoder.conv_in.weight": (512, 4, 3, 3), "post_quant_conv.weight": (4, 4, 1, 1)},
-            (1, 4, 4, 6), (1, 16, 24, 3)),
-    VAEKind("FLUX.1, SD3", _picture(16), (1, 16, 4, 6), (1, 40, 48, 3)),
-    VAEKind("FLUX.2", _picture(32, True, **{"bn.running_mean": (128,)}), (1, 128, 2, 3), (1, 32, 48, 3)),
-    VAEKind("SVD", {"decoder.mid.block_1.mix_factor": (1,)}, (3, 4, 4, 6), (3, 32, 48, 3)),
+            (1, 4, 4, 6), (1, 16, 24, 3), {_KL: _SMALL}),
+    VAEKind("FLUX.1, SD3", _picture(16), (1, 16, 4, 6), (1, 40, 48, 3), {_ENGINE: _SMALL}),
+    VAEKind("FLUX.2", _picture(32, True, **{"bn.running_mean": (128,)}), (1, 128, 2, 3), (1, 32, 48, 3), {_KL: _SMALL}),
+    VAEKind("SVD", {"decoder.mid.block_1.mix_factor": (1,)}, (3, 4, 4, 6), (3, 32, 48, 3), {_ENGINE: _SMALL}),
     VAEKind("TAESD", {"taesd_decoder.1.weight": (64, 4, 3, 3)}, (2, 4, 4, 6), (2, 32, 48, 3)),
     VAEKind("TAEF1", {"taesd_decoder.1.weight": (64, 16, 3, 3)}, (1, 16, 4, 6), (1, 32, 48, 3)),
     VAEKind("Stable Cascade stage A", {"vquantizer.codebook.weight": (1,)}, (1, 4, 6, 8), (1, 32, 48, 3)),
@@ -166,17 +169,19 @@ KINDS = (
     VAEKind("LTX-Video 0.9.5, LTX-2", _LTX_MARKERS, (1, 128, 2, 2, 3), (9, 64, 96, 3),
             metadata={"config": json.dumps({"vae": _LTX | _LTX_TIMESTEP})}),
     VAEKind("HunyuanVideo", {"decoder.conv_in.conv.weight": (1, 16), "post_quant_conv.weight": (16, 16, 1, 1, 1)},
-            (1, 16, 2, 2, 3), (5, 32, 48, 3), {_KL: {"ch": 32, "num_res_blocks": 1}}),
+            (1, 16, 2, 2, 3), (5, 32, 48, 3), {_KL: _SMALL}),
     VAEKind("HunyuanVideo 1.5", {"decoder.conv_in.conv.weight": (1, 32)}, (1, 32, 2, 2, 3), (5, 32, 48, 3),
             {_ENGINE: _SMALL_3D}),
     VAEKind("CogVideoX", {"decoder.conv_in.conv.weight": (1, 16), "encoder.conv_out.conv.weight": (32,),
-                          "decoder.mid_block.resnets.0.norm1.norm_layer.weight": (1,)}, (1, 16, 2, 2, 3), (5, 32, 48, 3),
+                          "decoder.mid_block.resnets.0.norm1.norm_layer.weight": (1,)},
+            (1, 16, 2, 2, 3), (5, 32, 48, 3),
             {"comfy.ldm.cogvideo.vae:AutoencoderKLCogVideoX":
                 {"block_out_channels": (32, 32, 64, 64), "layers_per_block": 1}}),
     VAEKind("Cosmos", {"decoder.unpatcher3d.wavelets": (1,)}, (1, 16, 2, 4, 4), (9, 32, 48, 3),
             {"comfy.ldm.cosmos.vae:CausalContinuousVideoTokenizer": {"channels": 16, "num_res_blocks": 1}}),
     VAEKind("Wan 2.1", {"decoder.middle.0.residual.0.gamma": (1,), "decoder.head.0.gamma": (16,),
-                        "encoder.conv1.weight": (1, 3), "decoder.head.2.weight": (3,)}, (1, 16, 3, 2, 3), (9, 16, 32, 3)),
+                        "encoder.conv1.weight": (1, 3), "decoder.head.2.weight": (3,)},
+            (1, 16, 3, 2, 3), (9, 16, 32, 3)),
     VAEKind("Qwen-Image", {"decoder.middle.0.residual.0.gamma": (1,), "decoder.head.0.gamma": (16,),
                            "encoder.conv1.weight": (1, 4), "decoder.head.2.weight": (4,)},
             (1, 16, 1, 2, 3), (1, 16, 32, 3)),
