@@ -41,7 +41,19 @@ def diffusion_model(header: WeightFile) -> tuple[comfy.model_base.BaseModel, Wei
     model = patcher.model
     name = f"{type(model.model_config).__name__} diffusion model"
     _check_blocks(header, model.diffusion_model)
+    _read_beside(model, recording)
     return model, weights_of(model.diffusion_model, recording, name)
+
+
+def _read_beside(model: comfy.model_base.BaseModel, recording: Recording) -> None:
+    """Give core's model what it computes with itself, beside the diffusion model: embedders of a length or an angle."""
+    for path, part in model.named_modules():
+        if path.partition(".")[0] == "diffusion_model":
+            continue
+        for name, tensor in part._parameters.items():
+            if tensor is not None and recording.knows(tensor):
+                values = recording.values(tensor).to(torch.float32)
+                part._parameters[name] = torch.nn.Parameter(values, requires_grad=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +78,10 @@ def text_encoders(
         refuse_others(header, "a text encoder", "vae", "flux2_vae", "video_vae")
     headers = with_towers(headers)
     recordings = [Recording(header) for header in headers]
-    # The patcher is replaced: a device that is not the initial one keeps core from loading the model now.
-    devices = {"load_device": torch.device("meta"), "initial_device": torch.device("cpu")}
+    # The patcher is replaced. A device that is not the initial one keeps core from loading the model now; two that are
+    # the same keep it from asking how much memory they have.
+    meta = torch.device("meta")
+    devices = {"load_device": meta, "offload_device": meta, "initial_device": torch.device("cpu")}
     options = {"dtype": torch.float32, "custom_operations": MetaOperations, **devices, **(sizes or {})}
     with ExitStack() as stack:
         stack.enter_context(described(headers[0], "set of text encoders"))
