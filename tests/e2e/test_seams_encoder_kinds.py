@@ -43,7 +43,7 @@ BOUND, BOUND_OF_T5 = 4e-3, 2e-2
 
 
 def sizes(core: Any) -> Mapping[str, Any]:
-    """What is small of an encoder."""
+    """The sizes of an encoder that are small here."""
     if core is t5.T5:
         return SMALL_T5
     if core is comfy.clip_model.CLIPTextModel:
