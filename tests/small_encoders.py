@@ -33,6 +33,7 @@ def sentences(kind: str) -> sentencepiece.SentencePieceProcessor:
         sentence_iterator=iter(words), model_writer=model, vocab_size=330, model_type=kind, byte_fallback=kind == "bpe",
         hard_vocab_limit=False, user_defined_symbols=["<start>"], pad_id=0, eos_id=1, bos_id=2, unk_id=3,
         remove_extra_whitespaces=False, add_dummy_prefix=kind == "unigram", num_threads=1, minloglevel=2,
+        normalization_rule_name="identity",
     )  # fmt: skip
     return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
 

@@ -28,6 +28,7 @@ import comfy.sd  # noqa: E402
 import comfy.text_encoders.bert as bert  # noqa: E402
 import comfy.text_encoders.jina_clip_2 as jina  # noqa: E402
 import comfy.text_encoders.llama as llama  # noqa: E402
+import comfy.text_encoders.qwen3vl as qwen3vl  # noqa: E402
 import comfy.text_encoders.t5 as t5  # noqa: E402
 import comfy.utils  # noqa: E402
 
@@ -83,6 +84,11 @@ def with_vision(build: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch
     }
 
 
+def with_prefixes(core: Any) -> dict[str, torch.Tensor]:
+    """As Qwen3-VL is published."""
+    return {f"model.{name}" if name.startswith("visual.") else name: x for name, x in of_config(core).items()}
+
+
 @dataclass(frozen=True)
 class Case:
     """Files, and what is chosen for `type`."""
@@ -124,6 +130,12 @@ CASES = {
     "Gemma 3 4B": one(llama.Gemma3_4B, spiece="bpe"),
     "Mistral Small 24B": one(llama.Mistral3Small24B),
     "Ministral 3 3B": one(llama.Ministral3_3B),
+    "Kandinsky 5": Case((partial(of_config, llama.Qwen25_7BVLI), clip_l), "kandinsky5"),
+    "ACE-Step 1.5": Case(
+        (partial(of_config, llama.Qwen3_06B_ACE15), partial(of_config, llama.Qwen3_2B_ACE15_lm)), "ace"
+    ),
+    "Qwen3-VL 4B (Krea 2)": Case((partial(with_prefixes, qwen3vl._make_qwen3vl_model("qwen3vl_4b")),), "krea2"),
+    "Qwen3-VL 8B": Case((partial(with_prefixes, qwen3vl._make_qwen3vl_model("qwen3vl_8b")),)),
     "NewBie": Case((one(llama.Gemma3_4B, spiece="bpe").files[0], one(jina.XLMRobertaModel, spiece="bpe").files[0])),
 }
 
@@ -158,7 +170,7 @@ def test_encodes_as_core(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPa
         [dict(each) for each in tensors], embedding_directory=[], clip_type=kind,
         model_options={"dtype": torch.float32},
     )  # fmt: skip
-    assert type(ours.tokenizer) is type(core.tokenizer)
+    assert type(ours.tokenizer).__qualname__ == type(core.tokenizer).__qualname__
     assert len(held) == len(case.files)
     theirs = transformers_of(core)
     assert transformers_of(ours).keys() == theirs.keys()

@@ -45,6 +45,7 @@ SMALL_QWEN35 = {
 }  # fmt: skip
 # Relative L2: ggml quantizes the activations too where weights are Q8_0; T5 has 24 layers, each with GELU's table.
 BOUNDS = {"F16": 2e-3, "Q8_0": 5e-2, "T5": 4e-3}
+PROMPT = "a (red:1.2) dog\nand 赤い犬, größer  \u00bd <start>"
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
 
 
@@ -113,6 +114,8 @@ def add_tokenizer(writer: gguf.GGUFWriter, kind: str) -> None:
 
 
 def kind_of(pieces: sentencepiece.SentencePieceProcessor, token: int) -> int:
+    if pieces.id_to_piece(token) == "<start>":
+        return 4  # as the converter reads it from the added tokens beside the model
     kinds = {"is_unknown": 2, "is_control": 3, "is_byte": 6}
     return next((kind for ask, kind in kinds.items() if getattr(pieces, ask)(token)), 1)
 
@@ -250,6 +253,7 @@ def test_encodes_as_core(tmp_path: Path, name: str, stored: str) -> None:
         [clip_tensors], embedding_directory=[], clip_type=kind, model_options={"dtype": torch.float32, **sizes}
     )
     assert type(ours.tokenizer).__qualname__ == type(core.tokenizer).__qualname__
+    assert ours.tokenize(PROMPT) == core.tokenize(PROMPT)
     tokens = torch.tensor([[5, 17, 300, 4, 4, 99, 511]])
     result, expected = encoded(transformer(ours), tokens), encoded(transformer(core), tokens)
     assert (
