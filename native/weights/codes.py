@@ -15,8 +15,10 @@ E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # OCP Microscaling Formats 1.0,
 def decoded(stored: str, scale: float, dtype: np.dtype, raw: bytes | memoryview | np.ndarray) -> np.ndarray:
     """The values of codes, flat, times a scale."""
     codes = np.frombuffer(raw, np.uint8)
-    if codes.size < _PAIRS or codes.size % 2 or stored in ("E2M1", "I4"):
-        return _values(stored, scale, dtype)[codes].reshape(-1)
+    if stored in ("E2M1", "I4"):
+        return _values(stored, scale, dtype).view(f"<u{2 * dtype.itemsize}")[codes].view(dtype).reshape(-1)
+    if codes.size < _PAIRS or codes.size % 2:
+        return _values(stored, scale, dtype)[codes]
     return _pairs(stored, scale, dtype)[codes.view("<u2")].view(dtype)
 
 
