@@ -21,6 +21,7 @@ from ..wire.messages import (
     EstimateRequest,
     ExternalModel,
     LoadRequest,
+    ReleaseRequest,
     RunRequest,
     Step,
     UnloadRequest,
@@ -84,6 +85,8 @@ def _request(step: Step) -> DryRunStepRequest:
     digest, placement = step.weights.digest, step.placement
     if step.do == "load":
         return LoadRequest(digest, placement)
+    if step.do == "release":
+        return ReleaseRequest(digest, placement)
     if step.do == "unload":
         return UnloadRequest(digest, placement)
     assert step.program is not None

@@ -119,6 +119,10 @@ class GgmlModel(Model):
         self.runner.load(self.weights, self.placement, progress, interrupted)
         self.peaks = self.runner.peaks
 
+    def release(self) -> None:
+        """As Model.release, in the runner."""
+        self.runner.release(self.weights.digest, self.placement)
+
     def unload(self, digest: str | None = None) -> None:
         """As Model.unload, in the runner."""
         self.runner.unload(digest or self.weights.digest, self.placement)

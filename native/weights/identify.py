@@ -19,6 +19,7 @@ class Kind:
 
 DIFFUSION = "Choose it in GGML Diffusion Model."
 ENCODERS = "Choose it in GGML Text Encoders."
+VAES = "Choose it in GGML VAE."
 ELSEWHERE = "This node does not run it."
 # Within a group the first kind that matches counts; a file may hold a kind of each group. Names: model_detection.py
 # and sd.py in ComfyUI 0.30, and llama.cpp.
@@ -71,11 +72,14 @@ MODELS = (
         Kind("clip_l", "a CLIP-L text encoder", ("text_model.encoder.layers.0.mlp.fc1.weight",), ENCODERS),
     ),
     (
-        Kind("flux2_vae", "a FLUX.2 VAE", ("bn.running_mean",), ELSEWHERE),
-        Kind("vae_diffusers", "a VAE in diffusers' layout", ("decoder.up_blocks.0.resnets.0.norm1.weight",), ELSEWHERE),
-        Kind("vae", "a VAE", ("decoder.conv_in.weight",), "Choose it in GGML VAE."),
+        Kind("flux2_vae", "a FLUX.2 VAE", ("bn.running_mean",), VAES),
+        Kind("vae_diffusers", "a VAE in diffusers' layout", ("decoder.up_blocks.0.resnets.0.norm1.weight",), VAES),
+        Kind("vae", "a VAE", ("decoder.conv_in.weight",), VAES),
         Kind(
-            "video_vae", "a video VAE", ("decoder.conv_in.conv.weight", "decoder.middle.0.residual.0.gamma"), ELSEWHERE
+            "video_vae",
+            "a video VAE",
+            ("decoder.conv_in.conv.weight", "decoder.middle.0.residual.0.gamma"),
+            VAES,
         ),
     ),
 )

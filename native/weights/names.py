@@ -1,4 +1,4 @@
-"""Tensor names of weight files to the parameter names of ComfyUI's text encoders and VAEs.
+"""Tensor names of weight files to the parameter names of ComfyUI's text encoders.
 
 Per family: the tensor by which it is recognised, the renames of its known writers, and which parameters it must have.
 """
@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator
 
-from .identify import another_kind, identify
+from .identify import another_kind
 from .llama_names import is_llama, names_in_transformers
 from .runs import StoredTensor
 from .scales import under
@@ -22,15 +22,6 @@ CLIP_MARKER = "text_model.encoder.layers.0.mlp.fc1.weight"
 DEEPER_CLIP = "text_model.encoder.layers.22.mlp.fc1.weight"  # CLIP-H and CLIP-G
 T5_MARKERS = ("encoder.block.0.layer.0.SelfAttention.q.weight", "enc.blk.0.attn_q.weight")  # transformers, llama.cpp
 T5_ATTENTION, T5_FEED_FORWARD = "layer.0.SelfAttention", "layer.1.DenseReluDense"
-VAE_MARKER = "decoder.conv_in.weight"
-VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
-VAE_ENDS = [f"{half}.{layer}" for half in ("encoder", "decoder") for layer in ("conv_in", "norm_out", "conv_out")]
-
-Renames = tuple[tuple[re.Pattern[str], str], ...]  # the whole name, and what replaces it
-VAE_RENAMES: Renames = (  # as comfy/sd.py
-    (re.compile(r"encoder\.(quant_conv\..*)"), r"\1"),
-    (re.compile(r"decoder\.(post_quant_conv\..*)"), r"\1"),
-)
 
 
 def clip_l(header: WeightFile) -> WeightSet:
@@ -80,37 +71,10 @@ def _t5_parameters(names: Iterable[str]) -> Iterator[str]:
     yield "encoder.final_layer_norm.weight"
 
 
-def vae(header: WeightFile) -> WeightSet:
-    """The parameters of an image AutoencodingEngine or AutoencoderKL of comfy.ldm.models.autoencoder.
-
-    Its first and last layers are checked here; which blocks it must have, only the module knows (WeightSet.require).
-    Raises WeightFileError for anything else.
-    """
-    prefixes = prefixes_of(header, VAE_MARKER)
-    if not prefixes or "vae" not in {kind.key for kind in identify(header)}:
-        raise another_kind(header, "a VAE")
-    tensors = renamed(under(header, prefixes[0]), VAE_RENAMES)
-    optional = (name for name in tensors if name.startswith(VAE_PARTS))
-    return weight_set(header, "VAE", tensors, affine(*VAE_ENDS), optional)
-
-
 def prefixes_of(header: WeightFile, marker: str) -> list[str]:
     """The prefixes under which a file has the tensor `marker`, shortest first."""
     prefixes = [name[: -len(marker)] for name in header.tensors if name == marker or name.endswith("." + marker)]
     return sorted(prefixes, key=len)
-
-
-def renamed(tensors: dict[str, StoredTensor], renames: Renames) -> dict[str, StoredTensor]:
-    """The tensors by their names after the first rename that matches each; order stays."""
-
-    def new_name(name: str) -> str:
-        for pattern, replacement in renames:
-            match = pattern.fullmatch(name)
-            if match:
-                return match.expand(replacement)
-        return name
-
-    return {new_name(name): tensor for name, tensor in tensors.items()}
 
 
 def block_range(names: Iterable[str], stem: str) -> range:

@@ -49,6 +49,12 @@ class EncoderModule(TracedModule):
         """The lookup of tokens."""
         return self._embedding
 
+    def call(self, name: str, args: Any, kwargs: Any) -> Any:
+        """As TracedModule; a prompt is encoded once, and what only that needs is given back."""
+        results = super().call(name, args, kwargs)
+        self.loaded.release()
+        return results
+
     def forward(self, *args: Any, num_tokens: Any = None, **kwargs: Any) -> Any:
         """As core's. num_tokens: of no effect outside CLIP."""
         return self.call("forward", args, kwargs)

@@ -114,7 +114,10 @@ class Recording(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not any(self.knows(x) for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)):
+        flat = (
+            args if not kwargs and not any(type(x) in (list, tuple) for x in args) else tree_flatten((args, kwargs))[0]
+        )
+        if not any(isinstance(x, Tensor) and self.knows(x) for x in flat):
             return func(*args, **kwargs)
         seen_args, seen_kwargs = tree_map(lambda x: self._seen(x) if isinstance(x, Tensor) else x, (args, kwargs))
         if func in _ASKS:

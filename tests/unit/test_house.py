@@ -114,7 +114,7 @@ SMALL = {  # why a file may be shorter: those files
         native/lower/handlers/linear_algebra.py native/lower/handlers/rounding.py
     """,
     "one side of a seam": """
-        native/client/tensors.py native/engines/choose.py native/engines/model.py native/llm/answer.py
+        native/client/tensors.py native/engines/choose.py native/llm/answer.py
         native/runner/ggml_binding.py native/runner/process_memory.py native/wire/failures.py
         nodes/language/answering.py nodes/language/patcher.py
     """,
