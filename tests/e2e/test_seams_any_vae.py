@@ -185,7 +185,7 @@ def test_what_nodes_ask_an_autoencoder_for(tmp_path: Path) -> None:
     torch.testing.assert_close(ours.un_normalize(z), theirs.un_normalize(z))
 
 
-@pytest.mark.parametrize("name", ["Wan 2.1", "Stable Audio", "SVD", "MiniMax H3 audio", "Hunyuan3D"])
+@pytest.mark.parametrize("name", ["TAEW 2.2", "SVD", "Stable Audio 3", "Hunyuan3D", "SeedVR2"])
 def test_planned(name: str, tmp_path: Path) -> None:
     """Decoding and encoding in a plan have the shapes that they have, without memory for values."""
     kind = BY_NAME[name]
