@@ -22,6 +22,7 @@ from ..wire.messages import (
     EstimateRequest,
     ExternalModel,
     LoadRequest,
+    ReleaseRequest,
     RunRequest,
     UnloadRequest,
     WeightsDescription,
@@ -48,6 +49,7 @@ def dry_run(real: Store, cache: DryRunCache, request: DryRunRequest) -> DryRun:
     real: whose devices and programs they are about. Devices that compute in RAM take of the CPU's capacity too.
     Raises Missing for programs that the client has not sent.
     """
+    _require_programs(real, request)
     devices = counting_devices(real.devices, request.capacity, request.foreign)
     store = Store(devices, AbsentFiles, real.programs, cache.programs)
     external = _External(store)
@@ -75,6 +77,15 @@ def dry_run(real: Store, cache: DryRunCache, request: DryRunRequest) -> DryRun:
     finally:
         store.clear()
     return DryRun(tuple(done))
+
+
+def _require_programs(real: Store, request: DryRunRequest) -> None:
+    """Keep all programs of the steps, however large they are together; raises Missing for those that are not there."""
+    programs = {step.program: None for step in request.steps if isinstance(step, RunRequest | EstimateRequest)}
+    real.programs.keep(programs)
+    missing = tuple(digest for digest in programs if real.programs.get(digest) is None)
+    if missing:
+        raise Missing("program", missing)
 
 
 class _External:
@@ -114,8 +125,14 @@ class _External:
         self._held = {}
 
 
-def _do(store: Store, step: LoadRequest | RunRequest | UnloadRequest, sets: Mapping[str, WeightsDescription]) -> None:
+def _do(
+    store: Store, step: LoadRequest | RunRequest | ReleaseRequest | UnloadRequest,
+    sets: Mapping[str, WeightsDescription],
+) -> None:  # fmt: skip
     """Do a step, with all that the client would send where it is missing."""
+    if isinstance(step, ReleaseRequest):
+        store.release(step)
+        return
     if isinstance(step, UnloadRequest):
         store.unload(step)
         return

@@ -18,6 +18,7 @@ from ...native.placement import MIB
 from ...native.weights import Parameter, WeightFile, WeightFileError, WeightSet
 from ...native.weights.identify import ADAPTERS, another_kind, identify
 from .component import MetaOperations
+from .llama_layout import in_transformers_layout, with_towers
 from .recording import Recording
 
 LARGEST_COMPUTED = 1 << 30  # bytes of weights that the file has in another layout and that are kept in RAM
@@ -28,11 +29,11 @@ def diffusion_model(header: WeightFile) -> tuple[comfy.model_base.BaseModel, Wei
 
     Raises WeightFileError where core does not know the model, or the file has not all of it.
     """
-    _refuse_others(header, "a diffusion model")
+    refuse_others(header, "a diffusion model")
     recording = Recording(header)
     options = {"dtype": torch.float32, "custom_operations": MetaOperations}
     texts = {key: value for key, value in header.metadata.items() if isinstance(value, str)}
-    with _described(header, "diffusion model"), recording, torch.no_grad():
+    with described(header, "diffusion model"), recording, torch.no_grad():
         patcher = comfy.sd.load_diffusion_model_state_dict(
             dict(recording.state_dict), model_options=options, metadata=texts, disable_dynamic=True
         )
@@ -76,7 +77,8 @@ def text_encoders(
     Raises WeightFileError where core does not know the encoders, or the files have not all of them.
     """
     for header in headers:
-        _refuse_others(header, "a text encoder", "vae", "flux2_vae", "video_vae")
+        refuse_others(header, "a text encoder", "vae", "flux2_vae", "video_vae")
+    headers = with_towers(headers)
     recordings = [Recording(header) for header in headers]
     # The patcher is replaced. A device that is not the initial one keeps core from loading the model now; two that are
     # the same keep it from asking how much memory they have.
@@ -84,12 +86,12 @@ def text_encoders(
     devices = {"load_device": meta, "offload_device": meta, "initial_device": torch.device("cpu")}
     options = {"dtype": torch.float32, "custom_operations": MetaOperations, **devices, **(sizes or {})}
     with ExitStack() as stack:
-        stack.enter_context(_described(headers[0], "set of text encoders"))
+        stack.enter_context(described(headers[0], "set of text encoders"))
         for each in recordings:
             stack.enter_context(each)
         stack.enter_context(torch.no_grad())
         clip = comfy.sd.load_text_encoder_state_dicts(
-            [dict(each.state_dict) for each in recordings],
+            [in_transformers_layout(each.header, dict(each.state_dict)) for each in recordings],
             embedding_directory=folder_paths.get_folder_paths("embeddings"), clip_type=kind, model_options=options,
             disable_dynamic=True,
         )  # fmt: skip
@@ -140,11 +142,15 @@ def _check_layers(header: WeightFile, core: torch.nn.Module) -> None:
             )
 
 
-def weights_of(core: torch.nn.Module, recording: Recording, name: str) -> WeightSet:
+def weights_of(
+    core: torch.nn.Module, recording: Recording, name: str, own: Mapping[str, torch.Tensor] | None = None
+) -> WeightSet:
     """Where the parameters of a module that was loaded under the recording are; it keeps none of their values.
 
-    name: of the model, for messages. Raises WeightFileError where the file lacks some.
+    name: of the model, for messages. own: values that the module has by itself where the file has none.
+    Raises WeightFileError where the file lacks some.
     """
+    own = own or {}
     parameters: dict[str, Parameter] = {}
     computed: dict[str, torch.Tensor] = {}
     missing = []
@@ -152,8 +158,9 @@ def weights_of(core: torch.nn.Module, recording: Recording, name: str) -> Weight
         if not tensor.is_floating_point() or not tensor.numel():
             continue  # counts and indices, which the module computes for itself, and marks of a variant
         if not recording.knows(tensor):
-            missing.append(key)
-        elif found := recording.parameter(key, tensor):
+            if key not in own:
+                missing.append(key)
+        elif found := recording.parameter(key, tensor, _in_linear(core, key)):
             parameters[key] = found
         else:
             computed[key] = tensor
@@ -172,14 +179,21 @@ def weights_of(core: torch.nn.Module, recording: Recording, name: str) -> Weight
             "original layout, or a GGUF file."
         )
     arrays = {key: recording.values(tensor).to(torch.float32).numpy() for key, tensor in computed.items()}
+    arrays |= {key: tensor.detach().float().numpy() for key, tensor in own.items()}
     for part in core.modules():
         for key, parameter in part._parameters.items():
             if parameter is not None:
                 part._parameters[key] = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
-    return WeightSet(name, parameters, ((header.path, header.size, header.mtime_ns),), arrays)
+    return WeightSet(name, parameters, header.files, arrays)
 
 
-def _refuse_others(header: WeightFile, wanted: str, *keys: str) -> None:
+def _in_linear(core: torch.nn.Module, name: str) -> bool:
+    """Whether a parameter is the weight of a linear layer."""
+    layer, _, part = name.rpartition(".")
+    return part == "weight" and isinstance(core.get_submodule(layer), torch.nn.Linear)
+
+
+def refuse_others(header: WeightFile, wanted: str, *keys: str) -> None:
     """Raise WeightFileError for a file that holds no more than an adapter, or a kind of model with one of the keys."""
     kinds = identify(header)
     if len(kinds) == 1 and (kinds[0] in ADAPTERS or kinds[0].key in keys):
@@ -187,7 +201,7 @@ def _refuse_others(header: WeightFile, wanted: str, *keys: str) -> None:
 
 
 @contextmanager
-def _described(header: WeightFile, kind: str) -> Iterator[None]:
+def described(header: WeightFile, kind: str) -> Iterator[None]:
     """Around core's detection: raises WeightFileError where the tensors of a file describe no model of the kind."""
     try:
         yield

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Kind
 
-from native.weights.names import T5_LLAMA_BLOCK, T5_LLAMA_MODEL
+from native.weights.llama_names import T5_BLOCK, T5_MODEL
 from tests import pack
 
 pack.comfy()
@@ -173,9 +173,9 @@ def _t5() -> dict[str, tuple[int, ...]]:
 
 def t5(kind: Kind = Kind.Q8_0) -> ModelFile:
     """The encoder of T5-XXL in llama.cpp's names, 4.8 B parameters: matrices quantized, vectors F32."""
-    names = {f"{ours}.weight": f"{theirs}.weight" for theirs, ours in T5_LLAMA_MODEL.items()}
+    names = {f"{ours}.weight": f"{theirs}.weight" for theirs, ours in T5_MODEL.items()}
     for block in range(T5_XXL["num_layers"]):
-        for theirs, ours in T5_LLAMA_BLOCK.items():
+        for theirs, ours in T5_BLOCK.items():
             names[f"encoder.block.{block}.{ours}.weight"] = f"enc.blk.{block}.{theirs}.weight"
     tensors = [
         (names[name], shape, Kind.F32 if len(shape) < 2 else Kind.F16 if "relative" in name else kind)

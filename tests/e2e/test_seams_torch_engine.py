@@ -118,7 +118,7 @@ def test_vae_whole_and_in_tiles(tmp_path: Path) -> None:
     tensors = random_models.vae()
     path = random_models.write_safetensors(tmp_path / "vae.safetensors", tensors, torch.float32)
     tiles = vae_nodes.TileChoice("auto", 128, 32)
-    vae = vae_nodes.ComponentVAE(weights.vae(weights.read_header(path)), PLACED, tiles)
+    vae = vae_nodes.vae_of(weights.read_header(path), PLACED, tiles)
     core = core_vae(tensors)
     latents, pixels = torch.randn(2, 16, 12, 10), torch.rand(2, 99, 104, 3)
     assert psnr(vae.decode(latents), core.decode(latents)) >= 80

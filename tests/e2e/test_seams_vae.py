@@ -51,9 +51,7 @@ def path(request: pytest.FixtureRequest, tensors: random_models.Tensors, tmp_pat
 
 
 def load(path: Path, mode: str = "auto", tile: int = 512, overlap: int = 64) -> Any:
-    return vae_nodes.ComponentVAE(
-        weights.vae(weights.read_header(path)), "CPU", vae_nodes.TileChoice(mode, tile, overlap)
-    )
+    return vae_nodes.vae_of(weights.read_header(path), "CPU", vae_nodes.TileChoice(mode, tile, overlap))
 
 
 @pytest.fixture(autouse=True)
@@ -191,8 +189,7 @@ def small_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def on_gpu(path: Path, tile: int = 0) -> Any:
-    read = weights.vae(weights.read_header(path))
-    return vae_nodes.ComponentVAE(read, "Vulkan0", tile_choice.TileChoice("auto", tile, 16))
+    return vae_nodes.vae_of(weights.read_header(path), "Vulkan0", tile_choice.TileChoice("auto", tile, 16))
 
 
 def test_auto_takes_the_largest_tiles_that_fit_a_gpu(

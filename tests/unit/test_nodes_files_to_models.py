@@ -78,7 +78,7 @@ def test_another_vocabulary_is_no_t5_of_flux(folder: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(("stored", "is_lossy"), [("Q4_K", True), ("IQ4_XS", True), ("Q5_K", False), ("F16", False)])
 def test_encoders_below_q5_are_told(stored: str, is_lossy: bool) -> None:
     def parameter(name: str, type_: str, nbytes: int) -> object:
-        return weights.Parameter(name, type_, (1,), "", type_, 0, nbytes)
+        return weights.Parameter(name, type_, (1,), (weights.Run("", type_, 0, nbytes),))
 
     made = weights.WeightSet("", {"a": parameter("a", stored, 10), "b": parameter("b", "F32", 9)}, ())
     assert encoders.lossy(made) == (stored if is_lossy else None)
@@ -135,9 +135,7 @@ def test_modules_have_their_weights_under_dynamic_vram(folder: Path, monkeypatch
 
 
 def test_vae_of_any_size(folder: Path) -> None:
-    made = vae.ComponentVAE(
-        weights.vae(weights.read_header(folder / "vae.gguf")), "CPU", vae.TileChoice("auto", 512, 64)
-    )
+    made = vae.vae_of(weights.read_header(folder / "vae.gguf"), "CPU", vae.TileChoice("auto", 512, 64))
     assert made.latent_channels == 16
     assert made.spacial_compression_decode() == 8
     assert made.model_size() == made.patcher.model_size() > 0
@@ -147,8 +145,8 @@ def test_vae_that_lacks_a_block_is_refused(tmp_path: Path) -> None:
     tensors = random_models.vae()
     del tensors["decoder.mid.attn_1.q.weight"]
     path = random_models.write_gguf(tmp_path / "vae.gguf", "vae", tensors)
-    with pytest.raises(weights.WeightFileError, match=r"decoder\.mid\.attn_1\.q\.weight .* is missing"):
-        vae.ComponentVAE(weights.vae(weights.read_header(path)), "CPU", vae.TileChoice("auto", 512, 64))
+    with pytest.raises(weights.WeightFileError, match=r"vae.gguf seems .* lacks decoder\.mid\.attn_1\.q\.weight"):
+        vae.vae_of(weights.read_header(path), "CPU", vae.TileChoice("auto", 512, 64))
 
 
 def test_token_embedding_reads_rows(folder: Path) -> None:

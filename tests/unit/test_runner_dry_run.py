@@ -69,6 +69,8 @@ def refused(runner: Runner, step: Step) -> RunnerError | None:
 def do(runner: Runner, step: Step) -> None:
     if step.do == "load":
         runner.load(step.weights, step.placement)
+    elif step.do == "release":
+        runner.release(step.weights.digest, step.placement)
     elif step.do == "unload":
         runner.unload(step.weights.digest, step.placement)
     else:
@@ -121,7 +123,7 @@ def random_steps(sets: dict[str, WeightSet], seed: int) -> list[Step]:
             weights = weights.with_arrays({"lora": np.full((8, SIDE), draw.randrange(2), "f4")})
         budget = draw.choice((0, 0, 0, 0, 0, 2 * MIB, 9 * MIB))
         placement = Placement(draw.choice(DEVICES), draw.choice(RESIDENCIES), budget)
-        do = draw.choice(("load", "run", "run", "run", "unload"))
+        do = draw.choice(("load", "run", "run", "run", "run", "release", "unload"))
         program = chain(stored, draw.choice(TOKENS)) if do == "run" else None
         steps.append(Step(do, weights, placement, program))
     return steps
@@ -221,3 +223,15 @@ def test_a_model_in_another_process(dry_runner: Runner, sets: dict[str, WeightSe
     assert "the weights of" in str(error)
     error = dry_runner.dry_run(capacity, [load, ExternalModel("a", {"Vulkan0": {"KV cache": 10 * MIB}}, False)]).error
     assert "the language model a needs 10.0 MiB on Vulkan0, where 9.0 MiB are free" in str(error)
+
+
+def test_programs_of_any_size_together(dry_runner: Runner, sets: dict[str, WeightSet]) -> None:
+    """More than the runner remembers from one request to the next; with and without the constants' values."""
+    placement = Placement("CPU")
+    programs = [chain("F32", 3000 + n) for n in range(10)]  # 6 MiB of constants each
+    steps = [Step("load", sets["F32"], placement), *(Step("run", sets["F32"], placement, each) for each in programs)]
+    whole = dry_runner.dry_run({"CPU": ENOUGH}, steps)
+    assert whole.error is None
+    assert len(whole.steps) == len(steps)
+    counted = [replace(step, program=step.program and step.program.without_values()) for step in steps]
+    assert [step.peak for step in dry_runner.dry_run({"CPU": ENOUGH}, counted).steps] == [s.peak for s in whole.steps]

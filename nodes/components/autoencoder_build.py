@@ -1,0 +1,179 @@
+"""ComfyUI's VAE built by its own detection from the tensors of a file, and the place of each parameter there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from inspect import signature
+from typing import Any
+
+import comfy.sd
+import comfy.supported_models
+import torch
+from torch import Tensor
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from ...native.weights import WeightFileError, WeightSet
+from ...native.weights.identify import another_kind
+from .build import described, refuse_others, weights_of
+from .recording import Recording
+
+# Parameters of so few elements may have values that the module gives them, such as the scale of TAESD's latents.
+_FEW = 4
+# The widths of every picture VAE that core's detection builds, at the levels of its encoder; and blocks at each.
+_USUAL_WIDTHS, _USUAL_BLOCKS = [128, 256, 512, 512], 2
+_OTHERS = ("bn.running_mean", "decoder.mid.block_1.mix_factor")  # of FLUX.2's VAE and SVD's, with the same names
+_HUNYUAN_LATENTS = 64  # channels of HunyuanImage's latents, whose VAE has the same names
+
+
+class ComponentVAE(comfy.sd.VAE):
+    """ComfyUI's VAE around a VAEModule."""
+
+    def decode_tiled_(self, samples: Tensor, tile_x: int = 64, tile_y: int = 64, overlap: int = 16) -> Tensor:
+        """Core's tiled decoding before ComfyUI 0.27, in tiles of one shape; later ones go by `handles_tiling`."""
+        pixels = self.first_stage_model.decode_tiled(samples.to(self.device, self.vae_dtype), tile_x, tile_y, overlap)
+        return self.process_output(pixels.to(self.output_device))
+
+    def encode_tiled_(self, pixel_samples: Tensor, tile_x: int = 512, tile_y: int = 512, overlap: int = 64) -> Tensor:
+        """Core's tiled encoding, in tiles of one shape instead of three."""
+        pixels = self.process_input(pixel_samples).to(self.device, self.vae_dtype)
+        return self.first_stage_model.encode_tiled(pixels, tile_x, tile_y, overlap).to(self.output_device)
+
+    def get_sd(self) -> Any:
+        """Raises NotImplementedError: it could only be saved as the file it came from."""
+        raise NotImplementedError("A GGML VAE cannot be saved: it is the file it was loaded from, unchanged.")
+
+
+def autoencoder(recording: Recording, tensors: Mapping[str, Tensor] | None = None) -> tuple[ComponentVAE, WeightSet]:
+    """Core's VAE around an autoencoder without values, and its weights.
+
+    tensors: of the recording, those of the VAE in the names that comfy.sd.VAE takes; else all, or those behind one of
+    the prefixes that checkpoints have. Raises WeightFileError where core knows no such VAE, or the file lacks some of
+    it.
+    """
+    header = recording.header
+    given = [tensors] if tensors is not None else list(_candidates(recording))
+    if tensors is None:
+        refuse_others(header, "a VAE")
+    texts = {key: value for key, value in header.metadata.items() if isinstance(value, str)}
+    with described(header, "VAE"), recording, torch.no_grad(), _parameters_without_values():
+        built = (_core_vae(dict(each), texts) for each in given)
+        vae = next((vae for vae in built if vae.first_stage_model is not None), None)
+    if vae is None:
+        raise another_kind(header, "a VAE")
+    core = vae.first_stage_model
+    arguments = list(signature(core.decode).parameters.values())[1:]
+    more = [each.name for each in arguments if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD]
+    if more:
+        raise WeightFileError(
+            f"{header.path} is a {type(core).__name__}, which needs more than latents to decode ({', '.join(more)}). "
+            "Load it with ComfyUI's own VAE loader."
+        )
+    _replace_absent(core, recording)
+    own = {
+        name: tensor
+        for name, tensor in core.state_dict(keep_vars=True).items()
+        if tensor.is_floating_point() and tensor.numel() and not tensor.is_meta and not recording.knows(tensor)
+    }
+    weights = weights_of(core, recording, _name(core), own)
+    for buffer in core.buffers():  # nodes compute with some of them outside the autoencoder
+        if recording.knows(buffer):
+            buffer.copy_(recording.values(buffer))
+    return vae, weights
+
+
+def _candidates(recording: Recording) -> Iterator[Mapping[str, Tensor]]:
+    """The tensors of a file that may be those of a VAE: all, or those behind a prefix of checkpoints."""
+    yield recording.state_dict
+    for prefix in sorted({each for model in comfy.supported_models.models for each in model.vae_key_prefix}):
+        behind = {name[len(prefix) :]: x for name, x in recording.state_dict.items() if name.startswith(prefix)}
+        if behind:
+            yield behind
+
+
+def _core_vae(tensors: dict[str, Tensor], metadata: dict[str, str]) -> ComponentVAE:
+    sizes = _unusual_sizes(tensors)
+    if sizes is None:
+        return ComponentVAE(tensors, torch.device("cpu"), None, torch.float32, metadata)
+    vae = ComponentVAE(tensors, torch.device("cpu"), {"params": sizes}, torch.float32)
+    if "post_quant_conv.weight" not in tensors:
+        vae.first_stage_model.quant_conv = vae.first_stage_model.post_quant_conv = torch.nn.Identity()
+    vae.downscale_ratio = vae.upscale_ratio = 2 ** (len(sizes["ddconfig"]["ch_mult"]) - 1)
+    vae.latent_channels = sizes["embed_dim"]
+    return vae
+
+
+def _unusual_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """The sizes of an AutoencoderKL of other widths than core's detection builds; None of any other VAE."""
+
+    def shape(name: str) -> tuple[int, ...]:
+        return tuple(tensors[name].shape)
+
+    def numbered(prefix: str) -> int:
+        return len({name[len(prefix) :].split(".")[0] for name in tensors if name.startswith(prefix)})
+
+    levels, blocks = numbered("encoder.down."), numbered("encoder.down.0.block.")
+    firsts = [f"encoder.down.{level}.block.0.conv1.weight" for level in range(levels)]
+    ends = ["encoder.conv_in.weight", "encoder.conv_out.weight", "decoder.conv_in.weight", "decoder.conv_out.weight"]
+    if not levels or any(name not in tensors or len(shape(name)) != 4 for name in (*firsts, *ends)):
+        return None
+    if shape(ends[2])[1] == _HUNYUAN_LATENTS or any(name in tensors for name in _OTHERS):
+        return None
+    widths, (channels, colours) = [shape(name)[0] for name in firsts], shape(ends[0])[:2]
+    if widths == _USUAL_WIDTHS[:levels] and blocks == _USUAL_BLOCKS and channels == widths[0]:
+        return None
+    (wide, latents), last = shape(ends[2])[:2], widths[-1] // channels
+    encoder = {
+        "double_z": shape(ends[1])[0] == 2 * latents, "z_channels": latents, "resolution": 256, "in_channels": colours,
+        "out_ch": shape(ends[3])[0], "ch": channels, "ch_mult": [width // channels for width in widths],
+        "num_res_blocks": blocks, "attn_resolutions": [], "dropout": 0.0,
+    }  # fmt: skip
+    embed = shape("post_quant_conv.weight")[1] if "post_quant_conv.weight" in tensors else latents
+    return {"embed_dim": embed, "ddconfig": encoder, "decoder_ddconfig": encoder | {"ch": wide // last}}
+
+
+@contextmanager
+def _parameters_without_values() -> Iterator[None]:
+    """The parameters of modules that this thread makes are on the meta device; buffers and tables have their values."""
+    thread = threading.get_ident()
+
+    def without_values(module: torch.nn.Module, _name: str, parameter: Any) -> torch.nn.Parameter | None:
+        if parameter is None or threading.get_ident() != thread:
+            return None
+        if parameter.numel() <= _FEW and not hasattr(module, "reset_parameters"):
+            return None
+        return torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
+
+    hook = register_module_parameter_registration_hook(without_values)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+class _Absent(torch.nn.Module):
+    """Stands for a part of an autoencoder that the file does not have."""
+
+    def __init__(self, path: str, name: str) -> None:
+        super().__init__()
+        self._path, self._name = path, name
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        """Raises WeightFileError."""
+        raise WeightFileError(
+            f"{self._path} has no {self._name}, which this node needs of the VAE. Use a file of the whole VAE."
+        )
+
+
+def _replace_absent(core: torch.nn.Module, recording: Recording) -> None:
+    """Put something else in place of parts of which the file has nothing: the encoder, where it can only decode."""
+    for name, part in list(core.named_children()):
+        tensors = list(part.state_dict(keep_vars=True).values())
+        if tensors and not any(map(recording.knows, tensors)):
+            setattr(core, name, _Absent(recording.header.path, name))
+
+
+def _name(core: torch.nn.Module) -> str:
+    """A VAE in messages: by the class of what decodes, where core's class stands for many."""
+    return f"{type(core).__name__} VAE"
