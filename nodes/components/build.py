@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ def diffusion_model(header: WeightFile) -> tuple[comfy.model_base.BaseModel, Wei
     model = patcher.model
     name = f"{type(model.model_config).__name__} diffusion model"
     _check_blocks(header, model.diffusion_model)
+    _check_layers(header, model.diffusion_model)
     _read_beside(model, recording)
     return model, weights_of(model.diffusion_model, recording, name)
 
@@ -126,6 +128,17 @@ def _check_blocks(header: WeightFile, core: torch.nn.Module) -> None:
             raise WeightFileError(
                 f"{header.path} has {name} of a model with {lists[found[1]]} {found[1]}, but no {found[1]}."
                 f"{lists[found[1]]}. The file is incomplete: download it again."
+            )
+
+
+def _check_layers(header: WeightFile, core: torch.nn.Module) -> None:
+    """Raise WeightFileError where the file has the bias of a layer alone, which core would take for a model without."""
+    known, layers = core.state_dict().keys(), Counter(name.rpartition(".")[0] for name in header.tensors)
+    for name in header.tensors:
+        layer, _, last = name.rpartition(".")
+        if last == "bias" and layers[layer] == 1 and not any(name == key or name.endswith("." + key) for key in known):
+            raise WeightFileError(
+                f"{header.path} has {name} but no {layer}.weight. The file is incomplete or damaged: download it again."
             )
 
 
