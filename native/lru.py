@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -20,6 +20,11 @@ class LRU(Generic[Key, Value]):
         self._capacity = capacity
         self._size = size
         self._values: OrderedDict[Key, Value] = OrderedDict()
+        self._kept: frozenset[Key] = frozenset()
+
+    def keep(self, keys: Iterable[Key]) -> None:
+        """Drop no values of these keys, over the capacity if need be, until others are named."""
+        self._kept = frozenset(keys)
 
     def get(self, key: Key) -> Value | None:
         """The value of a key, which is now the one used last."""
@@ -31,8 +36,9 @@ class LRU(Generic[Key, Value]):
         """Keep a value, and drop others until there is room for it."""
         self._values[key] = value
         self._values.move_to_end(key)
-        while len(self._values) > 1 and sum(map(self._size, self._values.values())) > self._capacity:
-            self._values.popitem(last=False)
+        droppable = [each for each in self._values if each != key and each not in self._kept]
+        while droppable and sum(map(self._size, self._values.values())) > self._capacity:
+            del self._values[droppable.pop(0)]
         return value
 
     def clear(self) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from ..client import Runner
 from ..lower import Lowered, LowerOptions
+from ..lower.host import HostPart
 from ..placement import Placement
 from ..planning import Machine, Part, Plan, plan_of
 from ..program import Program
@@ -57,8 +58,8 @@ class Recorder:
         self._answers.append(measured.fits)
         return measured.fits
 
-    def plan(self, notes: Sequence[str] = (), machine: Machine | None = None) -> Plan | None:
-        """The plan of the steps so far; notes: what is not in it. Raises RunnerError, RunnerLost.
+    def plan(self, notes: Sequence[str] = (), gaps: Sequence[str] = (), machine: Machine | None = None) -> Plan | None:
+        """The plan of the steps so far; notes, gaps: as Plan's. Raises RunnerError, RunnerLost.
 
         machine: like the one that the steps were noted for, with other capacities. None where these lead to others.
         """
@@ -67,7 +68,7 @@ class Recorder:
         answers = [step.measured.fits for step in done.steps if step.measured is not None]
         if answers != self._answers[: len(answers)]:
             return None
-        return plan_of(self.machine, self.steps, self.loaders, done, notes)
+        return plan_of(self.machine, self.steps, self.loaders, done, notes, gaps)
 
     def _add(self, step: Step, maker: Part) -> None:
         part = replace(self.part, loader=maker.node, prefix=maker.prefix, loading=step.do == "load")
@@ -80,6 +81,12 @@ class Recorder:
 
 def _step_key(step: Step) -> tuple[Hashable, ...]:
     return step.do, step.weights.digest, step.placement, step.program.digest if step.program else None
+
+
+def _to_count(lowered: Lowered) -> Lowered:
+    """A program of which only the memory is of interest: without values, and without the host's part."""
+    rest = lowered.rest and _to_count(lowered.rest)
+    return Lowered(lowered.program.without_values(), HostPart(), (), questions=lowered.questions, rest=rest)
 
 
 # So that a workflow that was planned before is planned at once.
@@ -105,7 +112,8 @@ class DryRunModel(GgmlModel):
         shapes = tuple((name, tuple(x.shape), x.dtype) for name, x in inputs.items())
         ranks = tuple((name, branch.down.shape[0]) for name, branch in self._branches.items())
         whole = (self.file_weights.digest, self.options, key, shapes, ranks)
-        return _programs.get(whole, inputs) or _programs.put(whole, super().lowered(key, function, inputs))
+        known = _programs.get(whole, inputs)
+        return known or _programs.put(whole, _to_count(super().lowered(key, function, inputs)))
 
     def traced(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Trace:
         """As GgmlModel.traced, once for all models of the same parameters, as their modules are the same."""

@@ -71,7 +71,13 @@ class Plan:
     machine: Machine
     phases: tuple[Phase, ...]  # in the order of execution, up to the shortage
     shortage: Shortage | None  # None: everything fits
-    notes: tuple[str, ...]  # what is not in the plan, for the user
+    notes: tuple[str, ...]  # what is not in the plan, or planned with an assumption, for the user
+    gaps: tuple[str, ...] = ()  # those of them that are about models of this pack
+
+    @property
+    def fits(self) -> bool:
+        """Whether all that models of this pack do is planned, and fits."""
+        return self.shortage is None and not self.gaps
 
     @property
     def peaks(self) -> dict[str, int]:
@@ -99,8 +105,12 @@ def plan_of(
     loaders: Mapping[str, str],
     dry_run: DryRun,
     notes: Sequence[str] = (),
+    gaps: Sequence[str] = (),
 ) -> Plan:
-    """The plan from the dry run of these steps. loaders: loader node ids, by the digest of a model's weights."""
+    """The plan from the dry run of these steps. loaders: loader node ids, by the digest of a model's weights.
+
+    notes, gaps: as Plan's.
+    """
     phases: list[Phase] = []
     external: ExternalModel | None = None
     external_loader = ""
@@ -122,4 +132,4 @@ def plan_of(
             over = dry_run.error.requested - dry_run.error.free
         message = str(dry_run.error)
         shortage = Shortage(part.node, part.title, part.loader, part.loading, device, over, message, part.prefix)
-    return Plan(machine, tuple(phases), shortage, tuple(notes))
+    return Plan(machine, tuple(phases), shortage, tuple(notes), tuple(gaps))

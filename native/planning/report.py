@@ -22,8 +22,14 @@ def report(plan: Plan, advised: Sequence[Advice] = (), chosen: str = "", actual:
 
 
 def verdict(plan: Plan) -> str:
-    """One sentence: the phase that does not fit, by how much and where; or that the workflow fits."""
+    """One sentence: the phase that does not fit, by how much and where; or that the workflow fits, and what is open."""
     shortage = plan.shortage
+    if shortage is None and plan.gaps:
+        others = len(plan.gaps) - 1
+        more = f" ({others} more such {'node' if others == 1 else 'nodes'} below.)" if others else ""
+        return f"Whether the workflow fits is not known: {plan.gaps[0]}{more}"
+    if shortage is None and not plan.phases:
+        return "There is nothing to plan: the workflow uses no model of this pack."
     if shortage is None:
         return "The workflow fits."
     where = f" by {_mib(shortage.over)} MiB on {shortage.device}" if shortage.over else ""
@@ -50,7 +56,7 @@ def plan_json(plan: Plan, advised: Sequence[Advice] = ()) -> dict[str, Any]:
     """A plan as JSON, sizes in bytes; docs/plan.schema.json is its schema."""
     shortage = plan.shortage
     return {
-        "fits": shortage is None,
+        "fits": plan.fits,
         "verdict": verdict(plan),
         "profile": plan.machine.profile or None,
         "devices": {
@@ -70,6 +76,7 @@ def plan_json(plan: Plan, advised: Sequence[Advice] = ()) -> dict[str, Any]:
         "shortage": None if shortage is None else asdict(shortage),
         "advice": [asdict(each) for each in advised],
         "notes": list(plan.notes),
+        "gaps": list(plan.gaps),
     }
 
 

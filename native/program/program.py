@@ -6,7 +6,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -39,6 +39,7 @@ class Program:
     tensors: tuple[Tensor, ...]
     outputs: tuple[Output, ...]
     constants: dict[str, np.ndarray] = field(default_factory=dict)
+    has_values: bool = True  # else constants are zeros that take no memory, for what only counts bytes
 
     @cached_property
     def digest(self) -> str:
@@ -47,14 +48,20 @@ class Program:
 
     def to_bytes(self) -> bytes:
         """The program serialised: a header, JSON for the tables, then the constants' raw bytes one after the other."""
-        arrays = {key: np.ascontiguousarray(array) for key, array in self.constants.items()}
         head = {
             "tensors": [[t.kind, t.name, t.type, t.ne, t.sources, t.parameters] for t in self.tensors],
             "outputs": [[o.tensor, o.shape] for o in self.outputs],
-            "constants": [[key, a.dtype.str, a.shape] for key, a in arrays.items()],
+            "constants": [[key, a.dtype.str, a.shape] for key, a in self.constants.items()],
+            "has_values": self.has_values,
         }
         text = json.dumps(head, separators=(",", ":")).encode()
-        return b"".join([_HEADER.pack(_MAGIC, FORMAT, len(text)), text, *(a.data for a in arrays.values())])
+        values = [np.ascontiguousarray(array).data for array in self.constants.values()] if self.has_values else []
+        return b"".join([_HEADER.pack(_MAGIC, FORMAT, len(text)), text, *values])
+
+    def without_values(self) -> Program:
+        """The program as a dry run needs it: constants have shapes alone."""
+        zeros = {key: _zeros(array.dtype, array.shape) for key, array in self.constants.items()}
+        return replace(self, constants=zeros, has_values=False)
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview) -> Program:
@@ -70,6 +77,9 @@ class Program:
             position = _HEADER.size + length
             constants = {}
             for key, dtype, shape in head["constants"]:
+                if not head["has_values"]:
+                    constants[key] = _zeros(np.dtype(dtype), tuple(shape))
+                    continue
                 count = int(np.prod(shape, dtype=np.int64))
                 constants[key] = np.frombuffer(data, np.dtype(dtype), count, position).reshape(shape)
                 position += constants[key].nbytes
@@ -80,6 +90,7 @@ class Program:
                 ),
                 tuple(Output(tensor, tuple(shape)) for tensor, shape in head["outputs"]),
                 constants,
+                head["has_values"],
             )
         except (struct.error, KeyError, TypeError, ValueError) as error:
             raise ProgramError(f"these {len(data)} bytes are not a program: {error}") from error
@@ -135,6 +146,10 @@ class Program:
         arguments = [f"%{each}" if source.kind == "op" else source.name for each, source in sources]
         named = parameters_of(tensor.name, tensor.parameters)._asdict()
         return f"{tensor.name}({', '.join([*arguments, *(f'{name}={value}' for name, value in named.items())])})"
+
+
+def _zeros(dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
+    return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 def _type_and_ne(tensor: Tensor) -> str:

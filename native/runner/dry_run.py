@@ -48,6 +48,7 @@ def dry_run(real: Store, cache: DryRunCache, request: DryRunRequest) -> DryRun:
     real: whose devices and programs they are about. Devices that compute in RAM take of the CPU's capacity too.
     Raises Missing for programs that the client has not sent.
     """
+    _require_programs(real, request)
     devices = counting_devices(real.devices, request.capacity, request.foreign)
     store = Store(devices, AbsentFiles, real.programs, cache.programs)
     external = _External(store)
@@ -75,6 +76,15 @@ def dry_run(real: Store, cache: DryRunCache, request: DryRunRequest) -> DryRun:
     finally:
         store.clear()
     return DryRun(tuple(done))
+
+
+def _require_programs(real: Store, request: DryRunRequest) -> None:
+    """Keep all programs of the steps, however large they are together; raises Missing for those that are not there."""
+    programs = {step.program: None for step in request.steps if isinstance(step, RunRequest | EstimateRequest)}
+    real.programs.keep(programs)
+    missing = tuple(digest for digest in programs if real.programs.get(digest) is None)
+    if missing:
+        raise Missing("program", missing)
 
 
 class _External:

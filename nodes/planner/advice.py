@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
 
+from ...native.client import RunnerError
 from ...native.placement import AUTO, CPU
 from ...native.planning import Advice, Plan, Shortage
+from ...native.weights import WeightFileError, read_header
+from ..components.build import diffusion_model
 from ..loaders.files import model_names, model_path
 from .loaders import loader_nodes
 from .walk import Change, Prompt, changed
@@ -26,11 +31,19 @@ def advice(prompt: Prompt, shortage: Shortage, planned: Planned) -> list[Advice]
     kinds = {"size", "tiles"} if shortage.loading else set()  # smaller pictures do not help where weights do not fit
     for kind, words, change in _changes(prompt):
         if kind not in kinds:
-            plan = planned(changed(prompt, change))
-            if plan.shortage is None:
+            plan = _planned(prompt, change, planned)
+            if plan is not None and plan.fits:
                 kinds.add(kind)
                 advised.append(Advice(words, change, plan.peaks))
     return advised
+
+
+def _planned(prompt: Prompt, change: Change, planned: Planned) -> Plan | None:
+    """The plan with a change; None where it cannot be made, as a file that it names may be any."""
+    try:
+        return planned(changed(prompt, change))
+    except (WeightFileError, RunnerError, OSError):
+        return None
 
 
 def _changes(prompt: Prompt) -> Iterator[tuple[str, str, Change]]:
@@ -60,11 +73,25 @@ def _changes(prompt: Prompt) -> Iterator[tuple[str, str, Change]]:
     yield from _smaller_pictures(prompt)
 
 
-def _smaller_files(folder: str, name: str) -> list[str]:
-    """The model files of a folder that are smaller than `name`, the largest first."""
-    sizes = {other: os.path.getsize(model_path(folder, other)) for other in model_names(folder)}
-    limit = sizes.get(name, 0)
-    return sorted((other for other in sizes if sizes[other] < limit), key=lambda other: -sizes[other])
+def _smaller_files(folder: str, name: str) -> Iterator[str]:
+    """The files of a folder with the same model in fewer bytes, the largest first."""
+    sizes = {}
+    for other in model_names(folder):
+        with suppress(OSError):  # gone meanwhile
+            sizes[other] = os.path.getsize(model_path(folder, other))
+    limit, model = sizes.get(name, 0), None
+    for other in sorted((each for each in sizes if sizes[each] < limit), key=lambda each: -sizes[each]):
+        with suppress(WeightFileError, OSError):
+            model = model or _model(folder, name)
+            if _model(folder, other) == model:
+                yield other
+
+
+def _model(folder: str, name: str) -> Any:
+    """The kind of model in a file: ComfyUI's class and the shapes of all weights."""
+    model, weights = diffusion_model(read_header(model_path(folder, name)))
+    shapes = {name: shape for name, (shape, _) in weights.shapes().items()}
+    return type(model.model_config), type(model), shapes
 
 
 def _smaller_pictures(prompt: Prompt) -> Iterator[tuple[str, str, Change]]:

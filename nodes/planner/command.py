@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> int:
         print(json.dumps({**plan_json(result.plan, result.advice), "chosen": result.change}, indent=2))
     else:
         print(report(result.plan, result.advice, result.choice))
-    return FITS if result.plan.shortage is None else DOES_NOT_FIT
+    return FITS if result.plan.fits else DOES_NOT_FIT
 
 
 def _parser() -> argparse.ArgumentParser:

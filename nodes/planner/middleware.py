@@ -6,16 +6,20 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
+import execution
 from aiohttp import web
 from comfy.model_management import InterruptProcessingException
 from server import PromptServer
 
-from ...native.planning import plan_json, report, verdict
-from .planner import PLANNER, PlanResult, beside_execution, make_plan, store_result
-from .request import FIT, REJECT, PlanRequest, request_of
-from .walk import Change, Prompt, changed
+from ...native.planning import ProfileError, plan_json, report, verdict
+from ...native.weights import WeightFileError
+from .planner import PLANNER, PlanResult, beside_execution, make_plan, planner_request, store_result
+from .request import FIT, REJECT, WARN, PlanRequest, RequestError
+from .walk import Change, Prompt, changed, prompt_fault
 
 log = logging.getLogger(__name__)
 # From the middleware, which sees a prompt first, to the handler that ComfyUI lets change it.
@@ -34,9 +38,29 @@ async def plan_posted_prompt(request: web.Request, handler: Any) -> web.StreamRe
             outcome = await asyncio.to_thread(beside_execution, lambda: _plan_posted(posted))
             if isinstance(outcome, PlanResult):
                 _chosen.set(outcome.change)
-            elif outcome is not None:
-                return web.json_response(outcome, status=400)
+            elif outcome is not None and (outcome.lacks_memory or await _is_accepted(posted)):
+                return web.json_response(outcome.body, status=400)
     return await handler(request)
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """The answer to a prompt that must not run."""
+
+    body: dict[str, Any]
+    lacks_memory: bool  # else ComfyUI's own refusal, if it has one, says more
+
+
+async def _is_accepted(posted: Mapping[str, Any]) -> bool:
+    """Whether ComfyUI would run the whole of a prompt."""
+    if prompt_fault(posted["prompt"]):
+        return False
+    try:
+        checked = await execution.validate_prompt(uuid4().hex, posted["prompt"], _targets(posted))
+    except Exception:  # which ComfyUI meets again when it answers
+        return False
+    valid, _, _, faults = checked
+    return valid and not faults
 
 
 def apply_choice(posted: dict[str, Any]) -> dict[str, Any]:
@@ -50,43 +74,69 @@ def apply_choice(posted: dict[str, Any]) -> dict[str, Any]:
 async def _posted(request: web.Request) -> dict[str, Any]:
     try:
         posted = await request.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         posted = None
     if not isinstance(posted, dict) or not isinstance(posted.get("prompt"), dict):
         return {"prompt": {}}
     return posted
 
 
-def _planners(prompt: Prompt) -> list[Mapping[str, Any]]:
-    """The inputs of the planner nodes in a prompt."""
+def _planners(prompt: Prompt) -> list[str]:
+    """The planner nodes in a prompt."""
     return [
-        node["inputs"]
-        for node in prompt.values()
-        if isinstance(node, dict) and node.get("class_type") == PLANNER and isinstance(node.get("inputs"), dict)
+        node
+        for node, described in prompt.items()
+        if isinstance(described, dict)
+        and described.get("class_type") == PLANNER
+        and isinstance(described.get("inputs"), dict)
     ]
 
 
-def _plan_posted(posted: Mapping[str, Any]) -> PlanResult | dict[str, Any] | None:
-    """The plan of a prompt that may run, or the refusal of one that may not; None where it cannot be planned.
+def _plan_posted(posted: Mapping[str, Any]) -> PlanResult | _Refusal | None:
+    """The plan of a prompt that may run, or the refusal of one that may not; None where a model file is unusable.
 
     With several planners any may refuse.
     """
-    prompt, last = posted["prompt"], None
-    try:
-        for inputs in _planners(prompt):
-            request = request_of(inputs)
+    prompt, last, mode = posted["prompt"], None, REJECT
+    for planner in _planners(prompt):
+        try:
+            request = planner_request(prompt, planner)
+            mode = request.mode
             result = make_plan(prompt, request, _targets(posted))
-            if result.plan.shortage is not None and request.mode in (REJECT, FIT):
-                _show_refused(posted, result)
-                return _refusal(prompt, result)
-            last = _stored(prompt, request, result)
-    except InterruptProcessingException:  # an Exception before ComfyUI 0.27
-        raise
-    except Exception as error:  # of a malformed prompt, which ComfyUI reports
-        why = f"{type(error).__name__}: {error}"
-        log.warning("The memory planner could not plan this workflow, which runs without a plan: %s", why)
-        return None
+        except InterruptProcessingException:  # an Exception before ComfyUI 0.27
+            raise
+        except (WeightFileError, FileNotFoundError) as error:  # which the loader says when it runs
+            log.warning("The memory planner could not plan this workflow: %s", error)
+            return None
+        except (RequestError, ProfileError) as error:
+            name = error.name if isinstance(error, RequestError) else "hardware"
+            return _Refusal(_refusal(prompt, str(error), "", [planner], name), lacks_memory=False)
+        except Exception as error:
+            log.exception("The memory planner could not plan this workflow")
+            if mode == WARN:
+                return None
+            why = f"The memory planner could not plan this workflow ({type(error).__name__}: {error})."
+            way_out = "Choose the mode warn to run it without a plan."
+            return _Refusal(_refusal(prompt, f"{why} {way_out}", "", [planner], "mode"), lacks_memory=False)
+        if not result.plan.fits and request.mode in (REJECT, FIT):
+            _show_refused(posted, result)
+            return _not_fitting(prompt, result)
+        last = _stored(prompt, request, result)
     return last
+
+
+def _not_fitting(prompt: Prompt, result: PlanResult) -> _Refusal:
+    """The answer to a prompt that does not fit, or of which that is not known."""
+    details = report(result.plan, result.advice)
+    if result.plan.shortage is None:
+        details += "\nTo run it all the same, choose the mode warn."
+    ours = [
+        node
+        for node, described in prompt.items()
+        if isinstance(described, dict) and str(described.get("class_type")).startswith("GGML")
+    ]
+    body = _refusal(prompt, verdict(result.plan), details, ours, "device")
+    return _Refusal(body, lacks_memory=result.plan.shortage is not None)
 
 
 def _show_refused(posted: Mapping[str, Any], result: PlanResult) -> None:
@@ -110,22 +160,22 @@ def _targets(posted: Mapping[str, Any]) -> Sequence[str] | None:
     return targets if isinstance(targets, list) else None
 
 
-def _refusal(prompt: Prompt, result: PlanResult) -> dict[str, Any]:
-    """The response for a prompt that does not fit; ComfyUI's front end shows it on every node of this pack."""
-    details = report(result.plan, result.advice)
-    error = {"type": "ggml_does_not_fit", "message": verdict(result.plan), "details": details, "extra_info": {}}
-    types = {node: str(described["class_type"]) for node, described in prompt.items() if isinstance(described, dict)}
+def _refusal(prompt: Prompt, message: str, details: str, nodes: Sequence[str], name: str) -> dict[str, Any]:
+    """The response that ComfyUI's front end shows on these nodes; name: of the input that it is about."""
+    error = {
+        "type": "ggml_does_not_fit", "message": message, "details": details or message, "extra_info": {},
+    }  # fmt: skip
+    types = {node: str(prompt[node]["class_type"]) for node in nodes}
     return {
         "error": error,
         "node_errors": {
-            node: {"errors": [_on_node(error, class_type)], "dependent_outputs": [], "class_type": class_type}
+            node: {"errors": [_on_node(error, class_type, name)], "dependent_outputs": [], "class_type": class_type}
             for node, class_type in types.items()
-            if class_type.startswith("GGML")
         },
     }
 
 
-def _on_node(error: dict[str, Any], class_type: str) -> dict[str, Any]:
+def _on_node(error: dict[str, Any], class_type: str, name: str) -> dict[str, Any]:
     """The error of a node, of a type whose details the front end shows; it has texts of its own for the others."""
-    extra_info = {"input_name": "mode" if class_type == PLANNER else "device"}
+    extra_info = {"input_name": "mode" if class_type == PLANNER and name == "device" else name}
     return {**error, "type": "custom_validation_failed", "extra_info": extra_info}

@@ -10,8 +10,8 @@ from ...native.planning import report
 from ..node_text import show
 from .actual import peaks_so_far
 from .chart import chart
-from .planner import PLANNER, make_plan, store_result, stored_result
-from .request import MODES, REJECT, THIS_MACHINE, profile_names, request_of
+from .planner import PLANNER, make_plan, planner_request, store_result, stored_result
+from .request import MODES, REJECT, THIS_MACHINE, profile_names
 
 
 class GGMLMemoryPlanner(io.ComfyNode):
@@ -84,7 +84,7 @@ class GGMLMemoryPlanner(io.ComfyNode):
         prompt = cls.hidden.prompt
         result = stored_result(prompt)
         if result is None:  # the prompt was not posted over ComfyUI's HTTP API
-            result = make_plan(prompt, request_of(prompt[cls.hidden.unique_id]["inputs"]))
+            result = make_plan(prompt, planner_request(prompt, cls.hidden.unique_id))
             store_result(prompt, result)
         text = report(result.plan, result.advice, result.choice, peaks_so_far())
         show(cls, text)

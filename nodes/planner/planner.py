@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from time import sleep
 from typing import Any, TypeVar
 
+import folder_paths
 from comfy.model_management import InterruptProcessingException, interrupt_current_processing, processing_interrupted
 from server import PromptServer
 
@@ -16,18 +18,17 @@ from ...native.client import Runner, another
 from ...native.engines.dry_run import Recorder
 from ...native.lru import LRU
 from ...native.planning import Advice, Machine, Plan
-from ...native.wire.messages import Step
 from .advice import Planned, advice
-from .request import FIT, PlanRequest, machine_of
-from .rules import READING
+from .request import FIT, PlanRequest, machine_of, request_of
 from .search import describe_choice, search
 from .unknown import Size
-from .walk import Change, Prompt, walk
+from .walk import Change, Prompt, Walked, inputs_of, walk
 
 Result = TypeVar("Result")
 PLANNER = "GGMLMemoryPlanner"  # the node's id
 _STORED = 16  # results, and walks
 _POLL = 0.05  # seconds
+_LONGEST_NAME = 256  # characters of a file's
 
 
 class RequestGone(Exception):
@@ -49,7 +50,7 @@ class _Walk:
     """A recorded walk of a prompt, which can be dry-run again with other capacities."""
 
     recorder: Recorder
-    notes: list[str]
+    outcome: Walked
     files: list[tuple[str, int, int]]  # path, bytes, mtime in ns, at the time of the walk
 
 
@@ -89,6 +90,13 @@ def make_plan(
             return PlanResult(plan, (), {})
         by_search = [] if request.mode == FIT else _advise_fit(prompt, planned_for, planned)  # FIT has just failed
         return PlanResult(plan, (*by_search, *advice(prompt, plan.shortage, planned)), {})
+
+
+def planner_request(prompt: Prompt, node: str) -> PlanRequest:
+    """The request of a planner node, whose inputs may be linked. Raises what request_of does."""
+    inputs = prompt[node]["inputs"]
+    linked = any(name not in ("model", "clip", "vae") and isinstance(value, list) for name, value in inputs.items())
+    return request_of(inputs_of(prompt, node, machine_of(PlanRequest())) if linked else inputs)
 
 
 def beside_execution(plan: Callable[[], Result]) -> Result:
@@ -138,24 +146,45 @@ def _plan(prompt: Prompt, machine: Machine, unknown: Size, targets: Sequence[str
     devices = tuple((device.name, device.type, device.description) for device in machine.devices)
     key = _key(prompt), devices, unknown, None if targets is None else tuple(targets)
     stored = _walks.get(key)
-    if stored and stored.recorder.runner is _runner and _files(stored.recorder) == stored.files:
-        plan = stored.recorder.plan(stored.notes, machine)
+    if stored and stored.recorder.runner is _runner and _files(prompt) == stored.files:
+        plan = stored.recorder.plan(stored.outcome.notes, stored.outcome.gaps, machine)
         if plan is not None:
             return plan
     recorder = Recorder(_runner, machine)
-    notes = walk(prompt, recorder, unknown, targets)
-    if not any(isinstance(node, Mapping) and node.get("class_type") in READING for node in prompt.values()):
-        _walks.put(key, _Walk(recorder, notes, _files(recorder)))
-    plan = recorder.plan(notes)
+    files = _files(prompt)
+    outcome = walk(prompt, recorder, unknown, targets)
+    _walks.put(key, _Walk(recorder, outcome, files))
+    plan = recorder.plan(outcome.notes, outcome.gaps)
     assert plan is not None  # the capacities are those of the walk
     return plan
 
 
-def _files(recorder: Recorder) -> list[tuple[str, int, int]]:
-    """The model files of a walk as they are now: path, bytes, mtime in ns."""
-    sets = [step.weights for step, _ in recorder.steps if isinstance(step, Step)]
-    paths = sorted({path for weights in sets for path, *_ in weights.files})
-    return [(path, os.path.getsize(path), os.stat(path).st_mtime_ns) for path in paths]
+def _files(prompt: Prompt) -> list[tuple[str, int, int]]:
+    """The files that a prompt names, as they are now: path, bytes, mtime in ns."""
+    texts = {
+        value
+        for node in prompt.values()
+        if isinstance(node, Mapping) and isinstance(node.get("inputs"), Mapping)
+        for value in node["inputs"].values()
+        if isinstance(value, str) and len(value) < _LONGEST_NAME and os.path.splitext(value)[1]
+    }
+    found = []
+    for path in sorted({path for text in texts for path in _paths(text)}):
+        with suppress(OSError):  # gone meanwhile
+            now = os.stat(path)
+            found.append((path, now.st_size, now.st_mtime_ns))
+    return found
+
+
+def _paths(name: str) -> Iterator[str]:
+    """The files that a loader could mean by a name."""
+    with suppress(OSError, ValueError):
+        if folder_paths.exists_annotated_filepath(name):
+            yield folder_paths.get_annotated_filepath(name)
+        for folder in list(folder_paths.folder_names_and_paths):
+            path = folder_paths.get_full_path(folder, name)
+            if path is not None:
+                yield path
 
 
 def _key(prompt: Prompt) -> str:

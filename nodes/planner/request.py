@@ -15,7 +15,7 @@ from ...native.placement import CPU, MIB
 from ...native.planning import Machine, Profile, ProfileError, known_profiles, read_profiles
 from ..loaders.device_inputs import devices
 from ..settings import gpu_reserve
-from .unknown import Size
+from .unknown import Size, Unknown
 
 log = logging.getLogger(__name__)
 REJECT, WARN, FIT = "reject", "warn", "fit"
@@ -35,19 +35,40 @@ class PlanRequest:
     unknown: Size = field(default_factory=Size)
 
 
-def request_of(inputs: Mapping[str, Any]) -> PlanRequest:
-    """The request in a planner node's inputs; missing and invalid ones are replaced by defaults.
+class RequestError(ValueError):
+    """An input of a planner that cannot be honoured; the message is for the user."""
 
-    Raises ProfileError for unknown hardware.
+    def __init__(self, name: str, message: str) -> None:
+        """name: of the input."""
+        super().__init__(message)
+        self.name = name
+
+
+def request_of(inputs: Mapping[str, Any]) -> PlanRequest:
+    """The request in a planner node's inputs; missing ones are replaced by defaults.
+
+    Raises RequestError for numbers and modes that are none, ProfileError for unknown hardware.
     """
 
     def number(name: str, default: int = 0) -> int:
         value = inputs.get(name, default)
-        return value if type(value) is int and value > 0 else default
+        if isinstance(value, Unknown):
+            raise RequestError(
+                name, f"{name} cannot be known before the workflow runs, as {value.why}. Type a number instead."
+            )
+        try:
+            whole = -1 if isinstance(value, bool) else int(value)  # ComfyUI takes "1" and 1.0 for an INT, too
+        except (TypeError, ValueError, OverflowError):
+            whole = -1
+        if whole < 0:
+            raise RequestError(name, f"{name} is {value!r:.80}; it must be a whole number, 0 or more.")
+        return whole or default
 
-    mode = inputs.get("mode")
+    mode = inputs.get("mode", REJECT)
+    if mode not in MODES:
+        raise RequestError("mode", f"mode is {mode!r:.80}; it must be one of {', '.join(MODES)}.")
     return PlanRequest(
-        mode if mode in MODES else REJECT,
+        mode,
         profile_named(inputs.get("hardware", THIS_MACHINE)),
         number("gpu_budget") * MIB,
         number("ram_budget") * MIB,

@@ -18,10 +18,16 @@ class Unknown:
 
     why: str  # the end of a sentence
     tokens: int = 256  # of a text, at most
+    foreign: bool = False  # a model of others, or what comes of one: its memory is no part of a plan
 
 
 class Unplanned(Exception):
     """A node whose work cannot be planned. The message is an Unknown's `why`."""
+
+    def __init__(self, why: str, foreign: bool = False) -> None:
+        """foreign: as Unknown's."""
+        super().__init__(why)
+        self.foreign = foreign
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ def known(inputs: Inputs, name: str) -> Any:
         raise Unplanned(f"its input {name} is missing")
     value = inputs[name]
     if isinstance(value, Unknown):
-        raise Unplanned(value.why)
+        raise Unplanned(value.why, value.foreign)
     return value
 
 

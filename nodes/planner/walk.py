@@ -2,42 +2,60 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from comfy.model_management import InterruptProcessingException
-from comfy_api.latest import io
 
 import nodes as core
 
+from ...native.client import shared
 from ...native.engines.dry_run import Recorder
-from ...native.planning import Part
+from ...native.planning import Machine, Part
 from ..components.host import dry_run_host
-from .rules import PURE, RULES
-from .size_guard import SizeGuard
+from .order import execution_order
+from .other_nodes import follow, is_ours, title_of
+from .planned_models import planned_model
+from .rules import RULES
 from .unknown import NodeTurn, Size, Unknown, Unplanned
 
-log = logging.getLogger(__name__)
 Prompt = Mapping[str, Any]  # the API's format: node id -> {"class_type", "inputs"}
+
+
+@dataclass(frozen=True)
+class Walked:
+    """The outcome of a walk, in sentences for the user."""
+
+    notes: tuple[str, ...]  # what is not in the plan or was planned with an assumption, and why
+    gaps: tuple[str, ...]  # those of the notes that are about models of this pack: what they take is not known
 
 
 def walk(
     prompt: Prompt, recorder: Recorder, unknown: Size | None = None, targets: Sequence[str] | None = None
-) -> list[str]:
+) -> Walked:
     """Records the work of a prompt's models; follows a damaged prompt as far as it makes sense.
 
     unknown: the size to plan with where it is unknown. targets: the output nodes that run; None for all.
-    Returns notes for the user: what could not be planned or was planned with an assumption, and why.
     Raises what the nodes of this pack raise for files that cannot be used.
     """
     walk = _Walk(prompt, recorder, unknown or Size())
+    outputs = [node for node in prompt if _is_output(prompt[node]) and (targets is None or node in targets)]
     with dry_run_host(recorder), torch.inference_mode():
-        for node in prompt:
-            if _is_output(prompt[node]) and (targets is None or node in targets):
-                walk.outputs(node)
-    return walk.notes
+        for node in (*execution_order(prompt, outputs), *outputs):
+            walk.outputs(node)
+    return Walked(tuple(walk.notes), tuple(walk.gaps))
+
+
+def inputs_of(prompt: Prompt, node: str, machine: Machine) -> dict[str, Any]:
+    """The inputs of a node with the values of what is linked, each an Unknown where it cannot be known.
+
+    machine: on which its loaders would load; nothing is planned.
+    """
+    recorder = Recorder(shared(), machine)
+    walk = _Walk(prompt, recorder, Size())
+    with dry_run_host(recorder), torch.inference_mode():
+        return {name: walk.value(value) for name, value in prompt[node]["inputs"].items()}
 
 
 class _Walk:
@@ -48,6 +66,7 @@ class _Walk:
         self._outputs: dict[str, tuple[Any, ...]] = {}
         self._in_progress: set[str] = set()
         self.notes: list[str] = []
+        self.gaps: list[str] = []
 
     def outputs(self, node: str) -> tuple[Any, ...]:
         """The outputs of a node, each an Unknown where it cannot be known."""
@@ -67,26 +86,27 @@ class _Walk:
         if not isinstance(described, Mapping) or not isinstance(described.get("inputs"), Mapping):
             return (Unknown(f"node {node} is not described"),)
         class_type = str(described.get("class_type"))
-        inputs = {str(name): self._input(value) for name, value in described["inputs"].items()}
+        inputs = {str(name): self.value(value) for name, value in described["inputs"].items()}
         planned = RULES.get(class_type)
-        self._recorder.part = Part(node, planned.title if planned and planned.title else class_type)
+        self._recorder.part = Part(node, (planned and planned.title) or title_of(class_type))
         turn = NodeTurn(self._recorder, self._unknown)
         try:
             if planned:
-                return planned.rule(inputs, turn)
-            if class_type in PURE:
-                return _execute(class_type, inputs)
+                return tuple(map(planned_model, planned.rule(inputs, turn)))
+            return follow(class_type, inputs, any(map(_is_link, described["inputs"].values())), turn)
         except Unplanned as reason:
-            if planned and planned.title:
-                self.notes.append(f"{class_type} (node {node}) is not in the plan: {reason}.")
-            return (Unknown(str(reason)),)
+            note = f"{class_type} (node {node}) is not in the plan: {reason}."
+            is_gap = any(map(is_ours, inputs.values())) or (bool(planned and planned.title) and not reason.foreign)
+            if is_gap or (planned and planned.title) or class_type not in core.NODE_CLASS_MAPPINGS:
+                self.notes.append(note)
+            if is_gap:
+                self.gaps.append(note)
+            return (Unknown(str(reason), foreign=reason.foreign),)
         finally:
             self.notes += [f"{class_type} (node {node}) is planned with {each}." for each in turn.assumptions]
-        if class_type not in core.NODE_CLASS_MAPPINGS:
-            self.notes.append(f"{class_type} (node {node}) is not in the plan: this ComfyUI has no such node.")
-        return (Unknown(f"it depends on {class_type} (node {node}), which the planner does not know"),)
 
-    def _input(self, value: Any) -> Any:
+    def value(self, value: Any) -> Any:
+        """An input, followed if it is linked."""
         if not _is_link(value):
             return value
         node, output = value
@@ -96,6 +116,20 @@ class _Walk:
         if outputs and isinstance(outputs[0], Unknown):
             return outputs[0]
         return Unknown(f"node {node} has no output {output}")
+
+
+def prompt_fault(prompt: Any) -> str | None:
+    """Why something is no workflow in API format that ComfyUI would run; None where it may be one."""
+    if not isinstance(prompt, Mapping):
+        return 'the body must be {"prompt": a workflow in API format}'
+    for node, described in prompt.items():
+        if not isinstance(described, Mapping) or not isinstance(described.get("class_type"), str):
+            return f"node {node!s:.40} of the workflow has no class_type: export it in API format"
+        if not isinstance(described.get("inputs"), Mapping):
+            return f"node {node!s:.40} ({described['class_type']:.80}) has no inputs: export the workflow in API format"
+    if not any(map(_is_output, prompt.values())):
+        return "the workflow has no output node, such as Save Image, so that nothing would run"
+    return None
 
 
 def _is_link(value: Any) -> bool:
@@ -108,27 +142,6 @@ def _is_output(described: Any) -> bool:
         return False
     node_class = core.NODE_CLASS_MAPPINGS.get(str(described.get("class_type")))
     return node_class is None or bool(getattr(node_class, "OUTPUT_NODE", False))
-
-
-def _execute(class_type: str, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Executes a node of ComfyUI. Raises Unplanned for unknown inputs and for what the node raises."""
-    for value in inputs.values():
-        if isinstance(value, Unknown):
-            raise Unplanned(value.why)
-    node_class = core.NODE_CLASS_MAPPINGS.get(class_type)
-    if node_class is None:
-        raise Unplanned(f"this ComfyUI has no node {class_type}")
-    try:
-        with SizeGuard():
-            if issubclass(node_class, io.ComfyNode):
-                output = node_class.PREPARE_CLASS_CLONE(None).EXECUTE_NORMALIZED(**inputs)
-                return tuple(output.result or ())
-            result = getattr(node_class(), node_class.FUNCTION)(**inputs)
-            return tuple(result["result"] if isinstance(result, dict) else result)
-    except (Unplanned, InterruptProcessingException):  # the latter an Exception before ComfyUI 0.27
-        raise
-    except Exception as error:  # of a damaged prompt; ComfyUI reports it when the prompt runs
-        raise Unplanned(f"{class_type} ends with {type(error).__name__}: {error}") from error
 
 
 Change = Mapping[str, Mapping[str, Any]]  # node id -> inputs

@@ -13,10 +13,12 @@ from aiohttp import web
 from ...native.client import RunnerError, shared
 from ...native.llm.model import LanguageModelError
 from ...native.planning import ProfileError, described_machine, plan_json, profile_of
+from ...native.weights import WeightFileError
 from ..language.server import LIST_TIMEOUT, listed_models, server_at
 from ..loaders.device_inputs import devices
 from ..planner.planner import PlanResult, RequestGone, beside_execution, make_plan
-from ..planner.request import MODES, REJECT, THIS_MACHINE, profiles, request_of
+from ..planner.request import MODES, REJECT, THIS_MACHINE, RequestError, profiles, request_of
+from ..planner.walk import prompt_fault
 
 _NUMBERS = ("gpu_budget", "ram_budget", "unknown_width", "unknown_height", "unknown_batch")
 
@@ -35,8 +37,8 @@ async def _plan(request: web.Request) -> web.Response:
     body = await _body(request)
     if isinstance(body, web.Response):
         return body
-    if not isinstance(body.get("prompt"), dict):
-        return _bad_request('the body must be {"prompt": a workflow in API format}')
+    if fault := prompt_fault(body.get("prompt")):
+        return _bad_request(fault)
     if not all(type(body.get(name, 0)) is int and body.get(name, 0) >= 0 for name in _NUMBERS):
         return _bad_request(f"{', '.join(_NUMBERS)} are whole numbers; budgets are MiB, 0 for what is free")
     if body.get("mode", REJECT) not in MODES:
@@ -51,6 +53,8 @@ async def _plan(request: web.Request) -> web.Response:
         return _bad_request("nobody waits for this plan any more")
     except FileNotFoundError as error:
         return web.json_response({"error": str(error)}, status=404)
+    except (WeightFileError, RequestError, ProfileError, RunnerError) as error:
+        return _bad_request(f"{error}")
     except Exception as error:  # of a malformed prompt
         return _bad_request(f"the workflow cannot be planned: {type(error).__name__}: {error}")
     return web.json_response({**plan_json(result.plan, result.advice), "chosen": result.change})
@@ -114,7 +118,7 @@ async def _body(request: web.Request) -> dict[str, Any] | web.Response:
     """The JSON object of a request, {} for JSON of another kind; the response to a body that is not JSON."""
     try:
         body = await request.json()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return _bad_request(f"the body is not JSON: {error}")
     return body if isinstance(body, dict) else {}
 

@@ -121,18 +121,24 @@ def test_what_was_taken_stands_beside_what_was_planned(planning: Client) -> None
 
 def test_sizes_that_cannot_be_known(planning: Client) -> None:
     graph = planned("image_to_image")
-    graph["70"] = {
-        "class_type": "ImageSharpen",
-        "inputs": {"image": [node_id(graph, "LoadImage"), 0], "sharpen_radius": 1, "sigma": 1.0, "alpha": 0.1},
+    graph["70"] = {"class_type": "UpscaleModelLoader", "inputs": {"model_name": "twice.safetensors"}}
+    graph["71"] = {
+        "class_type": "ImageUpscaleWithModel",
+        "inputs": {"image": [node_id(graph, "LoadImage"), 0], "upscale_model": ["70", 0]},
     }
     encoder = node_id(graph, "VAEEncode")
-    graph[encoder]["inputs"]["pixels"] = ["70", 0]
-    report = text(planning, graph)
-    assert f"VAEEncode (node {encoder}) is not in the plan: it depends on ImageSharpen (node 70)" in report
-    asked = changed(graph, {"GGMLMemoryPlanner": {"unknown_width": 64, "unknown_height": 128}})
-    report = text(planning, asked)
-    assert f"VAEEncode (node {encoder}) is planned with 1 of 64 x 128 pixels" in report
-    assert "is not in the plan" not in report
+    graph[encoder]["inputs"]["pixels"] = ["71", 0]
+    told = planning.send("/ggml/plan", {"prompt": graph})
+    gap = f"VAEEncode (node {encoder}) is not in the plan: UpscaleModelLoader reads it from a file of its own."
+    assert told["gaps"][0] == gap
+    assert (
+        told["verdict"] == f"Whether the workflow fits is not known: {gap} Nor are {len(told['gaps']) - 1} more nodes."
+    )
+    assert not told["fits"]
+    told = planning.send("/ggml/plan", {"prompt": graph, "unknown_width": 64, "unknown_height": 128})
+    assert f"VAEEncode (node {encoder}) is planned with 1 of 64 x 128 pixels" in " ".join(told["notes"])
+    assert told["fits"]
+    assert not told["gaps"]
 
 
 @pytest.mark.parametrize("node", ["VAEEncodeForInpaint", "InpaintModelConditioning"])

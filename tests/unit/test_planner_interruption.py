@@ -11,7 +11,7 @@ import pytest
 
 from tests.pack import part
 
-walk, middleware = part("nodes.planner.walk"), part("nodes.planner.middleware")
+other_nodes, middleware = part("nodes.planner.other_nodes"), part("nodes.planner.middleware")
 
 from comfy.model_management import InterruptProcessingException  # noqa: E402
 
@@ -30,7 +30,7 @@ class Interrupted:
 def test_by_a_node_that_is_executed_for_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, "Interrupted", Interrupted)
     with pytest.raises(InterruptProcessingException):
-        walk._execute("Interrupted", {})
+        other_nodes.execute("Interrupted", {})
 
 
 def test_by_a_prompt_that_is_posted(monkeypatch: pytest.MonkeyPatch) -> None:

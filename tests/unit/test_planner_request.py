@@ -10,7 +10,7 @@ import pytest
 
 from tests.pack import part
 
-request, planning = part("nodes.planner.request"), part("native.planning")
+request, planning, unknown = part("nodes.planner.request"), part("native.planning"), part("nodes.planner.unknown")
 
 MIB = 1 << 20
 MINE = {"name": "mine", "system": "linux", "ram": 8192, "gpus": [{"description": "a card", "memory": 4096}]}
@@ -43,10 +43,24 @@ def test_what_is_not_there_is_named(name: Any, own: Path) -> None:
         request.profile_named(name)
 
 
-@pytest.mark.parametrize("junk", [None, "x", -1, 0.5, True, ["1", 0], {}])
-def test_what_makes_no_sense_is_as_usual(junk: Any) -> None:
-    names = ("mode", "gpu_budget", "ram_budget", "unknown_width", "unknown_height", "unknown_batch")
-    assert request.request_of(dict.fromkeys(names, junk)) == request.PlanRequest()
+@pytest.mark.parametrize("junk", [None, "x", -1, "-1", True, ["1", 0], {}, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "name", ["mode", "gpu_budget", "ram_budget", "unknown_width", "unknown_height", "unknown_batch"]
+)
+def test_what_makes_no_sense_is_named(name: str, junk: Any) -> None:
+    with pytest.raises(request.RequestError, match=f"^{name} is ") as caught:
+        request.request_of({name: junk})
+    assert caught.value.name == name
+
+
+def test_numbers_are_read_as_comfyui_reads_them() -> None:
+    found = request.request_of({"gpu_budget": "3", "ram_budget": 5.0, "unknown_batch": 0})
+    assert (found.gpu_budget, found.ram_budget, found.unknown.batch) == (3 * MIB, 5 * MIB, 1)
+
+
+def test_a_budget_that_nobody_knows_yet_is_refused() -> None:
+    with pytest.raises(request.RequestError, match="gpu_budget cannot be known before the workflow runs, as a model"):
+        request.request_of({"gpu_budget": unknown.Unknown("a model says it")})
 
 
 def test_amounts_are_mebibytes() -> None:

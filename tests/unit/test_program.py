@@ -35,6 +35,19 @@ def test_digest_tells_constants_apart() -> None:
     assert other.digest != _program().digest
 
 
+def test_constants_without_values() -> None:
+    """A program to count bytes with: shapes and types stay, and its size does not hang on theirs."""
+    shape = (1 << 20,)
+    tensors = (Tensor("input", "x", "F32", (*shape, 1, 1, 1)), Tensor("constant", "c", "F32", (*shape, 1, 1, 1)))
+    program = Program(tensors, (Output(0, shape),), {"c": np.ones(shape, np.float32)})
+    written = program.without_values().to_bytes()
+    assert len(written) < 1024
+    read = Program.from_bytes(written)
+    assert (read.tensors, read.outputs, read.has_values) == (tensors, program.outputs, False)
+    assert (read.constants["c"].shape, read.constants["c"].dtype) == (shape, np.float32)
+    assert read.digest == program.without_values().digest != program.digest
+
+
 @pytest.mark.parametrize("length", [0, 3, 16, 40, -1])
 def test_cut_bytes_are_refused(length: int) -> None:
     """Wherever they end."""

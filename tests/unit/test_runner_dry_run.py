@@ -221,3 +221,15 @@ def test_a_model_in_another_process(dry_runner: Runner, sets: dict[str, WeightSe
     assert "the weights of" in str(error)
     error = dry_runner.dry_run(capacity, [load, ExternalModel("a", {"Vulkan0": {"KV cache": 10 * MIB}}, False)]).error
     assert "the language model a needs 10.0 MiB on Vulkan0, where 9.0 MiB are free" in str(error)
+
+
+def test_programs_of_any_size_together(dry_runner: Runner, sets: dict[str, WeightSet]) -> None:
+    """More than the runner remembers from one request to the next; with and without the constants' values."""
+    placement = Placement("CPU")
+    programs = [chain("F32", 3000 + n) for n in range(10)]  # 6 MiB of constants each
+    steps = [Step("load", sets["F32"], placement), *(Step("run", sets["F32"], placement, each) for each in programs)]
+    whole = dry_runner.dry_run({"CPU": ENOUGH}, steps)
+    assert whole.error is None
+    assert len(whole.steps) == len(steps)
+    counted = [replace(step, program=step.program and step.program.without_values()) for step in steps]
+    assert [step.peak for step in dry_runner.dry_run({"CPU": ENOUGH}, counted).steps] == [s.peak for s in whole.steps]

@@ -211,14 +211,13 @@ class Graph:
         return made
 
     def _place_constants(self, program: Program) -> Allocation:
-        arrays = {key: np.ascontiguousarray(array) for key, array in program.constants.items()}
-        allocation = _describe_constants(self.device, arrays)
+        allocation = _describe_constants(self.device, program.constants)
         try:
-            allocate(allocation, list(arrays), f"the constants of {self.name}")
+            allocate(allocation, list(program.constants), f"the constants of {self.name}")
         except BaseException:
             allocation.free()
             raise
-        for key, array in arrays.items():
+        for key, array in program.constants.items():
             self.device.write(allocation.tensors[key], array)
         return allocation
 

@@ -1,0 +1,162 @@
+"""Nodes that have no rule: those of ComfyUI that only prepare are executed, through others values pass unchanged."""
+
+from __future__ import annotations
+
+import inspect
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import comfy.samplers
+import comfy.sd
+import torch
+from comfy.model_management import InterruptProcessingException
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
+
+import nodes as core
+
+from ..components.autoencoder import VAEModule
+from ..components.patcher import ComponentPatcher
+from .size_guard import SizeGuard
+from .unknown import Inputs, NodeTurn, Outputs, Unknown, Unplanned
+
+SETTINGS = frozenset({
+    "BOOLEAN", "COMBO", "FLOAT", "FLOATS", "GUIDER", "INT", "LATENT", "NOISE", "SAMPLER", "SIGMAS", "STRING",
+})  # fmt: skip
+# Made of what comes over links they are cheap; without any, they are read from files.
+_MADE = SETTINGS | {
+    "AUDIO", "CLIP", "CONDITIONING", "HOOKS", "HOOK_KEYFRAMES", "IMAGE", "MASK", "MODEL", "TIMESTEPS_RANGE", "VAE",
+}  # fmt: skip
+_WITHOUT_FILES = frozenset({"EmptyAudio", "EmptyImage", "SolidMask"})
+_MODELS = ("MODEL", "CLIP", "VAE", "GUIDER")
+_PASSED_ON = (*_MODELS, "CONDITIONING", "LATENT")
+
+
+def title_of(class_type: str) -> str:
+    """The work of a node in words, for the phase of what it computes with a model."""
+    node_class = core.NODE_CLASS_MAPPINGS.get(class_type)
+    if node_class is None:
+        return class_type
+    takes, makes = set(_input_types(node_class).values()), set(_output_types(node_class))
+    if "VAE" in takes:
+        if makes & {"IMAGE", "AUDIO", "VIDEO"}:
+            return "Decoding the sound" if "AUDIO" in makes else "Decoding the picture"
+        return "Encoding the sound" if "AUDIO" in takes else "Encoding the picture"
+    return "Encoding the prompt" if "CLIP" in takes and "CONDITIONING" in makes else class_type
+
+
+def follow(class_type: str, inputs: Inputs, linked: bool, turn: NodeTurn) -> Outputs:
+    """The outputs of a node without a rule.
+
+    linked: whether an input comes from another node. Raises Unplanned where a model of this pack computes something
+    that cannot be known, and for a node that is not there or fails.
+    """
+    node_class = core.NODE_CLASS_MAPPINGS.get(class_type)
+    if node_class is None:
+        raise Unplanned(f"this ComfyUI has no node {class_type}")
+    makes = _output_types(node_class)
+    if not linked and not set(makes) <= SETTINGS and class_type not in _WITHOUT_FILES:
+        return tuple(Unknown(f"{class_type} reads it from a file of its own", foreign=True) for _ in makes)
+    inputs = {name: _assumed(node_class, name, value, inputs, turn) for name, value in inputs.items()}
+    unknown = next((value for value in inputs.values() if isinstance(value, Unknown)), None)
+    if unknown is None and _is_executed(node_class):
+        return execute(class_type, inputs)
+    if unknown is None:
+        unknown = Unknown(f"the planner does not know what {class_type} does")
+    return _passed_on(node_class, inputs, unknown, turn)
+
+
+def execute(class_type: str, inputs: Inputs) -> Outputs:
+    """Execute a node of ComfyUI. Raises Unplanned for what the node raises."""
+    node_class = core.NODE_CLASS_MAPPINGS[class_type]
+    try:
+        with SizeGuard():
+            if issubclass(node_class, io.ComfyNode):
+                output = node_class.PREPARE_CLASS_CLONE(None).EXECUTE_NORMALIZED(**inputs)
+                return tuple(output.result or ())
+            result = getattr(node_class(), node_class.FUNCTION)(**inputs)
+            return tuple(result["result"] if isinstance(result, dict) else result)
+    except (Unplanned, InterruptProcessingException):  # the latter an Exception before ComfyUI 0.27
+        raise
+    except Exception as error:  # of a damaged prompt; ComfyUI reports it when the prompt runs
+        raise Unplanned(f"{class_type} ends with {type(error).__name__}: {error}") from error
+
+
+def is_ours(value: Any) -> bool:
+    """Whether a value is or holds a model of this pack."""
+    if isinstance(value, comfy.samplers.CFGGuider):
+        return is_ours(value.model_patcher)
+    if isinstance(value, comfy.sd.VAE):
+        return isinstance(value.first_stage_model, VAEModule)
+    return isinstance(value if isinstance(value, ModelPatcher) else getattr(value, "patcher", None), ComponentPatcher)
+
+
+def _is_executed(node_class: Any) -> bool:
+    module = getattr(node_class, "RELATIVE_PYTHON_MODULE", "nodes")
+    return (
+        (module == "nodes" or module.startswith("comfy_extras."))
+        and not getattr(node_class, "OUTPUT_NODE", False)
+        and not getattr(node_class, "API_NODE", False)
+        and not inspect.iscoroutinefunction(getattr(node_class, node_class.FUNCTION))
+        and set(_output_types(node_class)) <= _MADE
+    )
+
+
+def _assumed(node_class: Any, name: str, value: Any, inputs: Inputs, turn: NodeTurn) -> Any:
+    """An input, or what an unknown one is planned with: a text at its longest, images and latents of a given size."""
+    if not isinstance(value, Unknown):
+        return value
+    kind, size = _input_types(node_class).get(name), turn.unknown
+    if kind == "STRING":
+        turn.assumptions.append(f"a {name} of {value.tokens} tokens, as {value.why}")
+        return "a " * (value.tokens - 2)
+    vae = next((each for each in inputs.values() if isinstance(each, comfy.sd.VAE) and is_ours(each)), None)
+    if kind not in ("IMAGE", "LATENT") or vae is None or not (size.width and size.height):
+        return value
+    turn.assumptions.append(f"{size.batch} of {size.width} x {size.height} pixels, as {value.why}")
+    if kind == "IMAGE":
+        return zeros(size.batch, size.height, size.width, 3)
+    ratio = vae.first_stage_model.ratio
+    return {"samples": zeros(size.batch, vae.latent_channels, size.height // ratio, size.width // ratio)}
+
+
+def zeros(*shape: int) -> torch.Tensor:
+    """Zeros of a shape, which take no memory."""
+    return torch.zeros(()).expand(shape)
+
+
+def _passed_on(node_class: Any, inputs: Inputs, unknown: Unknown, turn: NodeTurn) -> Outputs:
+    """The outputs of a node that changes nothing: each the next input of its type, or else unknown."""
+    types = _input_types(node_class)
+    makes = _output_types(node_class)
+    for name, value in inputs.items():
+        if is_ours(value) and types.get(name) not in makes:
+            raise Unplanned(unknown.why)
+    waiting: Mapping[str, deque[Any]] = defaultdict(deque)
+    for name, value in inputs.items():
+        waiting[types.get(name, "")].append(value)
+    outputs = tuple(waiting[kind].popleft() if kind in _PASSED_ON and waiting[kind] else unknown for kind in makes)
+    if any(not isinstance(each, Unknown) for each in outputs):
+        turn.assumptions.append(f"what passes through it unchanged, as {unknown.why}")
+    return outputs
+
+
+def _input_types(node_class: Any) -> dict[str, str]:
+    """The type of each input, by name; "" for a choice of texts."""
+    return dict(_each_input(node_class))
+
+
+def _each_input(node_class: Any) -> Iterator[tuple[str, str]]:
+    try:
+        groups = node_class.INPUT_TYPES()
+    except Exception:  # another pack's code
+        return
+    for group in ("required", "optional"):
+        for name, described in (groups.get(group) or {}).items():
+            kind = described[0] if isinstance(described, (tuple, list)) and described else ""
+            yield name, kind if isinstance(kind, str) else ""
+
+
+def _output_types(node_class: Any) -> tuple[str, ...]:
+    return tuple(kind if isinstance(kind, str) else "COMBO" for kind in getattr(node_class, "RETURN_TYPES", None) or ())
