@@ -38,9 +38,10 @@ UNET = {
 }  # fmt: skip
 
 
-def unet(**config: Any) -> Tensors:
-    """A U-Net of Stable Diffusion's kind."""
-    return randomize(UNetModel(**UNET, **config)).state_dict()
+def unet(empty: bool = False, **config: Any) -> Tensors:
+    """A U-Net of Stable Diffusion's kind; empty: without values."""
+    module = UNetModel(**UNET | {"device": "meta"} if empty else UNET, **config)
+    return (module if empty else randomize(module)).state_dict()
 
 
 def clip(width: int, heads: int) -> Tensors:
@@ -120,9 +121,10 @@ def sdxl() -> Tensors:
     }
 
 
-def koala() -> Tensors:
-    """KOALA 700M, the smallest U-Net of those that core takes for SDXL's."""
+def koala(empty: bool = False) -> Tensors:
+    """KOALA 700M, the smallest U-Net of those that core takes for SDXL's; empty: without values."""
     return unet(
+        empty,
         num_res_blocks=[1, 1, 1], channel_mult=[1, 1, 1], num_head_channels=64, context_dim=2048,
         use_linear_in_transformer=True, num_classes="sequential", adm_in_channels=2816, transformer_depth=[0, 2, 5],
         transformer_depth_middle=-1, transformer_depth_output=[0, 0, 1, 0, 0, 0],
