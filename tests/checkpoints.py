@@ -44,21 +44,26 @@ def unet(empty: bool = False, **config: Any) -> Tensors:
     return (module if empty else randomize(module)).state_dict()
 
 
-def clip(width: int, heads: int) -> Tensors:
-    """A text encoder of CLIP's kind, with a projection."""
+def clip(width: int, heads: int, inner: int = INNER, layers: int = LAYERS) -> Tensors:
+    """A text encoder of CLIP's kind, with a projection; without values where it is of the real size."""
     config = json.loads((Path(comfy.ops.__file__).parent / "sd1_clip_config.json").read_text())
-    config |= CLIP_SIZES | {"hidden_size": width, "num_attention_heads": heads, "projection_dim": width}
-    module = comfy.clip_model.CLIPTextModel(config, torch.float32, "cpu", comfy.ops.disable_weight_init)
-    return randomize(module).state_dict()
+    config |= {
+        "hidden_size": width, "num_attention_heads": heads, "projection_dim": width, "intermediate_size": inner,
+        "num_hidden_layers": layers,
+    }  # fmt: skip
+    empty = layers != LAYERS
+    device = "meta" if empty else "cpu"
+    module = comfy.clip_model.CLIPTextModel(config, torch.float32, device, comfy.ops.disable_weight_init)
+    return (module if empty else randomize(module)).state_dict()
 
 
-def open_clip(tensors: Tensors) -> Tensors:
+def open_clip(tensors: Tensors, layers: int = LAYERS) -> Tensors:
     """A CLIP in the names of open_clip: queries, keys and values in one tensor, the projection transposed."""
-    return dict(_open_clip(tensors))
+    return dict(_open_clip(tensors, range(layers)))
 
 
-def _open_clip(tensors: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
-    body, layers = "text_model.", range(LAYERS)
+def _open_clip(tensors: Tensors, layers: range) -> Iterator[tuple[str, torch.Tensor]]:
+    body = "text_model."
     yield "positional_embedding", tensors[f"{body}embeddings.position_embedding.weight"]
     yield "token_embedding.weight", tensors[f"{body}embeddings.token_embedding.weight"]
     yield "text_projection", tensors["text_projection.weight"].T.contiguous()
@@ -164,3 +169,21 @@ def without_projection(tensors: Tensors) -> Tensors:
 def taesd(channels: int) -> Tensors:
     """The small autoencoder of previews, which may stand in a VAE's place."""
     return randomize(TAESD(latent_channels=channels)).state_dict()
+
+
+def sdxl_base() -> Tensors:
+    """SDXL base 1.0 at its real size, without values."""
+    with torch.device("meta"):
+        autoencoder = AutoencoderKL(embed_dim=4, ddconfig=AUTOENCODER).state_dict()
+    model = unet(
+        empty=True, num_res_blocks=[2, 2, 2], channel_mult=[1, 2, 4], num_head_channels=64, context_dim=2048,
+        use_linear_in_transformer=True, num_classes="sequential", adm_in_channels=2816,
+        transformer_depth=[0, 0, 2, 2, 10, 10], transformer_depth_middle=10,
+        transformer_depth_output=[0, 0, 0, 2, 2, 2, 10, 10, 10],
+    )  # fmt: skip
+    return {
+        **behind("model.diffusion_model.", model),
+        **behind("conditioner.embedders.0.transformer.", without_projection(clip(768, 12, 3072, 12))),
+        **behind("conditioner.embedders.1.model.", open_clip(clip(1280, 20, 5120, 32), 32)),
+        **behind("first_stage_model.", autoencoder),
+    }
