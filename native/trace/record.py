@@ -167,6 +167,9 @@ class _OperationMode(TorchDispatchMode):
         answers = self.answers
         if func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor):
             return args[0].fake_device
+        if torch.is_inference_mode_enabled() and func._can_decompose():  # in a method of a model that enters the mode
+            with self:
+                return func.decompose(*args, **kwargs)
         if func in _INDEXING and self.active:
             args = (args[0], self._numbered(args[1]), *args[2:])
         if answers is not None and self.active and func is torch.ops.aten.index.Tensor:

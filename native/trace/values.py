@@ -45,6 +45,8 @@ class HostStorages:
         flat = self.flat[window.storage]
         if flat.stride() == (0,):
             flat = self.flat[window.storage] = flat.clone()
+        if flat.is_complex() and not window.dtype.is_complex:  # of view_as_real
+            flat = torch.view_as_real(flat)
         return flat.as_strided(window.shape, window.stride, window.offset)
 
     def compact(self, window: Window) -> torch.Tensor:

@@ -19,6 +19,7 @@ class Kind:
 
 DIFFUSION = "Choose it in GGML Diffusion Model."
 ENCODERS = "Choose it in GGML Text Encoders."
+VAES = "Choose it in GGML VAE."
 ELSEWHERE = "This node does not run it."
 # Within a group the first kind that matches counts; a file may hold a kind of each group. Names: model_detection.py
 # and sd.py in ComfyUI 0.30, and llama.cpp.
@@ -49,7 +50,7 @@ MODELS = (
             "flux_diffusers",
             "a FLUX.1 diffusion model in diffusers' layout",
             ("single_transformer_blocks.0.attn.to_q.weight",),
-            "Use the file in the original layout, whose tensors begin with double_blocks.",
+            DIFFUSION,
         ),
         Kind("sd3", "a Stable Diffusion 3 model", ("joint_blocks.0.context_block.attn.qkv.weight",), ELSEWHERE),
         Kind("sd", "a Stable Diffusion UNet", ("input_blocks.0.0.weight", "time_embedding.linear_1.weight"), ELSEWHERE),
@@ -71,11 +72,14 @@ MODELS = (
         Kind("clip_l", "a CLIP-L text encoder", ("text_model.encoder.layers.0.mlp.fc1.weight",), ENCODERS),
     ),
     (
-        Kind("flux2_vae", "a FLUX.2 VAE", ("bn.running_mean",), ELSEWHERE),
-        Kind("vae_diffusers", "a VAE in diffusers' layout", ("decoder.up_blocks.0.resnets.0.norm1.weight",), ELSEWHERE),
-        Kind("vae", "a VAE", ("decoder.conv_in.weight",), "Choose it in GGML VAE."),
+        Kind("flux2_vae", "a FLUX.2 VAE", ("bn.running_mean",), VAES),
+        Kind("vae_diffusers", "a VAE in diffusers' layout", ("decoder.up_blocks.0.resnets.0.norm1.weight",), VAES),
+        Kind("vae", "a VAE", ("decoder.conv_in.weight",), VAES),
         Kind(
-            "video_vae", "a video VAE", ("decoder.conv_in.conv.weight", "decoder.middle.0.residual.0.gamma"), ELSEWHERE
+            "video_vae",
+            "a video VAE",
+            ("decoder.conv_in.conv.weight", "decoder.middle.0.residual.0.gamma"),
+            VAES,
         ),
     ),
 )

@@ -7,21 +7,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ...native.placement import CPU, Placement
 from ...native.weights import WeightSet
-from .attention_override import image_attention
-from .component import Component, Function
+from .attention_override import image_attention, own_attention
+from .component import Function
 from .latent_axes import LatentAxis
 from .tile_choice import TileChoice
-from .tiling import Axis, Tiling, first_tile, is_whole
+from .tiling import Axis, NotByAxes, Tiling, first_tile, is_whole
+from .traced_module import TracedModule
 
 
-class VAEModule(Component):
-    """Stands for the first stage model of a comfy.sd.VAE: of pictures, of video or of sound.
+class VAEModule(TracedModule):
+    """Stands for the first stage model of a comfy.sd.VAE: of pictures, of video, of sound or of shapes.
 
     Latents are [batch, channels, height, width], [batch, channels, time, height, width], or [batch, ..., time].
     """
+
+    comfy_has_chunked_io = False  # core's own VAE would have it write into a buffer
 
     def __init__(
         self, core: torch.nn.Module, weights: WeightSet, placement: Placement, axes: Sequence[LatentAxis],
@@ -35,22 +39,32 @@ class VAEModule(Component):
         self.axes = tuple(axes)
         self.tiles = tiles
         self.oom_retryable = tiles.mode == "auto"  # ComfyUI would cut tiles where the user has said which, or none
+        decoder = getattr(core, "decoder", core)
+        # SVD's decoder takes the pictures of a batch for the frames of a video.
+        self._batch_is_time = len(self.axes) == 2 and any(isinstance(x, torch.nn.Conv3d) for x in decoder.modules())
 
-    def decode(self, z: Tensor, **_: Any) -> Tensor:
+    def decode(self, z: Tensor, **options: Any) -> Tensor:
         """z: [batch, channels, height, width]. Returns [batch, 3, height * ratio, width * ratio], about -1 to 1.
 
-        So of video and sound, as `axes` say.
+        So of video and sound, as `axes` say. options: of a node that goes with the model; core's own code goes by them
+        then, and only its layers are the engine's.
         """
+        if options:
+            decoded: Tensor = type(self.engine_model.module).decode(self, z, **options)
+            self.loaded.end_phase()
+            return decoded
+        if self._batch_is_time:
+            return self._map(self._decode, z[None], self.decoding_tiles(z), self._decoding)[0]
         return self._map(self._decode, z, self.decoding_tiles(z), self._decoding)
 
     def decoding_tiles(self, z: Tensor) -> Tiling:
         """The tiles in which latents are decoded: the largest that fit."""
-        tilings = [self._of_latents(way) for way in self._ways(z.shape[-len(self.axes) :])]
-        return self._first_that_fits("decode", _decode, z, tilings)
+        tilings = [self._of_latents(way) for way in self._ways(self._lengths(z))]
+        return self._first_that_fits("decode", _decode, z[None] if self._batch_is_time else z, tilings)
 
     def encode(self, x: Tensor, **_: Any) -> Tensor:
         """x: [batch, 3, height, width], -1 to 1. Returns [batch, channels, height / ratio, width / ratio]."""
-        lengths = x.shape[-len(self.axes) :]
+        lengths = self._lengths(x)
         latents = [axis.encode.length(n) for axis, n in zip(self.axes, lengths, strict=True)]
         tilings = [self._of_pixels(self._of_latents(way), lengths) for way in self._ways(latents)]
         return self._encoded(x, self._first_that_fits("encode", _encode, x, tilings))
@@ -60,7 +74,9 @@ class VAEModule(Component):
         overlap_t: int | None = None, **_: Any,
     ) -> Tensor:  # fmt: skip
         """As `decode`, in tiles; tiles and overlaps in latents."""
-        tiling = self._tiling(tile_x, tile_y, overlap, tile_t or z.shape[-len(self.axes)], overlap_t or 1)
+        tiling = self._tiling(tile_x, tile_y, overlap, tile_t or max(z.shape), overlap_t or 1)
+        if self._batch_is_time:
+            return self._map(self._decode, z[None], tiling, self._decoding)[0]
         return self._map(self._decode, z, tiling, self._decoding)
 
     def encode_tiled(
@@ -68,7 +84,9 @@ class VAEModule(Component):
         overlap_t: int | None = None, **_: Any,
     ) -> Tensor:  # fmt: skip
         """As `encode`, in tiles; tiles and overlaps in pixels, frames or samples, rounded to whole latents."""
-        lengths = x.shape[-len(self.axes) :]
+        if not self.axes:
+            return self._encoded(x, Tiling((), ()))
+        lengths = self._lengths(x)
         across, time = self.axes[-1].encode.length, self.axes[0].encode.length
         frames = max(2, time(tile_t or lengths[0]))
         shared = max(1, min(frames // 2, time(overlap_t or 1)))
@@ -77,15 +95,38 @@ class VAEModule(Component):
 
     @property
     def ratio(self) -> int:
-        """Pixels of a latent, along a side of pictures."""
-        return self.axes[-1].ratio
+        """Pixels of a latent, along a side of pictures; samples of one of sound."""
+        return self.axes[-1].ratio if self.axes else 1
 
     @property
     def _decoding(self) -> tuple[Axis, ...]:
         return tuple(axis.decode for axis in self.axes)
 
+    def _layer(self, layer: torch.nn.Module, name: str) -> Any:
+        """A layer without parameters is core's own, with the values of the file; another computes in the engine."""
+        if next(layer.parameters(), None) is None:
+            return layer
+        return lambda *args, **kwargs: self.call(f"{name}.forward", args, kwargs)
+
+    def _method(self, name: str) -> Callable[..., Any]:
+        """As TracedModule; a method that is given no tensor is core's own."""
+        core = self.engine_model.module
+
+        def method(*args: Any, **kwargs: Any) -> Any:
+            if any(isinstance(x, Tensor) for x in tree_leaves((args, kwargs))):
+                return self.call(name, args, kwargs)
+            return getattr(core, name)(*args, **kwargs)
+
+        return method
+
+    def _lengths(self, x: Tensor) -> tuple[int, ...]:
+        """The sizes of the axes, of latents or of what they stand for."""
+        return tuple(x.shape[x.ndim - len(self.axes) :])
+
     def _ways(self, latents: Sequence[int]) -> list[Tiling]:
         """Ways to cut latents of that size, the best first; sides in pixels, time in latents."""
+        if not self.axes:
+            return [Tiling((), ())]
         ratios = self._ratios
         size = [n * ratio for n, ratio in zip(latents, ratios, strict=True)]
         return [*self.tiles.ways(size, self.engine_model.placement.device == CPU, max(ratios))]
@@ -115,12 +156,13 @@ class VAEModule(Component):
     def _tiling(self, tile_x: int, tile_y: int, overlap: int, tile_t: int, overlap_t: int) -> Tiling:
         """Tiles in latents as ComfyUI's tiled nodes name them; the last frame of one is the first of the next."""
         sizes, overlaps = (tile_t, tile_y, tile_x), (overlap_t, overlap, overlap)
-        return Tiling(sizes[-len(self.axes) :], overlaps[-len(self.axes) :])
+        return Tiling(sizes[3 - len(self.axes) :], overlaps[3 - len(self.axes) :])
 
     def _first_that_fits(self, key: str, function: Function, x: Tensor, tilings: Sequence[Tiling]) -> Tiling:
         """The first way to cut x that fits, or the last there is."""
         for tiling in tilings[:-1]:
-            if self.fits(key, function, {"x": first_tile(x, tiling)}):
+            tile = first_tile(x, tiling)
+            if self.fits(key, function, {"x": tile[0] if key == "decode" and self._batch_is_time else tile}):
                 return tiling
         return tilings[-1]
 
@@ -132,13 +174,19 @@ class VAEModule(Component):
         return self._map(self._encode, x, tiling, tuple(axis.encode for axis in self.axes))
 
     def _map(self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, axes: Sequence[Axis]) -> Tensor:
-        result = self.host.map_tiles(function, x, tiling, axes)
+        try:
+            result = self.host.map_tiles(function, x, tiling, axes)
+        except NotByAxes as error:  # of an autoencoder of which core says otherwise: these are not cut
+            lengths = self._lengths(x)
+            sizes = [lengths[n] if n in error.numbers else size for n, size in enumerate(tiling.size)]
+            overlaps = [0 if n in error.numbers else overlap for n, overlap in enumerate(tiling.overlap)]
+            result = self.host.map_tiles(function, x, Tiling(tuple(sizes), tuple(overlaps)), axes)
         self.loaded.end_phase()
         return result
 
     def _decode(self, z: Tensor) -> Tensor:
-        (pixels,) = self.compute("decode", _decode, {"x": z})
-        return pixels.to(z.device)
+        (pixels,) = self.compute("decode", _decode, {"x": z[0] if self._batch_is_time else z})
+        return (pixels[None] if self._batch_is_time else pixels).to(z.device)
 
     def _encode(self, x: Tensor) -> Tensor:
         (latents,) = self.compute("encode", _encode, {"x": x})
@@ -146,8 +194,10 @@ class VAEModule(Component):
 
 
 def _decode(core: Any, tensors: dict[str, Tensor]) -> Tensor:
-    return core.decode(tensors["x"])
+    with own_attention():
+        return core.decode(tensors["x"])
 
 
 def _encode(core: Any, tensors: dict[str, Tensor]) -> Tensor:
-    return core.encode(tensors["x"])
+    with own_attention():
+        return core.encode(tensors["x"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import comfy.sd
@@ -22,6 +23,8 @@ from .recording import Recording
 _FEW = 4
 # The widths of every picture VAE that core's detection builds, at the levels of its encoder; and blocks at each.
 _USUAL_WIDTHS, _USUAL_BLOCKS = [128, 256, 512, 512], 2
+_OTHERS = ("bn.running_mean", "decoder.mid.block_1.mix_factor")  # of FLUX.2's VAE and SVD's, with the same names
+_HUNYUAN_LATENTS = 64  # channels of HunyuanImage's latents, whose VAE has the same names
 
 
 class ComponentVAE(comfy.sd.VAE):
@@ -60,6 +63,13 @@ def autoencoder(recording: Recording, tensors: Mapping[str, Tensor] | None = Non
     if vae is None:
         raise another_kind(header, "a VAE")
     core = vae.first_stage_model
+    arguments = list(signature(core.decode).parameters.values())[1:]
+    more = [each.name for each in arguments if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD]
+    if more:
+        raise WeightFileError(
+            f"{header.path} is a {type(core).__name__}, which needs more than latents to decode ({', '.join(more)}). "
+            "Load it with ComfyUI's own VAE loader."
+        )
     _replace_absent(core, recording)
     own = {
         name: tensor
@@ -107,6 +117,8 @@ def _unusual_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
     firsts = [f"encoder.down.{level}.block.0.conv1.weight" for level in range(levels)]
     ends = ["encoder.conv_in.weight", "encoder.conv_out.weight", "decoder.conv_in.weight", "decoder.conv_out.weight"]
     if not levels or any(name not in tensors or len(shape(name)) != 4 for name in (*firsts, *ends)):
+        return None
+    if shape(ends[2])[1] == _HUNYUAN_LATENTS or any(name in tensors for name in _OTHERS):
         return None
     widths, (channels, colours) = [shape(name)[0] for name in firsts], shape(ends[0])[:2]
     if widths == _USUAL_WIDTHS[:levels] and blocks == _USUAL_BLOCKS and channels == widths[0]:

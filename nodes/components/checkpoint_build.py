@@ -74,18 +74,8 @@ def checkpoint(header: WeightFile, sizes: Mapping[str, Any] | None = None) -> Ch
             )  # fmt: skip
     if config is None:
         return Checkpoint(recording, *diffusion_model(header), None, [], {})
-    _fill(model, recording)
     weights = diffusion_weights(model, recording, prefix)
     encoders = [] if clip is None else list(parts_of(clip.cond_stage_model, [recording]))
     eyes = config.clip_vision_prefix
     has_vision = bool(eyes) and any(name.startswith(eyes) for name in header.tensors)
     return Checkpoint(recording, model, weights, clip, encoders, vae, has_vision)
-
-
-def _fill(model: comfy.model_base.BaseModel, recording: Recording) -> None:
-    """Give what ComfyUI itself computes beside the diffusion model its values: Stable Audio's lengths of time."""
-    for part in model.children():
-        if part is not model.diffusion_model:
-            for tensor in part.state_dict(keep_vars=True).values():
-                if recording.knows(tensor):
-                    tensor.data.copy_(recording.values(tensor))

@@ -216,7 +216,7 @@ class DryRunHost(Host):
     ) -> Tensor:
         """Zeros that take no memory: every tile takes what the first one does, and only that is noted."""
         tile = function(first_tile(x, tiling))
-        shape = (x.shape[0], *tile.shape[1:]) if is_whole(x, tiling) else mapped_shape(x, tile, axes)
+        shape = (x.shape[0], *tile.shape[1:]) if is_whole(x, tiling) else mapped_shape(x, tile, tiling, axes)
         return torch.zeros(()).expand(shape)
 
 

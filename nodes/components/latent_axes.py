@@ -25,9 +25,11 @@ class LatentAxis:
 def latent_axes(vae: Any) -> tuple[LatentAxis, ...]:
     """The axes along which tiles can be cut: time, height and width of a video, the last two of a picture, or time.
 
-    vae: a comfy.sd.VAE. Its ratios are numbers or, as a causal video has its first frame alone, functions.
+    vae: a comfy.sd.VAE. Its ratios are numbers or, as a causal video has its first frame alone, functions. Latents of
+    sound may have frequencies, or left and right, before time. No axis where they stand for no place, as of shapes.
     """
-    count = 1 if vae.extra_1d_channel is not None else vae.latent_dim
+    sound = vae.output_channels == 2
+    count = 1 if sound else vae.latent_dim if vae.latent_dim > 1 else 0
     up, down = vae.upscale_ratio, vae.downscale_ratio
     up_index, down_index = vae.upscale_index_formula or up, vae.downscale_index_formula or down
     return tuple(

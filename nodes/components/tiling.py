@@ -56,17 +56,36 @@ def first_tile(x: Tensor, tiling: Tiling) -> Tensor:
     return _tile(x, 0, [0] * len(tiling.size), tiling)
 
 
-def mapped_shape(x: Tensor, tile: Tensor, axes: Sequence[Axis]) -> tuple[int, ...]:
-    """The shape of what `map_tiles` makes of x where it makes this of the first tile."""
-    lengths = (axis.length(n) for axis, n in zip(axes, x.shape[-len(axes) :], strict=True))
-    return x.shape[0], *tile.shape[1 : -len(axes)], *lengths
+class NotByAxes(Exception):
+    """A tile became longer or shorter than axes say along those that are cut; numbers: of these axes."""
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        super().__init__(f"tiles cannot be joined along the axes {list(numbers)}")
+        self.numbers = tuple(numbers)
+
+
+def mapped_shape(x: Tensor, tile: Tensor, tiling: Tiling, axes: Sequence[Axis]) -> tuple[int, ...]:
+    """The shape of what `map_tiles` makes of x where it makes this of the first tile.
+
+    An axis that is not cut is as long as in the tile. Raises NotByAxes.
+    """
+    lengths, wrong = [], []
+    first = tile.ndim - len(axes)
+    for number, (axis, n, size) in enumerate(zip(axes, _axes(x, tiling), tiling.size, strict=True)):
+        made = tile.shape[first + number]
+        lengths.append(made if n <= size else axis.length(n))
+        if n > size and made != axis.length(size):
+            wrong.append(number)
+    if wrong:
+        raise NotByAxes(wrong)
+    return x.shape[0], *tile.shape[1:first], *lengths
 
 
 def map_tiles(function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, axes: Sequence[Axis]) -> Tensor:
     """`function` applied to every tile of x, its results blended into one.
 
     x: [batch, ..., *axes]; function takes [1, ..., *tile] and returns each axis as long as `axes` say. Where tiles
-    overlap the weight of each falls linearly towards its edge, so no seam is seen.
+    overlap the weight of each falls linearly towards its edge, so no seam is seen. Raises NotByAxes.
     """
     result: Tensor | None = None
     total: Tensor | None = None
@@ -74,11 +93,11 @@ def map_tiles(function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, a
         for corner in _corners(x, tiling):
             tile = function(_tile(x, image, corner, tiling))[0]
             if result is None or total is None:
-                shape = mapped_shape(x, tile[None], axes)
-                result, total = tile.new_zeros(shape), tile.new_zeros(shape[-len(axes) :])
+                shape = mapped_shape(x, tile[None], tiling, axes)
+                result, total = tile.new_zeros(shape), tile.new_zeros(shape[len(shape) - len(axes) :])
             places = [
-                slice(axis.position(start), axis.position(start) + n)
-                for axis, start, n in zip(axes, corner, tile.shape[-len(axes) :], strict=True)
+                slice(axis.position(start), axis.position(start) + n) if start else slice(0, n)
+                for axis, start, n in zip(axes, corner, tile.shape[tile.ndim - len(axes) :], strict=True)
             ]
             overlaps = [axis.length(n) for axis, n in zip(axes, tiling.overlap, strict=True)]
             weight = _weight(places, total.shape, overlaps)
@@ -91,7 +110,7 @@ def map_tiles(function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, a
 
 
 def _axes(x: Tensor, tiling: Tiling) -> tuple[int, ...]:
-    return tuple(x.shape[-len(tiling.size) :])
+    return tuple(x.shape[x.ndim - len(tiling.size) :])
 
 
 def _corners(x: Tensor, tiling: Tiling) -> Iterator[tuple[int, ...]]:

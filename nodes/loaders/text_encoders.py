@@ -183,9 +183,10 @@ def encoders_of(
     budget: int = 0,
     engine: str = AUTO,
     type: str = AUTO,  # noqa: A002  # as the input is called
+    clip_name4: str = NONE,
 ) -> tuple[comfy.sd.CLIP, list[WeightSet]]:
     """The CLIP of the node's inputs, and the weights of each encoder."""
-    names = [name for name in (clip_name1, clip_name2, clip_name3) if name != NONE]
+    names = [name for name in (clip_name1, clip_name2, clip_name3, clip_name4) if name != NONE]
     placement = Placement(companion_device(device), weights, budget * MIB, engine)
     headers = [read_header(model_path("text_encoders", name)) for name in names]
     if type == "flux" or (type == AUTO and all(_is_of_flux(header) for header in headers)):
@@ -238,6 +239,7 @@ def place_encoders(clip: comfy.sd.CLIP, parts: Iterable[Part], placement: Placem
 
 def _patch(clip: comfy.sd.CLIP, device: torch.device) -> None:
     """Give a CLIP the patcher of components."""
+    clip.cond_stage_model.device = torch.device("cpu")
     clip.patcher = ComponentPatcher(clip.cond_stage_model, device, torch.device("cpu"))
     clip.patcher.hook_mode = comfy.hooks.EnumHookMode.MinVram
     clip.patcher.is_clip = True
@@ -264,8 +266,8 @@ class GGMLTextEncoders(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "clip_name2", options=[NONE, *names], default=NONE, optional=True,
-                    tooltip="The other encoder, for models that have two. Leave it on none if the first file holds "
-                    "both.",
+                    tooltip="The other encoder, for models that have two, or the vision tower (mmproj) of a language "
+                    "model in GGUF. Leave it on none if the first file holds both.",
                 ),
                 io.Combo.Input(
                     "clip_name3", options=[NONE, *names], default=NONE, optional=True, advanced=True,
@@ -282,6 +284,11 @@ class GGMLTextEncoders(io.ComfyNode):
                     tooltip="Which model the encoders are for, as in ComfyUI's own CLIP loaders. auto: FLUX.1 for T5 "
                     "and CLIP-L, else what ComfyUI takes such a file for. T5 alone needs it, as many models have it.",
                 ),
+                io.Combo.Input(
+                    "clip_name4", options=[NONE, *names], default=NONE, optional=True, advanced=True,
+                    tooltip="A fourth encoder, for HiDream, which has CLIP-L, CLIP-G, T5-XXL and Llama"
+                    ". Else leave it on none.",
+                ),
             ],
             outputs=[io.Clip.Output()],
             hidden=[io.Hidden.unique_id],
@@ -293,9 +300,11 @@ class GGMLTextEncoders(io.ComfyNode):
         return await check_device(device, engine)
 
     @classmethod
-    def fingerprint_inputs(cls, clip_name1: str, clip_name2: str = NONE, clip_name3: str = NONE, **_: Any) -> Any:
+    def fingerprint_inputs(
+        cls, clip_name1: str, clip_name2: str = NONE, clip_name3: str = NONE, clip_name4: str = NONE, **_: Any
+    ) -> Any:
         """Changes with the files."""
-        return fingerprint("text_encoders", (clip_name1, clip_name2, clip_name3))
+        return fingerprint("text_encoders", (clip_name1, clip_name2, clip_name3, clip_name4))
 
     @classmethod
     def execute(
@@ -308,8 +317,9 @@ class GGMLTextEncoders(io.ComfyNode):
         budget: int = 0,
         engine: str = AUTO,
         type: str = AUTO,  # noqa: A002
+        clip_name4: str = NONE,
     ) -> io.NodeOutput:
         """Reads the headers; weights are read when the first prompt is encoded."""
-        clip, held = encoders_of(clip_name1, device, clip_name2, clip_name3, weights, budget, engine, type)
+        clip, held = encoders_of(clip_name1, device, clip_name2, clip_name3, weights, budget, engine, type, clip_name4)
         say(cls, [found_clip(clip, held)], lossy_warnings(held))
         return io.NodeOutput(clip)

@@ -22,6 +22,14 @@ from .found import found, say
 OVERLAP = 64  # pixels
 
 
+class _WholeBatch(ComponentPatcher):
+    """The patcher of a VAE, which cuts batches itself."""
+
+    def get_free_memory(self, device: Any) -> int:
+        """More than any batch takes: core splits by it what an autoencoder may want together, as SVD's does."""
+        return 1 << 62
+
+
 def vae_of(header: WeightFile, placement: Placement | str, tiles: TileChoice) -> ComponentVAE:
     """The VAE in a file. Raises WeightFileError where core knows none, or not all of it is there."""
     return load_vae(*autoencoder(Recording(header)), placement, tiles)
@@ -32,7 +40,7 @@ def load_vae(vae: ComponentVAE, weights: WeightSet, placement: Placement | str, 
     placement = as_placement(placement)
     vae.device = load_device(placement.device)
     vae.first_stage_model = VAEModule(vae.first_stage_model, weights, placement, latent_axes(vae), tiles)
-    vae.patcher = ComponentPatcher(vae.first_stage_model, vae.device, torch.device("cpu"))
+    vae.patcher = _WholeBatch(vae.first_stage_model, vae.device, torch.device("cpu"))
     vae.handles_tiling = True
     vae.size = vae.first_stage_model.nbytes
     return vae

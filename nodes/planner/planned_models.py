@@ -44,11 +44,10 @@ def _planned_clip(clip: comfy.sd.CLIP) -> PlannedCLIP:
 
 def decode(vae: comfy.sd.VAE, samples_in: Tensor, vae_options: Any = None) -> Tensor:
     """As VAE.decode: latents to [batch, ..., channels], zeros without memory."""
-    del vae_options
     if vae.latent_dim == 2 and samples_in.ndim == 5:
         samples_in = samples_in[:, :, 0]
     vae.patcher.load()
-    return vae.first_stage_model.decode(samples_in).movedim(1, -1)
+    return vae.first_stage_model.decode(samples_in, **(vae_options or {})).movedim(1, -1)
 
 
 def decode_tiled(vae: comfy.sd.VAE, samples: Tensor, **tiles: Any) -> Tensor:

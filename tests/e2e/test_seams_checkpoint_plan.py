@@ -1,4 +1,4 @@
-"""The template of SDXL at its real size, planned for cards that are not there: nothing is loaded."""
+"""Plans of checkpoints: SDXL at its real size for a card that is not there, and a small FLUX.1 part by part."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests import checkpoints
+from tests import checkpoints, random_models
 from tests.bench import real_size_files
 from tests.comfy_server import changed, shipped
 from tests.pack import part
@@ -16,12 +16,11 @@ from tests.runner_toys import new_runner
 
 planner, request = part("nodes.planner.planner"), part("nodes.planner.request")
 client, memory = part("native.client.runner"), part("native.planning")
-loader = part("nodes.loaders.checkpoint")
+loader, build = part("nodes.loaders.checkpoint"), part("nodes.components.checkpoint_build")
 
 RX_580 = "RX 580 8 GB, Linux"
 MIB = 1 << 20
 ON_AUTO = {"device": "auto", "clip_device": "auto", "vae_device": "auto"}
-ON_GPU = {"device": "Vulkan0", "clip_device": "Vulkan0", "vae_device": "Vulkan0"}
 
 
 @pytest.fixture(scope="module")
@@ -43,20 +42,30 @@ def dry_runner() -> Iterator[Any]:
 
 
 @pytest.fixture(autouse=True)
-def with_this_file(file: Path, dry_runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "model_path", lambda _kind, _name: str(file))
+def with_these_files(dry_runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "model_path", lambda _kind, name: name)
     monkeypatch.setattr(planner, "_runner", dry_runner)
 
 
-def planned(mode: str, card: str = RX_580, **inputs: Any) -> Any:
-    """The template, with inputs of its loader; torch would take the place of ggml on some processors."""
-    prompt = changed(shipped("checkpoint_sdxl"), {"GGMLCheckpoint": {"engine": "ggml", **inputs}})
-    return planner.make_plan(prompt, request.PlanRequest(mode, memory.known_profiles()[card]))
+@pytest.fixture
+def micro(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A small FLUX.1 checkpoint; of its text encoders core knows one size only."""
+    sizes = {"sizes": checkpoints.FLUX_SIZES}
+    monkeypatch.setattr(loader, "checkpoint", lambda header, _sizes: build.checkpoint(header, **sizes))
+    return str(random_models.write_safetensors(tmp_path / "flux.safetensors", checkpoints.flux()))
 
 
-def test_the_template_fits_an_rx_580() -> None:
+def planned(mode: str, file: str, gpu: int = 0, **inputs: Any) -> Any:
+    """The template on an RX 580 with that file, MiB of the card and inputs of its loader."""
+    prompt = changed(shipped("checkpoint_sdxl"), {"GGMLCheckpoint": {"engine": "ggml", "ckpt_name": file, **inputs}})
+    if gpu:
+        prompt = changed(prompt, {"EmptyLatentImage": {"width": 128, "height": 128}})
+    return planner.make_plan(prompt, request.PlanRequest(mode, memory.known_profiles()[RX_580], gpu_budget=gpu * MIB))
+
+
+def test_the_template_of_sdxl_fits_an_rx_580(file: Path) -> None:
     """The diffusion model has the GPU for itself."""
-    made = planned("reject")
+    made = planned("reject", str(file))
     assert made.plan.shortage is None, made.plan.shortage
     assert made.plan.notes == ()
     assert [phase.title for phase in made.plan.phases][-2:] == ["Sampling", "Decoding the picture"]
@@ -64,20 +73,25 @@ def test_the_template_fits_an_rx_580() -> None:
     assert {component.loader for phase in made.plan.phases for component in phase.components} == {"1"}
 
 
-def test_the_search_places_each_part() -> None:
-    """All on the GPU where they fit one after the other; on a small card the diffusion model is streamed."""
-    made = planned("fit", **ON_AUTO)
-    assert made.plan.shortage is None
-    change = made.change["1"]
-    assert {change[f"{part}device"] for part in loader.PARTS} == {"Vulkan0"}
-    small = planned("fit", "RX 570 4 GB, Linux", **ON_AUTO)
+def test_the_search_places_each_part(micro: str) -> None:
+    """All on the GPU where they fit one after the other; those that are short of memory elsewhere, one by one."""
+    roomy = planned("fit", micro, 64, **ON_AUTO)
+    assert {roomy.change["1"][f"{part}device"] for part in loader.PARTS} == {"Vulkan0"}
+    small = planned("fit", micro, 6, **ON_AUTO)
     assert small.plan.shortage is None
-    assert small.change["1"]["device"] == "Vulkan0"
-    assert small.change["1"]["weights"] == "ram"
+    assert {name: small.change["1"][f"{name}device"] for name in loader.PARTS} == {
+        loader.MODEL: "CPU", loader.CLIP: "Vulkan0", loader.VAE: "CPU",
+    }  # fmt: skip
 
 
-def test_what_does_not_fit_is_refused_with_advice_for_the_part() -> None:
-    made = planned("reject", "RX 570 4 GB, Linux", **ON_GPU, weights="device")
-    assert made.plan.shortage.title == "Sampling"
-    assert made.plan.shortage.prefix == loader.MODEL
-    assert any("GGML Checkpoint (node 1): weights ram" in each.words for each in made.advice)
+@pytest.mark.parametrize(
+    ("which", "mib", "title", "advised"),
+    [("clip_", 3, "Encoding the prompt", "clip_device CPU"), ("", 12, "Sampling", "weights ram")],
+)
+def test_what_does_not_fit_is_refused_with_advice_for_the_part(
+    micro: str, which: str, mib: int, title: str, advised: str
+) -> None:
+    made = planned("reject", micro, mib, **{"device": "CPU", f"{which}device": "Vulkan0", f"{which}weights": "device"})
+    assert made.plan.shortage.title == title
+    assert made.plan.shortage.prefix == which
+    assert f"GGML Checkpoint (node 1): {advised}" in [each.words for each in made.advice]
