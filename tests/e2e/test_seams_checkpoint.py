@@ -167,7 +167,7 @@ def test_a_part_that_is_absent_says_so_where_it_is_used(path: Path) -> None:
 
 
 def error(absent: Any) -> Exception:
-    """What an absent part raises."""
+    """The error of an absent part."""
     with pytest.raises(weights.WeightFileError) as caught:
         _ = absent.patcher
     return caught.value
