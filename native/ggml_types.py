@@ -53,6 +53,9 @@ LAYOUTS: dict[str, TypeLayout] = {
     "Q1_0": TypeLayout(128, 18, 41),
     "F8_E4M3": TypeLayout(1, 1),
     "F8_E5M2": TypeLayout(1, 1),
+    "F8_E8M0": TypeLayout(1, 1),  # a power of two, for scales
+    "E2M1": TypeLayout(2, 1),  # four bits each, two in a byte: names for U8 and I8 that a file says more about
+    "I4": TypeLayout(2, 1),
     "BOOL": TypeLayout(1, 1),
     "U8": TypeLayout(1, 1),
     "U16": TypeLayout(1, 2),
@@ -62,9 +65,10 @@ LAYOUTS: dict[str, TypeLayout] = {
 GGML_TYPES: dict[int, str] = {layout.number: name for name, layout in LAYOUTS.items() if layout.number is not None}
 FLOATS = frozenset({"F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2"})
 INTEGERS = frozenset({"I8", "I16", "I32", "I64", "BOOL", "U8", "U16", "U32", "U64"})
+CODES = frozenset({"F8_E8M0", "E2M1", "I4"})  # which mean nothing without more
 # ggml keeps these two for activations inside a multiplication; no device multiplies weights stored in them.
 ACTIVATIONS = frozenset({"Q8_1", "Q8_K"})
-QUANTIZED = frozenset(LAYOUTS) - FLOATS - INTEGERS - ACTIVATIONS
+QUANTIZED = frozenset(LAYOUTS) - FLOATS - INTEGERS - CODES - ACTIVATIONS
 
 
 def tensor_bytes(type_name: str, shape: tuple[int, ...]) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from native.client import Runner
 from native.program import Output, Program, Tensor
+from native.weights.runs import Run
 from native.weights.weight_set import Parameter, WeightSet
 from tools import places, vulkan
 
@@ -67,7 +68,7 @@ def weight_file(path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...], by
     for name, (stored, shape, data) in tensors.items():
         content.extend(bytes(-len(content) % 32))
         type_ = load_type(stored, shape)
-        parameters[name] = Parameter(name, type_, shape, str(path), stored, len(content), len(data))
+        parameters[name] = Parameter(name, type_, shape, (Run(str(path), stored, len(content), len(data)),))
         content += data
     path.write_bytes(content)
     status = path.stat()

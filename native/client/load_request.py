@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
-from operator import attrgetter
 
 import numpy as np
 
 from ..placement import CPU, Placement
 from ..program import Program
-from ..weights.weight_set import ARRAY_TYPES, Parameter, WeightSet
+from ..weights.weight_set import ARRAY_TYPES, WeightSet, described_in_bytes
 from ..wire.messages import (
     ArrayDescription,
     DeviceInfo,
@@ -22,6 +21,7 @@ from ..wire.messages import (
     EstimateRequest,
     ExternalModel,
     LoadRequest,
+    ReleaseRequest,
     RunRequest,
     Step,
     UnloadRequest,
@@ -29,7 +29,6 @@ from ..wire.messages import (
 )
 
 _NOTHING, _NOWHERE = WeightSet("nothing", {}, ()), Placement(CPU)
-_row = attrgetter(*(each.name for each in fields(Parameter)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +61,10 @@ def described(weights: WeightSet) -> tuple[WeightsDescription, dict[str, np.ndar
     """The description of a weight set, and the arrays it names by the digest of their content."""
     arrays = {name: np.ascontiguousarray(array) for name, array in weights.arrays.items()}
     digests = {name: _digest(array) for name, array in arrays.items()}
-    rows = sorted(_row(parameter) for parameter in weights.parameters.values())
     description = WeightsDescription(
         weights.name,
         weights.files,
-        hashlib.sha256(json.dumps([weights.files, rows]).encode()).hexdigest(),
+        hashlib.sha256(described_in_bytes(weights.files, weights.parameters.values())).hexdigest(),
         tuple(weights.parameters.values()),
         tuple(ArrayDescription(name, digests[name], ARRAY_TYPES[str(a.dtype)], a.shape) for name, a in arrays.items()),
     )
@@ -87,6 +85,8 @@ def _request(step: Step) -> DryRunStepRequest:
     digest, placement = step.weights.digest, step.placement
     if step.do == "load":
         return LoadRequest(digest, placement)
+    if step.do == "release":
+        return ReleaseRequest(digest, placement)
     if step.do == "unload":
         return UnloadRequest(digest, placement)
     assert step.program is not None

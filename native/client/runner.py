@@ -39,6 +39,7 @@ from ..wire.messages import (
     ProfileRequest,
     ProgramRequest,
     Query,
+    ReleaseRequest,
     Request,
     RunReply,
     Step,
@@ -106,9 +107,15 @@ class Runner:
             self.peaks = {}
             return self._answer(lambda _: request, LoadReport, supplies, interrupted, progress)[0]
 
+    def release(self, weights_digest: str, placement: Placement | str) -> None:
+        """Free the built program and the compute buffer of a weight set, placed so; its weights stay."""
+        self._free(ReleaseRequest(weights_digest, as_placement(placement)))
+
     def unload(self, weights_digest: str, placement: Placement | str) -> None:
         """Free a weight set, placed so, its built program and its compute buffer; files that another set uses stay."""
-        request = UnloadRequest(weights_digest, as_placement(placement))
+        self._free(UnloadRequest(weights_digest, as_placement(placement)))
+
+    def _free(self, request: ReleaseRequest | UnloadRequest) -> None:
         with self._working:
             process = self._process
             if process and process.alive:

@@ -145,6 +145,10 @@ class DryRunModel(GgmlModel):
         """Record it."""
         self._note("load")
 
+    def release(self) -> None:
+        """Record it."""
+        self._recorder.note(Step("release", self.weights, self.placement), self._loader)
+
     def unload(self, digest: str | None = None) -> None:
         """Record it."""
         self._recorder.note(Step("unload", self._sets[digest or self.weights.digest], self.placement), self._loader)

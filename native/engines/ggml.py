@@ -49,7 +49,11 @@ class GgmlModel(Model):
                 return known
             with _uncollected():
                 traced = self.traced((key, shapes), function, inputs)
-                types = {name: WeightType(type_, shape) for name, (shape, type_) in self.weights.shapes().items()}
+                turned = {name: each.rotation for name, each in self.weights.parameters.items()}
+                types = {
+                    name: WeightType(type_, shape, turned.get(name, 0))
+                    for name, (shape, type_) in self.weights.shapes().items()
+                }
                 lowered = lower(traced, types, self.options, ranks)
             return self._programs.put((key, shapes, tuple(ranks.items())), lowered)
 
@@ -114,6 +118,10 @@ class GgmlModel(Model):
         """As Model.load; raises what Runner.load does."""
         self.runner.load(self.weights, self.placement, progress, interrupted)
         self.peaks = self.runner.peaks
+
+    def release(self) -> None:
+        """As Model.release, in the runner."""
+        self.runner.release(self.weights.digest, self.placement)
 
     def unload(self, digest: str | None = None) -> None:
         """As Model.unload, in the runner."""

@@ -74,6 +74,9 @@ class Model(ABC):
     ) -> None:
         """Bring the weights where they live; `progress` gets (bytes done, bytes in all). Raises Interrupted."""
 
+    def release(self) -> None:  # noqa: B027  # an engine may hold nothing but weights
+        """Free what only a run needs; the weights stay."""
+
     @abstractmethod
     def unload(self, digest: str | None = None) -> None:
         """Free what is held for this model, or for the weights of that digest, which it had before."""

@@ -55,6 +55,7 @@ class WeightType:
 
     type: str
     shape: Shape
+    rotation: int = 0  # columns that a Hadamard matrix has turned together; 0: none
 
 
 Made = int | Operand  # a tensor with the layout `layout(out)`, or a window in an order of its own
@@ -157,6 +158,8 @@ class Lowering:
             known = self.weights.get(name)
             if known is None:
                 raise LowerError(f"the weights of {self.trace.model} lack {name}, and the module has no values for it")
+            if known.rotation:
+                raise LowerError(f"{name} is stored turned (ConvRot), and is used by more than a linear layer")
             leaf = self.b.leaf("weight", name, known.type, known.shape)
             self.bound[storage] = StorageLayout.torch_order(leaf, self.b.numel(leaf))
         return self.bound[storage]

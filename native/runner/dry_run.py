@@ -22,6 +22,7 @@ from ..wire.messages import (
     EstimateRequest,
     ExternalModel,
     LoadRequest,
+    ReleaseRequest,
     RunRequest,
     UnloadRequest,
     WeightsDescription,
@@ -124,8 +125,14 @@ class _External:
         self._held = {}
 
 
-def _do(store: Store, step: LoadRequest | RunRequest | UnloadRequest, sets: Mapping[str, WeightsDescription]) -> None:
+def _do(
+    store: Store, step: LoadRequest | RunRequest | ReleaseRequest | UnloadRequest,
+    sets: Mapping[str, WeightsDescription],
+) -> None:  # fmt: skip
     """Do a step, with all that the client would send where it is missing."""
+    if isinstance(step, ReleaseRequest):
+        store.release(step)
+        return
     if isinstance(step, UnloadRequest):
         store.unload(step)
         return

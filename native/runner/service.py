@@ -29,6 +29,7 @@ from ..wire.messages import (
     ProgramRequest,
     Progress,
     Query,
+    ReleaseRequest,
     Reply,
     Result,
     RunReply,
@@ -97,6 +98,8 @@ class Service:
             case ArrayRequest(device, digest, nbytes, arena):
                 arrays = self._store.arrays(self._devices.find(device))
                 arrays.fill(digest, self._shared(arena)[:nbytes])
+            case ReleaseRequest():
+                self._store.release(request)
             case UnloadRequest():
                 self._store.unload(request)
                 if not self._store.loaded():

@@ -11,7 +11,7 @@ from ..lru import LRU
 from ..placement import AUTO, CPU, DEVICE, RAM, Placement
 from ..program import Program
 from ..weights.weight_set import WeightSet
-from ..wire.messages import LoadRequest, ModelMemory, RunRequest, UnloadRequest, WeightsDescription
+from ..wire.messages import LoadRequest, ModelMemory, ReleaseRequest, RunRequest, UnloadRequest, WeightsDescription
 from .device.buffers import Budget, OverBudget
 from .device.devices import Device, Devices
 from .graph.graph import Graph, GraphWeights, Needs, ProgramCache
@@ -162,11 +162,18 @@ class Store:
 
         return self._or_streamed(key, request.placement, build)
 
+    def release(self, request: ReleaseRequest) -> None:
+        """Free the compute buffer of a weight set; loads no driver to do so."""
+        key = self._known_key(request)
+        loaded = self._sets.get(key) if key else None
+        if loaded:
+            loaded.drop_graph()
+
     def unload(self, request: UnloadRequest) -> None:
         """Free a weight set and what no other set uses; loads no driver to do so."""
-        device = next((each for each in self.devices.known() if each.name == request.placement.device), None)
-        if device is not None:
-            self._unload(self._resolve(request.digest, request.placement, device)[0])
+        key = self._known_key(request)
+        if key is not None:
+            self._unload(key)
 
     def arrays(self, device: Device) -> Arrays:
         """The arrays on a device."""
@@ -216,6 +223,11 @@ class Store:
         if key in self._sets:
             self._sets.move_to_end(key)
         return key, self._sets.get(key)
+
+    def _known_key(self, request: ReleaseRequest | UnloadRequest) -> Key | None:
+        """The key of a weight set; None where its device was not used yet."""
+        device = next((each for each in self.devices.known() if each.name == request.placement.device), None)
+        return None if device is None else self._resolve(request.digest, request.placement, device)[0]
 
     def _load(
         self, key: Key, device: Device, described: WeightsDescription, progress: Progress, interrupted: IsInterrupted

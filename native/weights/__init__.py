@@ -4,6 +4,7 @@ from .convert import PIECE, Piece, convert, pieces, read_parameter, read_rows
 from .header import read_header
 from .identify import Kind, identify
 from .names import clip_l, t5
+from .runs import Run, StoredTensor
 from .weight_file import FileTensor, WeightFile, WeightFileError
 from .weight_set import Parameter, WeightSet, check_unchanged, load_type, mappable
 
@@ -13,6 +14,8 @@ __all__ = [
     "Kind",
     "Parameter",
     "Piece",
+    "Run",
+    "StoredTensor",
     "WeightFile",
     "WeightFileError",
     "WeightSet",

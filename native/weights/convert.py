@@ -1,97 +1,110 @@
 """Stored bytes to loaded values: by piece for the runner, whole or by rows for ComfyUI's process.
 
-FP8, BF16, F64 and quantized blocks become what ggml or numpy computes with.
+FP8, BF16, F64, codes with scales and quantized blocks become what ggml or numpy computes with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from math import gcd, prod
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from ..ggml_types import LAYOUTS
+from .codes import PLAIN, code_values
+from .runs import Run, between
+from .scaling import Raw, Read, keeps_codes, q4_0_of_codes, q8_0, q8_0_of_codes, scaled
 from .weight_file import WeightFileError
 from .weight_set import Parameter
 
 PIECE = 4 << 20  # bytes, loaded; converting a piece takes up to four times that
 ROW = 4096  # elements; gguf works on 16 rows at a time, and short rows keep that in the CPU's cache
 LOADED: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
-PLAIN = LOADED | {"F64": np.dtype("<f8")}
-Raw = bytes | memoryview | np.ndarray
+CODES = ("F8_E4M3", "F8_E5M2", "I8", "I4", "E2M1")
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A run of whole blocks of a parameter: its bytes in the file, and those it becomes in the loaded tensor."""
+    """Elements of a parameter: where files have them, and the bytes that they become in the loaded tensor."""
 
-    offset: int  # bytes from the start of the file
-    nbytes: int  # in the file
+    run: Run
     target: int  # bytes from the start of the loaded tensor
     target_nbytes: int  # in the loaded tensor
 
 
 def pieces(parameter: Parameter, limit: int = PIECE) -> Iterator[Piece]:
-    """Cuts a parameter into runs of at most `limit` loaded bytes (but a block at least), in the file's order."""
-    stored, loaded = LAYOUTS[parameter.stored], LAYOUTS[parameter.type]
-    block_nbytes = stored.block // loaded.block * loaded.nbytes  # loaded
-    blocks = prod(parameter.shape) // stored.block
-    step = max(1, limit // block_nbytes)
-    for first in range(0, blocks, step):
-        count = min(step, blocks - first)
-        yield Piece(
-            offset=parameter.offset + first * stored.nbytes,
-            nbytes=count * stored.nbytes,
-            target=first * block_nbytes,
-            target_nbytes=count * block_nbytes,
-        )
+    """Cuts a parameter into runs of at most `limit` loaded bytes (but what belongs together at least), in its order.
 
-
-def convert(parameter: Parameter, raw: Raw) -> np.ndarray:
-    """Whole stored blocks in their loaded form, flat: the same bytes (uint8) where nothing changes, else float32/16.
-
-    Raises WeightFileError where quantized blocks cannot be read.
+    Columns that stay turned are no longer said to be.
     """
-    if parameter.type == parameter.stored and parameter.scale == 1.0:
-        return np.frombuffer(raw, np.uint8)
-    return values(parameter, raw, LOADED[parameter.type])
+    loaded, target = LAYOUTS[parameter.type], 0
+    for run in parameter.runs:
+        if parameter.rotation and run.scaling:
+            run = replace(run, scaling=replace(run.scaling, rotation=0))
+        step = run.unit * max(1, limit // max(1, run.unit // loaded.block * loaded.nbytes))
+        for first in range(0, run.elements, step):
+            for part in run.cut(first, min(first + step, run.elements)):
+                nbytes = part.elements // loaded.block * loaded.nbytes
+                yield Piece(part, target, nbytes)
+                target += nbytes
 
 
-def values(parameter: Parameter, raw: Raw, dtype: np.dtype) -> np.ndarray:
-    """Whole stored blocks of a parameter as values of `dtype`, flat, times the parameter's scale."""
-    if parameter.stored.startswith("F8_"):
-        return _f8_values(parameter.stored, parameter.scale, dtype)[np.frombuffer(raw, np.uint8)]
-    if parameter.stored in PLAIN:
-        unscaled = np.frombuffer(raw, PLAIN[parameter.stored])
-    elif parameter.stored == "BF16":
+def convert(type_: str, run: Run, read: Read) -> np.ndarray:
+    """A run in its loaded form, flat: the same bytes (uint8) where nothing changes, blocks (uint8), else float32/16.
+
+    Raises WeightFileError where quantized blocks cannot be read, or scales take values out of F16's range.
+    """
+    if run.is_as_loaded(type_):
+        return np.frombuffer(_raw(run, read), np.uint8)
+    if type_ == "Q4_0":
+        return q4_0_of_codes(run, np.frombuffer(_raw(run, read), np.uint8), read)
+    if type_ == "Q8_0":
+        if keeps_codes(run):
+            return q8_0_of_codes(run, np.frombuffer(_raw(run, read), np.int8), read)
+        return q8_0(values(run, read, LOADED["F32"]))
+    if run.scaling is None or type_ == "F32":
+        return values(run, read, LOADED[type_])
+    wide = values(run, read, LOADED["F32"])
+    with np.errstate(over="ignore", invalid="ignore"):
+        narrow = wide.astype(LOADED[type_])
+    if np.isinf(narrow).any() and not np.isinf(wide).any():
+        raise WeightFileError(
+            f"{run.path} has a {run.stored} weight whose scales take it to {np.abs(wide).max():.4g}, beyond F16's "
+            "65,504, in which it is computed. The file is damaged, or another file of this model is needed."
+        )
+    return narrow
+
+
+def values(run: Run, read: Read, dtype: np.dtype) -> np.ndarray:
+    """A run as values of `dtype`, flat, times its scales."""
+    raw = _raw(run, read)
+    if run.scaling is not None:
+        codes = code_values(run.stored, 1.0, LOADED["F32"])[np.frombuffer(raw, np.uint8)]
+        with np.errstate(over="ignore", invalid="ignore"):
+            return scaled(run, codes, read).astype(dtype, copy=False)
+    if run.stored in CODES:
+        return code_values(run.stored, run.scale, dtype)[np.frombuffer(raw, np.uint8)].reshape(-1)
+    if run.stored in PLAIN:
+        unscaled = np.frombuffer(raw, PLAIN[run.stored])
+    elif run.stored == "BF16":
         unscaled = (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
     else:
-        unscaled = dequantize(parameter.stored, np.frombuffer(raw, np.uint8))
+        unscaled = dequantize(run.stored, np.frombuffer(raw, np.uint8))
     with np.errstate(over="ignore", invalid="ignore"):  # infinite and NaN weights pass through, as in torch
-        if parameter.scale != 1.0:
-            unscaled = unscaled.astype(np.float32) * np.float32(parameter.scale)
+        if run.scale != 1.0:
+            unscaled = unscaled.astype(np.float32) * np.float32(run.scale)
         return unscaled.astype(dtype, copy=False)
 
 
-@lru_cache(maxsize=64)
-def _f8_values(stored: str, scale: float, dtype: np.dtype) -> np.ndarray:
-    """The value of each of the 256 FP8 bytes.  # [256]
-
-    E4M3 is the "FN" form: no infinity, NaN at 0x7F and 0xFF (OCP OFP8).
-    """
-    byte = np.arange(256, dtype=np.uint16)
-    if stored == "F8_E5M2":
-        unscaled = (byte << 8).view(np.float16).astype(np.float32)
-    else:
-        exponent, mantissa = (byte >> 3 & 15).astype(np.int32), (byte & 7).astype(np.float32)
-        magnitude = np.where(exponent == 0, np.ldexp(mantissa, -9), np.ldexp(mantissa + 8, exponent - 10))
-        unscaled = np.where(byte & 127 == 127, np.nan, magnitude) * np.where(byte & 128, -1, 1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return (unscaled.astype(np.float32) * np.float32(scale)).astype(dtype)
+def _raw(run: Run, read: Read) -> Raw:
+    """The stored bytes of a run, in place where it is one part."""
+    if run.parts == 1:
+        return read(run.path, run.offset, run.nbytes)
+    found = [read(run.path, run.offset + index * run.stride, run.nbytes) for index in range(run.parts)]
+    return np.concatenate([np.frombuffer(part, np.uint8) for part in found])
 
 
 def dequantize(stored: str, raw: np.ndarray) -> np.ndarray:
@@ -120,9 +133,9 @@ def read_parameter(parameter: Parameter) -> np.ndarray:
     """Reads a whole parameter as float32, in its shape (torch order). Raises WeightFileError."""
     result = np.empty(prod(parameter.shape), np.float32)
     start = 0
-    with _opened(parameter) as file:
-        for piece in pieces(replace(parameter, type="F32")):
-            part = values(parameter, _read_bytes(parameter, file, piece.offset, piece.nbytes), LOADED["F32"])
+    with reader(parameter.name) as read:
+        for piece in pieces(replace(parameter, type="F32", rotation=0)):
+            part = values(piece.run, read, LOADED["F32"])
             result[start : start + part.size] = part
             start += part.size
     return result.reshape(parameter.shape)
@@ -139,33 +152,39 @@ def read_rows(parameter: Parameter, rows: Sequence[int] | np.ndarray) -> np.ndar
         raise IndexError(f"{parameter.name} has {count:,} rows; {distinct[0]:,} to {distinct[-1]:,} were requested")
     if not distinct.size:
         return np.empty((0, columns), np.float32)
-    if columns % LAYOUTS[parameter.stored].block:
+    if any(columns % run.grain or run.elements % columns for run in parameter.runs):
         return read_parameter(parameter)[distinct][inverse]  # rows that share blocks
-    nbytes = parameter.nbytes // count
-    with _opened(parameter) as file:
-        raw = b"".join(
-            _read_bytes(parameter, file, parameter.offset + row * nbytes, nbytes) for row in distinct.tolist()
-        )
-    return values(parameter, raw, LOADED["F32"]).reshape(-1, columns)[inverse]
-
-
-def _read_bytes(parameter: Parameter, file: BinaryIO, offset: int, nbytes: int) -> bytes:
-    file.seek(offset)
-    raw = file.read(nbytes)
-    if len(raw) < nbytes:
-        raise WeightFileError(
-            f"{parameter.path} ends at byte {offset + len(raw):,}, inside the tensor of {parameter.name}: it was cut "
-            "short after its header was read. Download or copy it again."
-        )
-    return raw
+    found = []
+    with reader(parameter.name) as read:
+        for row in distinct.tolist():
+            runs = between(parameter.runs, row * columns, (row + 1) * columns)
+            found.append(np.concatenate([values(run, read, LOADED["F32"]) for run in runs]))
+    return np.stack(found)[inverse]
 
 
 @contextmanager
-def _opened(parameter: Parameter) -> Iterator[BinaryIO]:
-    try:
-        with open(parameter.path, "rb") as file:
-            yield file
-    except OSError as error:
-        raise WeightFileError(
-            f"{parameter.path} can no longer be read: {error.strerror}. Choose the file again."
-        ) from error
+def reader(name: str) -> Iterator[Read]:
+    """The function that reads bytes of files, which stay open as long; it raises WeightFileError.
+
+    name: of what is read, for messages.
+    """
+    files: dict[str, BinaryIO] = {}
+
+    def read(path: str, offset: int, nbytes: int) -> bytes:
+        try:
+            file = files.get(path)
+            if file is None:
+                file = files[path] = stack.enter_context(open(path, "rb"))  # noqa: SIM115 (the stack is one)
+            file.seek(offset)
+            raw = file.read(nbytes)
+        except OSError as error:
+            raise WeightFileError(f"{path} can no longer be read: {error.strerror}. Choose the file again.") from error
+        if len(raw) < nbytes:
+            raise WeightFileError(
+                f"{path} ends at byte {offset + len(raw):,}, inside the tensor of {name}: it was cut short after its "
+                "header was read. Download or copy it again."
+            )
+        return raw
+
+    with ExitStack() as stack:
+        yield read

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection
 from math import prod
 from struct import Struct, unpack
 from typing import Any, BinaryIO
 
 from ..ggml_types import GGML_TYPES, LAYOUTS, tensor_bytes
-from .weight_file import MAX_NAME, FileTensor, WeightFile, WeightFileError, check_extents
+from .weight_file import MAX_NAME, FileTensor, WeightFile, WeightFileError, check_extents, shard_paths
 
 MAGIC = b"GGUF"
 U32, U64 = Struct("<I"), Struct("<Q")
@@ -27,10 +29,12 @@ def read_gguf(path: str, file: BinaryIO, size: int, mtime_ns: int) -> WeightFile
     tensor_count, metadata_count = _counts(cursor)
     metadata = _metadata(cursor, metadata_count)
     parts = metadata.get("split.count", 0)
-    if isinstance(parts, int) and parts > 1:
+    if tensor_count == 0 and not parts:  # the first part of a split model may hold no more than metadata
+        raise WeightFileError(f"{path} holds no tensors (a vocabulary alone?). Choose a model file.")
+    if isinstance(parts, int) and parts > 1 and len(shard_paths(path)) != parts:
         raise WeightFileError(
-            f"{path} is one of {parts} parts of a split model. Join the parts into one file with "
-            "llama.cpp's `llama-gguf-split --merge` and choose that file."
+            f"{path} is one of {parts} parts of a split model, but its name does not say which: give it back its "
+            f"name, which ends in -00001-of-{parts:05}.gguf or the like."
         )
     step = _alignment(cursor, metadata)
     entries = [_entry(cursor) for _ in range(tensor_count)]
@@ -63,12 +67,23 @@ def _counts(cursor: HeaderCursor) -> tuple[int, int]:
     entries = cursor.number(U64, "the number of metadata entries")
     cursor.expect(entries, 13, "metadata entries")  # key length, type, one byte of value
     cursor.expect(tensors, 24, "tensors")  # name length, dimensions, type, offset
-    if tensors == 0:
-        raise WeightFileError(f"{cursor.path} holds no tensors (a vocabulary alone?). Choose a model file.")
     return tensors, entries
 
 
-def _metadata(cursor: HeaderCursor, count: int) -> dict[str, Any]:
+def read_metadata(path: str, keys: Collection[str]) -> dict[str, Any]:
+    """Reads entries of the metadata of a GGUF file, of any length. Raises WeightFileError."""
+    try:
+        with open(path, "rb") as file:
+            cursor = HeaderCursor(path, file, os.fstat(file.fileno()).st_size)
+            cursor.take(len(MAGIC), "the magic number")
+            metadata = _metadata(cursor, _counts(cursor)[1], keys)
+    except OSError as error:
+        raise WeightFileError(f"{path} can no longer be read: {error.strerror}. Choose the file again.") from error
+    return {key: metadata[key] for key in keys if key in metadata}
+
+
+def _metadata(cursor: HeaderCursor, count: int, whole: Collection[str] = ()) -> dict[str, Any]:
+    """Reads the metadata; whole: entries that are kept however long they are."""
     metadata: dict[str, Any] = {}
     seen = set()
     for _ in range(count):
@@ -76,13 +91,13 @@ def _metadata(cursor: HeaderCursor, count: int) -> dict[str, Any]:
         if not key or key in seen:
             raise cursor.damaged(f"the metadata key {key!r} is empty or listed twice")
         seen.add(key)
-        value = _value(cursor, cursor.number(U32, f"the type of {key}"), key)
+        value = _value(cursor, cursor.number(U32, f"the type of {key}"), key, key in whole)
         if value is not None:
             metadata[key] = value
     return metadata
 
 
-def _value(cursor: HeaderCursor, kind: int, key: str) -> Any:
+def _value(cursor: HeaderCursor, kind: int, key: str, whole: bool) -> Any:
     """Reads a metadata value; None for one that is too long to keep."""
     if kind in SCALARS:
         return cursor.numbers(SCALARS[kind], 1, key)[0]
@@ -93,17 +108,17 @@ def _value(cursor: HeaderCursor, kind: int, key: str) -> Any:
     kind = cursor.number(U32, f"the element type of {key}")
     count = cursor.number(U64, f"the length of {key}")
     if kind in SCALARS:
-        if count <= MAX_KEPT:
+        if whole or count <= MAX_KEPT:
             return list(cursor.numbers(SCALARS[kind], count, key))
         cursor.skip(count * Struct("<" + SCALARS[kind]).size, key)
         return None
     if kind != STRING:
         raise cursor.damaged(f"the metadata entry {key} is an array of the type {kind}")
     cursor.expect(count, 8, f"strings of {key}")
-    if count <= MAX_KEPT:
-        return [cursor.text(MAX_TEXT, key) for _ in range(count)]
     if count > MAX_STRINGS:
         raise cursor.damaged(f"the metadata entry {key} has {count:,} strings")
+    if whole or count <= MAX_KEPT:
+        return [cursor.text(MAX_TEXT, key) for _ in range(count)]
     cursor.skip_strings(count, key)
     return None
 
@@ -131,16 +146,18 @@ def _tensor(
     if number not in GGML_TYPES:
         raise WeightFileError(
             f"{cursor.path}: the tensor {name} has the ggml type {number}, which is not known here: a removed or newer "
-            "quantization, or a damaged file. Use a file quantized to Q2_K to Q8_0, IQ, F16, BF16 or F32."
+            "quantization, one of a fork (such as Q8_CR and Q4_CR), or a damaged file. Use "
+            "a file quantized to Q2_K to Q8_0, IQ, F16, BF16 or F32."
         )
     stored = GGML_TYPES[number]
     block = LAYOUTS[stored].block
     shape = tuple(reversed(dimensions))
-    if 0 in shape or (shape[-1] if shape else 1) % block:
+    if (shape[-1] if shape else 1) % block:
         raise cursor.damaged(
             f"the {stored} tensor {name} has the shape {list(shape)}, not possible in blocks of {block}"
         )
-    return FileTensor(name, stored, _original_shape(cursor, name, shape, metadata), offset, tensor_bytes(stored, shape))
+    original = _original_shape(cursor, name, shape, metadata)
+    return FileTensor(name, stored, original, offset, tensor_bytes(stored, shape), cursor.path)
 
 
 def _original_shape(

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from .gguf import MAGIC, read_gguf
 from .safetensors import read_safetensors
-from .weight_file import WeightFile, WeightFileError
+from .weight_file import WeightFile, WeightFileError, joined, shard_paths
 
 CACHED_HEADERS = 32
 NOT_WEIGHTS = (  # first bytes of files that people choose by mistake, and the message
@@ -26,11 +26,24 @@ NOT_WEIGHTS = (  # first bytes of files that people choose by mistake, and the m
 
 
 def read_header(path: str | os.PathLike[str]) -> WeightFile:
-    """Reads the header of a GGUF or safetensors file; cached as long as its size and modification time stay.
+    """Reads the header of a GGUF or safetensors file, or of all files of the set that it is one of.
 
-    Raises WeightFileError for a file that cannot be read, is of another format, or is damaged.
+    Cached as long as sizes and modification times stay. Raises WeightFileError for a file that cannot be read, is of
+    another format, or is damaged, and for a set that is not complete.
     """
     path = os.path.abspath(os.fspath(path))
+    paths = shard_paths(path) or [path]
+    missing = [each for each in paths if not os.path.exists(each)] if os.path.exists(path) else []
+    if missing:
+        raise WeightFileError(
+            f"{path} is one of {len(paths)} files of a model, and {len(missing)} of them are missing, such as "
+            f"{missing[0]}. Put all of them into this folder."
+        )
+    return _read(*map(_key, paths))
+
+
+def _key(path: str) -> tuple[str, int, int]:
+    """Path, size and modification time. Raises WeightFileError for what is no file with content."""
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
@@ -40,11 +53,15 @@ def read_header(path: str | os.PathLike[str]) -> WeightFile:
         raise WeightFileError(f"{path} is {kind}. Choose a .gguf or .safetensors file.")
     if status.st_size == 0:
         raise WeightFileError(f"{path} is empty (0 bytes). Download or copy it again.")
-    return _read(path, status.st_size, status.st_mtime_ns)
+    return path, status.st_size, status.st_mtime_ns
 
 
 @lru_cache(maxsize=CACHED_HEADERS)
-def _read(path: str, size: int, mtime_ns: int) -> WeightFile:
+def _read(*files: tuple[str, int, int]) -> WeightFile:
+    return joined([_read_file(*file) for file in files])
+
+
+def _read_file(path: str, size: int, mtime_ns: int) -> WeightFile:
     try:
         with open(path, "rb") as file:
             beginning = file.read(32)

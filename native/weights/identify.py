@@ -50,7 +50,7 @@ MODELS = (
             "flux_diffusers",
             "a FLUX.1 diffusion model in diffusers' layout",
             ("single_transformer_blocks.0.attn.to_q.weight",),
-            "Use the file in the original layout, whose tensors begin with double_blocks.",
+            DIFFUSION,
         ),
         Kind("sd3", "a Stable Diffusion 3 model", ("joint_blocks.0.context_block.attn.qkv.weight",), ELSEWHERE),
         Kind("sd", "a Stable Diffusion UNet", ("input_blocks.0.0.weight", "time_embedding.linear_1.weight"), ELSEWHERE),

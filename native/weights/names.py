@@ -8,52 +8,20 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from math import isfinite, prod
 
-from .convert import read_parameter
 from .identify import another_kind
-from .weight_file import FileTensor, WeightFile, WeightFileError
-from .weight_set import WeightSet, parameter_of
+from .llama_names import is_llama, names_in_transformers
+from .runs import StoredTensor
+from .scales import under
+from .weight_file import WeightFile, WeightFileError
+from .weight_set import WeightSet, parameter
 
 log = logging.getLogger(__name__)
-SCALES = (".scale_weight", ".weight_scale")  # of FP8 weights: ComfyUI's older and newer name
-UNUSED = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8", ".weight_scale_2")  # for FP8 arithmetic alone
 
 CLIP_MARKER = "text_model.encoder.layers.0.mlp.fc1.weight"
 DEEPER_CLIP = "text_model.encoder.layers.22.mlp.fc1.weight"  # CLIP-H and CLIP-G
 T5_MARKERS = ("encoder.block.0.layer.0.SelfAttention.q.weight", "enc.blk.0.attn_q.weight")  # transformers, llama.cpp
 T5_ATTENTION, T5_FEED_FORWARD = "layer.0.SelfAttention", "layer.1.DenseReluDense"
-T5_LLAMA_MODEL = {"token_embd": "shared", "enc.output_norm": "encoder.final_layer_norm"}
-T5_LLAMA_BLOCK = {  # gguf's tensor_mapping.py; ne of attn_rel_b is [heads, buckets], so its torch shape is the module's
-    "attn_norm": "layer.0.layer_norm",
-    "attn_q": f"{T5_ATTENTION}.q",
-    "attn_k": f"{T5_ATTENTION}.k",
-    "attn_v": f"{T5_ATTENTION}.v",
-    "attn_o": f"{T5_ATTENTION}.o",
-    "attn_rel_b": f"{T5_ATTENTION}.relative_attention_bias",
-    "ffn_norm": "layer.1.layer_norm",
-    "ffn_gate": f"{T5_FEED_FORWARD}.wi_0",
-    "ffn_up": f"{T5_FEED_FORWARD}.wi_1",
-    "ffn_down": f"{T5_FEED_FORWARD}.wo",
-}
-
-Renames = tuple[tuple[re.Pattern[str], str], ...]  # the whole name, and what replaces it
-T5_RENAMES: Renames = (
-    *((re.compile(rf"{re.escape(old)}\.weight"), f"{new}.weight") for old, new in T5_LLAMA_MODEL.items()),
-    *(
-        (re.compile(rf"enc\.blk\.([0-9]+)\.{old}\.weight"), rf"encoder.block.\1.{new}.weight")
-        for old, new in T5_LLAMA_BLOCK.items()
-    ),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class ScaledTensor:
-    """A tensor of a file and the factor that its values are multiplied by."""
-
-    tensor: FileTensor
-    scale: float = 1.0
 
 
 def clip_l(header: WeightFile) -> WeightSet:
@@ -80,7 +48,9 @@ def t5(header: WeightFile) -> WeightSet:
     prefixes = [prefix for marker in T5_MARKERS for prefix in prefixes_of(header, marker)]
     if not prefixes:
         raise another_kind(header, "a T5 text encoder")
-    tensors = renamed(under(header, prefixes[0]), T5_RENAMES)
+    tensors = under(header, prefixes[0])
+    if is_llama(tensors):
+        tensors = {new: tensors[old] for old, new in names_in_transformers(tensors).items()}
     if "shared.weight" not in tensors and "encoder.embed_tokens.weight" in tensors:
         tensors["shared.weight"] = tensors["encoder.embed_tokens.weight"]
     biases = [
@@ -107,51 +77,6 @@ def prefixes_of(header: WeightFile, marker: str) -> list[str]:
     return sorted(prefixes, key=len)
 
 
-def under(header: WeightFile, prefix: str) -> dict[str, ScaledTensor]:
-    """The tensors whose names begin with `prefix`, by the rest of the name, with their FP8 scales.
-
-    Raises WeightFileError for scales of a form that is not read here.
-    """
-    tensors = {name[len(prefix) :]: tensor for name, tensor in header.tensors.items() if name.startswith(prefix)}
-    scales = {}
-    for name in list(tensors):
-        for ending in SCALES:
-            if name.endswith(ending):
-                scales[name.removesuffix(ending) + ".weight"] = _scale(header, tensors.pop(name))
-    return {
-        name: ScaledTensor(tensor, scales.get(name, 1.0))
-        for name, tensor in tensors.items()
-        if not name.endswith(UNUSED)
-    }
-
-
-def _scale(header: WeightFile, tensor: FileTensor) -> float:
-    if prod(tensor.shape) != 1:
-        raise WeightFileError(
-            f"{header.path}: the scale {tensor.name} is {tensor.stored} {list(tensor.shape)}. Weights with one scale "
-            "each (scaled FP8) are read here; NVFP4, MXFP8 and INT8 forms are not. Use an FP8 or GGUF file."
-        )
-    scale = float(read_parameter(parameter_of(header, tensor, tensor.name)).reshape(()))
-    if not isfinite(scale):
-        raise WeightFileError(
-            f"{header.path}: the scale {tensor.name} is {scale}. The file is damaged: download it again."
-        )
-    return scale
-
-
-def renamed(tensors: dict[str, ScaledTensor], renames: Renames) -> dict[str, ScaledTensor]:
-    """The tensors by their names after the first rename that matches each; order stays."""
-
-    def new_name(name: str) -> str:
-        for pattern, replacement in renames:
-            match = pattern.fullmatch(name)
-            if match:
-                return match.expand(replacement)
-        return name
-
-    return {new_name(name): tensor for name, tensor in tensors.items()}
-
-
 def block_range(names: Iterable[str], stem: str) -> range:
     """range(count) over the blocks `stem`.N. that occur in the names."""
     numbered = re.compile(re.escape(stem) + r"\.([0-9]+)\.")
@@ -161,7 +86,7 @@ def block_range(names: Iterable[str], stem: str) -> range:
 def weight_set(
     header: WeightFile,
     model: str,
-    tensors: dict[str, ScaledTensor],
+    tensors: dict[str, StoredTensor],
     required: Iterable[str],
     optional: Iterable[str] = (),
 ) -> WeightSet:
@@ -181,8 +106,9 @@ def weight_set(
     unused = tensors.keys() - set(used)
     if unused:
         log.info("%s: %d tensors are not used by a %s, such as %s", header.path, len(unused), model, min(unused))
-    parameters = {name: parameter_of(header, tensors[name].tensor, name, tensors[name].scale) for name in used}
-    return WeightSet(model, parameters, ((header.path, header.size, header.mtime_ns),))
+    held = {name: tensors[name] for name in used}
+    parameters = {name: parameter(name, each.shape, each.runs, [each]) for name, each in held.items()}
+    return WeightSet(model, parameters, header.files)
 
 
 def affine(*layers: str) -> list[str]:

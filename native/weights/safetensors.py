@@ -72,7 +72,7 @@ def _tensor(path: str, name: str, entry: Any, data: int) -> FileTensor:
         raise _damaged(
             path, f"gives {end - begin:,} bytes to the {dtype} tensor {name} {shape}, which takes {nbytes:,}"
         )
-    return FileTensor(name, dtype, tuple(shape), data + begin, nbytes)
+    return FileTensor(name, dtype, tuple(shape), data + begin, nbytes, path)
 
 
 def _naturals(value: Any) -> TypeGuard[list[int]]:

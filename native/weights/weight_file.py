@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 MAX_NAME = 1024  # bytes or characters; ggml's own limit is 64, the longest known names have about 130
+# As llama.cpp's gguf-split, transformers and diffusers name them: the part's number from 1 on, and how many there are.
+SHARD = re.compile(r"(.*-)(\d{5})(-of-)(\d{5})(\.(?:gguf|safetensors|sft))", re.IGNORECASE | re.DOTALL)
 
 
 class WeightFileError(ValueError):
@@ -22,19 +25,52 @@ class FileTensor:
     shape: tuple[int, ...]  # torch order
     offset: int  # bytes from the start of the file
     nbytes: int
+    path: str
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """The header of a weight file."""
+    """The header of a weight file, or of a model in several files."""
 
-    path: str
+    path: str  # for messages; of several files the first
     size: int  # bytes
     mtime_ns: int
     format: Literal["gguf", "safetensors"]
     architecture: str | None  # as the file names it
     metadata: dict[str, Any] = field(repr=False)  # scalars, strings and short arrays
     tensors: dict[str, FileTensor] = field(repr=False)  # by name
+    more: tuple[tuple[str, int, int], ...] = ()  # path, size and mtime_ns of the other files
+
+    @property
+    def files(self) -> tuple[tuple[str, int, int], ...]:
+        """Path, size in bytes and modification time in ns of each file."""
+        return ((self.path, self.size, self.mtime_ns), *self.more)
+
+
+def shard_paths(path: str) -> list[str]:
+    """The paths of all files of the set that a file is one of, in order; none where its name says that it is whole."""
+    found = SHARD.fullmatch(path)
+    if not found or not 1 <= int(found[2]) <= int(found[4]):
+        return []
+    stem, _, of, count, ending = found.groups()
+    return [f"{stem}{number:05}{of}{count}{ending}" for number in range(1, int(count) + 1)]
+
+
+def joined(headers: Sequence[WeightFile]) -> WeightFile:
+    """The header of a model whose tensors are in several files. Raises WeightFileError for a tensor that two have."""
+    first, *others = headers
+    tensors, metadata = dict(first.tensors), dict(first.metadata)
+    for other in others:
+        twice = tensors.keys() & other.tensors.keys()
+        if twice:
+            raise WeightFileError(
+                f"{first.path} and {other.path} both hold {min(twice)}: they are not parts of one model. "
+                "Download both again, or choose other files."
+            )
+        tensors |= other.tensors
+        metadata = other.metadata | metadata
+    more = tuple(file for header in others for file in header.files)
+    return replace(first, tensors=tensors, metadata=metadata, more=first.more + more)
 
 
 def check_extents(path: str, size: int, tensors: Iterable[FileTensor]) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
-from ..ggml_types import ACTIVATIONS, INTEGERS, LAYOUTS, QUANTIZED, alignment, tensor_bytes
+from ..ggml_types import ACTIVATIONS, CODES, INTEGERS, LAYOUTS, QUANTIZED, alignment, tensor_bytes
+from .runs import Run, StoredTensor
 from .weight_file import FileTensor, WeightFile, WeightFileError
 
 LARGEST = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0}
@@ -19,8 +20,10 @@ LARGEST_F16 = 65504.0
 ARRAY_TYPES = {"float32": "F32", "float16": "F16"}
 
 
-def load_type(stored: str, shape: tuple[int, ...], scale: float = 1.0) -> str:
+def load_type(stored: str, shape: tuple[int, ...], scale: float = 1.0, matrix: str | None = None) -> str:
     """The ggml type that a parameter of type `stored` and this shape (torch order) is loaded as.
+
+    matrix: the type for matrices where it follows from more than that, F16 where its blocks do not fit.
 
     Vectors (biases, norms) are F32. Matrices keep what ggml can multiply. Convolution kernels keep F32 and F16, for
     which alone ggml convolves. F8, which ggml lacks, becomes F16, or F32 where `scale` takes it out of F16's range.
@@ -29,6 +32,8 @@ def load_type(stored: str, shape: tuple[int, ...], scale: float = 1.0) -> str:
         return "F32"
     if len(shape) > 2:
         return stored if stored in ("F32", "F16") else "F32"
+    if matrix:
+        return matrix if shape[-1] % LAYOUTS[matrix].block == 0 else "F16"
     if stored in LARGEST:
         return "F16" if LARGEST[stored] * abs(scale) <= LARGEST_F16 else "F32"
     return stored if shape[-1] % LAYOUTS[stored].block == 0 else "F32"
@@ -36,56 +41,91 @@ def load_type(stored: str, shape: tuple[int, ...], scale: float = 1.0) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter of a module: its place and type in a file, and the type it is loaded as."""
+    """A parameter of a module: its places and types in files, and the type it is loaded as."""
 
     name: str  # in the module
     type: str  # ggml type once loaded
     shape: tuple[int, ...]  # torch order
-    path: str
-    stored: str  # type in the file
-    offset: int  # bytes from the start of the file
-    nbytes: int  # in the file
-    scale: float = 1.0  # factor of the stored values
+    runs: tuple[Run, ...]  # its elements, one after the other
+    rotation: int = 0  # columns that stay turned together once loaded; 0: none
 
     @property
     def weight_bytes(self) -> int:
         """Bytes once loaded."""
         return tensor_bytes(self.type, self.shape)
 
+    @property
+    def path(self) -> str:
+        """The file that it begins in."""
+        return self.runs[0].path
+
+    @property
+    def stored(self) -> str:
+        """The type that it begins in; others have it too, but for parameters of several tensors of a file."""
+        return self.runs[0].stored
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in files."""
+        return sum(run.stored_bytes for run in self.runs)
+
 
 def mappable(parameter: Parameter) -> bool:
-    """Whether ggml can use the mapped file's bytes in place: nothing to convert, and aligned to the type."""
+    """Whether ggml can use the mapped file's bytes in place: one run, nothing to convert, and aligned to the type."""
+    run = parameter.runs[0]
     return (
-        parameter.type == parameter.stored
-        and parameter.scale == 1.0
-        and parameter.offset % alignment(parameter.stored) == 0
+        len(parameter.runs) == run.parts == 1
+        and run.is_as_loaded(parameter.type)
+        and run.offset % alignment(run.stored) == 0
+    )
+
+
+def stored_tensor(header: WeightFile, tensor: FileTensor, scale: float = 1.0) -> StoredTensor:
+    """A tensor of a file that is no more than its name says, times a factor."""
+    return StoredTensor(
+        tensor.name, tensor.shape, (Run(tensor.path, tensor.stored, tensor.offset, tensor.nbytes, scale),)
     )
 
 
 def parameter_of(header: WeightFile, tensor: FileTensor, name: str, scale: float = 1.0) -> Parameter:
     """The parameter `name` of a module from a tensor of a file. Raises WeightFileError for a type of no weight."""
-    if tensor.stored in INTEGERS or tensor.stored in ACTIVATIONS:
-        raise WeightFileError(
-            f"{header.path}: the weight {tensor.name} is stored as {tensor.stored}, which ggml cannot compute with. "
-            "Use a GGUF file (Q2_K to Q8_0, IQ, F16, BF16) or a safetensors file in F32, F16, BF16 or FP8."
-        )
+    stored = stored_tensor(header, tensor, scale)
+    return parameter(name, tensor.shape, stored.runs, [stored])
+
+
+def parameter(
+    name: str, shape: tuple[int, ...], runs: tuple[Run, ...], tensors: Sequence[StoredTensor], in_linear: bool = False
+) -> Parameter:
+    """A parameter of these runs. Raises WeightFileError for a type of no weight.
+
+    tensors: that the runs are of. in_linear: a linear layer multiplies by all of it, and can turn what it multiplies.
+    """
+    for tensor in tensors:
+        _check_weight(tensor)
+    kept = {(tensor.turned, run.scaling.rotation if run.scaling else 0) for tensor in tensors for run in tensor.runs}
+    turned, rotation = next(iter(kept))
+    if in_linear and turned and len(kept) == 1:
+        return Parameter(name, turned, shape, runs, rotation)
+    types = {load_type(run.stored, shape, run.scale, tensor.matrix) for tensor in tensors for run in tensor.runs}
+    if len(types) > 1:  # blocks of several types in one parameter become what has the range of all
+        types = {"F32"} if types & {"F32", "BF16"} else {"F16"}
+    return Parameter(name, types.pop(), shape, runs)
+
+
+def _check_weight(tensor: StoredTensor) -> None:
+    for run in tensor.runs:
+        if (run.stored in INTEGERS | CODES and not run.scaling) or run.stored in ACTIVATIONS:
+            raise WeightFileError(
+                f"{run.path}: the weight {tensor.name} is stored as {run.stored}, which ggml cannot compute with. "
+                "Use a GGUF file (Q2_K to Q8_0, IQ, F16, BF16) or a safetensors file in F32, F16, BF16 or FP8."
+            )
+        if run.scale != 1.0 and run.stored in QUANTIZED:
+            raise WeightFileError(
+                f"{run.path}: the weight {tensor.name} is stored as {run.stored} and has a scale of its own, which "
+                "no known writer does. Use another file of this model."
+            )
     if 0 in tensor.shape:
-        raise WeightFileError(f"{header.path}: the weight {tensor.name} is empty (shape {list(tensor.shape)}).")
-    if scale != 1.0 and tensor.stored in QUANTIZED:
-        raise WeightFileError(
-            f"{header.path}: the weight {tensor.name} is stored as {tensor.stored} and has a scale of its own, which "
-            "no known writer does. Use another file of this model."
-        )
-    return Parameter(
-        name=name,
-        type=load_type(tensor.stored, tensor.shape, scale),
-        shape=tensor.shape,
-        path=header.path,
-        stored=tensor.stored,
-        offset=tensor.offset,
-        nbytes=tensor.nbytes,
-        scale=scale,
-    )
+        raise WeightFileError(f"{tensor.runs[0].path}: the weight {tensor.name} is empty (shape {list(tensor.shape)}).")
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +144,7 @@ class WeightSet:
     def digest(self) -> str:
         """SHA-256 of the content: equal for the same tensors of the same unchanged files and the same arrays."""
         content = hashlib.sha256()
-        parameters = [astuple(self.parameters[name]) for name in sorted(self.parameters)]
-        content.update(json.dumps([self.files, parameters]).encode())
+        content.update(described_in_bytes(self.files, self.parameters.values()))
         for name in sorted(self.arrays):
             array = self.arrays[name]
             content.update(json.dumps([name, array.dtype.str, array.shape]).encode())
@@ -144,6 +183,12 @@ class WeightSet:
                 f"{paths} does not fit the {self.name} that its other tensors describe: {'; '.join(faults[:3])}{more}. "
                 "The file is incomplete or damaged: download it again."
             )
+
+
+def described_in_bytes(files: Sequence[tuple[str, int, int]], parameters: Iterable[Parameter]) -> bytes:
+    """Text that is the same for the same parameters of the same unchanged files, whatever their order."""
+    rows = sorted((each.name, repr(each)) for each in parameters)
+    return json.dumps([files, rows]).encode()
 
 
 def check_unchanged(weights: WeightSet) -> None:

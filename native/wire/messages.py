@@ -71,9 +71,9 @@ class DeviceInfo:
 
 @dataclass(frozen=True)
 class Step:
-    """A call of Runner.load, run (of `program`), unload or estimate, for a dry run; it travels as that request."""
+    """A call of Runner.load, run (of `program`), release, unload or estimate, for a dry run; it travels as that."""
 
-    do: Literal["load", "run", "unload", "estimate"]
+    do: Literal["load", "run", "release", "unload", "estimate"]
     weights: WeightSet
     placement: Placement
     program: Program | None = None
@@ -112,6 +112,14 @@ class ArrayRequest:
     digest: str
     nbytes: int
     arena: int
+
+
+@dataclass(frozen=True)
+class ReleaseRequest:
+    """Frees the compute buffer and the constants of a weight set, whose weights stay; answered with Done."""
+
+    digest: str
+    placement: Placement
 
 
 @dataclass(frozen=True)
@@ -159,7 +167,7 @@ class EstimateRequest:
     program: str
 
 
-DryRunStepRequest = LoadRequest | RunRequest | UnloadRequest | EstimateRequest | ExternalModel
+DryRunStepRequest = LoadRequest | RunRequest | ReleaseRequest | UnloadRequest | EstimateRequest | ExternalModel
 
 
 @dataclass(frozen=True)
@@ -349,7 +357,7 @@ class DryRun:
 
 Result = Done | Devices | MemoryReport | LoadReport | RunReply | ProfileReply | Estimate | DryRun
 Query = DevicesRequest | MemoryRequest  # answered at once, beside the work
-Loading = LoadRequest | ArrayRequest | UnloadRequest | ProgramRequest
+Loading = LoadRequest | ArrayRequest | ReleaseRequest | UnloadRequest | ProgramRequest
 Work = Loading | RunRequest | ProfileRequest | EstimateRequest | DryRunRequest  # done one after the other
 Request = Query | Work | InterruptRequest
 

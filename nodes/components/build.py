@@ -17,6 +17,7 @@ from ...native.placement import MIB
 from ...native.weights import Parameter, WeightFile, WeightFileError, WeightSet
 from ...native.weights.identify import ADAPTERS, another_kind, identify
 from .component import MetaOperations
+from .llama_layout import in_transformers_layout, with_towers
 from .recording import Recording
 
 LARGEST_COMPUTED = 1 << 30  # bytes of weights that the file has in another layout and that are kept in RAM
@@ -40,7 +41,19 @@ def diffusion_model(header: WeightFile) -> tuple[comfy.model_base.BaseModel, Wei
     model = patcher.model
     name = f"{type(model.model_config).__name__} diffusion model"
     _check_blocks(header, model.diffusion_model)
+    _read_beside(model, recording)
     return model, weights_of(model.diffusion_model, recording, name)
+
+
+def _read_beside(model: comfy.model_base.BaseModel, recording: Recording) -> None:
+    """Give core's model what it computes with itself, beside the diffusion model: embedders of a length or an angle."""
+    for path, part in model.named_modules():
+        if path.partition(".")[0] == "diffusion_model":
+            continue
+        for name, tensor in part._parameters.items():
+            if tensor is not None and recording.knows(tensor):
+                values = recording.values(tensor).to(torch.float32)
+                part._parameters[name] = torch.nn.Parameter(values, requires_grad=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +76,12 @@ def text_encoders(
     """
     for header in headers:
         refuse_others(header, "a text encoder", "vae", "flux2_vae", "video_vae")
+    headers = with_towers(headers)
     recordings = [Recording(header) for header in headers]
-    # The patcher is replaced: a device that is not the initial one keeps core from loading the model now.
-    devices = {"load_device": torch.device("meta"), "initial_device": torch.device("cpu")}
+    # The patcher is replaced. A device that is not the initial one keeps core from loading the model now; two that are
+    # the same keep it from asking how much memory they have.
+    meta = torch.device("meta")
+    devices = {"load_device": meta, "offload_device": meta, "initial_device": torch.device("cpu")}
     options = {"dtype": torch.float32, "custom_operations": MetaOperations, **devices, **(sizes or {})}
     with ExitStack() as stack:
         stack.enter_context(described(headers[0], "set of text encoders"))
@@ -73,7 +89,7 @@ def text_encoders(
             stack.enter_context(each)
         stack.enter_context(torch.no_grad())
         clip = comfy.sd.load_text_encoder_state_dicts(
-            [dict(each.state_dict) for each in recordings],
+            [in_transformers_layout(each.header, dict(each.state_dict)) for each in recordings],
             embedding_directory=folder_paths.get_folder_paths("embeddings"), clip_type=kind, model_options=options,
             disable_dynamic=True,
         )  # fmt: skip
@@ -131,7 +147,7 @@ def weights_of(
         if not recording.knows(tensor):
             if key not in own:
                 missing.append(key)
-        elif found := recording.parameter(key, tensor):
+        elif found := recording.parameter(key, tensor, _in_linear(core, key)):
             parameters[key] = found
         else:
             computed[key] = tensor
@@ -155,7 +171,13 @@ def weights_of(
         for key, parameter in part._parameters.items():
             if parameter is not None:
                 part._parameters[key] = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
-    return WeightSet(name, parameters, ((header.path, header.size, header.mtime_ns),), arrays)
+    return WeightSet(name, parameters, header.files, arrays)
+
+
+def _in_linear(core: torch.nn.Module, name: str) -> bool:
+    """Whether a parameter is the weight of a linear layer."""
+    layer, _, part = name.rpartition(".")
+    return part == "weight" and isinstance(core.get_submodule(layer), torch.nn.Linear)
 
 
 def refuse_others(header: WeightFile, wanted: str, *keys: str) -> None:

@@ -32,7 +32,8 @@ class DiffusionModule(TracedModule):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Core's own forward, which runs the wrappers of other nodes around `_forward` below, where there is one."""
         if self._wraps_itself:
-            return type(self.engine_model.module).forward(self, *args, **kwargs)
+            core = type(self.engine_model.module)
+            return core.forward(_posing_as(core, self), *args, **kwargs)
         return self.call("forward", args, kwargs)
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -45,6 +46,19 @@ class DiffusionModule(TracedModule):
         for value in args:
             refuse(value if isinstance(value, dict) else {})
         return super().call(name, args, kwargs)
+
+
+def _posing_as(core: type[torch.nn.Module], module: DiffusionModule) -> torch.nn.Module:
+    """The module as an instance of core's class, which a forward that calls super() asks for."""
+
+    class Posing(core):  # type: ignore[misc, valid-type]
+        def __init__(self) -> None:
+            """It has nothing of its own."""
+
+        def __getattribute__(self, name: str) -> Any:
+            return getattr(module, name)
+
+    return Posing()
 
 
 def refuse(options: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from comfy.clip_model import CLIPTextModel
 from torch import Tensor
+from torch.func import functional_call
 
 from ...native.placement import Placement
 from ...native.weights import Parameter, WeightSet, read_parameter, read_rows
@@ -19,14 +20,17 @@ _PROJECTION = "text_projection.weight"
 class TokenEmbedding:
     """Looks tokens up in the weight file: a prompt needs a few hundred rows of tens of thousands."""
 
-    def __init__(self, parameter: Parameter) -> None:
+    def __init__(self, layer: torch.nn.Module, parameter: Parameter) -> None:
+        """layer: core's, which may scale what it looks up."""
         self.parameter = parameter
         self.weight = torch.empty(0)  # ComfyUI asks for its device
+        self._layer = layer
 
     def __call__(self, tokens: Tensor, out_dtype: torch.dtype = torch.float32) -> Tensor:
         """tokens: [batch, tokens]. Returns [batch, tokens, channels]."""
         rows = torch.from_numpy(read_rows(self.parameter, tokens.flatten().cpu().numpy()))
-        return rows.reshape(*tokens.shape, -1).to(tokens.device, out_dtype)
+        numbers = torch.arange(len(rows)).view(tokens.shape)
+        return functional_call(self._layer, {"weight": rows}, numbers).to(tokens.device, out_dtype)
 
 
 class EncoderModule(TracedModule):
@@ -39,11 +43,17 @@ class EncoderModule(TracedModule):
         local = [name for name in (*names, _PROJECTION) if name in weights.parameters]
         super().__init__(core, weights, placement, local, f16_overflow=True)
         self._local = {name: weights.parameters[name] for name in local}
-        self._embedding = TokenEmbedding(self._local[names[0]])
+        self._embedding = TokenEmbedding(layer, self._local[names[0]])
 
     def get_input_embeddings(self) -> TokenEmbedding:
         """The lookup of tokens."""
         return self._embedding
+
+    def call(self, name: str, args: Any, kwargs: Any) -> Any:
+        """As TracedModule; a prompt is encoded once, and what only that needs is given back."""
+        results = super().call(name, args, kwargs)
+        self.loaded.release()
+        return results
 
     def forward(self, *args: Any, num_tokens: Any = None, **kwargs: Any) -> Any:
         """As core's. num_tokens: of no effect outside CLIP."""

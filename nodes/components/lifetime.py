@@ -56,8 +56,18 @@ class LoadedWeights:
         """Unload what other components keep for no longer than they compute."""
         self._lifetimes.begin_phase(self.component)
 
+    def release(self) -> None:
+        """Give back what only computing needs, such as the compute buffer of a large picture."""
+        if self._loaded:
+            self.model.release()
+
     def end_phase(self) -> None:
-        """Unload the weights if their residency is "disk"."""
+        """Give back what only computing needs, and the weights if their residency is "disk"."""
+        self.release()
+        self.give_way()
+
+    def give_way(self) -> None:
+        """Unload the weights for what computes next if their residency is "disk"."""
         if self._loaded and self.model.placement.residency == DISK:
             self.unload()
 
@@ -105,7 +115,7 @@ class Lifetimes:
         """End the phase of every other component."""
         for each in self:
             if each.component != component:
-                each.end_phase()
+                each.give_way()
 
     def unload_orphans(self, coming: LoadedWeights | None = None) -> None:
         """Unload the weights whose component is gone, but not yet those whose files `coming` is about to use too."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -13,11 +14,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map
 
-from ...native.ggml_types import LAYOUTS, tensor_bytes
 from ...native.lower.strides import is_contiguous
-from ...native.weights import Parameter, WeightFile, read_parameter
-from ...native.weights.names import ScaledTensor, under
-from ...native.weights.weight_set import load_type, parameter_of
+from ...native.weights import Parameter, StoredTensor, WeightFile, read_parameter
+from ...native.weights.runs import Run, apart, between, joined
+from ...native.weights.scales import under
+from ...native.weights.weight_set import parameter
 
 _aten = torch.ops.aten
 # What ComfyUI's conversions see of each type of a file; F16 stands for blocks.
@@ -27,6 +28,7 @@ _DTYPES = {
     "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 _COPIES = (_aten.clone.default, _aten._to_copy.default)
+SHORTEST, MOST_RUNS = 64, 4096  # elements of a part, and runs of a parameter, that are worth reading apart
 _ASKS = (_aten._local_scalar_dense.default, _aten.is_nonzero.default, _aten.equal.default)
 
 
@@ -34,7 +36,7 @@ _ASKS = (_aten._local_scalar_dense.default, _aten.is_nonzero.default, _aten.equa
 class _Seen:
     """A tensor as it was: a window of a storage of that origin then; None: of one without values."""
 
-    origin: ScaledTensor | _Made | _Written | None
+    origin: StoredTensor | _Made | _Written | None
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     offset: int
@@ -63,10 +65,27 @@ class _Made:
 class _Written:
     """A storage of `size` elements after `source` was copied into a window of it."""
 
-    before: ScaledTensor | _Made | _Written | None
+    before: StoredTensor | _Made | _Written | None
     size: int
     window: _Seen
     source: _Seen
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Elements of a tensor of the file that follow each other, or parts of it at a distance."""
+
+    tensor: StoredTensor
+    start: int  # the first element
+    count: int  # elements of a part
+    parts: int = 1
+    step: int = 0  # elements from the start of a part to that of the next
+
+    def runs(self) -> Iterator[Run]:
+        """Raises ValueError where the file has no whole blocks or scaled rows there."""
+        if self.parts == 1:
+            return between(self.tensor.runs, self.start, self.start + self.count)
+        return iter([apart(self.tensor.runs, self.start, self.count, self.parts, self.step)])
 
 
 class Recording(TorchDispatchMode):
@@ -79,22 +98,26 @@ class Recording(TorchDispatchMode):
         """Raises WeightFileError for scales of a form that is not read here."""
         super().__init__()
         self.header = header
-        self._origins: dict[int, ScaledTensor | _Made | _Written] = {}  # by storage
+        self._origins: dict[int, StoredTensor | _Made | _Written] = {}  # by storage
         self._alive: list[torch.UntypedStorage] = []  # the number of a freed one could be that of another
         self.state_dict: dict[str, Tensor] = {}
         for name, stored in under(header, "").items():
-            dtype = _DTYPES.get(stored.tensor.stored, torch.float16)
-            tensor = torch.empty(stored.tensor.shape, dtype=dtype, device="meta")
+            run = stored.runs[0]
+            dtype = torch.float16 if run.scaling else _DTYPES.get(run.stored, torch.float16)
+            tensor = torch.empty(stored.shape, dtype=dtype, device="meta")
             if dtype == torch.uint8:  # text, such as a tokenizer's, which conversions read outside torch
-                tensor = torch.from_numpy(
-                    np.fromfile(header.path, np.uint8, stored.tensor.nbytes, offset=stored.tensor.offset)
-                ).reshape(stored.tensor.shape)
+                tensor = torch.from_numpy(np.fromfile(run.path, np.uint8, run.nbytes, offset=run.offset)).reshape(
+                    stored.shape
+                )
             self.state_dict[name] = tensor
             self._note(tensor, stored)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not any(self.knows(x) for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)):
+        flat = (
+            args if not kwargs and not any(type(x) in (list, tuple) for x in args) else tree_flatten((args, kwargs))[0]
+        )
+        if not any(isinstance(x, Tensor) and self.knows(x) for x in flat):
             return func(*args, **kwargs)
         seen_args, seen_kwargs = tree_map(lambda x: self._seen(x) if isinstance(x, Tensor) else x, (args, kwargs))
         if func in _ASKS:
@@ -118,33 +141,35 @@ class Recording(TorchDispatchMode):
         """Whether a tensor's values come from the file."""
         return self._origin(tensor) is not None
 
-    def parameter(self, name: str, tensor: Tensor) -> Parameter | None:
+    def parameter(self, name: str, tensor: Tensor, in_linear: bool = False) -> Parameter | None:
         """The place of a tensor in the file, as the parameter `name`; None where it must be computed.
 
+        in_linear: it is the weight of a linear layer.
         Raises WeightFileError where the file's type is none of weights.
         """
+        if not tensor.is_contiguous():
+            return None
         shape = tuple(tensor.shape)
-        found = list(_places(self._seen(tensor))) if tensor.is_contiguous() else [None]
-        if len(found) != 1 or found[0] is None:
+        places = [place for place in _places(self._seen(tensor)) if place]
+        if sum(place.count * place.parts for place in places) < prod(shape):
             return None
-        stored, start = found[0]
-        whole = parameter_of(self.header, stored.tensor, name, stored.scale)
-        block, nbytes = LAYOUTS[whole.stored].block, LAYOUTS[whole.stored].nbytes
-        if prod(shape) % block or start % block:
+        tensors = [place.tensor for place in places]
+        try:
+            runs = joined(run for place in places for run in place.runs())
+        except ValueError:  # cut within blocks or scaled rows
             return None
-        return Parameter(
-            name, load_type(whole.stored, shape, whole.scale), shape, whole.path, whole.stored,
-            whole.offset + start // block * nbytes, tensor_bytes(whole.stored, (prod(shape),)), whole.scale,
-        )  # fmt: skip
+        if any(run.scaling and (len(shape) != 2 or run.scaling.columns != shape[1]) for run in runs):
+            return None
+        return parameter(name, shape, runs, tensors, in_linear)
 
     def values(self, tensor: Tensor) -> Tensor:
         """The values of a tensor: read from the file, and computed by what was done to them since."""
         return _values(self.header, self._seen(tensor))
 
-    def _origin(self, tensor: Tensor) -> ScaledTensor | _Made | _Written | None:
+    def _origin(self, tensor: Tensor) -> StoredTensor | _Made | _Written | None:
         return self._origins.get(tensor.untyped_storage()._cdata)
 
-    def _note(self, tensor: Tensor, origin: ScaledTensor | _Made | _Written) -> None:
+    def _note(self, tensor: Tensor, origin: StoredTensor | _Made | _Written) -> None:
         storage = tensor.untyped_storage()
         self._alive.append(storage)
         self._origins[storage._cdata] = origin
@@ -154,16 +179,15 @@ class Recording(TorchDispatchMode):
         return _Seen(self._origin(tensor), shape, stride, int(tensor.storage_offset()), tensor.dtype)
 
 
-def _places(seen: _Seen) -> Iterator[tuple[ScaledTensor, int] | None]:
-    """The tensors of the file, and the first element there, whose elements follow each other in a contiguous tensor.
-
-    None where they are no run of elements of the file.
-    """
+def _places(seen: _Seen) -> Iterator[_Place | None]:
+    """The places in the file that follow each other in a contiguous tensor; None where elements have none."""
     origin, start, end = seen.origin, seen.offset, seen.offset + seen.numel
-    if isinstance(origin, ScaledTensor):
-        yield origin, start
+    if isinstance(origin, StoredTensor):
+        yield _Place(origin, start, end - start)
     elif isinstance(origin, _Made) and origin.function in _COPIES and origin.args[0].is_contiguous:
         yield from _places(_run(origin.args[0], start, end))
+    elif isinstance(origin, _Made) and _is_ordered(origin) and seen.numel == origin.args[0].numel:
+        yield from _in_order(origin.args[0])
     elif isinstance(origin, _Written) and origin.window.is_contiguous and origin.source.is_contiguous:
         first, last = origin.window.offset, origin.window.offset + origin.window.numel
         before = _Seen(origin.before, (origin.size,), (1,), 0, seen.dtype)
@@ -173,8 +197,38 @@ def _places(seen: _Seen) -> Iterator[tuple[ScaledTensor, int] | None]:
             yield from _places(_run(origin.source, max(start, first) - first, min(end, last) - first))
         if max(start, last) < end:
             yield from _places(_run(before, max(start, last), end))
+    elif isinstance(origin, _Made) and origin.function is _aten.cat.default and _by_rows(*origin.args):
+        for part in origin.args[0]:
+            if max(start, 0) < min(end, part.numel):
+                yield from _places(_run(part, max(start, 0), min(end, part.numel)))
+            start, end = start - part.numel, end - part.numel
     else:
         yield None
+
+
+def _by_rows(parts: list[_Seen], dimension: int = 0) -> bool:
+    """Whether parts were put together such that the elements of one follow those of another."""
+    leading = all(length == 1 for part in parts for length in part.shape[:dimension])
+    return dimension >= 0 and leading and all(part.is_contiguous for part in parts)
+
+
+def _is_ordered(made: _Made) -> bool:
+    """Whether a storage is a copy of a window in the order of its dimensions."""
+    return made.function in _COPIES and made.kwargs.get("memory_format") is torch.contiguous_format
+
+
+def _in_order(window: _Seen) -> Iterator[_Place | None]:
+    """The places of a tensor of the file whose rows are seen in another order."""
+    dims = [(size, stride) for size, stride in zip(window.shape, window.stride, strict=True) if size != 1]
+    count = 1
+    while dims and dims[-1][1] == count:
+        count *= dims.pop()[0]
+    parts, step = dims.pop() if dims else (1, 0)
+    if not isinstance(window.origin, StoredTensor) or count < SHORTEST or prod(n for n, _ in dims) > MOST_RUNS:
+        yield None
+        return
+    for places in product(*(range(0, size * stride, stride) for size, stride in dims)):
+        yield _Place(window.origin, window.offset + sum(places), count, parts, step)
 
 
 def _run(seen: _Seen, start: int, end: int) -> _Seen:
@@ -188,10 +242,8 @@ def _values(header: WeightFile, seen: _Seen) -> Tensor:
     with _disable_current_modes():
         if origin is None:
             return torch.zeros(seen.shape, dtype=seen.dtype)
-        if isinstance(origin, ScaledTensor):
-            whole = torch.from_numpy(
-                read_parameter(parameter_of(header, origin.tensor, origin.tensor.name, origin.scale))
-            )
+        if isinstance(origin, StoredTensor):
+            whole = torch.from_numpy(read_parameter(parameter(origin.name, origin.shape, origin.runs, [origin])))
         elif isinstance(origin, _Written):
             before = _Seen(origin.before, (origin.size,), (1,), 0, seen.dtype)
             whole, window = _values(header, before).clone(), origin.window

@@ -98,10 +98,14 @@ class TracedModule(Component):
         tensors: dict[str, Tensor] = {}
         given = None if options is None else {each: options[each] for each in sorted(self._reads) if each in options}
         structure = part({**arguments, "transformer_options": given}, "", tensors)
-        key = name, structure
+        # A trace has float32 alone, but what a module makes of a timestep may be rounded to the type that it comes in.
+        rounded = {
+            at: x.dtype for at, x in tensors.items() if x.ndim == 1 and x.dtype in (torch.bfloat16, torch.float16)
+        }
+        key = name, structure, tuple(rounded.items())
 
         def function(core: Any, tensors: dict[str, Tensor]) -> tuple[Tensor, ...]:
-            call = join(structure, tensors)
+            call = join(structure, {at: x.to(rounded.get(at, x.dtype)) for at, x in tensors.items()})
             own = call.pop("transformer_options")
             if options is not None:
                 call["transformer_options"] = _Options(own, options.keys(), self._reads)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import folder_paths
 
 from ...native.weights import WeightFileError, WeightSet
+from ...native.weights.weight_file import shard_paths
 
 GGUF_FOLDERS = {"diffusion_models": "unet_gguf", "text_encoders": "clip_gguf", "vae": "vae_gguf", "LLM": "llm_gguf"}
 LANGUAGE_MODELS, PROJECTOR = "LLM", "mmproj"  # a folder key, and what is in the names of vision projectors
@@ -70,8 +71,9 @@ def fingerprint(folder: str, names: Iterable[str]) -> list[tuple[str, int, int]]
     for name in names:
         if name != NONE:
             path = model_path(folder, name)
-            now = os.stat(path)
-            found.append((path, now.st_size, now.st_mtime_ns))
+            for part in filter(os.path.exists, shard_paths(path) or [path]):
+                now = os.stat(part)
+                found.append((part, now.st_size, now.st_mtime_ns))
     return found
 
 

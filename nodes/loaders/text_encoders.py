@@ -185,9 +185,10 @@ def encoders_of(
     budget: int = 0,
     engine: str = AUTO,
     type: str = AUTO,  # noqa: A002  # as the input is called
+    clip_name4: str = NONE,
 ) -> tuple[comfy.sd.CLIP, list[str]]:
     """The CLIP of the node's inputs, and warnings for its user."""
-    names = [name for name in (clip_name1, clip_name2, clip_name3) if name != NONE]
+    names = [name for name in (clip_name1, clip_name2, clip_name3, clip_name4) if name != NONE]
     placement = Placement(companion_device(device), weights, budget * MIB, engine)
     headers = [read_header(model_path("text_encoders", name)) for name in names]
     if type == "flux" or (type == AUTO and all(_is_of_flux(header) for header in headers)):
@@ -252,8 +253,8 @@ class GGMLTextEncoders(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "clip_name2", options=[NONE, *names], default=NONE, optional=True,
-                    tooltip="The other encoder, for models that have two. Leave it on none if the first file holds "
-                    "both.",
+                    tooltip="The other encoder, for models that have two, or the vision tower (mmproj) of a language "
+                    "model in GGUF. Leave it on none if the first file holds both.",
                 ),
                 io.Combo.Input(
                     "clip_name3", options=[NONE, *names], default=NONE, optional=True, advanced=True,
@@ -270,6 +271,11 @@ class GGMLTextEncoders(io.ComfyNode):
                     tooltip="Which model the encoders are for, as in ComfyUI's own CLIP loaders. auto: FLUX.1 for T5 "
                     "and CLIP-L, else what ComfyUI takes such a file for. T5 alone needs it, as many models have it.",
                 ),
+                io.Combo.Input(
+                    "clip_name4", options=[NONE, *names], default=NONE, optional=True, advanced=True,
+                    tooltip="A fourth encoder, for HiDream, which has CLIP-L, CLIP-G, T5-XXL and Llama"
+                    ". Else leave it on none.",
+                ),
             ],
             outputs=[io.Clip.Output()],
             hidden=[io.Hidden.unique_id],
@@ -281,9 +287,11 @@ class GGMLTextEncoders(io.ComfyNode):
         return await check_device(device, engine)
 
     @classmethod
-    def fingerprint_inputs(cls, clip_name1: str, clip_name2: str = NONE, clip_name3: str = NONE, **_: Any) -> Any:
+    def fingerprint_inputs(
+        cls, clip_name1: str, clip_name2: str = NONE, clip_name3: str = NONE, clip_name4: str = NONE, **_: Any
+    ) -> Any:
         """Changes with the files."""
-        return fingerprint("text_encoders", (clip_name1, clip_name2, clip_name3))
+        return fingerprint("text_encoders", (clip_name1, clip_name2, clip_name3, clip_name4))
 
     @classmethod
     def execute(
@@ -296,9 +304,12 @@ class GGMLTextEncoders(io.ComfyNode):
         budget: int = 0,
         engine: str = AUTO,
         type: str = AUTO,  # noqa: A002
+        clip_name4: str = NONE,
     ) -> io.NodeOutput:
         """Reads the headers; weights are read when the first prompt is encoded."""
-        clip, warnings = encoders_of(clip_name1, device, clip_name2, clip_name3, weights, budget, engine, type)
+        clip, warnings = encoders_of(
+            clip_name1, device, clip_name2, clip_name3, weights, budget, engine, type, clip_name4
+        )
         for warning in warnings:
             log.warning(warning)
         if warnings:

@@ -72,7 +72,8 @@ def _sampled(guider: Any, inputs: Inputs, turn: NodeTurn) -> dict[str, Any]:
     space = patcher.model.latent_format
     latent = _latent(inputs, "latent_image", turn, space.latent_channels, space.spacial_downscale_ratio)
     ratios = {name: ratio for name, ratio in latent.items() if name.startswith("downscale_ratio_")}
-    samples = comfy.sample.fix_empty_latent_channels(patcher, latent["samples"], **ratios)
+    given = comfy.sample.fix_empty_latent_channels(patcher, latent["samples"], **ratios)
+    samples, shapes = comfy.utils.pack_latents(given.unbind()) if given.is_nested else (given, [given.shape])
     guider.conds = {name: [dict(cond) for cond in conds] for name, conds in guider.original_conds.items()}
     comfy.samplers.preprocess_conds_hooks(guider.conds)
     options = comfy.model_patcher.create_model_options_clone(patcher.model_options)
@@ -83,11 +84,11 @@ def _sampled(guider: Any, inputs: Inputs, turn: NodeTurn) -> dict[str, Any]:
     noise, sigma = torch.zeros_like(samples), torch.ones(samples.shape[0])
     mask = None
     guider.conds = comfy.samplers.process_conds(
-        patcher.model, noise, guider.conds, torch.device("cpu"), samples, mask, 0, latent_shapes=[samples.shape]
+        patcher.model, noise, guider.conds, torch.device("cpu"), samples, mask, 0, latent_shapes=shapes
     )
     guider.predict_noise(noise, sigma, options, 0)
     patcher.cleanup()
-    return {**latent, "samples": samples}
+    return {**latent, "samples": given}
 
 
 def _load_image(inputs: Inputs, _turn: NodeTurn) -> Outputs:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from native.ggml_types import LAYOUTS, tensor_bytes
+from native.weights.runs import Run
 from native.weights.weight_set import Parameter, WeightSet
 from tests import pack
 from tests.parity import model_cases
@@ -116,7 +117,7 @@ def weight_set(path: Path, name: str, module: torch.nn.Module, matrices: str) ->
     parameters, end = {}, 0
     for parameter, (shape, stored) in types(module, matrices).items():
         nbytes = tensor_bytes(stored, shape)
-        parameters[parameter] = Parameter(parameter, stored, shape, str(path), stored, end, nbytes)
+        parameters[parameter] = Parameter(parameter, stored, shape, (Run(str(path), stored, end, nbytes),))
         end += -(-nbytes // _ALIGNMENT) * _ALIGNMENT
     with path.open("wb") as file:
         file.truncate(end)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,12 +28,17 @@ _FACTORY = {"dtype": torch.float32, "device": "meta", "operations": comfy.ops.di
 
 @dataclass(frozen=True)
 class RealModel:
-    """build makes the module; inputs: what `function` calls it with for `size`, its usual one."""
+    """build makes the module; inputs: what `function` calls it with for `size`, its usual one.
+
+    pooled: channels of pooled text. config: that the metadata of its file have.
+    """
 
     size: str
     build: Callable[[], torch.nn.Module]
     function: Callable[[Any, Inputs], Any]
     inputs: Callable[[], Inputs]
+    pooled: int = 768
+    config: Mapping[str, Any] | None = None
 
 
 def types(module: torch.nn.Module) -> dict[str, WeightType]:
@@ -98,12 +103,20 @@ def _wan_14b() -> torch.nn.Module:
     return comfy.ldm.wan.model.WanModel(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40, **_FACTORY)
 
 
+def _wan_5b() -> torch.nn.Module:
+    return comfy.ldm.wan.model.WanModel(
+        in_dim=48, out_dim=48, dim=3072, ffn_dim=14336, num_heads=24, num_layers=30, **_FACTORY
+    )
+
+
 def _ltx_2() -> torch.nn.Module:
-    """As the metadata of its file say."""
-    return comfy.ldm.lightricks.av_model.LTXAVModel(
-        causal_temporal_positioning=True, use_middle_indices_grid=True, av_ca_timestep_scale_multiplier=1000.0,
-        connector_num_layers=2, rope_type="split", frequencies_precision="float64", **_FACTORY,
-    )  # fmt: skip
+    return comfy.ldm.lightricks.av_model.LTXAVModel(**_LTX_2, **_FACTORY)
+
+
+_LTX_2 = {
+    "causal_temporal_positioning": True, "use_middle_indices_grid": True, "av_ca_timestep_scale_multiplier": 1000.0,
+    "connector_num_layers": 2, "rope_type": "split", "frequencies_precision": "float64",
+}  # fmt: skip
 
 
 def _call(m: Any, t: Inputs, **more: Any) -> Any:
@@ -128,11 +141,14 @@ def _inputs(x: tuple[int, ...], context: tuple[int, int], **more: tuple[int, ...
 
 MODELS = {
     "SD1.5": RealModel("512x512", _sd15, _call, lambda: _inputs((4, 64, 64), (77, 768))),
-    "SDXL": RealModel("1024x1024", _sdxl, _call, lambda: _inputs((4, 128, 128), (77, 2048), y=(2816,))),
+    "SDXL": RealModel("1024x1024", _sdxl, _call, lambda: _inputs((4, 128, 128), (77, 2048), y=(2816,)), 1280),
     "Z-Image": RealModel("1024x1024", _z_image, _call_z_image, lambda: _inputs((16, 128, 128), (100, 2560))),
+    "Z-Image small": RealModel("512x512", _z_image, _call_z_image, lambda: _inputs((16, 64, 64), (100, 2560))),
     "Qwen-Image": RealModel("1024x1024", _qwen_image, _call, lambda: _inputs((16, 1, 128, 128), (100, 3584))),
     "FLUX.2 Klein 9B": RealModel("1024x1024", _klein_9b, _call, lambda: _inputs((128, 64, 64), (512, 12288))),
     "Wan 2.2 14B": RealModel("832x480, 81 frames", _wan_14b, _call, lambda: _inputs((16, 21, 60, 104), (512, 4096))),
+    "Wan 2.2 5B": RealModel("1280x704, 121 frames", _wan_5b, _call, lambda: _inputs((48, 31, 44, 80), (512, 4096))),
     "LTX-2": RealModel("768x512, 97 frames, audio", _ltx_2, _call_ltx_2,
-                       lambda: _inputs((128, 13, 16, 24), (1024, 7680), audio=(8, 97, 16))),
+                       lambda: _inputs((128, 13, 16, 24), (1024, 7680), audio=(8, 97, 16)),
+                       config={"transformer": _LTX_2}),
 }  # fmt: skip

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Kind
 
-from native.weights.names import T5_LLAMA_BLOCK, T5_LLAMA_MODEL
+from native.weights.llama_names import T5_BLOCK, T5_MODEL
 from tests import pack
 
 pack.comfy()
@@ -63,10 +63,11 @@ Tensors = list[tuple[str, tuple[int, ...], Kind]]
 
 @dataclass(frozen=True)
 class ModelFile:
-    """tensors: (name, shape in torch order, type). architecture: of a GGUF file, "" for safetensors."""
+    """tensors: (name, shape in torch order, type). architecture: of a GGUF file, "" for safetensors, with metadata."""
 
     architecture: str
     tensors: Tensors
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 @contextmanager
@@ -103,11 +104,11 @@ def write(path: Path, file: ModelFile, hollow: bool = False) -> None:
         if file.architecture:
             _write_gguf(gguf.GGUFWriter(partial, file.architecture), file.tensors, partial if hollow else None)
         elif hollow:
-            _write_hollow_safetensors(partial, file.tensors)
+            _write_hollow_safetensors(partial, file)
         else:
             rng = np.random.default_rng(1)
             arrays = {name: _values(name, shape, rng).astype(_DTYPES[kind]) for name, shape, kind in file.tensors}
-            save_file(arrays, partial)
+            save_file(arrays, partial, file.metadata)
 
 
 def _write_gguf(writer: Any, tensors: Tensors, hollow: Path | None) -> None:
@@ -136,9 +137,10 @@ def _write_gguf(writer: Any, tensors: Tensors, hollow: Path | None) -> None:
         os.truncate(hollow, start + writer.ggml_pad(end, writer.data_alignment))
 
 
-def _write_hollow_safetensors(path: Path, tensors: Tensors) -> None:
-    header, end = {}, 0
-    for name, shape, kind in tensors:
+def _write_hollow_safetensors(path: Path, file: ModelFile) -> None:
+    header: dict[str, Any] = {"__metadata__": file.metadata} if file.metadata else {}
+    end = 0
+    for name, shape, kind in file.tensors:
         start, end = end, end + math.prod(shape) * np.dtype(_DTYPES[kind]).itemsize
         header[name] = {"dtype": kind.name, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
@@ -170,9 +172,9 @@ def _t5() -> dict[str, tuple[int, ...]]:
 
 def t5(kind: Kind = Kind.Q8_0) -> ModelFile:
     """The encoder of T5-XXL in llama.cpp's names, 4.8 B parameters: matrices quantized, vectors F32."""
-    names = {f"{ours}.weight": f"{theirs}.weight" for theirs, ours in T5_LLAMA_MODEL.items()}
+    names = {f"{ours}.weight": f"{theirs}.weight" for theirs, ours in T5_MODEL.items()}
     for block in range(T5_XXL["num_layers"]):
-        for theirs, ours in T5_LLAMA_BLOCK.items():
+        for theirs, ours in T5_BLOCK.items():
             names[f"encoder.block.{block}.{ours}.weight"] = f"enc.blk.{block}.{theirs}.weight"
     tensors = [
         (names[name], shape, Kind.F32 if len(shape) < 2 else Kind.F16 if "relative" in name else kind)

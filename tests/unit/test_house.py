@@ -90,7 +90,7 @@ RETIRED = {
 LEAST, MOST = 80, 400  # lines of a file with one subject
 SMALL = {  # why a file may be shorter: those files
     "what all share, with no place further up": """
-        native/errors.py native/ggml_types.py native/lru.py native/output_check.py native/placement.py
+        native/errors.py native/lru.py native/output_check.py native/placement.py
         native/threads.py
     """,
     "imported where nothing else may be: before the pipes are taken, or in llama.cpp's child": """
@@ -98,8 +98,8 @@ SMALL = {  # why a file may be shorter: those files
         native/llm/task.py native/runner/serve.py
     """,
     "one type, or one table, that many import": """
-        native/program/tensor.py native/trace/values.py native/weights/header.py
-        native/weights/weight_file.py nodes/planner/loaders.py nodes/planner/unknown.py
+        native/program/tensor.py native/trace/values.py
+        native/weights/codes.py native/weights/foreign.py nodes/planner/loaders.py nodes/planner/unknown.py
     """,
     "one algorithm": """
         native/engines/kept.py native/program/schedule.py native/trace/kept_state.py
@@ -111,10 +111,10 @@ SMALL = {  # why a file may be shorter: those files
         nodes/planner/chart.py nodes/planner/size_guard.py
     """,
     "handlers of one kind of operation": """
-        native/lower/handlers/linear_algebra.py native/lower/handlers/matmul.py native/lower/handlers/rounding.py
+        native/lower/handlers/linear_algebra.py native/lower/handlers/rounding.py
     """,
     "one side of a seam": """
-        native/client/tensors.py native/engines/choose.py native/engines/model.py native/llm/answer.py
+        native/client/tensors.py native/engines/choose.py native/llm/answer.py
         native/runner/ggml_binding.py native/runner/process_memory.py native/wire/failures.py
         nodes/language/answering.py nodes/language/patcher.py
     """,

@@ -78,7 +78,7 @@ def test_another_vocabulary_is_no_t5_of_flux(folder: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(("stored", "is_lossy"), [("Q4_K", True), ("IQ4_XS", True), ("Q5_K", False), ("F16", False)])
 def test_encoders_below_q5_are_told(stored: str, is_lossy: bool) -> None:
     def parameter(name: str, type_: str, nbytes: int) -> object:
-        return weights.Parameter(name, type_, (1,), "", type_, 0, nbytes)
+        return weights.Parameter(name, type_, (1,), (weights.Run("", type_, 0, nbytes),))
 
     made = weights.WeightSet("", {"a": parameter("a", stored, 10), "b": parameter("b", "F32", 9)}, ())
     assert encoders.lossy(made) == (stored if is_lossy else None)

@@ -86,7 +86,10 @@ def test_ids_and_outputs_stay(registered: dict[str, Any]) -> None:
     ("name", "defaults"),
     [
         ("GGMLDiffusionModel", {"device": "auto"}),
-        ("GGMLTextEncoders", {"device": "CPU", "clip_name2": "none", "clip_name3": "none", "type": "auto"}),
+        (
+            "GGMLTextEncoders",
+            {"device": "CPU", "clip_name2": "none", "clip_name3": "none", "type": "auto", "clip_name4": "none"},
+        ),
         ("GGMLVAE", {"device": "CPU", "tiling": "auto", "tile_size": 0, "overlap": 64}),
     ],
 )

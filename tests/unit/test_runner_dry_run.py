@@ -69,6 +69,8 @@ def refused(runner: Runner, step: Step) -> RunnerError | None:
 def do(runner: Runner, step: Step) -> None:
     if step.do == "load":
         runner.load(step.weights, step.placement)
+    elif step.do == "release":
+        runner.release(step.weights.digest, step.placement)
     elif step.do == "unload":
         runner.unload(step.weights.digest, step.placement)
     else:
@@ -121,7 +123,7 @@ def random_steps(sets: dict[str, WeightSet], seed: int) -> list[Step]:
             weights = weights.with_arrays({"lora": np.full((8, SIDE), draw.randrange(2), "f4")})
         budget = draw.choice((0, 0, 0, 0, 0, 2 * MIB, 9 * MIB))
         placement = Placement(draw.choice(DEVICES), draw.choice(RESIDENCIES), budget)
-        do = draw.choice(("load", "run", "run", "run", "unload"))
+        do = draw.choice(("load", "run", "run", "run", "run", "release", "unload"))
         program = chain(stored, draw.choice(TOKENS)) if do == "run" else None
         steps.append(Step(do, weights, placement, program))
     return steps

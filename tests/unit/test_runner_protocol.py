@@ -21,6 +21,7 @@ from native import errors
 from native.client.connection import ProcessDied, RunnerProcess
 from native.placement import Placement
 from native.process.child import PACK
+from native.weights.runs import Factors, Run, Scaling
 from native.weights.weight_set import Parameter
 from native.wire import failures, messages
 from native.wire.frames import Frame, FrameWriter, PeerGone, ProtocolError, receive
@@ -104,7 +105,7 @@ def reachable(hint: Any) -> set[Any]:
 
 
 def test_every_class_of_the_messages_travels() -> None:
-    assert reachable(messages.Message) == {*classes(), Placement, Parameter}
+    assert reachable(messages.Message) == {*classes(), Placement, Parameter, Run, Scaling, Factors}
 
 
 @pytest.mark.parametrize("kind", typing.get_args(messages.Message))

@@ -13,6 +13,7 @@ import pytest
 from native.client import Interrupted, OutOfMemory, Runner, RunnerError
 from native.ggml_types import LAYOUTS
 from native.placement import DEVICE, Placement
+from native.weights.runs import Run
 from native.weights.weight_set import WeightSet
 from tests.runner_toys import DEVICES, Table, f32_file, linear, new_runner, relative_error, weight_file
 
@@ -233,7 +234,7 @@ def test_weights_too_large_for_a_device(runner: Runner, tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.truncate(device.total + 8192)  # sparse: no byte of it is ever read
     status = path.stat()
-    parameter = type(huge)("w", "F32", (rows, 8), str(path), "F32", 4096, rows * 8 * 4)
+    parameter = type(huge)("w", "F32", (rows, 8), (Run(str(path), "F32", 4096, rows * 8 * 4),))
     weights = WeightSet("huge toy", {"w": parameter}, ((str(path), status.st_size, status.st_mtime_ns),))
     pid = runner.pid
     placement = Placement("Vulkan0", DEVICE)

@@ -71,16 +71,17 @@ def test_weights_of_every_type_are_what_is_read_elsewhere(
     tensors = {"other": ("F32", (3,), bytes(12)), "w": (type_, shape, random_bytes(type_, shape))}
     weights = weight_file(tmp_path / "w", tensors)
     if type_.startswith("F8"):
-        weights = replace(weights, parameters={"w": replace(weights.parameters["w"], scale=0.3)})
+        held = weights.parameters["w"]
+        weights = replace(weights, parameters={"w": replace(held, runs=(replace(held.runs[0], scale=0.3),))})
     expected = read_parameter(weights.parameters["w"])
-    held = values.Values(weights)
-    np.testing.assert_array_equal(held.whole("w").numpy(), expected)
-    runs = [(first, run.clone()) for first, run in held.by_rows("w", torch.float32)]
+    read = values.Values(weights)
+    np.testing.assert_array_equal(read.whole("w").numpy(), expected)
+    runs = [(first, run.clone()) for first, run in read.by_rows("w", torch.float32)]
     assert [first for first, _ in runs] == [0, 3, 6]
     np.testing.assert_array_equal(torch.cat([run for _, run in runs]).numpy(), expected)
-    half = torch.cat([run.clone() for _, run in held.by_rows("w", torch.bfloat16)])
+    half = torch.cat([run.clone() for _, run in read.by_rows("w", torch.bfloat16)])
     np.testing.assert_array_equal(half.float().numpy(), torch.from_numpy(expected).bfloat16().float().numpy())
-    held.close()
+    read.close()
 
 
 def test_rows_that_share_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,20 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from native.ggml_types import QUANTIZED
-from native.weights import Parameter, WeightFileError, convert, pieces, read_header, read_parameter, read_rows
+from native.engines.torch_cpu import weight_reader
+from native.ggml_types import LAYOUTS, QUANTIZED
+from native.weights import (
+    Parameter,
+    Run,
+    WeightFileError,
+    WeightSet,
+    convert,
+    pieces,
+    read_header,
+    read_parameter,
+    read_rows,
+)
+from native.weights.runs import between
 from native.weights.weight_set import parameter_of
 
 Write = Callable[..., Path]
@@ -32,7 +44,7 @@ def loaded(held: Parameter, limit: int) -> np.ndarray:
     whole = Path(held.path).read_bytes()
     result = np.full(held.weight_bytes, 0xEE, np.uint8)
     for piece in pieces(held, limit):
-        part = convert(held, whole[piece.offset : piece.offset + piece.nbytes])
+        part = convert(held.type, piece.run, lambda _, offset, nbytes: whole[offset : offset + nbytes])
         assert part.nbytes == piece.target_nbytes
         result[piece.target : piece.target + piece.target_nbytes] = part.view(np.uint8)
     return result
@@ -119,8 +131,9 @@ def test_rows_that_share_blocks(write_gguf: Write) -> None:
 def test_a_file_cut_short_after_its_header_was_read(write_gguf: Write) -> None:
     path = write_gguf("model.gguf", {"a": ((64, 512), "Q8_0")})
     held = parameter(path, "a")
-    path.write_bytes(path.read_bytes()[: held.offset + 100])
-    with pytest.raises(WeightFileError, match=f"ends at byte {held.offset + 100:,}, inside the tensor of a"):
+    end = held.runs[0].offset + 100
+    path.write_bytes(path.read_bytes()[:end])
+    with pytest.raises(WeightFileError, match=f"ends at byte {end:,}, inside the tensor of a"):
         read_parameter(held)
     path.unlink()
     with pytest.raises(WeightFileError, match="can no longer be read"):
@@ -130,11 +143,43 @@ def test_a_file_cut_short_after_its_header_was_read(write_gguf: Write) -> None:
 @pytest.mark.parametrize("stored", ["Q4_K", "IQ3_S", "BF16", "F16", "F8_E4M3"])
 def test_conversion_in_pieces_takes_little_memory(write_gguf: Write, stored: str) -> None:
     held = parameter(write_gguf("model.gguf", {"a": ((1, 256), "F32")}), "a")
-    large = replace(held, stored=stored, type="F32", shape=(64, 1024, 256))  # 64 MiB loaded
-    convert(large, bytes(next(pieces(large, 1)).nbytes))  # imports and lookup tables
+    layout = LAYOUTS[stored]
+    run = Run("", stored, 0, (64 << 18) // layout.block * layout.nbytes)
+    large = replace(held, runs=(run,), type="F32", shape=(64, 1024, 256))  # 64 MiB loaded
+
+    def zeros(path: str, offset: int, nbytes: int) -> bytes:
+        return bytes(nbytes)
+
+    convert("F32", next(pieces(large, 1)).run, zeros)  # imports and lookup tables
     tracemalloc.start()
     for piece in pieces(large):
-        convert(large, bytes(piece.nbytes))
+        convert("F32", piece.run, zeros)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 24 << 20
+
+
+@pytest.mark.parametrize("stored", ["Q8_0", "F16", "BF16"])
+def test_parts_at_a_distance(write_gguf: Write, stored: str) -> None:
+    """Rows as llama.cpp has those of queries and keys: the halves of each head's rows take turns."""
+    held = parameter(write_gguf("model.gguf", {"a": ((16, 64), stored)}), "a")
+    (run,) = held.runs
+    row = run.nbytes // 16
+    places = [(head * 8 + half) * row for head in range(2) for half in range(2)]
+    runs = tuple(replace(run, offset=run.offset + at, nbytes=row, parts=4, stride=2 * row) for at in places)
+    permuted = replace(held, runs=runs)
+    whole = read_parameter(held)
+    expected = whole.reshape(2, 4, 2, 64).swapaxes(1, 2).reshape(16, 64)
+    np.testing.assert_array_equal(read_parameter(permuted), expected)
+    np.testing.assert_array_equal(read_rows(permuted, [5, 1, 11]), expected[[5, 1, 11]])
+    assert len(loaded(permuted, 100)) == permuted.weight_bytes == held.weight_bytes
+    for limit in (100, 1 << 20):
+        np.testing.assert_array_equal(
+            loaded(permuted, limit), loaded(held, 1 << 20).reshape(2, 4, 2, -1).swapaxes(1, 2).reshape(-1)
+        )
+    cut = tuple(between(runs, 2 * 64, 9 * 64))
+    np.testing.assert_array_equal(read_parameter(replace(held, shape=(7, 64), runs=cut)), expected[2:9])
+    size = Path(held.path).stat()
+    read = weight_reader.Values(WeightSet("", {"a": permuted}, ((held.path, size.st_size, size.st_mtime_ns),)))
+    np.testing.assert_array_equal(torch.cat([x.clone() for _, x in read.by_rows("a", torch.float32)]).numpy(), expected)
+    read.close()

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from native.weights import WeightFile, WeightFileError, clip_l, identify, read_header, read_parameter, t5
-from native.weights.names import affine, under, weight_set
+from native.weights.names import affine, weight_set
+from native.weights.scales import under
 from native.weights.weight_set import parameter_of
 
 Write = Callable[..., Path]

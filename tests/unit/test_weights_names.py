@@ -195,14 +195,14 @@ def test_scaled_fp8(tmp_path: Path, names: tuple[str, str], scale_shape: tuple[i
     same(weights, expected)
     held = weights.parameters["encoder.block.1.layer.1.DenseReluDense.wo.weight"]
     assert (held.stored, held.type) == ("F8_E4M3", "F16")
-    assert held.scale != 1.0
+    assert held.runs[0].scale != 1.0
 
 
 @pytest.mark.parametrize(
     ("scale", "says"),
     [
-        (torch.ones(96, 2, dtype=torch.uint8), r"wi_0.weight_scale is U8 \[96, 2\]"),
-        (torch.ones(96), r"wi_0.weight_scale is F32 \[96\]"),
+        (torch.ones(96, 2, dtype=torch.uint8), r"wi_0.weight is F32 with scales of shape \[96, 2\]"),
+        (torch.ones(96), r"wi_0.weight is F32 with scales of shape \[96\]"),
         (torch.tensor(torch.nan), "wi_0.weight_scale is nan"),
         (torch.tensor(1), "wi_0.weight_scale is stored as I64"),
     ],

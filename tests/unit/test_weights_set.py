@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from native.weights import Parameter, WeightFileError, WeightSet, check_unchanged, load_type, mappable, read_header
+from native.weights import Parameter, Run, WeightFileError, WeightSet, check_unchanged, load_type, mappable, read_header
 from native.weights.weight_set import parameter_of
 
 Write = Callable[..., Path]
-PARAMETER = Parameter("w", "F16", (4, 8), "/m.gguf", "F16", 64, 64)
+PARAMETER = Parameter("w", "F16", (4, 8), (Run("/m.gguf", "F16", 64, 64),))
 
 
 def weights(path: Path) -> WeightSet:
@@ -55,13 +55,16 @@ def test_load_type(stored: str, shape: tuple[int, ...], scale: float, loaded: st
 
 def test_mappable_is_what_ggml_can_use_where_it_lies() -> None:
     assert mappable(PARAMETER)
-    assert mappable(replace(PARAMETER, offset=66))
-    assert not mappable(replace(PARAMETER, offset=65))
-    assert not mappable(replace(PARAMETER, scale=2.0))
-    assert not mappable(replace(PARAMETER, stored="F8_E4M3"))
-    assert mappable(replace(PARAMETER, stored="F32", type="F32", offset=68))
-    assert not mappable(replace(PARAMETER, stored="F32", type="F32", offset=66))
-    assert not mappable(replace(PARAMETER, stored="Q4_0", type="Q4_0", offset=66))
+    (run,) = PARAMETER.runs
+    assert mappable(replace(PARAMETER, runs=(replace(run, offset=66),)))
+    for other in ({"offset": 65}, {"scale": 2.0}, {"parts": 2, "nbytes": 32}):
+        assert not mappable(replace(PARAMETER, runs=(replace(run, **other),)))
+    halves = replace(run, nbytes=32), replace(run, offset=128, nbytes=32)
+    assert not mappable(replace(PARAMETER, runs=halves))
+    assert not mappable(replace(PARAMETER, runs=(replace(run, stored="F8_E4M3"),)))
+    assert mappable(replace(PARAMETER, type="F32", runs=(replace(run, stored="F32", offset=68),)))
+    assert not mappable(replace(PARAMETER, type="F32", runs=(replace(run, stored="F32", offset=66),)))
+    assert not mappable(replace(PARAMETER, type="Q4_0", runs=(replace(run, stored="Q4_0", offset=66),)))
 
 
 @pytest.mark.parametrize("stored", ["I32", "I64", "Q8_1", "Q8_K"])

@@ -6,6 +6,7 @@ Read, not mapped: a file that is cut short under a mapping would take ComfyUI's 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from io import FileIO
 from math import prod
 
@@ -16,6 +17,8 @@ from torch import Tensor
 from ...ggml_types import LAYOUTS
 from ...weights import Parameter, WeightFileError, WeightSet, check_unchanged
 from ...weights.convert import values
+from ...weights.runs import Run, between
+from ...weights.scaling import Read
 from ...weights.weight_set import ARRAY_TYPES
 from .dequantize import BLOCKS
 
@@ -78,7 +81,7 @@ class Values:
             return
         parameter = self.weights.parameters[name]
         rows, columns = parameter.shape
-        if columns % LAYOUTS[parameter.stored].block:  # rows share blocks
+        if any(columns % run.grain or run.elements % columns for run in parameter.runs):  # rows share blocks
             yield 0, self.whole(name).to(dtype)
             return
         step = min(rows, max(1, SCRATCH // columns))
@@ -90,38 +93,56 @@ class Values:
 
     def _read(self, parameter: Parameter, start: int, out: Tensor) -> None:
         """Fill `out` (flat) with the values from element `start` on, which begins a block."""
-        layout = LAYOUTS[parameter.stored]
-        offset = parameter.offset + start // layout.block * layout.nbytes
-        if PLAIN.get(parameter.stored) == out.dtype and parameter.scale == 1.0:
-            self._fill(parameter, offset, out.view(torch.uint8))
-            return
-        step = max(1, CHUNK // layout.block) * layout.block
-        for first in range(0, out.numel(), step):
-            part = out[first : first + step]
-            nbytes = part.numel() // layout.block * layout.nbytes
-            raw = self._buffer(torch.uint8, nbytes)[:nbytes]
-            self._fill(parameter, offset, raw)
-            part.copy_(_values(parameter, raw))
-            offset += nbytes
+        done = 0
+        for run in between(parameter.runs, start, start + out.numel()):
+            self._read_run(parameter.name, run, out[done : done + run.elements])
+            done += run.elements
 
-    def _fill(self, parameter: Parameter, offset: int, raw: Tensor) -> None:
-        """Fill `raw` (uint8) with the bytes of the file from `offset` on."""
+    def _read_run(self, name: str, run: Run, out: Tensor) -> None:
+        if PLAIN.get(run.stored) == out.dtype and run.is_as_loaded(run.stored):
+            self._fill(name, run, out.view(torch.uint8))
+            return
+        step = run.unit * max(1, CHUNK // run.unit)
+        for first in range(0, run.elements, step):
+            for part in run.cut(first, min(first + step, run.elements)):
+                target = out[first : first + part.elements]
+                if run.scaling is None:
+                    raw = self._buffer(torch.uint8, part.stored_bytes)[: part.stored_bytes]
+                    self._fill(name, part, raw)
+                    target.copy_(_values(part, raw))
+                else:
+                    target.copy_(torch.from_numpy(values(part, self._bytes(name), np.dtype("<f4"))))
+
+    def _fill(self, name: str, run: Run, raw: Tensor) -> None:
+        """Fill `raw` (uint8) with the bytes of a run of the weight `name`."""
+        for index, part in enumerate(raw.split(run.nbytes)):
+            self._fill_part(name, run.path, run.offset + index * run.stride, part)
+
+    def _bytes(self, name: str) -> Read:
+        """The function that reads bytes of files for the weight `name`."""
+
+        def read(path: str, offset: int, nbytes: int) -> np.ndarray:
+            raw = torch.empty(nbytes, dtype=torch.uint8)
+            self._fill_part(name, path, offset, raw)
+            return raw.numpy()
+
+        return read
+
+    def _fill_part(self, name: str, path: str, offset: int, raw: Tensor) -> None:
         try:
-            file = self._files.get(parameter.path)
+            file = self._files.get(path)
             if file is None:
-                file = self._files[parameter.path] = FileIO(parameter.path)
+                file = self._files[path] = FileIO(path)
             file.seek(offset)
             target = memoryview(raw.numpy().data)
             while target and (count := file.readinto(target)):
                 target = target[count:]
         except OSError as error:
-            raise WeightFileError(
-                f"{parameter.path} can no longer be read: {error.strerror}. Choose the file again."
-            ) from error
+            raise WeightFileError(f"{path} can no longer be read: {error.strerror}. Choose the file again.") from error
         if target:
             raise WeightFileError(
-                f"{parameter.path} ends inside the tensor of {parameter.name}: it was cut short after its header was "
-                "read. Download or copy it again."
+                f"{path} ends inside the tensor of {name}: it was cut short after its header was read. Download or "
+                "copy it again."
             )
 
     def _buffer(self, dtype: torch.dtype, count: int) -> Tensor:
@@ -131,12 +152,12 @@ class Values:
         return buffer
 
 
-def _values(parameter: Parameter, raw: Tensor) -> Tensor:
-    """Dequantize whole stored blocks (uint8); flat, in float32 or exactly as stored."""
-    layout = LAYOUTS[parameter.stored]
-    if parameter.stored in BLOCKS:
-        return BLOCKS[parameter.stored](raw.view(-1, layout.nbytes)).flatten()
-    if parameter.stored in PLAIN:
-        found = raw.view(PLAIN[parameter.stored])
-        return found if parameter.scale == 1.0 else found.float() * float(np.float32(parameter.scale))
-    return torch.from_numpy(values(parameter, raw.numpy(), np.dtype("<f4")))
+def _values(run: Run, raw: Tensor) -> Tensor:
+    """Dequantize the stored bytes (uint8) of a run; flat, in float32 or exactly as stored."""
+    layout = LAYOUTS[run.stored]
+    if run.stored in BLOCKS:
+        return BLOCKS[run.stored](raw.view(-1, layout.nbytes)).flatten()
+    if run.stored in PLAIN:
+        found = raw.view(PLAIN[run.stored])
+        return found if run.scale == 1.0 else found.float() * float(np.float32(run.scale))
+    return torch.from_numpy(values(replace(run, parts=1), lambda *_: raw.numpy(), np.dtype("<f4")))

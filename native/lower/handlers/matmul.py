@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ...ggml_types import QUANTIZED
 from ...program.builder import LowerError
 from ...trace.graph import Window
+from ...weights.scaling import hadamard
 from ..lowering import Lowering, handler
 from ..strides import Operand, binary, contiguous, contiguous_stride, rows, rows_packed
 from .data_movement import clone, fill
@@ -17,8 +20,13 @@ def linear(low: Lowering, out: Window, x: Window, weight: Window, bias: Window |
     if not x.numel:  # a product over no channels
         return clone(low, out, bias) if bias is not None else fill(low, out, out)
     columns = rows_packed(b, rows(b, low.operand(x)))
-    result = _multiply(low, _matrix(low, weight), columns)
     name = low.weight_name(weight)
+    known = low.weights.get(name or "")
+    if known and known.rotation:
+        matrix = b.leaf("weight", name or "", known.type, known.shape)
+        result = _multiply(low, matrix, _turned(low, columns, known.rotation))
+    else:
+        result = _multiply(low, _matrix(low, weight), columns)
     rank = low.ranks.get(name or "", 0)
     if rank:
         down = b.leaf("weight", f"{name}.lora_down", "F32", (rank, weight.shape[1]))
@@ -28,6 +36,21 @@ def linear(low: Lowering, out: Window, x: Window, weight: Window, bias: Window |
     if bias is not None:
         result = b.op("add", result, b.reshape(contiguous(b, low.operand(bias)), (bias.numel,)))
     return low.to_layout(result, out)
+
+
+def _turned(low: Lowering, columns: int, group: int) -> int:
+    """Activations [.., in] times the Hadamard matrix of every `group` channels, which such weights were turned by.
+
+    Once for all layers that multiply the same. F16 has the two values of the matrix exactly.
+    """
+    key = ("turned", columns, group)
+    if key not in low.cache:
+        b = low.b
+        shape = tuple(reversed(b[columns].ne))
+        groups = b.reshape(columns, (b.numel(columns) // group, group))
+        low.cache[key] = b.reshape(b.op("mul_mat", b.constant(hadamard(group).astype(np.float16)), groups), shape)
+    found: int = low.cache[key]
+    return found
 
 
 def _matrix(low: Lowering, weight: Window) -> int:

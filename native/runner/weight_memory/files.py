@@ -55,7 +55,7 @@ class FileSource(ABC):
 
     @abstractmethod
     def stored(self, parameter: Parameter) -> np.ndarray:
-        """The bytes of a weight as its file has them, in place."""
+        """The bytes of a weight of one run as its file has them, in place."""
 
     @abstractmethod
     def converted(self, parameter: Parameter) -> Iterator[Piece]:
@@ -95,24 +95,31 @@ class MappedFiles(FileSource):
 
     def stored(self, parameter: Parameter) -> np.ndarray:
         """As FileSource.stored."""
-        return self.whole(parameter.path)[parameter.offset : parameter.offset + parameter.nbytes]
+        (run,) = parameter.runs
+        return self._read(run.path, run.offset, run.nbytes)
 
     def converted(self, parameter: Parameter) -> Iterator[Piece]:
         """As FileSource.converted; what needs no conversion stays in place."""
-        data = self.whole(parameter.path)
-        unchanged = parameter.type == parameter.stored
+        unchanged = all(run.is_as_loaded(parameter.type) for run in parameter.runs)
         for piece in pieces(parameter, PIECE) if unchanged else pieces(parameter):
-            loaded = convert(parameter, data[piece.offset : piece.offset + piece.nbytes])
+            try:
+                loaded = convert(parameter.type, piece.run, self._read)
+            except WeightFileError as error:
+                raise WeightsError(str(error)) from error
             assert loaded.nbytes == piece.target_nbytes
-            yield Piece(loaded, piece.target, piece.nbytes)
+            yield Piece(loaded, piece.target, piece.run.stored_bytes)
 
     def release(self, parameter: Parameter) -> None:
         """As FileSource.release."""
         if sys.platform == "linux":  # these pages were read once and count as ours until they are let go
-            first = -(-parameter.offset // mmap.PAGESIZE) * mmap.PAGESIZE
-            size = (parameter.offset + parameter.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
-            if size > 0:
-                self._maps[parameter.path].madvise(mmap.MADV_DONTNEED, first, size)
+            for run in parameter.runs:
+                first = -(-run.offset // mmap.PAGESIZE) * mmap.PAGESIZE
+                size = (run.offset + run.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
+                if size > 0:
+                    self._maps[run.path].madvise(mmap.MADV_DONTNEED, first, size)
+
+    def _read(self, path: str, offset: int, nbytes: int) -> np.ndarray:
+        return self.whole(path)[offset : offset + nbytes]
 
 
 class AbsentFiles(FileSource):

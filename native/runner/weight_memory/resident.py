@@ -129,7 +129,7 @@ class FileWeights:
             if path not in self._mapped_files:
                 self._mapped_files[path] = device.map_buffer(self._source.whole(path))
                 self.allocation.adopt(self._mapped_files[path], 0)
-            device.put(self.allocation.tensors[parameter.name], self._mapped_files[path], parameter.offset)
+            device.put(self.allocation.tensors[parameter.name], self._mapped_files[path], parameter.runs[0].offset)
             self.mapped_bytes += parameter.nbytes
         return rest
 
