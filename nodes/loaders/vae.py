@@ -1,4 +1,4 @@
-"""GGML VAE: an autoencoder file to a VAE, cut into tiles where a picture is large."""
+"""GGML VAE: a file of any autoencoder that ComfyUI knows to a VAE, which cuts tiles where a picture is large."""
 
 from __future__ import annotations
 
@@ -85,17 +85,19 @@ class GGMLVAE(io.ComfyNode):
             node_id="GGMLVAE",
             display_name="GGML VAE",
             category="loaders/GGML",
-            description="Loads a VAE from a GGUF or safetensors file, such as FLUX.1's ae.safetensors.",
+            description="Loads any VAE that ComfyUI knows, of pictures, video or sound, from a GGUF or safetensors "
+            "file.",
             search_aliases=["GGUF", "VAE loader", "tiled VAE", "Vulkan", "AMD", "low VRAM", "RX 580"],
             inputs=[
                 io.Combo.Input(
                     "vae_name", options=model_names("vae"),
-                    tooltip="A file in models/vae, such as ae.safetensors of FLUX.1.",
+                    tooltip="A file in models/vae, such as ae.safetensors of FLUX.1. It must be the VAE of the model "
+                    "that makes the latents.",
                 ),
                 io.Combo.Input(
                     "device", options=device_options(), default=CPU,
-                    tooltip="Where pictures are decoded and encoded. auto: the CPU, safe with every card. A GPU is "
-                    "faster if the tiles fit its memory.",
+                    tooltip="Where pictures, video and sound are decoded and encoded. auto: the CPU, safe with every "
+                    "card. A GPU is faster if the tiles fit its memory.",
                 ),
                 *tile_inputs(),
                 *residency_inputs(),
