@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,14 @@ from .component import MetaOperations
 from .llama_layout import in_transformers_layout, with_towers
 from .recording import Recording
 
+# By core's names of two encoders: the model that they are for. Core takes other files for one without a choice.
+PAIRS = {
+    ("CLIP_L", "CLIP_G"): "STABLE_DIFFUSION",
+    ("T5_XXL", "CLIP_L"): "FLUX",
+    ("LLAMA3_8", "CLIP_L"): "HUNYUAN_VIDEO",
+    ("GEMMA_3_4B", "JINA_CLIP_2"): "NEWBIE",
+}
+OTHER_SHAPE = re.compile(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?torch\.Size\((.*?)\)")  # as torch says it
 LARGEST_COMPUTED = 1 << 30  # bytes of weights that the file has in another layout and that are kept in RAM
 
 
@@ -43,6 +52,7 @@ def diffusion_model(header: WeightFile) -> tuple[comfy.model_base.BaseModel, Wei
 def diffusion_weights(model: comfy.model_base.BaseModel, recording: Recording, prefix: str = "") -> WeightSet:
     """The weights of the diffusion model in core's model; prefix: of its tensors' names in the file."""
     _check_blocks(recording.header, model.diffusion_model, prefix)
+    _check_layers(recording.header, model.diffusion_model, prefix)
     _read_beside(model, recording)
     return weights_of(model.diffusion_model, recording, f"{type(model.model_config).__name__} diffusion model")
 
@@ -74,11 +84,12 @@ class Part:
 
 
 def text_encoders(
-    headers: Sequence[WeightFile], kind: comfy.sd.CLIPType, sizes: Mapping[str, Any] | None = None
+    headers: Sequence[WeightFile], kind: comfy.sd.CLIPType | None, sizes: Mapping[str, Any] | None = None
 ) -> tuple[comfy.sd.CLIP, list[Part]]:
     """Core's CLIP of these files, and its modules without values.
 
-    kind: which model the encoders are for. sizes: `model_options` of core that give encoders other sizes.
+    kind: which model the encoders are for; None: for the one that they leave no doubt of.
+    sizes: `model_options` of core that give encoders other sizes.
     Raises WeightFileError where core does not know the encoders, or the files have not all of them.
     """
     for header in headers:
@@ -87,13 +98,14 @@ def text_encoders(
     recordings = [Recording(header) for header in headers]
     with ExitStack() as stack:
         stack.enter_context(described(headers[0], "set of text encoders"))
+        stack.enter_context(_variants_named(headers[0]))
         for each in recordings:
             stack.enter_context(each)
         stack.enter_context(torch.no_grad())
+        tensors = [in_transformers_layout(each.header, dict(each.state_dict)) for each in recordings]
         clip = comfy.sd.load_text_encoder_state_dicts(
-            [in_transformers_layout(each.header, dict(each.state_dict)) for each in recordings],
-            embedding_directory=folder_paths.get_folder_paths("embeddings"), clip_type=kind,
-            model_options=encoder_options(sizes), disable_dynamic=True,
+            tensors, embedding_directory=folder_paths.get_folder_paths("embeddings"),
+            clip_type=kind or _kind_of(headers, tensors), model_options=encoder_options(sizes), disable_dynamic=True,
         )  # fmt: skip
     return clip, list(parts_of(clip.cond_stage_model, recordings))
 
@@ -105,6 +117,31 @@ def encoder_options(sizes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     meta = torch.device("meta")
     devices = {"load_device": meta, "offload_device": meta, "initial_device": torch.device("cpu")}
     return {"dtype": torch.float32, "custom_operations": MetaOperations, **devices, **(sizes or {})}
+
+
+@contextmanager
+def _variants_named(header: WeightFile) -> Iterator[None]:
+    """Around core's loading of encoders: raises WeightFileError where one has other sizes than core's."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (other := OTHER_SHAPE.search(" ".join(str(error).split()))):
+            raise
+        raise WeightFileError(
+            f"{header.path} does not fit the text encoders that ComfyUI takes it for: {other[1]} is {other[2]}, where "
+            f"{other[3]} is needed. It is a variant of one (as UMT5 and T5XXL-Unchained are of T5), or it is for "
+            "another model: choose the file that the diffusion model's page names, or its `type`."
+        ) from error
+
+
+def _kind_of(headers: Sequence[WeightFile], tensors: Sequence[Mapping[str, torch.Tensor]]) -> comfy.sd.CLIPType:
+    """The model that encoders are for. Raises WeightFileError for two that several models, or none, have together."""
+    found = {getattr(comfy.sd.detect_te_model(each), "name", None) for each in tensors}
+    for pair, kind in PAIRS.items():
+        if found == set(pair) or len(headers) != 2 or None in found:
+            return getattr(comfy.sd.CLIPType, kind)
+    paths = " and ".join(header.path for header in headers)
+    raise WeightFileError(f"{paths}: the files do not say which model these two encoders are for. Choose it in `type`.")
 
 
 def parts_of(owner: torch.nn.Module, recordings: Sequence[Recording]) -> Iterator[Part]:
@@ -140,6 +177,20 @@ def _check_blocks(header: WeightFile, core: torch.nn.Module, prefix: str) -> Non
             raise WeightFileError(
                 f"{header.path} has {name} of a model with {lists[found[1]]} {found[1]}, but no {found[1]}."
                 f"{lists[found[1]]}. The file is incomplete: download it again."
+            )
+
+
+def _check_layers(header: WeightFile, core: torch.nn.Module, prefix: str) -> None:
+    """Raise WeightFileError where the file has the bias of a layer alone, which core would take for a model without.
+
+    prefix: of the module's names in the file.
+    """
+    known, layers = core.state_dict().keys(), Counter(name.rpartition(".")[0] for name in header.tensors)
+    for name in (each for each in header.tensors if each.startswith(prefix)):
+        layer, _, last = name.rpartition(".")
+        if last == "bias" and layers[layer] == 1 and not any(name == key or name.endswith("." + key) for key in known):
+            raise WeightFileError(
+                f"{header.path} has {name} but no {layer}.weight. The file is incomplete or damaged: download it again."
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from copy import copy
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import comfy.sd
@@ -146,10 +146,14 @@ def lossy(weights: WeightSet) -> str | None:
     return stored if stored.startswith(LOSSY) else None
 
 
-def tokenizer(embedding_directory: list[str], **_: Any) -> FluxTokenizer:
-    """A tokenizer of FLUX.1 for one CLIP; its vocabularies, which take half a second to read, are those of all."""
+def tokenizer(embedding_directory: list[str], positions: int, **_: Any) -> FluxTokenizer:
+    """A tokenizer of FLUX.1 for one CLIP; its vocabularies, which take half a second to read, are those of all.
+
+    positions: tokens that its CLIP-L takes at once, 77 or LongCLIP's 248.
+    """
     own = copy(_vocabularies(tuple(embedding_directory)))
     own.clip_l, own.t5xxl = copy(own.clip_l), copy(own.t5xxl)
+    own.clip_l.max_length = positions
     return own
 
 
@@ -162,7 +166,8 @@ def load_encoders(clip: WeightSet, t5xxl: WeightSet, placement: Placement | str)
     """A CLIP for FLUX.1, computed where `placement` says."""
     placement = as_placement(placement)
     torch_device = load_device(placement.device)
-    target = ClipTarget(tokenizer, lambda **_: FluxTextEncoders(clip, t5xxl, placement))
+    positions = clip.parameters["text_model.embeddings.position_embedding.weight"].shape[0]
+    target = ClipTarget(partial(tokenizer, positions=positions), lambda **_: FluxTextEncoders(clip, t5xxl, placement))
     loaded = comfy.sd.CLIP(
         target,
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
@@ -222,9 +227,9 @@ def load_any_encoders(
 ) -> tuple[comfy.sd.CLIP, list[WeightSet]]:
     """A CLIP of the encoders that core knows, computed where `placement` says, and the weights of each.
 
-    model: one of TYPES; auto and sdxl are what core takes without one. sizes: as text_encoders has it.
+    model: one of TYPES; sdxl is what core takes without one. sizes: as text_encoders has it.
     """
-    kind = getattr(comfy.sd.CLIPType, model.upper(), comfy.sd.CLIPType.STABLE_DIFFUSION)
+    kind = None if model == AUTO else getattr(comfy.sd.CLIPType, model.upper(), comfy.sd.CLIPType.STABLE_DIFFUSION)
     clip, parts = text_encoders(headers, kind, sizes)
     place_encoders(clip, parts, placement)
     return clip, [part.weights for part in parts]
