@@ -16,6 +16,7 @@ from torch import Tensor
 from tests import core_models, random_models
 from tests.pack import part
 
+from .small_diffusion import Small
 from .test_seams_any_diffusion import sampled
 from .test_seams_any_encoder import LAYERS, qwen3
 
@@ -30,7 +31,7 @@ from ..parity.model_cases import randomize  # noqa: E402
 
 QWEN3_SIZES = {"qwen3_06b_model_config": LAYERS}
 Layer = tuple[dict[str, Tensor], Tensor]  # what follows the layer's name in the file; the weight's values
-TEXT = random_models.FLUX["context_in_dim"], random_models.FLUX["vec_in_dim"]  # channels of text and of pooled text
+FLUX = Small("Flux", dict, text=random_models.FLUX["context_in_dim"], pooled=random_models.FLUX["vec_in_dim"])
 
 
 def _of_kitchen(layout: str, format_: str, options: dict[str, Any], description: dict[str, Any]) -> Any:
@@ -103,12 +104,13 @@ def compared(name: str, path: Path, device: str) -> float:
     quantize, type_ = FORMATS[name]
     stored, values = quantized(quantize)
     save_file(stored, path)
-    expected = sampled(core_models.core_model(stored if name in DEQUANTIZED else values), *TEXT)
+    with torch.inference_mode():  # as in ComfyUI, where core's quantized tensors need it
+        expected = sampled(core_models.core_model(stored if name in DEQUANTIZED else values), FLUX)
     ours = loader.load_diffusion(weights.read_header(path), device)
     held = ours.model.diffusion_model.engine_model.file_weights
     assert not held.arrays
     assert held.parameters["double_blocks.0.img_attn.qkv.weight"].type == type_
-    return core_models.relative_error(sampled(ours, *TEXT), expected)
+    return core_models.relative_error(sampled(ours, FLUX), expected)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
