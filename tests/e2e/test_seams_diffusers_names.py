@@ -27,10 +27,11 @@ import comfy.utils  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
 
 from ..bench.real_size_files import FLUX_SCHNELL  # noqa: E402
+from .small_diffusion import Small  # noqa: E402
 from .test_seams_any_diffusion import sampled  # noqa: E402
 
 Names = dict[str, Any]  # diffusers' to core's: a name, or a name, a window (dimension, start, length) and a function
-TEXT = random_models.FLUX["context_in_dim"], random_models.FLUX["vec_in_dim"]
+FLUX = Small("Flux", dict, text=random_models.FLUX["context_in_dim"], pooled=random_models.FLUX["vec_in_dim"])
 SDXL = {
     "in_channels": 4, "out_channels": 4, "model_channels": 320, "num_res_blocks": [2, 2, 2], "channel_mult": [1, 2, 4],
     "transformer_depth": [0, 0, 2, 2, 10, 10], "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
@@ -70,7 +71,7 @@ REAL: dict[str, tuple[Any, dict[str, Any], Callable[[], Names], int]] = {  # and
 def windows(names: Names, known: Any) -> dict[str, tuple[str, Any, Any]]:
     """The tensors of a file in diffusers' names: core's name, window and function, one for each that is known."""
     found, taken = {}, set()
-    for name, ours in names.items():
+    for name, ours in sorted(names.items()):
         key, window = (ours, None) if isinstance(ours, str) else ours[:2]
         if key in known and (key, window) not in taken:
             taken.add((key, window))
@@ -118,7 +119,7 @@ def test_samples_as_core(tmp_path: Path, device: str) -> None:
         piece = tensors[key] if window is None else tensors[key].narrow(*window)
         theirs[name] = (function(piece) if function else piece).clone()
     save_file(theirs, tmp_path / "diffusers.safetensors")
-    expected = sampled(core_models.core_model(theirs), *TEXT)
+    expected = sampled(core_models.core_model(theirs), FLUX)
     ours = loader.load_diffusion(weights.read_header(tmp_path / "diffusers.safetensors"), device)
     assert not ours.model.diffusion_model.engine_model.file_weights.arrays
-    assert core_models.relative_error(sampled(ours, *TEXT), expected) <= 1e-3
+    assert core_models.relative_error(sampled(ours, FLUX), expected) <= 1e-3
