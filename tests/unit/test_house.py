@@ -99,7 +99,7 @@ SMALL = {  # why a file may be shorter: those files
     """,
     "one type, or one table, that many import": """
         native/program/tensor.py native/trace/values.py
-        native/weights/codes.py native/weights/foreign.py nodes/planner/planned_models.py nodes/planner/unknown.py
+        native/weights/codes.py native/weights/foreign.py nodes/planner/unknown.py
     """,
     "one algorithm": """
         native/engines/kept.py native/program/schedule.py native/trace/kept_state.py
