@@ -67,14 +67,14 @@ def _tensor(path: str, name: str, entry: Any, data: int) -> FileTensor:
             f"{path}: the tensor {name} is stored as {dtype!r:.40}, which is not read here. Use a GGUF file or a "
             "safetensors file in F32, F16, BF16 or FP8."
         )
-    if prod(length or 1 for length in shape) >= 1 << 63:
-        raise _damaged(path, f"describes the tensor {name} by the shape {shape}, which no tensor can have")
     begin, end = offsets
     nbytes = tensor_bytes(dtype, tuple(shape))
     if end - begin != nbytes:
         raise _damaged(
             path, f"gives {end - begin:,} bytes to the {dtype} tensor {name} {shape}, which takes {nbytes:,}"
         )
+    if prod(length or 1 for length in shape) >= 1 << 63:
+        raise _damaged(path, f"describes the tensor {name} by the shape {shape}, which no tensor can have")
     return FileTensor(name, dtype, tuple(shape), data + begin, nbytes, path)
 
 

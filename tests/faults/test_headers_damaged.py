@@ -1,6 +1,6 @@
 """Damaged headers of ten families: each is a WeightFileError that names the file, or loads as the same model.
 
-A run takes 300 of them, others each day; GGML_DAMAGED=10000 takes so many.
+A run takes 300 of them, others each day; DAMAGED_HEADERS=10000 takes so many.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ..bench import real_size_files  # noqa: E402
 from ..bench.hollow import MODELS as HOLLOW  # noqa: E402
 from ..e2e.any_diffusion import SMALL  # noqa: E402
 
-FILES = int(os.environ.get("GGML_DAMAGED", 300))
+FILES = int(os.environ.get("DAMAGED_HEADERS", 300))
 SECONDS = 20  # that none may take
 GROWTH = 1 << 30  # bytes of this process at most, whatever the files announce
 DIFFUSION = ("Flux", "SD3", "WAN21_T2V", "HunyuanVideo", "LTXV", "CogVideoX_T2V", "Kandinsky5", "Lens")

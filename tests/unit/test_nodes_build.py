@@ -119,6 +119,14 @@ def test_a_missing_tensor_is_named(tmp_path: Path, missing: str) -> None:
         build.diffusion_model(saved(tmp_path / "flux.safetensors", tensors))
 
 
+def test_a_bias_without_its_layer_is_named(tmp_path: Path) -> None:
+    """Without that layer the others would be a FLUX.1 schnell."""
+    tensors = random_models.flux(guidance_embed=True)
+    del tensors["guidance_in.in_layer.weight"]
+    with pytest.raises(weights.WeightFileError, match="guidance_in.in_layer.bias but no guidance_in.in_layer.weight"):
+        build.diffusion_model(saved(tmp_path / "flux.safetensors", tensors))
+
+
 def test_a_missing_block_is_named(tmp_path: Path) -> None:
     tensors = random_models.flux(**MANY)
     held = {name: value for name, value in tensors.items() if not name.startswith("single_blocks.1.")}

@@ -88,6 +88,7 @@ def test_scalars_and_empty_tensors(tmp_path: Path) -> None:
         (content({"a": entry(shape=[4.0])}), "shape [4.0]"),
         (content({"a": entry(shape=[True, 4])}), "shape [True, 4]"),
         (content({"a": entry(shape=[1 << 64, 0])}), "shape [18446744073709551616, 0]"),
+        (content({"a": entry(shape=[1 << 40, 1 << 40, 0], offsets=(0, 0))}), "which no tensor can have"),
         (content({"a": entry(shape=[1] * 9 + [4])}), "shape [1, 1"),
         (content({"a": entry(shape="4")}), "shape '4'"),
         (content({"a": entry(offsets=[0, 16, 32])}), "offsets [0, 16, 32]"),
