@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ..client import Runner
 from ..lower import Lowered, LowerOptions
@@ -112,7 +113,10 @@ class DryRunModel(GgmlModel):
         ranks = tuple((name, branch.down.shape[0]) for name, branch in self._branches.items())
         whole = (self.file_weights.digest, self.options, key, shapes, ranks)
         known = _programs.get(whole, inputs)
-        return known or _programs.put(whole, _to_count(super().lowered(key, function, inputs)))
+        if known is None:
+            with _disable_current_modes():  # a guard of sizes would count tensors that a trace only imagines
+                known = _programs.put(whole, _to_count(super().lowered(key, function, inputs)))
+        return known
 
     def traced(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Trace:
         """As GgmlModel.traced, once for all models of the same parameters, as their modules are the same."""
