@@ -49,11 +49,13 @@ function badge(plan, id, node) {
 /** Of a loader: device, where the weights are, and the most that its models take there together. */
 function asLoader(plan, id, node) {
   const phases = plan.phases.map(({ models }) => models.filter(({ loader }) => loader === id));
-  const first = phases.flat()[0];
+  const [first, ...others] = new Set(phases.flat().map(({ device }) => device));
   if (!first) return null;
-  const there = (models) => models.filter(({ device }) => device === first.device);
-  const taken = phases.map((models) => there(models).reduce((sum, model) => sum + heldBytes(model) + mapped(model), 0));
-  return [first.device, weightsOf(first, node), mib(Math.max(...taken))].filter(Boolean).join(" · ");
+  const taken = (device) => mib(Math.max(...phases.map((models) => models
+    .filter((model) => model.device === device)
+    .reduce((sum, model) => sum + heldBytes(model) + mapped(model), 0))));
+  if (others.length) return [first, ...others].map((device) => `${device} ${taken(device)}`).join(" · ");
+  return [first, weightsOf(phases.flat()[0], node), taken(first)].filter(Boolean).join(" · ");
 }
 
 /** The word of the loader's `weights` input for where they are; null where it has none. */

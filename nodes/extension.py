@@ -13,6 +13,7 @@ from .language.chat import GGMLChat
 from .language.model import GGMLLanguageModel
 from .language.prompt_expander import GGMLPromptExpander
 from .language.server import GGMLLanguageServer
+from .loaders.checkpoint import GGMLCheckpoint
 from .loaders.diffusion import GGMLDiffusionModel
 from .loaders.files import register_folders
 from .loaders.text_encoders import GGMLTextEncoders
@@ -46,6 +47,7 @@ class GGMLExtension(ComfyExtension):
             GGMLDiffusionModel,
             GGMLTextEncoders,
             GGMLVAE,
+            GGMLCheckpoint,
             GGMLLanguageModel,
             GGMLLanguageServer,
             GGMLPromptExpander,

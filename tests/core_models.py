@@ -15,9 +15,11 @@ from comfy.supported_models_base import ClipTarget  # isort: skip
 from comfy.text_encoders.flux import FluxTokenizer, flux_clip  # isort: skip
 
 
-def core_model(tensors: Tensors) -> Any:
-    """Core's MODEL, computing in F32."""
-    return comfy.sd.load_diffusion_model_state_dict(dict(tensors), model_options={"dtype": torch.float32})
+def core_model(tensors: Tensors, metadata: dict[str, str] | None = None) -> Any:
+    """Core's MODEL, computing in F32; metadata: of its file."""
+    return comfy.sd.load_diffusion_model_state_dict(
+        dict(tensors), model_options={"dtype": torch.float32}, metadata=metadata
+    )
 
 
 def core_clip(t5: Tensors, clip_l: Tensors) -> Any:

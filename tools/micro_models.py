@@ -19,6 +19,8 @@ INSTEAD = {
     "your-flux-lora.safetensors": "pink-lora-micro.safetensors",
     "Qwen3-4B-Instruct-2507-Q4_K_M.gguf": language_model.NAME,
 }
+# The files of templates that no micro model stands for, as ComfyUI fixes the sizes of the encoders in a checkpoint.
+ONLY_REAL = {"checkpoint_sdxl": "sd_xl_base_1.0.safetensors"}
 SIDE = 128  # pixels that they were trained to draw
 IDEA = "a red circle on a blue background"  # of what they were trained to draw
 _SIZE, _EXPANDER = "EmptySD3LatentImage", "GGMLPromptExpander"
@@ -52,8 +54,10 @@ def graph_with_micro_models(graph: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_workflows(templates: Path, folder: Path) -> None:
-    """Writes every template with the micro models into a folder."""
+    """Writes every template that has micro models with these into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in templates.glob("*.json"):
+        if file.stem in ONLY_REAL:
+            continue
         graph = graph_with_micro_models(json.loads(file.read_text(encoding="utf-8")))
         (folder / f"{file.stem} with micro models.json").write_text(json.dumps(graph, indent=2), encoding="utf-8")

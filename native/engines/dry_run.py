@@ -38,24 +38,24 @@ class Recorder:
         self.loaders: dict[str, str] = {}  # nodes, by the digest of a model's weights
         self._answers: list[bool] = []  # whether each estimate fitted, in the order of their steps
 
-    def note(self, step: Step, loader: str) -> None:
-        """Add a step of a model that the node `loader` makes; one that only repeats what was done is left out."""
+    def note(self, step: Step, maker: Part) -> None:
+        """Add a step of a model that was made in the turn `maker`; one that only repeats what was done is left out."""
         before = self.steps[-1][0] if self.steps else None
         if isinstance(before, Step) and _step_key(before) == _step_key(step):
             return
-        self._add(step, loader)
+        self._add(step, maker)
 
     def note_external(self, external: ExternalModel, loader: str) -> None:
         """Add the coming of a model in another process, which the node `loader` names."""
         self.steps.append((external, replace(self.part, loader=loader, loading=True)))
 
-    def fits(self, step: Step, loader: str) -> bool:
+    def fits(self, step: Step, maker: Part) -> bool:
         """Whether the estimate of a step fits after the steps so far."""
         done = self._dry_run([*(each for each, _ in self.steps), step])
         measured = done.steps[-1].measured if done.error is None else None
         if measured is None:  # nor does it where there is more room
             return False
-        self._add(step, loader)
+        self._add(step, maker)
         self._answers.append(measured.fits)
         return measured.fits
 
@@ -71,9 +71,10 @@ class Recorder:
             return None
         return plan_of(self.machine, self.steps, self.loaders, done, notes, gaps)
 
-    def _add(self, step: Step, loader: str) -> None:
-        self.steps.append((step, replace(self.part, loader=loader, loading=step.do == "load")))
-        self.loaders[step.weights.digest] = loader
+    def _add(self, step: Step, maker: Part) -> None:
+        part = replace(self.part, loader=maker.node, prefix=maker.prefix, loading=step.do == "load")
+        self.steps.append((step, part))
+        self.loaders[step.weights.digest] = maker.node
 
     def _dry_run(self, steps: Sequence[Step | ExternalModel]) -> DryRun:
         return self.runner.dry_run(self.machine.capacity, steps, self.machine.foreign)
@@ -104,7 +105,7 @@ class DryRunModel(GgmlModel):
         """module: as for Model."""
         super().__init__(module, weights, placement, options, recorder.runner)
         self._recorder = recorder
-        self._loader = recorder.part.node
+        self._maker = recorder.part
         self._sets = {weights.digest: weights}
 
     def lowered(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Lowered:
@@ -141,7 +142,7 @@ class DryRunModel(GgmlModel):
         """As Model.fits, after the steps noted so far."""
         parts = self.lowered(key, function, inputs).parts
         steps = [Step("estimate", self.weights, self.placement, part.program) for part in parts]
-        return all(self._recorder.fits(step, self._loader) for step in steps)
+        return all(self._recorder.fits(step, self._maker) for step in steps)
 
     def load(
         self, progress: Callable[[int, int], None] | None = None, interrupted: Callable[[], bool] | None = None
@@ -151,12 +152,12 @@ class DryRunModel(GgmlModel):
 
     def release(self) -> None:
         """Record it."""
-        self._recorder.note(Step("release", self.weights, self.placement), self._loader)
+        self._recorder.note(Step("release", self.weights, self.placement), self._maker)
 
     def unload(self, digest: str | None = None) -> None:
         """Record it."""
-        self._recorder.note(Step("unload", self._sets[digest or self.weights.digest], self.placement), self._loader)
+        self._recorder.note(Step("unload", self._sets[digest or self.weights.digest], self.placement), self._maker)
 
     def _note(self, do: Literal["load", "run"], program: Program | None = None) -> None:
         self._sets[self.weights.digest] = self.weights
-        self._recorder.note(Step(do, self.weights, self.placement, program), self._loader)
+        self._recorder.note(Step(do, self.weights, self.placement, program), self._maker)

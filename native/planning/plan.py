@@ -26,6 +26,7 @@ class Part:
     node: str  # id of the node that is executed
     title: str  # its work, in words
     loader: str = ""  # id of the model's loader node
+    prefix: str = ""  # before the names of that node's inputs `device` and `weights` for the model
     loading: bool = False  # the step only loads weights
 
 
@@ -60,6 +61,7 @@ class Shortage:
     device: str
     over: int  # bytes that are lacking; 0 where a budget or a limit of the device refuses
     message: str
+    prefix: str = ""  # before the names of its inputs for the model that is short
 
 
 @dataclass(frozen=True)
@@ -128,5 +130,6 @@ def plan_of(
         if isinstance(dry_run.error, OutOfMemory):
             device = dry_run.error.device
             over = dry_run.error.requested - dry_run.error.free
-        shortage = Shortage(part.node, part.title, part.loader, part.loading, device, over, str(dry_run.error))
+        message = str(dry_run.error)
+        shortage = Shortage(part.node, part.title, part.loader, part.loading, device, over, message, part.prefix)
     return Plan(machine, tuple(phases), shortage, tuple(notes), tuple(gaps))

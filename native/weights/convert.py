@@ -14,11 +14,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..ggml_types import LAYOUTS
-from .codes import PLAIN, code_values
+from .codes import PLAIN, decoded
 from .runs import Run, between
 from .scaling import Raw, Read, keeps_codes, q4_0_of_codes, q8_0, q8_0_of_codes, scaled
 from .weight_file import WeightFileError
-from .weight_set import Parameter
+from .weight_set import LARGEST_F16, Parameter
 
 PIECE = 4 << 20  # bytes, loaded; converting a piece takes up to four times that
 ROW = 4096  # elements; gguf works on 16 rows at a time, and short rows keep that in the CPU's cache
@@ -70,9 +70,10 @@ def convert(type_: str, run: Run, read: Read) -> np.ndarray:
     wide = values(run, read, LOADED["F32"])
     with np.errstate(over="ignore", invalid="ignore"):
         narrow = wide.astype(LOADED[type_])
-    if np.isinf(narrow).any() and not np.isinf(wide).any():
+    largest = max(wide.max(), -wide.min())
+    if LARGEST_F16 < largest < np.inf:
         raise WeightFileError(
-            f"{run.path} has a {run.stored} weight whose scales take it to {np.abs(wide).max():.4g}, beyond F16's "
+            f"{run.path} has a {run.stored} weight whose scales take it to {largest:.4g}, beyond F16's "
             "65,504, in which it is computed. The file is damaged, or another file of this model is needed."
         )
     return narrow
@@ -82,11 +83,11 @@ def values(run: Run, read: Read, dtype: np.dtype) -> np.ndarray:
     """A run as values of `dtype`, flat, times its scales."""
     raw = _raw(run, read)
     if run.scaling is not None:
-        codes = code_values(run.stored, 1.0, LOADED["F32"])[np.frombuffer(raw, np.uint8)]
+        codes = decoded(run.stored, 1.0, LOADED["F32"], raw)
         with np.errstate(over="ignore", invalid="ignore"):
             return scaled(run, codes, read).astype(dtype, copy=False)
     if run.stored in CODES:
-        return code_values(run.stored, run.scale, dtype)[np.frombuffer(raw, np.uint8)].reshape(-1)
+        return decoded(run.stored, run.scale, dtype, raw)
     if run.stored in PLAIN:
         unscaled = np.frombuffer(raw, PLAIN[run.stored])
     elif run.stored == "BF16":

@@ -66,10 +66,10 @@ MODELS = (
         ),
     ),
     (
-        Kind("clip_vision", "a CLIP vision model", ("vision_model.encoder.layers.0.mlp.fc1.weight",), ELSEWHERE),
         Kind("clip_g", "a CLIP-G text encoder", ("text_model.encoder.layers.30.mlp.fc1.weight",), ELSEWHERE),
         Kind("clip_h", "a CLIP-H text encoder", ("text_model.encoder.layers.22.mlp.fc1.weight",), ELSEWHERE),
         Kind("clip_l", "a CLIP-L text encoder", ("text_model.encoder.layers.0.mlp.fc1.weight",), ENCODERS),
+        Kind("clip_vision", "a CLIP vision model", ("vision_model.encoder.layers.0.mlp.fc1.weight",), ELSEWHERE),
     ),
     (
         Kind("flux2_vae", "a FLUX.2 VAE", ("bn.running_mean",), VAES),

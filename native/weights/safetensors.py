@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import prod
 from struct import Struct
 from typing import Any, BinaryIO, TypeGuard
 
@@ -66,6 +67,8 @@ def _tensor(path: str, name: str, entry: Any, data: int) -> FileTensor:
             f"{path}: the tensor {name} is stored as {dtype!r:.40}, which is not read here. Use a GGUF file or a "
             "safetensors file in F32, F16, BF16 or FP8."
         )
+    if prod(length or 1 for length in shape) >= 1 << 63:
+        raise _damaged(path, f"describes the tensor {name} by the shape {shape}, which no tensor can have")
     begin, end = offsets
     nbytes = tensor_bytes(dtype, tuple(shape))
     if end - begin != nbytes:

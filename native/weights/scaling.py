@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 
 from ..ggml_types import LAYOUTS
-from .codes import PLAIN, code_values
+from .codes import PLAIN, decoded
 from .runs import Factors, Run, Scaling
 
 Raw = bytes | memoryview | np.ndarray
@@ -21,7 +21,10 @@ def scaled(run: Run, codes: np.ndarray, read: Read) -> np.ndarray:
     """Values (float32, flat) of the codes (flat) of a run that has a scaling."""
     scaling = run.scaling
     assert scaling is not None
-    values = codes.reshape(-1, scaling.columns) * _factors(run, scaling, read, 1)
+    wide = min(each.tile[1] for each in scaling.factors)
+    wide = wide if scaling.columns % wide == 0 else 1
+    values = codes.reshape(-1, scaling.columns // wide, wide)
+    values *= _factors(run, scaling, read, wide)[..., None]
     return (rotated(values, scaling.rotation) if scaling.rotation else values).reshape(-1)
 
 
@@ -62,11 +65,13 @@ def _with_halves(factors: np.ndarray, codes: np.ndarray) -> np.ndarray:
 def q8_0(values: np.ndarray) -> np.ndarray:
     """Blocks of Q8_0 (uint8, flat) nearest to values; each is off by 1/254 of its block's largest one at most."""
     blocks = values.reshape(-1, BLOCK)
-    step = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
+    step = np.maximum(blocks.max(axis=1, keepdims=True), -blocks.min(axis=1, keepdims=True)) / np.float32(127)
+    found = np.empty((len(blocks), 2 + BLOCK), np.uint8)
     with np.errstate(all="ignore"):
-        codes = np.rint(blocks * np.where(step > 0, 1 / step, 0)).astype(np.int8)
-        halves = np.ascontiguousarray(step.astype("<f2")).view(np.uint8)
-    return np.concatenate([halves, codes.view(np.uint8)], axis=1).reshape(-1)
+        codes = blocks * np.where(step > 0, 1 / step, 0)
+        found[:, 2:].view(np.int8)[:] = np.rint(codes, out=codes)
+        found[:, :2] = step.astype("<f2").view(np.uint8)
+    return found.reshape(-1)
 
 
 def rotated(values: np.ndarray, group: int) -> np.ndarray:
@@ -128,4 +133,4 @@ def _plain(stored: str, raw: Raw) -> np.ndarray:
         return np.frombuffer(raw, PLAIN[stored]).astype(np.float32)
     if stored == "BF16":
         return (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
-    return code_values(stored, 1.0, np.dtype("<f4"))[np.frombuffer(raw, np.uint8)]
+    return decoded(stored, 1.0, np.dtype("<f4"), raw)

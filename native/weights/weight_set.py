@@ -30,7 +30,7 @@ def load_type(stored: str, shape: tuple[int, ...], scale: float = 1.0, matrix: s
     """
     if len(shape) <= 1 or stored == "F64":
         return "F32"
-    if len(shape) > 2:
+    if len(shape) > 2 and stored not in LARGEST:
         return stored if stored in ("F32", "F16") else "F32"
     if matrix:
         return matrix if shape[-1] % LAYOUTS[matrix].block == 0 else "F16"

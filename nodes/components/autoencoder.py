@@ -50,7 +50,8 @@ class VAEModule(TracedModule):
         then, and only its layers are the engine's.
         """
         if options:
-            decoded: Tensor = type(self.engine_model.module).decode(self, z, **options)
+            core: Any = type(self.engine_model.module)
+            decoded: Tensor = core.decode(self, z, **options)
             self.loaded.end_phase()
             return decoded
         if self._batch_is_time:

@@ -76,7 +76,7 @@ def autoencoder(recording: Recording, tensors: Mapping[str, Tensor] | None = Non
         for name, tensor in core.state_dict(keep_vars=True).items()
         if tensor.is_floating_point() and tensor.numel() and not tensor.is_meta and not recording.knows(tensor)
     }
-    weights = weights_of(core, recording, _name(core), own)
+    weights = weights_of(core, recording, f"VAE ({type(core).__name__})", own)
     for buffer in core.buffers():  # nodes compute with some of them outside the autoencoder
         if recording.knows(buffer):
             buffer.copy_(recording.values(buffer))
@@ -172,8 +172,3 @@ def _replace_absent(core: torch.nn.Module, recording: Recording) -> None:
         tensors = list(part.state_dict(keep_vars=True).values())
         if tensors and not any(map(recording.knows, tensors)):
             setattr(core, name, _Absent(recording.header.path, name))
-
-
-def _name(core: torch.nn.Module) -> str:
-    """A VAE in messages: by the class of what decodes, where core's class stands for many."""
-    return f"{type(core).__name__} VAE"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,14 @@ from .component import MetaOperations
 from .llama_layout import in_transformers_layout, with_towers
 from .recording import Recording
 
+# By core's names of two encoders: the model that they are for. Core takes other files for one without a choice.
+PAIRS = {
+    ("CLIP_L", "CLIP_G"): "STABLE_DIFFUSION",
+    ("T5_XXL", "CLIP_L"): "FLUX",
+    ("LLAMA3_8", "CLIP_L"): "HUNYUAN_VIDEO",
+    ("GEMMA_3_4B", "JINA_CLIP_2"): "NEWBIE",
+}
+OTHER_SHAPE = re.compile(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?torch\.Size\((.*?)\)")  # as torch says it
 LARGEST_COMPUTED = 1 << 30  # bytes of weights that the file has in another layout and that are kept in RAM
 
 
@@ -31,18 +40,26 @@ def diffusion_model(header: WeightFile) -> tuple[comfy.model_base.BaseModel, Wei
     refuse_others(header, "a diffusion model")
     recording = Recording(header)
     options = {"dtype": torch.float32, "custom_operations": MetaOperations}
-    texts = {key: value for key, value in header.metadata.items() if isinstance(value, str)}
     with described(header, "diffusion model"), recording, torch.no_grad():
         patcher = comfy.sd.load_diffusion_model_state_dict(
-            dict(recording.state_dict), model_options=options, metadata=texts, disable_dynamic=True
+            dict(recording.state_dict), model_options=options, metadata=metadata_of(header), disable_dynamic=True
         )
     if patcher is None:
         raise another_kind(header, "a diffusion model")
-    model = patcher.model
-    name = f"{type(model.model_config).__name__} diffusion model"
-    _check_blocks(header, model.diffusion_model)
+    return patcher.model, diffusion_weights(patcher.model, recording)
+
+
+def diffusion_weights(model: comfy.model_base.BaseModel, recording: Recording, prefix: str = "") -> WeightSet:
+    """The weights of the diffusion model in core's model; prefix: of its tensors' names in the file."""
+    _check_blocks(recording.header, model.diffusion_model, prefix)
+    _check_layers(recording.header, model.diffusion_model, prefix)
     _read_beside(model, recording)
-    return model, weights_of(model.diffusion_model, recording, name)
+    return weights_of(model.diffusion_model, recording, f"{type(model.model_config).__name__} diffusion model")
+
+
+def metadata_of(header: WeightFile) -> dict[str, str]:
+    """The metadata of a file as core reads them."""
+    return {key: value for key, value in header.metadata.items() if isinstance(value, str)}
 
 
 def _read_beside(model: comfy.model_base.BaseModel, recording: Recording) -> None:
@@ -67,40 +84,71 @@ class Part:
 
 
 def text_encoders(
-    headers: Sequence[WeightFile], kind: comfy.sd.CLIPType, sizes: Mapping[str, Any] | None = None
+    headers: Sequence[WeightFile], kind: comfy.sd.CLIPType | None, sizes: Mapping[str, Any] | None = None
 ) -> tuple[comfy.sd.CLIP, list[Part]]:
     """Core's CLIP of these files, and its modules without values.
 
-    kind: which model the encoders are for. sizes: `model_options` of core that give encoders other sizes.
+    kind: which model the encoders are for; None: for the one that they leave no doubt of.
+    sizes: `model_options` of core that give encoders other sizes.
     Raises WeightFileError where core does not know the encoders, or the files have not all of them.
     """
     for header in headers:
         refuse_others(header, "a text encoder", "vae", "flux2_vae", "video_vae")
     headers = with_towers(headers)
     recordings = [Recording(header) for header in headers]
+    with ExitStack() as stack:
+        stack.enter_context(described(headers[0], "set of text encoders"))
+        stack.enter_context(_variants_named(headers[0]))
+        for each in recordings:
+            stack.enter_context(each)
+        stack.enter_context(torch.no_grad())
+        tensors = [in_transformers_layout(each.header, dict(each.state_dict)) for each in recordings]
+        clip = comfy.sd.load_text_encoder_state_dicts(
+            tensors, embedding_directory=folder_paths.get_folder_paths("embeddings"),
+            clip_type=kind or _kind_of(headers, tensors), model_options=encoder_options(sizes), disable_dynamic=True,
+        )  # fmt: skip
+    return clip, list(parts_of(clip.cond_stage_model, recordings))
+
+
+def encoder_options(sizes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Core's `model_options` of text encoders without values."""
     # The patcher is replaced. A device that is not the initial one keeps core from loading the model now; two that are
     # the same keep it from asking how much memory they have.
     meta = torch.device("meta")
     devices = {"load_device": meta, "offload_device": meta, "initial_device": torch.device("cpu")}
-    options = {"dtype": torch.float32, "custom_operations": MetaOperations, **devices, **(sizes or {})}
-    with ExitStack() as stack:
-        stack.enter_context(described(headers[0], "set of text encoders"))
-        for each in recordings:
-            stack.enter_context(each)
-        stack.enter_context(torch.no_grad())
-        clip = comfy.sd.load_text_encoder_state_dicts(
-            [in_transformers_layout(each.header, dict(each.state_dict)) for each in recordings],
-            embedding_directory=folder_paths.get_folder_paths("embeddings"), clip_type=kind, model_options=options,
-            disable_dynamic=True,
-        )  # fmt: skip
-    return clip, list(_parts(clip.cond_stage_model, recordings))
+    return {"dtype": torch.float32, "custom_operations": MetaOperations, **devices, **(sizes or {})}
 
 
-def _parts(owner: torch.nn.Module, recordings: Sequence[Recording]) -> Iterator[Part]:
+@contextmanager
+def _variants_named(header: WeightFile) -> Iterator[None]:
+    """Around core's loading of encoders: raises WeightFileError where one has other sizes than core's."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (other := OTHER_SHAPE.search(" ".join(str(error).split()))):
+            raise
+        raise WeightFileError(
+            f"{header.path} does not fit the text encoders that ComfyUI takes it for: {other[1]} is {other[2]}, where "
+            f"{other[3]} is needed. It is a variant of one (as UMT5 and T5XXL-Unchained are of T5), or it is for "
+            "another model: choose the file that the diffusion model's page names, or its `type`."
+        ) from error
+
+
+def _kind_of(headers: Sequence[WeightFile], tensors: Sequence[Mapping[str, torch.Tensor]]) -> comfy.sd.CLIPType:
+    """The model that encoders are for. Raises WeightFileError for two that several models, or none, have together."""
+    found = {getattr(comfy.sd.detect_te_model(each), "name", None) for each in tensors}
+    for pair, kind in PAIRS.items():
+        if found == set(pair) or len(headers) != 2 or None in found:
+            return getattr(comfy.sd.CLIPType, kind)
+    paths = " and ".join(header.path for header in headers)
+    raise WeightFileError(f"{paths}: the files do not say which model these two encoders are for. Choose it in `type`.")
+
+
+def parts_of(owner: torch.nn.Module, recordings: Sequence[Recording]) -> Iterator[Part]:
     """The transformers of text encoders, and other modules with parameters beside them."""
     for name, module in owner.named_children():
         if any(isinstance(getattr(part, "transformer", None), torch.nn.Module) for part in module.modules()):
-            yield from _parts(module, recordings)
+            yield from parts_of(module, recordings)
         elif any(True for _ in module.parameters()):
             tensors = module.state_dict(keep_vars=True).values()
             source = max(recordings, key=lambda each: sum(each.knows(tensor) for tensor in tensors))
@@ -116,16 +164,33 @@ def _drop_absent(module: torch.nn.Module, recording: Recording) -> None:
             setattr(module, name, None)
 
 
-def _check_blocks(header: WeightFile, core: torch.nn.Module) -> None:
-    """Raise WeightFileError where the file has blocks of a list beyond those that core has counted."""
+def _check_blocks(header: WeightFile, core: torch.nn.Module, prefix: str) -> None:
+    """Raise WeightFileError where the file has blocks of a list beyond those that core has counted.
+
+    prefix: of the module's names in the file.
+    """
     lists = {name: len(part) for name, part in core.named_modules() if isinstance(part, torch.nn.ModuleList)}
     numbered = re.compile(r"(?:^|.*?\.)(" + "|".join(map(re.escape, lists)) + r")\.(\d+)\.")
     for name in header.tensors if lists else ():
-        found = numbered.match(name)
+        found = numbered.match(name) if name.startswith(prefix) else None
         if found and int(found[2]) >= lists[found[1]]:
             raise WeightFileError(
                 f"{header.path} has {name} of a model with {lists[found[1]]} {found[1]}, but no {found[1]}."
                 f"{lists[found[1]]}. The file is incomplete: download it again."
+            )
+
+
+def _check_layers(header: WeightFile, core: torch.nn.Module, prefix: str) -> None:
+    """Raise WeightFileError where the file has the bias of a layer alone, which core would take for a model without.
+
+    prefix: of the module's names in the file.
+    """
+    known, layers = core.state_dict().keys(), Counter(name.rpartition(".")[0] for name in header.tensors)
+    for name in (each for each in header.tensors if each.startswith(prefix)):
+        layer, _, last = name.rpartition(".")
+        if last == "bias" and layers[layer] == 1 and not any(name == key or name.endswith("." + key) for key in known):
+            raise WeightFileError(
+                f"{header.path} has {name} but no {layer}.weight. The file is incomplete or damaged: download it again."
             )
 
 

@@ -74,12 +74,13 @@ class Component(torch.nn.Module):
         }
         weights.require({name: tuple(tensor.shape) for name, tensor in self._names.items()})
         held = {name: found for name, found in weights.parameters.items() if name in self._names and name not in local}
+        arrays = {name: array for name, array in weights.arrays.items() if name not in local}
         self.dtype = torch.float32
         # The CPU's kernel is faster on F32 than on what it would have to convert; on a GPU half the bytes count.
         kv_type = "F32" if placement.device == CPU else "F16"
         options = LowerOptions(activation_scale=F16_OVERFLOW_SCALE if f16_overflow else 1.0, kv_type=kv_type)
         self.host = current_host()
-        held_weights = replace(weights, parameters=held)
+        held_weights = replace(weights, parameters=held, arrays=arrays)
         self.engine_model = self.host.model_for(core, held_weights, placement, options, self.tokens)
         self.loaded = LoadedWeights(self.engine_model, self, self.host.lifetimes)
 

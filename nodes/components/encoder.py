@@ -40,9 +40,10 @@ class EncoderModule(TracedModule):
         """core: the transformer on the meta device. Tokens are looked up in the file."""
         layer = core.get_input_embeddings()
         names = [f"{name}.weight" for name, part in core.named_modules() if part is layer]
-        local = [name for name in (*names, _PROJECTION) if name in weights.parameters]
+        local = [name for name in (*names, _PROJECTION) if name in weights.shapes()]
         super().__init__(core, weights, placement, local, f16_overflow=True)
-        self._local = {name: weights.parameters[name] for name in local}
+        self._local = {name: weights.parameters[name] for name in local if name in weights.parameters}
+        self._transposed = weights.arrays.get(_PROJECTION)  # as files in open_clip's names have it
         self._embedding = TokenEmbedding(layer, self._local[names[0]])
 
     def get_input_embeddings(self) -> TokenEmbedding:
@@ -84,6 +85,8 @@ class PooledEncoder(EncoderModule):
     @cached_property
     def _projection(self) -> Tensor | None:
         parameter = self._local.get(_PROJECTION)
+        if self._transposed is not None:
+            return torch.from_numpy(self._transposed)
         return None if parameter is None else torch.from_numpy(read_parameter(parameter))
 
 

@@ -27,8 +27,11 @@ def device_options() -> list[str]:
     return [AUTO, *(COMFYUI.device_names or USUAL)]
 
 
-def residency_inputs() -> list[io.Input]:
-    """The `weights` and `budget` inputs of a loader; optional, as workflows from before them have none."""
+def residency_inputs(*more: io.Input) -> list[io.Input]:
+    """The `weights`, `budget` and `engine` inputs of a loader; optional, as workflows from before them have none.
+
+    more: inputs that stand behind `weights`.
+    """
     return [
         io.Combo.Input(
             "weights", options=list(RESIDENCIES), default=AUTO, optional=True,
@@ -39,6 +42,7 @@ def residency_inputs() -> list[io.Input]:
             "in place from the file. disk: like device, but unloaded as soon as another model computes. auto: on a "
             "GPU device if they fit, else ram; on the CPU ram.",
         ),
+        *more,
         io.Int.Input(
             "budget", default=0, min=0, max=1 << 20, optional=True, advanced=True,
             tooltip="MiB of the device's memory that weights and compute buffer may take together. 0: what is free. "

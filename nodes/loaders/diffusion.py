@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.model_base
 import torch
 from comfy_api.latest import io
 
 from ...native.placement import AUTO, MIB, Placement, as_placement
-from ...native.weights import WeightFile, read_header
+from ...native.weights import WeightFile, WeightSet, read_header
 from ..components.build import diffusion_model
 from ..components.diffusion import DiffusionModule
 from ..components.patcher import ComponentPatcher
 from .device_inputs import check_device, device_options, diffusion_device, load_device, residency_inputs
 from .files import fingerprint, model_names, model_path
+from .found import found, say
 
 
 def load_diffusion(header: WeightFile, placement: Placement | str) -> ComponentPatcher:
@@ -21,12 +23,22 @@ def load_diffusion(header: WeightFile, placement: Placement | str) -> ComponentP
 
     Raises WeightFileError when the tensors are of no model that core knows, or not all of it.
     """
-    placement = as_placement(placement)
     model, weights = diffusion_model(header)
+    return placed_model(model, weights, as_placement(placement))
+
+
+def placed_model(model: comfy.model_base.BaseModel, weights: WeightSet, placement: Placement) -> ComponentPatcher:
+    """A MODEL of core's model without values."""
     overflows = torch.float16 not in model.model_config.supported_inference_dtypes
     model.diffusion_model = DiffusionModule(model.diffusion_model, weights, placement, overflows)
     model.device = torch.device("cpu")
     return ComponentPatcher(model, load_device(placement.device), torch.device("cpu"))
+
+
+def found_model(patcher: ComponentPatcher) -> str:
+    """A MODEL in words."""
+    model = patcher.model
+    return found(type(model.model_config).__name__, [model.diffusion_model.engine_model.file_weights])
 
 
 class GGMLDiffusionModel(io.ComfyNode):
@@ -56,6 +68,7 @@ class GGMLDiffusionModel(io.ComfyNode):
                 *residency_inputs(),
             ],
             outputs=[io.Model.Output()],
+            hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
@@ -74,5 +87,6 @@ class GGMLDiffusionModel(io.ComfyNode):
     ) -> io.NodeOutput:
         """Reads the header; weights are read when sampling begins."""
         header = read_header(model_path("diffusion_models", model_name))
-        placement = Placement(diffusion_device(device), weights, budget * MIB, engine)
-        return io.NodeOutput(load_diffusion(header, placement))
+        model = load_diffusion(header, Placement(diffusion_device(device), weights, budget * MIB, engine))
+        say(cls, [found_model(model)])
+        return io.NodeOutput(model)

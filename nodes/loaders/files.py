@@ -14,7 +14,10 @@ import folder_paths
 from ...native.weights import WeightFileError, WeightSet
 from ...native.weights.weight_file import shard_paths
 
-GGUF_FOLDERS = {"diffusion_models": "unet_gguf", "text_encoders": "clip_gguf", "vae": "vae_gguf", "LLM": "llm_gguf"}
+GGUF_FOLDERS = {
+    "diffusion_models": "unet_gguf", "text_encoders": "clip_gguf", "vae": "vae_gguf", "checkpoints": "checkpoints_gguf",
+    "LLM": "llm_gguf",
+}  # fmt: skip
 LANGUAGE_MODELS, PROJECTOR = "LLM", "mmproj"  # a folder key, and what is in the names of vision projectors
 SAFETENSORS = (".safetensors", ".sft")
 NONE = "none"  # a file input that is left empty

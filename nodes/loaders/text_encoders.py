@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import comfy.sd
@@ -21,15 +20,14 @@ from comfy_api.latest import io
 
 from ...native.placement import AUTO, CPU, MIB, Placement, as_placement
 from ...native.weights import WeightFile, WeightFileError, WeightSet, clip_l, identify, read_header, t5
-from ..components.build import text_encoders
+from ..components.build import Part, text_encoders
 from ..components.component import MetaOperations
 from ..components.encoder import encoder
 from ..components.patcher import ComponentPatcher
-from ..node_text import show
 from .device_inputs import check_device, companion_device, device_options, load_device, residency_inputs
 from .files import NONE, fingerprint, model_names, model_path, shape_errors_named
+from .found import found, say
 
-log = logging.getLogger(__name__)
 T5_TOKENS = 32128
 CLIP_HEAD = 64  # channels per attention head in every CLIP-L
 TYPES = (AUTO, "sdxl", *(kind.name.lower() for kind in comfy.sd.CLIPType))  # as core's CLIP loaders name them
@@ -148,10 +146,14 @@ def lossy(weights: WeightSet) -> str | None:
     return stored if stored.startswith(LOSSY) else None
 
 
-def tokenizer(embedding_directory: list[str], **_: Any) -> FluxTokenizer:
-    """A tokenizer of FLUX.1 for one CLIP; its vocabularies, which take half a second to read, are those of all."""
+def tokenizer(embedding_directory: list[str], positions: int, **_: Any) -> FluxTokenizer:
+    """A tokenizer of FLUX.1 for one CLIP; its vocabularies, which take half a second to read, are those of all.
+
+    positions: tokens that its CLIP-L takes at once, 77 or LongCLIP's 248.
+    """
     own = copy(_vocabularies(tuple(embedding_directory)))
     own.clip_l, own.t5xxl = copy(own.clip_l), copy(own.t5xxl)
+    own.clip_l.max_length = positions
     return own
 
 
@@ -164,7 +166,8 @@ def load_encoders(clip: WeightSet, t5xxl: WeightSet, placement: Placement | str)
     """A CLIP for FLUX.1, computed where `placement` says."""
     placement = as_placement(placement)
     torch_device = load_device(placement.device)
-    target = ClipTarget(tokenizer, lambda **_: FluxTextEncoders(clip, t5xxl, placement))
+    positions = clip.parameters["text_model.embeddings.position_embedding.weight"].shape[0]
+    target = ClipTarget(partial(tokenizer, positions=positions), lambda **_: FluxTextEncoders(clip, t5xxl, placement))
     loaded = comfy.sd.CLIP(
         target,
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
@@ -186,8 +189,8 @@ def encoders_of(
     engine: str = AUTO,
     type: str = AUTO,  # noqa: A002  # as the input is called
     clip_name4: str = NONE,
-) -> tuple[comfy.sd.CLIP, list[str]]:
-    """The CLIP of the node's inputs, and warnings for its user."""
+) -> tuple[comfy.sd.CLIP, list[WeightSet]]:
+    """The CLIP of the node's inputs, and the weights of each encoder."""
     names = [name for name in (clip_name1, clip_name2, clip_name3, clip_name4) if name != NONE]
     placement = Placement(companion_device(device), weights, budget * MIB, engine)
     headers = [read_header(model_path("text_encoders", name)) for name in names]
@@ -196,13 +199,22 @@ def encoders_of(
         clip, held = load_encoders(found["clip_l"], found["t5"], placement), list(found.values())
     else:
         clip, held = load_any_encoders(headers, type, placement)
-    warnings = [
+    return clip, held
+
+
+def found_clip(clip: comfy.sd.CLIP, encoders: Sequence[WeightSet]) -> str:
+    """A CLIP in words."""
+    return found(type(clip.cond_stage_model).__name__, encoders)
+
+
+def lossy_warnings(encoders: Iterable[WeightSet]) -> list[str]:
+    """Warnings for the user of text encoders that lose the prompt."""
+    return [
         f"{encoder.files[0][0]} is stored as {stored}: a text encoder below Q5 loses much of the prompt. "
         "Use Q5_K_M, Q8_0, F16 or FP8."
-        for encoder in held
+        for encoder in encoders
         if (stored := lossy(encoder))
     ]
-    return clip, warnings
 
 
 def _is_of_flux(header: WeightFile) -> bool:
@@ -215,18 +227,24 @@ def load_any_encoders(
 ) -> tuple[comfy.sd.CLIP, list[WeightSet]]:
     """A CLIP of the encoders that core knows, computed where `placement` says, and the weights of each.
 
-    model: one of TYPES; auto and sdxl are what core takes without one. sizes: as text_encoders has it.
+    model: one of TYPES; sdxl is what core takes without one. sizes: as text_encoders has it.
     """
-    kind = getattr(comfy.sd.CLIPType, model.upper(), comfy.sd.CLIPType.STABLE_DIFFUSION)
+    kind = None if model == AUTO else getattr(comfy.sd.CLIPType, model.upper(), comfy.sd.CLIPType.STABLE_DIFFUSION)
     clip, parts = text_encoders(headers, kind, sizes)
+    place_encoders(clip, parts, placement)
+    return clip, [part.weights for part in parts]
+
+
+def place_encoders(clip: comfy.sd.CLIP, parts: Iterable[Part], placement: Placement) -> None:
+    """Have the modules of core's CLIP computed where `placement` says."""
     for part in parts:
         setattr(part.owner, part.name, encoder(part.core, part.weights, placement))
     _patch(clip, load_device(placement.device))
-    return clip, [part.weights for part in parts]
 
 
 def _patch(clip: comfy.sd.CLIP, device: torch.device) -> None:
     """Give a CLIP the patcher of components."""
+    clip.cond_stage_model.device = torch.device("cpu")
     clip.patcher = ComponentPatcher(clip.cond_stage_model, device, torch.device("cpu"))
     clip.patcher.hook_mode = comfy.hooks.EnumHookMode.MinVram
     clip.patcher.is_clip = True
@@ -307,11 +325,6 @@ class GGMLTextEncoders(io.ComfyNode):
         clip_name4: str = NONE,
     ) -> io.NodeOutput:
         """Reads the headers; weights are read when the first prompt is encoded."""
-        clip, warnings = encoders_of(
-            clip_name1, device, clip_name2, clip_name3, weights, budget, engine, type, clip_name4
-        )
-        for warning in warnings:
-            log.warning(warning)
-        if warnings:
-            show(cls, "\n".join(warnings))
+        clip, held = encoders_of(clip_name1, device, clip_name2, clip_name3, weights, budget, engine, type, clip_name4)
+        say(cls, [found_clip(clip, held)], lossy_warnings(held))
         return io.NodeOutput(clip)

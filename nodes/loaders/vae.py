@@ -1,4 +1,4 @@
-"""GGML VAE: an autoencoder file to a VAE, cut into tiles where a picture is large."""
+"""GGML VAE: a file of any autoencoder that ComfyUI knows to a VAE, which cuts tiles where a picture is large."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from ..components.recording import Recording
 from ..components.tile_choice import MODES, TileChoice, check_tiles
 from .device_inputs import check_device, companion_device, device_options, load_device, residency_inputs
 from .files import fingerprint, model_names, model_path
+from .found import found, say
+
+OVERLAP = 64  # pixels
 
 
 class _WholeBatch(ComponentPatcher):
@@ -43,6 +46,35 @@ def load_vae(vae: ComponentVAE, weights: WeightSet, placement: Placement | str, 
     return vae
 
 
+def tile_inputs(optional: bool = False) -> list[io.Input]:
+    """The inputs `tiling`, `tile_size` and `overlap`."""
+    return [
+        io.Combo.Input(
+            "tiling", options=list(MODES), default=AUTO, optional=optional, advanced=optional,
+            tooltip="When a picture is cut into tiles, which saves memory. auto: when it has more pixels than "
+            "a tile, and into smaller tiles if those do not fit. on: when any side is longer than a tile. "
+            "off: never.",
+        ),
+        io.Int.Input(
+            "tile_size", default=0, min=0, max=4096, step=64, optional=optional, advanced=True,
+            tooltip="Side of a tile in pixels. 0: the largest that the device's free memory, buffers and time "
+            "limit allow, the whole picture if possible; 512 on the CPU. Choose a smaller one if memory runs "
+            "out: half the side takes a quarter of the memory.",
+        ),
+        io.Int.Input(
+            "overlap", default=OVERLAP, min=0, max=2048, step=8, optional=optional, advanced=True,
+            tooltip="Pixels that neighbouring tiles share, to blend them. Raise it if seams show; that takes "
+            "longer.",
+        ),
+    ]  # fmt: skip
+
+
+def found_vae(vae: ComponentVAE) -> str:
+    """A VAE in words."""
+    engine_model = vae.first_stage_model.engine_model
+    return found(type(engine_model.module).__name__, [engine_model.file_weights])
+
+
 class GGMLVAE(io.ComfyNode):
     """The node."""
 
@@ -53,38 +85,25 @@ class GGMLVAE(io.ComfyNode):
             node_id="GGMLVAE",
             display_name="GGML VAE",
             category="loaders/GGML",
-            description="Loads a VAE from a GGUF or safetensors file, such as FLUX.1's ae.safetensors.",
+            description="Loads any VAE that ComfyUI knows, of pictures, video or sound, from a GGUF or safetensors "
+            "file.",
             search_aliases=["GGUF", "VAE loader", "tiled VAE", "Vulkan", "AMD", "low VRAM", "RX 580"],
             inputs=[
                 io.Combo.Input(
                     "vae_name", options=model_names("vae"),
-                    tooltip="A file in models/vae, such as ae.safetensors of FLUX.1.",
+                    tooltip="A file in models/vae, such as ae.safetensors of FLUX.1. It must be the VAE of the model "
+                    "that makes the latents.",
                 ),
                 io.Combo.Input(
                     "device", options=device_options(), default=CPU,
-                    tooltip="Where pictures are decoded and encoded. auto: the CPU, safe with every card. A GPU is "
-                    "faster if the tiles fit its memory.",
+                    tooltip="Where pictures, video and sound are decoded and encoded. auto: the CPU, safe with every "
+                    "card. A GPU is faster if the tiles fit its memory.",
                 ),
-                io.Combo.Input(
-                    "tiling", options=list(MODES), default="auto",
-                    tooltip="When a picture is cut into tiles, which saves memory. auto: when it has more pixels than "
-                    "a tile, and into smaller tiles if those do not fit. on: when any side is longer than a tile. "
-                    "off: never.",
-                ),
-                io.Int.Input(
-                    "tile_size", default=0, min=0, max=4096, step=64, advanced=True,
-                    tooltip="Side of a tile in pixels. 0: the largest that the device's free memory, buffers and time "
-                    "limit allow, the whole picture if possible; 512 on the CPU. Choose a smaller one if memory runs "
-                    "out: half the side takes a quarter of the memory.",
-                ),
-                io.Int.Input(
-                    "overlap", default=64, min=0, max=2048, step=8, advanced=True,
-                    tooltip="Pixels that neighbouring tiles share, to blend them. Raise it if seams show; that takes "
-                    "longer.",
-                ),
+                *tile_inputs(),
                 *residency_inputs(),
             ],
             outputs=[io.Vae.Output()],
+            hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
@@ -112,4 +131,6 @@ class GGMLVAE(io.ComfyNode):
             raise ValueError(fits)
         header = read_header(model_path("vae", vae_name))
         placement = Placement(companion_device(device), weights, budget * MIB, engine)
-        return io.NodeOutput(vae_of(header, placement, TileChoice(tiling, tile_size, overlap)))
+        vae = vae_of(header, placement, TileChoice(tiling, tile_size, overlap))
+        say(cls, [found_vae(vae)])
+        return io.NodeOutput(vae)

@@ -49,19 +49,24 @@ def _planned(prompt: Prompt, change: Change, planned: Planned) -> Plan | None:
 def _changes(prompt: Prompt) -> Iterator[tuple[str, str, Change]]:
     """Candidates: kind, words, inputs to set."""
     nodes = list(loader_nodes(prompt))
-    for node, loader, inputs in nodes:
-        if loader.tiles and (inputs.get("tiling") == "off" or inputs.get("tile_size")):
+    parts = [(node, loader, part, inputs) for node, loader, inputs in nodes for part in loader.parts]
+    for node, loader, part, inputs in parts:
+        if part.tiles and (inputs.get("tiling") == "off" or inputs.get("tile_size")):
             words = f"{loader.title} (node {node}): tiling auto, tile_size 0"
             yield "tiles", words, {node: {"tiling": "auto", "tile_size": 0}}
     for node, loader, inputs in nodes:
         if loader.releases and inputs.get("after_use") == "keep":
             yield "release", f"{loader.title} (node {node}): after_use release", {node: {"after_use": "release"}}
-    for node, loader, inputs in sorted(nodes, key=lambda each: each[1].cpu_advice):
-        if loader.cpu_advice and inputs.get("device") not in (None, AUTO, CPU):
-            yield loader.node_id, f"{loader.title} (node {node}): device CPU", {node: {"device": CPU}}
+    for node, loader, part, inputs in sorted(parts, key=lambda each: each[2].cpu_advice):
+        device = f"{part.prefix}device"
+        if part.cpu_advice and inputs.get(device) not in (None, AUTO, CPU):
+            kind = f"{loader.node_id} {part.prefix}"
+            yield kind, f"{loader.title} (node {node}): {device} CPU", {node: {device: CPU}}
+    for node, loader, part, inputs in parts:
+        weights = f"{part.prefix}weights"
+        if part.streams and inputs.get(weights) in ("device", "disk"):
+            yield "stream", f"{loader.title} (node {node}): {weights} ram", {node: {weights: "ram"}}
     for node, loader, inputs in nodes:
-        if loader.streams and inputs.get("weights") in ("device", "disk"):
-            yield "stream", f"{loader.title} (node {node}): weights ram", {node: {"weights": "ram"}}
         if loader.files:
             for name in _smaller_files(loader.files, str(inputs.get("model_name"))):
                 yield "file", f"{loader.title} (node {node}): the file {name}", {node: {"model_name": name}}

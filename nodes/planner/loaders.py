@@ -6,15 +6,27 @@ A new loader is a row here; rules, search and advice read the table. js/settings
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...native.placement import AUTO, DEVICE, RAM
+from ..loaders.checkpoint import CLIP, MODEL, VAE, checkpoint_of
 from ..loaders.diffusion import GGMLDiffusionModel
 from ..loaders.text_encoders import encoders_of
 from ..loaders.vae import GGMLVAE
 from .language import language_model
 from .unknown import Inputs, NodeTurn, Outputs, Rule, all_known
+
+
+@dataclass(frozen=True)
+class LoaderPart:
+    """A model that a loader node loads, with the inputs `device` and `weights` that are about it."""
+
+    residencies: tuple[str, ...] = ()  # tried where `weights` is auto, the fastest first; (): it has no such input
+    prefix: str = ""  # of the names of those two inputs
+    tiles: bool = False  # has the inputs `tiling`, `tile_size` and `overlap`
+    streams: bool = False  # streaming its weights is worth advising
+    cpu_advice: int = 0  # rank of the advice to move it to the CPU, 1 first; 0: never advised
 
 
 @dataclass(frozen=True)
@@ -24,12 +36,9 @@ class Loader:
     node_id: str
     title: str  # its display name
     rule: Rule
-    residencies: tuple[str, ...] = ()  # tried where `weights` is auto, the fastest first; (): it has no such input
-    tiles: bool = False  # has the inputs `tiling`, `tile_size` and `overlap`
+    parts: tuple[LoaderPart, ...]  # in the order in which the search moves them for the sake of another
     releases: bool = False  # has the input `after_use`
-    streams: bool = False  # streaming its weights is worth advising
     files: str = ""  # the folder whose smaller files are advised for `model_name`; "": none
-    cpu_advice: int = 0  # rank of the advice to move it to the CPU, 1 first; 0: never advised
 
 
 def _diffusion_model(inputs: Inputs, _turn: NodeTurn) -> Outputs:
@@ -44,18 +53,28 @@ def _vae(inputs: Inputs, _turn: NodeTurn) -> Outputs:
     return tuple(GGMLVAE.execute(**all_known(inputs)).result)
 
 
+def _checkpoint(inputs: Inputs, turn: NodeTurn) -> Outputs:
+    def begins(prefix: str) -> None:
+        turn.recorder.part = replace(turn.recorder.part, prefix=prefix)
+
+    return checkpoint_of(**all_known(inputs), begins=begins)[0]
+
+
+# The weights of a VAE are small beside its compute buffer.
+_ENCODERS, _DECODER = LoaderPart((DEVICE, RAM), cpu_advice=3), LoaderPart((AUTO,), tiles=True, cpu_advice=2)
+_DIFFUSION = LoaderPart((DEVICE, RAM), streams=True)
 # In the order in which the search moves them for the sake of another: what computes once or seldom first.
 LOADERS: Mapping[str, Loader] = {
     loader.node_id: loader
     for loader in (
-        Loader("GGMLLanguageModel", "GGML Language Model", language_model, releases=True, cpu_advice=1),
-        Loader("GGMLTextEncoders", "GGML Text Encoders", _text_encoders, (DEVICE, RAM), cpu_advice=3),
-        # The weights of a VAE are small beside its compute buffer.
-        Loader("GGMLVAE", "GGML VAE", _vae, (AUTO,), tiles=True, cpu_advice=2),
+        Loader("GGMLLanguageModel", "GGML Language Model", language_model, (LoaderPart(cpu_advice=1),), releases=True),
+        Loader("GGMLTextEncoders", "GGML Text Encoders", _text_encoders, (_ENCODERS,)),
+        Loader("GGMLVAE", "GGML VAE", _vae, (_DECODER,)),
         Loader(
-            "GGMLDiffusionModel", "GGML Diffusion Model", _diffusion_model, (DEVICE, RAM), streams=True,
-            files="diffusion_models",
+            "GGMLCheckpoint", "GGML Checkpoint", _checkpoint,
+            (replace(_ENCODERS, prefix=CLIP), replace(_DECODER, prefix=VAE), replace(_DIFFUSION, prefix=MODEL)),
         ),
+        Loader("GGMLDiffusionModel", "GGML Diffusion Model", _diffusion_model, (_DIFFUSION,), files="diffusion_models"),
     )
 }  # fmt: skip
 

@@ -59,13 +59,19 @@ def decode_tiled(vae: comfy.sd.VAE, samples: Tensor, **tiles: Any) -> Tensor:
 def encode(vae: comfy.sd.VAE, pixel_samples: Tensor) -> Tensor:
     """As VAE.encode: [batch, ..., channels] to latents, zeros without memory."""
     vae.patcher.load()
-    return vae.first_stage_model.encode(_channels_first(vae, pixel_samples))
+    return _formatted(vae, vae.first_stage_model.encode(_channels_first(vae, pixel_samples)))
 
 
 def encode_tiled(vae: comfy.sd.VAE, pixel_samples: Tensor, **tiles: Any) -> Tensor:
     """As VAE.encode_tiled."""
     vae.patcher.load()
-    return vae.first_stage_model.encode_tiled(_channels_first(vae, pixel_samples), **_given(tiles))
+    return _formatted(vae, vae.first_stage_model.encode_tiled(_channels_first(vae, pixel_samples), **_given(tiles)))
+
+
+def _formatted(vae: comfy.sd.VAE, latents: Tensor) -> Tensor:
+    """Latents in the shape that SeedVR2's nodes take, or as they are; older ComfyUIs have no such attribute."""
+    formatted = getattr(vae, "format_encoded", None)
+    return latents if formatted is None else formatted(latents)
 
 
 def _channels_first(vae: comfy.sd.VAE, pixels: Tensor) -> Tensor:

@@ -12,13 +12,14 @@ from typing import Any
 from ...native.placement import AUTO, CPU, MIB, RAM
 from ...native.planning import Machine, Plan
 from ..loaders.device_inputs import first_gpu
-from .loaders import LOADERS, Loader, loader_nodes
+from .loaders import LOADERS, Loader, LoaderPart, loader_nodes
 from .unknown import Inputs
 from .walk import Change, Prompt, changed
 
 _TILES = (1024, 768, 512, 384, 256, 192, 128)  # pixels
 _OVERLAP = 64  # pixels, the default of the VAE's node; a tile is at least twice as large
 Options = Sequence[dict[str, Any]]  # inputs to set, the fastest first
+Place = tuple[str, str]  # of a model in a prompt: its loader node, and the prefix of its inputs there
 
 
 def search(prompt: Prompt, machine: Machine, planned: Callable[[Prompt], Plan]) -> tuple[Change, Plan]:
@@ -28,19 +29,24 @@ def search(prompt: Prompt, machine: Machine, planned: Callable[[Prompt], Plan]) 
     whole picture, large tiles, small ones) and moves on to its next one where its phase lacks memory.
     """
     loaders = {node: loader for node, loader, _ in loader_nodes(prompt)}
-    options: dict[str, Options] = {
-        node: list(_options(loader, inputs, machine)) for node, loader, inputs in loader_nodes(prompt)
+    options: dict[Place, Options] = {
+        (node, part.prefix): list(_options(part, inputs, machine))
+        for node, loader, inputs in loader_nodes(prompt)
+        for part in loader.parts
     }
     chosen = dict.fromkeys(options, 0)
     while True:
-        change = {node: options[node][chosen[node]] for node in options if options[node][chosen[node]]}
+        change: dict[str, dict[str, Any]] = {}
+        for (node, prefix), number in chosen.items():
+            if options[node, prefix][number]:
+                change.setdefault(node, {}).update(options[node, prefix][number])
         plan = planned(changed(prompt, change))
         if plan.shortage is None:
             return change, plan
-        node = _next_to_move(loaders, plan.shortage.loader, options, chosen)
-        if node is None:
+        place = _next_to_move(loaders, (plan.shortage.loader, plan.shortage.prefix), options, chosen)
+        if place is None:
             return change, plan
-        chosen[node] += 1
+        chosen[place] += 1
 
 
 def describe_choice(prompt: Prompt, change: Change) -> str:
@@ -54,41 +60,42 @@ def describe_choice(prompt: Prompt, change: Change) -> str:
 
 
 def _next_to_move(
-    loaders: Mapping[str, Loader], short: str, options: Mapping[str, Options], chosen: Mapping[str, int]
-) -> str | None:
-    """The loader that moves on to its next option: the one that is short of memory, or another where it has none left.
+    loaders: Mapping[str, Loader], short: Place, options: Mapping[Place, Options], chosen: Mapping[Place, int]
+) -> Place | None:
+    """The model that moves on to its next option: the one that is short of memory, or another where it has none left.
 
     Others move in the order of the table.
     """
-    order = list(LOADERS)
-    others = sorted(options, key=lambda node: order.index(loaders[node].node_id))
-    for node in (short, *others):
-        if node in options and chosen[node] + 1 < len(options[node]):
-            return node
+    order = [(loader.node_id, part.prefix) for loader in LOADERS.values() for part in loader.parts]
+    others = sorted(options, key=lambda place: order.index((loaders[place[0]].node_id, place[1])))
+    for place in (short, *others):
+        if place in options and chosen[place] + 1 < len(options[place]):
+            return place
     return None
 
 
-def _options(loader: Loader, inputs: Inputs, machine: Machine) -> Iterator[dict[str, Any]]:
-    """The inputs to set for each way of placing a component, the fastest first."""
+def _options(part: LoaderPart, inputs: Inputs, machine: Machine) -> Iterator[dict[str, Any]]:
+    """The inputs to set for each way of placing a model, the fastest first."""
     gpu = first_gpu(list(machine.devices))
-    devices = [inputs.get("device")]
+    device_input, weights_input = f"{part.prefix}device", f"{part.prefix}weights"
+    devices = [inputs.get(device_input)]
     if devices == [AUTO]:
         devices = [CPU] if gpu == CPU or inputs.get("engine") == "torch" else [gpu, CPU]
-    if not loader.residencies:
-        yield from ({"device": device} if device != inputs.get("device") else {} for device in devices)
+    if not part.residencies:
+        yield from ({device_input: device} if device != inputs.get(device_input) else {} for device in devices)
         return
-    residencies = loader.residencies if inputs.get("weights", AUTO) == AUTO else (inputs["weights"],)
+    residencies = part.residencies if inputs.get(weights_input, AUTO) == AUTO else (inputs[weights_input],)
     for device, residency in product(devices, residencies):
-        placement = {"device": device, "weights": residency}
+        placement = {device_input: device, weights_input: residency}
         if residency == RAM and device != CPU and not inputs.get("budget"):
             placement["budget"] = machine.capacity.get(str(device), 0) // MIB  # blocks that fit stay on the GPU
-        for tiling in _tilings(loader, inputs, device):
+        for tiling in _tilings(part, inputs, device):
             yield {key: value for key, value in {**placement, **tiling}.items() if inputs.get(key, AUTO) != value}
 
 
-def _tilings(loader: Loader, inputs: Inputs, device: Any) -> Iterator[dict[str, Any]]:
+def _tilings(part: LoaderPart, inputs: Inputs, device: Any) -> Iterator[dict[str, Any]]:
     """The tilings to try, the fastest first; on the CPU `auto` is 512 pixels, or less where those do not fit."""
-    if not loader.tiles or inputs.get("tiling") != AUTO or inputs.get("tile_size") or device == CPU:
+    if not part.tiles or inputs.get("tiling", AUTO) != AUTO or inputs.get("tile_size") or device == CPU:
         yield {}
         return
     yield {"tiling": "off"}

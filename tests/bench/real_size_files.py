@@ -144,6 +144,7 @@ def _write_hollow_safetensors(path: Path, file: ModelFile) -> None:
         start, end = end, end + math.prod(shape) * np.dtype(_DTYPES[kind]).itemsize
         header[name] = {"dtype": kind.name, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # as the format's own writer aligns data
     path.write_bytes(len(text).to_bytes(8, "little") + text)
     os.truncate(path, 8 + len(text) + end)
 

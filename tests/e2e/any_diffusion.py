@@ -2,31 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
-from unittest.mock import patch
-
 import torch
 
-from tests import pack
-
-pack.comfy()
-
-import comfy.ldm.modules.diffusionmodules.openaimodel  # noqa: E402
-import comfy.ldm.wan.model  # noqa: E402
-import comfy.model_detection  # noqa: E402
-import comfy.ops  # noqa: E402
-import comfy.supported_models  # noqa: E402
-
-from ..parity.families.cases import CASES  # noqa: E402
-from ..parity.model_cases import randomize  # noqa: E402
-
-Shapes = Mapping[str, tuple[int, ...]]
-Tensors = dict[str, torch.Tensor]
-BY_NAME = {case.name: case for case in CASES}
-META = {"dtype": torch.float32, "device": "meta", "operations": comfy.ops.disable_weight_init}
+from .small_diffusion import Shapes, Small, Tensors, of_case, sd, sdxl, unet, wide
 
 # No diffusion models, though core detects them in the same way; GGML Diffusion Model has no node that takes them.
 OTHERS = {
@@ -36,110 +14,13 @@ OTHERS = {
     "DepthAnything3": "measures depth",
 }
 
-
-@dataclass(frozen=True)
-class Small:
-    """A small model of the class `kind`.
-
-    start: names and shapes of about the model. sizes: those that core's detection takes for given where files have no
-    others; core's detection is made to find them in both loaders. other: it finds another class in so small a file.
-    beside: names and shapes beside the diffusion model's. stored: the state dict as the file has it. text, pooled:
-    channels. given: what else the conditioning has, shapes of random tensors for the most part. latent: its size,
-    without batch and channels, if not the usual one; second: shape of a latent beside it.
-    """
-
-    kind: str
-    start: Callable[[], Shapes]
-    sizes: Mapping[str, Any] = field(default_factory=dict)
-    other: bool = False
-    beside: Shapes = field(default_factory=dict)
-    stored: Callable[[Tensors], Tensors] = dict
-    text: int = 48
-    pooled: int = 32
-    given: Mapping[str, Any] = field(default_factory=dict)
-    latent: tuple[int, ...] = ()
-    second: tuple[int, ...] = ()
-
-    @contextmanager
-    def detection(self) -> Iterator[None]:
-        """Within it core's detection finds the sizes of the small model."""
-        if not self.sizes and not self.other:
-            yield
-            return
-        detect, original = comfy.model_detection.detect_unet_config, comfy.model_detection.model_config_from_unet_config
-        asked = getattr(comfy.supported_models, self.kind).unet_config
-
-        def sized(unet_config: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-            config = original({**unet_config, **asked}, *args, **kwargs)
-            config.unet_config.update(
-                {n: unet_config[n] for n in asked if n in unet_config and n in config.unet_config}
-            )
-            config.unet_config.update(self.sizes)
-            return config
-
-        with (
-            patch.object(comfy.model_detection, "detect_unet_config", lambda *a, **k: detect(*a, **k) or {}),
-            patch.object(comfy.model_detection, "model_config_from_unet_config", sized),
-        ):
-            yield
-
-    def tensors(self) -> Tensors:
-        """A state dict of the model with random values, of the sizes that core's detection reads out of it."""
-        with self.detection():
-            shapes = dict(self.start())
-            for _ in range(3):
-                module = self._built(shapes)
-                found = shapes_of(module)
-                if found == shapes:
-                    values = {key: value.clone() for key, value in randomize(module).state_dict().items()}
-                    return self.stored(values) | self._beside()
-                shapes = dict(found)
-        raise AssertionError(f"core does not build {self.kind} of the sizes that it finds")
-
-    def _built(self, shapes: Shapes) -> torch.nn.Module:
-        tensors = {key: torch.empty(shape, device="cpu" if len(shape) < 2 else "meta") for key, shape in shapes.items()}
-        tensors = self.stored(tensors) | self._beside()
-        config = comfy.model_detection.model_config_from_unet(tensors, "")
-        assert type(config).__name__ == self.kind
-        config.custom_operations = comfy.ops.disable_weight_init
-        config.set_inference_dtype(torch.float32, None)
-        return config.get_model(tensors, "").diffusion_model
-
-    def _beside(self) -> dict[str, torch.Tensor]:
-        source = torch.Generator().manual_seed(5)
-        return {key: 0.1 * torch.randn(shape, generator=source) for key, shape in self.beside.items()}
-
-
-def of_case(name: str) -> Callable[[], Shapes]:
-    """The shapes of a case of tests/parity/families."""
-    return lambda: shapes_of(BY_NAME[name].build())
-
-
-def shapes_of(module: torch.nn.Module) -> Shapes:
-    """Of its state dict."""
-    return {key: tuple(value.shape) for key, value in module.state_dict().items()}
-
-
-def unet(**config: Any) -> Callable[[], Shapes]:
-    """The shapes of a U-Net of two levels."""
-    config = {
-        "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 64, "num_res_blocks": [1, 1],
-        "channel_mult": [1, 2], "transformer_depth": [1, 1], "transformer_depth_output": [1, 1, 1, 1],
-        "transformer_depth_middle": 1, "context_dim": 48, "use_spatial_transformer": True, "legacy": False,
-        "num_heads": -1, "num_head_channels": 64, "use_linear_in_transformer": True,
-    } | config  # fmt: skip
-    if config.get("adm_in_channels"):
-        config["num_classes"] = "sequential"
-    model = comfy.ldm.modules.diffusionmodules.openaimodel.UNetModel
-    return lambda: shapes_of(model(**config, **META))
-
-
 VIDEO = {
     "use_temporal_resblock": True, "use_temporal_attention": True, "extra_ff_mix_layer": True,
     "use_spatial_context": True, "merge_strategy": "learned_with_images", "merge_factor": 0.0,
     "video_kernel_size": [3, 1, 1], "disable_temporal_crossattention": False,
 }  # fmt: skip
-SD1 = {"num_heads": 8, "num_head_channels": -1, "use_linear_in_transformer": False}
+HEADS = {"num_heads": 8, "num_head_channels": -1}
+SD1 = HEADS | {"use_linear_in_transformer": False}
 CHROMA = {"out_dim": 128, "hidden_dim": 96, "n_layers": 2}
 NERF = {"nerf_hidden_size": 16, "nerf_mlp_ratio": 2, "nerf_depth": 2, "nerf_max_freqs": 4}
 PIXART = {"hidden_size": 96, "num_heads": 4, "caption_channels": 48, "pe_interpolation": 1}
@@ -177,6 +58,11 @@ SECONDS_START = "conditioner.conditioners.seconds_start.embedder.embedding"
 LEARNED = {"0.weights": (128,), "1.weight": (768, 257), "1.bias": (768,)}
 
 
+def _camera() -> Shapes:
+    """Wan 2.2's has no image embedding."""
+    return {key: shape for key, shape in of_case("Wan 2.1 Camera")().items() if "img" not in key}
+
+
 def _pixel_dit(tensors: Tensors) -> Tensors:
     """Two layers are one in the file, with rows for each pixel of a patch."""
     found = {}
@@ -192,26 +78,41 @@ def _pixel_dit(tensors: Tensors) -> Tensors:
 
 
 SMALL = (
-    Small("LotusD", unet(adm_in_channels=4), other=True),
-    Small("SD15_instructpix2pix", unet(in_channels=8, **SD1), other=True),
-    Small("SD15", unet(**SD1), other=True),
-    Small("SD20", unet(), other=True),
-    Small("SD21UnclipL", unet(adm_in_channels=1536), other=True),
-    Small("SD21UnclipH", unet(adm_in_channels=2048), other=True),
-    Small("SDXL_instructpix2pix", unet(in_channels=8, adm_in_channels=2816), other=True, pooled=1280),
-    Small("SDXLRefiner", unet(adm_in_channels=2560), other=True, pooled=1280),
-    Small("SDXL", unet(adm_in_channels=2816), other=True, pooled=1280),
-    Small("SSD1B", unet(adm_in_channels=2816, transformer_depth_middle=-1), other=True, pooled=1280),
-    Small("KOALA_700M", unet(adm_in_channels=2816, transformer_depth_middle=-2), other=True, pooled=1280),
-    Small("KOALA_1B", unet(adm_in_channels=2816), other=True, pooled=1280),
-    Small("Segmind_Vega", unet(adm_in_channels=2816, transformer_depth_middle=-1), other=True, pooled=1280),
+    Small("LotusD", unet(adm_in_channels=4), other=True, real=sd(adm_in_channels=4)),
+    Small("SD15_instructpix2pix", unet(in_channels=8, **SD1),
+          other=True, real=sd(in_channels=8, context_dim=768, **SD1)),
+    Small("SD15", unet(**SD1), other=True, real=sd(context_dim=768, **SD1)),
+    Small("SD20", unet(), other=True, real=sd()),
+    Small("SD21UnclipL", unet(adm_in_channels=1536), other=True, real=sd(adm_in_channels=1536)),
+    Small("SD21UnclipH", unet(adm_in_channels=2048), other=True, real=sd(adm_in_channels=2048)),
+    Small("SDXL_instructpix2pix", unet(in_channels=8, adm_in_channels=2816), other=True,
+          pooled=1280, real=sdxl(in_channels=8)),
+    Small("SDXLRefiner", unet(adm_in_channels=2560), other=True,
+          pooled=1280, real=sdxl(model_channels=384, num_res_blocks=[2, 2, 2, 2], channel_mult=[1, 2, 4, 4],
+          context_dim=1280, adm_in_channels=2560, transformer_depth=[0, 0, 4, 4, 4, 4, 0, 0])),
+    Small("SDXL", unet(adm_in_channels=2816), other=True, pooled=1280, real=sdxl()),
+    Small("SSD1B", unet(adm_in_channels=2816, transformer_depth_middle=-1), other=True,
+          pooled=1280, real=sdxl(transformer_depth=[0, 0, 2, 2, 4, 4], transformer_depth_middle=-1)),
+    Small("KOALA_700M", unet(adm_in_channels=2816, transformer_depth_middle=-2), other=True,
+          pooled=1280, real=sdxl(num_res_blocks=[1, 1, 1], transformer_depth=[0, 2, 5], transformer_depth_middle=-2)),
+    Small("KOALA_1B", unet(adm_in_channels=2816), other=True,
+          pooled=1280, real=sdxl(num_res_blocks=[1, 1, 1], transformer_depth=[0, 2, 6])),
+    Small("Segmind_Vega", unet(adm_in_channels=2816, transformer_depth_middle=-1), other=True,
+          pooled=1280, real=sdxl(transformer_depth=[0, 0, 1, 1, 2, 2], transformer_depth_middle=-1)),
     Small("SD_X4Upscaler", unet(in_channels=7, num_classes=1000, disable_self_attentions=[True, False], **SD1),
-          {"disable_self_attentions": [True, False]}, other=True),
+          {"disable_self_attentions": [True, False]},
+        other=True, real=sd(model_channels=256, in_channels=7, num_classes=1000, channel_mult=[1, 2, 2, 4],
+        transformer_depth=[0, 0, 1, 1, 1, 1, 1, 1], transformer_depth_output=[0] * 3 + [1] * 9,
+        disable_self_attentions=[True] * 3 + [False], **HEADS)),
     Small("Stable_Zero123", unet(in_channels=8, context_dim=768, **SD1), other=True,
-          beside={"cc_projection.weight": (768, 772), "cc_projection.bias": (768,)}, text=772),
-    Small("SVD_img2vid", unet(in_channels=8, adm_in_channels=768, **VIDEO), other=True),
-    Small("SV3D_u", unet(in_channels=8, adm_in_channels=256, **VIDEO), other=True),
-    Small("SV3D_p", unet(in_channels=8, adm_in_channels=1280, **VIDEO), other=True),
+          beside={"cc_projection.weight": (768, 772), "cc_projection.bias": (768,)},
+        text=772, real=sd(in_channels=8, context_dim=768, **SD1)),
+    Small("SVD_img2vid", unet(in_channels=8, adm_in_channels=768, **VIDEO),
+          other=True, real=sd(in_channels=8, adm_in_channels=768, **VIDEO)),
+    Small("SV3D_u", unet(in_channels=8, adm_in_channels=256, **VIDEO),
+          other=True, real=sd(in_channels=8, adm_in_channels=256, **VIDEO)),
+    Small("SV3D_p", unet(in_channels=8, adm_in_channels=1280, **VIDEO),
+          other=True, real=sd(in_channels=8, adm_in_channels=1280, **VIDEO)),
     Small("Stable_Cascade_C", of_case("Stable Cascade C"), {
         "c_cond": 64, "c_hidden": [64, 64], "nhead": [4, 4], "blocks": [[1, 2], [2, 1]], "c_clip_text": 48,
         "c_clip_text_pooled": 48, "c_clip_img": 768}, pooled=48),
@@ -227,15 +128,19 @@ SMALL = (
     Small("StableAudio", of_case("Stable Audio 1"), {"num_heads": 12, "embed_dim": 768, "global_cond_dim": 1536,
           "io_channels": 64}, beside={
         f"{at}.{name}": shape for at in (SECONDS_START, SECONDS_TOTAL) for name, shape in LEARNED.items()}, text=768),
-    Small("AuraFlow", of_case("AuraFlow"), {"dim": 256, "n_heads": 1, "global_conddim": 256}, other=True),
+    Small("AuraFlow", of_case("AuraFlow"), {"dim": 256, "n_heads": 1, "global_conddim": 256},
+          other=True, real=wide("AuraFlow", **{"cond_seq_linear.weight": (1, 2048)})),
     Small("PixArtAlpha", of_case("PixArt Alpha"), PIXART, given={"width": 512, "height": 512}, latent=(36, 36)),
     Small("PixArtSigma", of_case("PixArt Sigma"), PIXART, latent=(36, 36)),
     Small("HunyuanDiT", of_case("HunyuanDiT 1.2"), HUNYUAN_DIT, given=MT5),
     Small("HunyuanDiT1", of_case("HunyuanDiT 1.1 (size, style)"), HUNYUAN_DIT | {
-        "size_cond": True, "use_style_cond": True}, other=True, given=MT5),
+        "size_cond": True, "use_style_cond": True}, other=True,
+        given=MT5, real=wide("HunyuanDiT 1.1 (size, style)", **{"x_embedder.proj.weight": (1408, 4, 2, 2),
+        "extra_embedder.0.weight": (1, 3968)})),
     Small("FluxInpaint", of_case("Flux Fill (384 channels)"), text=64),
     Small("Flux", of_case("Flux dev"), text=64),
-    Small("LongCatImage", of_case("LongCat image"), {"context_in_dim": 3584, "txt_ids_dims": [1, 2]}, text=3584),
+    Small("LongCatImage", of_case("LongCat image"), {"context_in_dim": 3584, "txt_ids_dims": [1, 2]},
+          text=3584, real=wide("LongCat image", **{"txt_in.weight": (128, 3584)})),
     Small("FluxSchnell", of_case("Flux schnell"), text=64),
     Small("GenmoMochi", of_case("Mochi"), {
         "depth": 2, "num_heads": 2, "hidden_size_x": 128, "hidden_size_y": 64, "mlp_ratio_x": 96.0,
@@ -243,44 +148,56 @@ SMALL = (
     Small("LTXV", of_case("LTX-Video"), text=4096),
     Small("LTXAV", of_case("LTX-2 (audio and video)"), LTX_AV, second=(8, 11, 16), given={"attention_mask": None}),
     Small("MiniMaxH3", of_case("MiniMax H3 (audio and video)"), {"latents_dim": 32}, second=(32, 2, 6)),
-    Small("HunyuanVideo15_SR_Distilled", of_case("HunyuanVideo 1.5"), {"in_channels": 98, "vision_in_dim": 1152}),
-    Small("HunyuanVideo15", of_case("HunyuanVideo 1.5"), {"vision_in_dim": 1152}),
+    Small("HunyuanVideo15_SR_Distilled", of_case("HunyuanVideo 1.5"), {"in_channels": 98, "vision_in_dim": 1152},
+          real=wide("HunyuanVideo 1.5", **{"vision_in.proj.0.weight": (1152,), "img_in.proj.weight": (128, 98, 1, 1,
+          1)})),
+    Small("HunyuanVideo15", of_case("HunyuanVideo 1.5"), {"vision_in_dim": 1152}, real=wide("HunyuanVideo 1.5",
+          **{"vision_in.proj.0.weight": (1152,), "img_in.proj.weight": (128, 65, 1, 1, 1)})),
     Small("HunyuanImage21Refiner", of_case("HunyuanImage 2.1"), {
-        "patch_size": [1, 1, 1], "axes_dim": [16, 56, 56], "in_channels": 128}, other=True),
+        "patch_size": [1, 1, 1], "axes_dim": [16, 56, 56], "in_channels": 128},
+        other=True, real=wide("HunyuanImage 2.1", **{"img_in.proj.weight": (128, 128, 1, 1, 1)})),
     Small("HunyuanImage21", of_case("HunyuanImage 2.1")),
-    Small("HunyuanVideoSkyreelsI2V", of_case("HunyuanVideo"), {"in_channels": 32}, pooled=768),
-    Small("HunyuanVideoI2V", of_case("HunyuanVideo"), {"in_channels": 33}, pooled=768),
+    Small("HunyuanVideoSkyreelsI2V", of_case("HunyuanVideo"), {"in_channels": 32},
+          pooled=768, real=wide("HunyuanVideo", **{"img_in.proj.weight": (128, 32, 1, 2, 2)})),
+    Small("HunyuanVideoI2V", of_case("HunyuanVideo"), {"in_channels": 33},
+          pooled=768, real=wide("HunyuanVideo", **{"img_in.proj.weight": (128, 33, 1, 2, 2)})),
     Small("HunyuanVideo", of_case("HunyuanVideo"), pooled=768),
     Small("CosmosT2V", of_case("Cosmos 1"), COSMOS),
-    Small("CosmosI2V", of_case("Cosmos 1"), COSMOS | {"in_channels": 17}),
-    Small("CosmosT2IPredict2", of_case("Cosmos Predict2"), PREDICT | {"crossattn_emb_channels": 48}),
-    Small("CosmosI2VPredict2", of_case("Cosmos Predict2"), PREDICT | {"crossattn_emb_channels": 48, "in_channels": 17}),
+    Small("CosmosI2V", of_case("Cosmos 1"), COSMOS | {"in_channels": 17}, real=wide("Cosmos 1",
+          **{"x_embedder.proj.1.weight": (128, 72)})),
+    Small("CosmosT2IPredict2", of_case("Cosmos Predict2"), PREDICT | {"crossattn_emb_channels": 48},
+          real=wide("Cosmos Predict2", **{"x_embedder.proj.1.weight": (2048, 68)})),
+    Small("CosmosI2VPredict2", of_case("Cosmos Predict2"), PREDICT | {"crossattn_emb_channels": 48, "in_channels": 17},
+          real=wide("Cosmos Predict2", **{"x_embedder.proj.1.weight": (2048, 72)})),
     Small("ZImagePixelSpace", of_case("Z-Image pixel space"), Z_IMAGE | {
         "patch_size": 8, "in_channels": 3, "decoder_hidden_size": 48, "decoder_num_res_blocks": 2,
-        "decoder_max_freqs": 4, "decoder_in_channels": 192, "use_x0": True}, other=True),
-    Small("ZImage", of_case("Z-Image"), Z_IMAGE, other=True),
+        "decoder_max_freqs": 4, "decoder_in_channels": 192, "use_x0": True},
+        other=True, real=wide("Z-Image pixel space", **{"cap_embedder.1.weight": (3840, 2560)})),
+    Small("ZImage", of_case("Z-Image"), Z_IMAGE,
+          other=True, real=wide("Z-Image", **{"cap_embedder.1.weight": (3840, 2560)})),
     Small("PiD", of_case("PiD"), PIXEL_DIT | {"lq_num_res_blocks": 1},
           given={"lq_latent": (1, 16, 8, 12), "degrade_sigma": (1,)}, latent=(256, 384)),
     Small("PixelDiTT2I", of_case("PixelDiT"), PIXEL_DIT, stored=_pixel_dit, latent=(64, 96)),
-    Small("Lumina2", of_case("Lumina 2"), LUMINA),
+    Small("Lumina2", of_case("Lumina 2"), LUMINA, real=wide("Lumina 2", **{"cap_embedder.1.weight": (2304, 2304)})),
     Small("WAN22_T2V", of_case("Wan 2.2 5B"), text=4096),
-    Small("WAN21_CausalAR_T2V", of_case("Wan 2.1 t2v"), other=True, text=4096),
+    Small("WAN21_CausalAR_T2V", of_case("Wan 2.1 t2v"), other=True, text=4096, config={"causal_ar": True}),
     Small("WAN21_T2V", of_case("Wan 2.1 t2v"), text=4096),
     Small("WAN21_I2V", of_case("Wan 2.1 i2v"), text=4096),
     Small("WAN21_FunControl2V", of_case("Wan 2.1 Fun control (ref conv)"), text=4096),
     Small("WAN21_Vace", of_case("Wan 2.1 VACE"), text=4096),
     Small("WAN21_Camera", of_case("Wan 2.1 Camera"), text=4096),
-    Small("WAN22_Camera", lambda: {
-        key: shape for key, shape in of_case("Wan 2.1 Camera")().items() if "img" not in key}, {"in_dim": 36},
-        text=4096),
+    Small("WAN22_Camera", _camera, {"in_dim": 36},
+          text=4096, real=lambda: {**_camera(), "patch_embedding.weight": (128, 36, 1, 2, 2)}),
     Small("WAN22_S2V", of_case("Wan 2.2 S2V"), text=4096),
     Small("WAN21_HuMo", of_case("Wan 2.1 HuMo"), text=4096),
     Small("WAN22_Animate", of_case("Wan 2.2 Animate"), text=4096),
-    Small("WAN21_FlowRVS", of_case("Wan 2.1 t2v"), {"model_type": "flow_rvs"}, other=True, text=4096),
+    Small("WAN21_FlowRVS", of_case("Wan 2.1 t2v"), {"model_type": "flow_rvs"}, other=True,
+          text=4096, config={"model_type": "flow_rvs"}),
     Small("WAN21_SCAIL", of_case("Wan 2.1 SCAIL"), text=4096),
     Small("WAN21_SCAIL2", of_case("Wan 2.1 SCAIL 2"), text=4096),
     Small("WAN22_WanDancer", of_case("Wan 2.2 WanDancer"), text=4096),
-    Small("Hunyuan3Dv2mini", of_case("Hunyuan3D 2.0"), {"depth": 8}),
+    Small("Hunyuan3Dv2mini", of_case("Hunyuan3D 2.0"), {"depth": 8}, real=wide("Hunyuan3D 2.0",
+          **{f"double_blocks.{n}.": () for n in range(8)})),
     Small("Hunyuan3Dv2", of_case("Hunyuan3D 2.0")),
     Small("Hunyuan3Dv2_1", of_case("Hunyuan3D 2.1 (MoE)"), text=1024),
     Small("TripoSplat", of_case("TripoSplat"), {
@@ -301,7 +218,8 @@ SMALL = (
     Small("SeedVR2", of_case("SeedVR2 3B"), {
         "norm_eps": 1e-5, "num_layers": 2, "mlp_type": "swiglu", "vid_dim": 128, "txt_in_dim": 5120, "heads": 1,
         "head_dim": 128, "mm_layers": 1, "vid_out_norm": True}, other=True, text=5120,
-        given={"condition": (1, 17, 2, 8, 12)}),
+        given={"condition": (1, 17, 2, 8, 12)}, real=wide("SeedVR2 3B", **{"blocks.31.mlp.all.proj_in_gate.weight": (1,
+        1)})),
     Small("ChromaRadiance", of_case("Chroma Radiance (conv head)"), CHROMA | NERF, text=64, latent=(32, 48)),
     Small("ACEStep", of_case("ACE-Step 1"), {
         "num_layers": 2, "inner_dim": 128, "attention_head_dim": 64, "num_attention_heads": 2, "mlp_ratio": 2.0,
@@ -314,7 +232,8 @@ SMALL = (
     Small("Boogu", of_case("Boogu"), {
         "num_attention_heads": 2, "num_kv_heads": 1, "multiple_of": 32, "axes_dim_rope": (40, 40, 40),
         "axes_lens": (64, 32, 32)}),
-    Small("MageFlow", of_case("Mage-Flow"), QWEN | {"in_channels": 128}, other=True),
+    Small("MageFlow", of_case("Mage-Flow"), QWEN | {"in_channels": 128},
+          other=True, real=wide("Mage-Flow", **{"txt_norm.weight": (2560,), "proj_out.weight": (128, 1)})),
     Small("QwenImage", of_case("Qwen-Image"), QWEN),
     Small("JoyImage", of_case("JoyImage"), text=4096),
     Small("Ideogram4", of_case("Ideogram 4"), {
@@ -323,13 +242,16 @@ SMALL = (
     Small("Krea2", of_case("Krea 2"), {"txtheads": 2, "txtkvheads": 2}, latent=(1, 8, 12), text=144),
     Small("Flux2", of_case("Flux.2"), text=64),
     Small("Lens", of_case("Lens"), text=96),
-    Small("Kandinsky5Image", of_case("Kandinsky 5 image"), other=True, text=3584, pooled=768),
+    Small("Kandinsky5Image", of_case("Kandinsky 5 image"), other=True, text=3584,
+          pooled=768, real=wide("Kandinsky 5 image", **{"visual_embeddings.in_layer.bias": (2560,)})),
     Small("Kandinsky5", of_case("Kandinsky 5 video"), text=3584, pooled=768),
     Small("Anima", of_case("Anima"), PREDICT, text=1024,
-          given={"t5xxl_ids": torch.arange(7), "t5xxl_weights": torch.ones(7)}),
+          given={"t5xxl_ids": torch.arange(7), "t5xxl_weights": torch.ones(7)}, real=wide("Anima",
+        **{"x_embedder.proj.1.weight": (2048, 68)})),
     Small("ErnieImage", of_case("Ernie image"), {
         "hidden_size": 256, "num_attention_heads": 2, "num_layers": 2, "ffn_hidden_size": 384, "text_in_dim": 48}),
-    Small("CogVideoX_Inpaint", of_case("CogVideoX 1.5 i2v"), {"in_channels": 48}),
+    Small("CogVideoX_Inpaint", of_case("CogVideoX 1.5 i2v"), {"in_channels": 48}, real=wide("CogVideoX 1.5 i2v",
+          **{"patch_embed.proj.weight": (192, 384)})),
     Small("CogVideoX_I2V", of_case("CogVideoX 1.5 i2v")),
     Small("CogVideoX_T2V", of_case("CogVideoX 5B (rotary)")),
 )  # fmt: skip

@@ -185,6 +185,27 @@ def test_what_nodes_ask_an_autoencoder_for(tmp_path: Path) -> None:
     torch.testing.assert_close(ours.un_normalize(z), theirs.un_normalize(z))
 
 
+@pytest.mark.parametrize("name", ["TAEW 2.2", "SVD", "Stable Audio 3", "Hunyuan3D", "SeedVR2"])
+def test_planned(name: str, tmp_path: Path) -> None:
+    """Decoding and encoding in a plan have the shapes that they have, without memory for values."""
+    kind = BY_NAME[name]
+    path = tmp_path / "vae.safetensors"
+    save_file(kind.tensors(), path, dict(kind.metadata))
+    client, dry_run, planning = (part(f"native.{name}") for name in ("client", "engines.dry_run", "planning"))
+    capacity = {device.name: 1 << 40 for device in client.shared().devices()}
+    recorder = dry_run.Recorder(client.shared(), planning.Machine(tuple(client.shared().devices()), capacity))
+    with part("nodes.components.host").dry_run_host(recorder), kind.small(), torch.inference_mode():
+        vae = part("nodes.planner.planned_models").planned_model(loaded(path))
+        core = comfy.sd.VAE(load_file(path), torch.device("cpu"), dtype=torch.float32, metadata=dict(kind.metadata))
+        options = {"vae_options": dict(kind.options)} if kind.options else {}
+        decoded = vae.decode(latents(kind), **options)
+        assert decoded.shape == core.decode(latents(kind), **options).shape
+        if kind.pixels:
+            assert vae.encode(pixels(kind)).shape == core.encode(pixels(kind)).shape
+    plan = recorder.plan()
+    assert plan.peaks["CPU"] > 0
+
+
 def test_half_an_autoencoder_does_its_half(tmp_path: Path) -> None:
     kind = BY_NAME["TAESD"]
     tensors = {name: x for name, x in kind.tensors().items() if "encoder" not in name}

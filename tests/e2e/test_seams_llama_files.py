@@ -6,11 +6,9 @@ package's table, layouts those of llama.cpp's convert_hf_to_gguf.py.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +27,25 @@ weights = part("native.weights")
 
 import comfy.ops  # noqa: E402
 import comfy.sd  # noqa: E402
-import comfy.text_encoders.flux as flux  # noqa: E402
 import comfy.text_encoders.llama as llama  # noqa: E402
 import comfy.text_encoders.qwen3vl as qwen3vl  # noqa: E402
-import comfy.text_encoders.qwen_vl as qwen_vl  # noqa: E402
+import comfy.text_encoders.qwen35 as qwen35  # noqa: E402
 import comfy.text_encoders.t5 as t5  # noqa: E402
+
+from tests import small_encoders  # noqa: E402
+from tests.small_encoders import SMALL, SMALL_T5, encoded, sentences, spiece_tensor  # noqa: E402
 
 from ..parity.model_cases import randomize  # noqa: E402
 
-HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
-SMALL = {"num_hidden_layers": 3, "vocab_size": 512, "intermediate_size": 256, **HEADS}
-SMALL_T5 = {"vocab_size": 512, "d_model": 64, "d_kv": 16, "num_heads": 4}
+# Two value heads for each key head, as those from 4B on have.
+SMALL_QWEN35 = {
+    "num_hidden_layers": 4, "vocab_size": 512, "intermediate_size": 256, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+    "layer_types": ["linear_attention", "linear_attention", "linear_attention", "full_attention"],
+}  # fmt: skip
 # Relative L2: ggml quantizes the activations too where weights are Q8_0; T5 has 24 layers, each with GELU's table.
-BOUNDS = {"F16": 2e-3, "Q8_0": 2e-2, "T5": 4e-3}
+BOUNDS = {"F16": 2e-3, "Q8_0": 5e-2, "T5": 4e-3}
+PROMPT = "a (red:1.2) dog\nand 赤い犬, größer  \u00bd <start>"
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
 
 
@@ -58,6 +62,10 @@ class Case:
     more: Callable[[gguf.GGUFWriter], None] | None = None
 
 
+def _qwen35(*arguments: Any) -> torch.nn.Module:
+    return type("Small", (qwen35.Qwen35,), {"model_type": "qwen35_08b"})(*arguments)
+
+
 CASES = {
     "Qwen3 0.6B": Case("qwen3", llama.Qwen3_06B, "qwen3_06b"),
     "Qwen3 4B": Case("qwen3", llama.Qwen3_4B, "qwen3_4b"),
@@ -69,6 +77,7 @@ CASES = {
     "Gemma 3 4B": Case("gemma3", llama.Gemma3_4B, "gemma3_4b", tokenizer="llama"),
     "Mistral Small 24B": Case("llama", llama.Mistral3Small24B, "mistral3_24b", tokenizer="tekken"),
     "Ministral 3 3B": Case("mistral3", llama.Ministral3_3B, "ministral3_3b", tokenizer="tekken"),
+    "Qwen3.5 0.8B": Case("qwen35", _qwen35, "qwen35_08b", SMALL_QWEN35),
     "T5-XXL": Case("t5encoder", t5.T5, "t5xxl", SMALL_T5, "chroma", "t5"),
     "UMT5-XXL": Case("t5encoder", t5.T5, "umt5xxl", SMALL_T5, "wan", "t5"),
 }  # fmt: skip
@@ -82,19 +91,6 @@ def built(case: Case) -> torch.nn.Module:
         config |= {"d_ff": 10240, "num_layers": 24, "dense_act_fn": "gelu_pytorch_tanh", "is_gated_act": True}
         config |= {"model_type": kind, "relative_attention_num_buckets": 32}
     return randomize(case.core(config, torch.float32, "cpu", comfy.ops.disable_weight_init))
-
-
-@cache
-def sentences(kind: str) -> sentencepiece.SentencePieceProcessor:
-    """A small tokenizer of SentencePiece's, trained here."""
-    model = io.BytesIO()
-    words = ["a red square and a dog", "ein Würfel, größer als zuvor", "赤い四角と犬", "two  spaces\tand tabs 1.5"] * 40
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(words), model_writer=model, vocab_size=330, model_type=kind, byte_fallback=kind == "bpe",
-        hard_vocab_limit=False, user_defined_symbols=["<start>"], pad_id=0, eos_id=1, bos_id=2, unk_id=3,
-        remove_extra_whitespaces=False, add_dummy_prefix=kind == "unigram", num_threads=1, minloglevel=2,
-    )  # fmt: skip
-    return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
 
 
 def add_tokenizer(writer: gguf.GGUFWriter, kind: str) -> None:
@@ -118,6 +114,8 @@ def add_tokenizer(writer: gguf.GGUFWriter, kind: str) -> None:
 
 
 def kind_of(pieces: sentencepiece.SentencePieceProcessor, token: int) -> int:
+    if pieces.id_to_piece(token) == "<start>":
+        return 4  # as the converter reads it from the added tokens beside the model
     kinds = {"is_unknown": 2, "is_control": 3, "is_byte": 6}
     return next((kind for ask, kind in kinds.items() if getattr(pieces, ask)(token)), 1)
 
@@ -127,7 +125,31 @@ def in_llama_layout(case: Case, name: str, value: np.ndarray) -> np.ndarray:
     if case.architecture in ("llama", "mistral3") and re.search(r"[qk]_proj", name):
         heads = case.sizes["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
         return value.reshape(heads, 2, len(value) // heads // 2, -1).swapaxes(1, 2).reshape(value.shape)
-    return value + 1 if case.architecture.startswith("gemma") and name.endswith("norm.weight") else value
+    if ".linear_attn." in name:
+        value = -np.exp(value) if name.endswith("A_log") else value
+        return of_value_heads(case, name, value[:, 0] if name.endswith("conv1d.weight") else value, ("keys", "shared"))
+    return value + 1 if has_one_added(case, name) else value
+
+
+def has_one_added(case: Case, name: str) -> bool:
+    return case.architecture.startswith(("gemma", "qwen35")) and name.endswith("norm.weight")
+
+
+def of_value_heads(case: Case, name: str, value: np.ndarray, order: tuple[str, str]) -> np.ndarray:
+    """With the value heads of Qwen3.5's linear attention, which lie in that order, in the other one."""
+    keys = case.sizes["linear_num_key_heads"]
+    counts = {"keys": keys, "shared": case.sizes["linear_num_value_heads"] // keys}
+
+    def moved(x: np.ndarray, axis: int = 0) -> np.ndarray:
+        shape = (*x.shape[:axis], *(counts[each] for each in order), -1, *x.shape[axis + 1 :])
+        return x.reshape(shape).swapaxes(axis, axis + 1).reshape(x.shape)
+
+    layer = name.partition(".linear_attn.")[2].removesuffix(".weight")
+    if layer in ("in_proj_qkv", "conv1d"):
+        return np.concatenate([value[: 2 * keys * 128], moved(value[2 * keys * 128 :])])
+    if layer == "out_proj":
+        return moved(value, 1)
+    return value if layer == "norm" else moved(value)
 
 
 def tensors_of(
@@ -164,13 +186,18 @@ def written(case: Case, path: Path, stored: str) -> dict[str, torch.Tensor]:
     if "num_attention_heads" in case.sizes:
         writer.add_head_count(case.sizes["num_attention_heads"])
         writer.add_head_count_kv(case.sizes["num_key_value_heads"])
+    if "linear_num_key_heads" in case.sizes:
+        writer.add_ssm_group_count(case.sizes["linear_num_key_heads"])
+        writer.add_ssm_time_step_rank(case.sizes["linear_num_value_heads"])
+        writer.add_ssm_state_size(128)
     add_tokenizer(writer, case.tokenizer)
     if case.tokenizer == "gpt2":
         writer.add_tensor("rope_freqs.weight", np.ones(64, np.float32))
 
     def named() -> Iterator[tuple[str, str, np.ndarray]]:
         for name, value in state.items():
-            new = names.get_name(name.replace("model.lm_head", "lm_head"), try_suffixes=(".weight", ".bias"))
+            theirs = name.replace("model.lm_head", "lm_head").replace(".dt_bias", ".dt_proj.bias")
+            new = names.get_name(theirs, try_suffixes=(".weight", ".bias"))
             assert new is not None, name
             yield new, name, in_llama_layout(case, name, value)
 
@@ -183,45 +210,29 @@ def undone(case: Case, name: str, value: np.ndarray) -> np.ndarray:
     if case.architecture in ("llama", "mistral3") and re.search(r"[qk]_proj", name):
         heads = case.sizes["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
         return value.reshape(heads, len(value) // heads // 2, 2, -1).swapaxes(1, 2).reshape(value.shape)
-    return value - 1 if case.architecture.startswith("gemma") and name.endswith("norm.weight") else value
+    if ".linear_attn." in name:
+        value = of_value_heads(case, name, value, ("shared", "keys"))
+        value = np.log(-value) if name.endswith("A_log") else value
+        return value[:, None] if name.endswith("conv1d.weight") else value
+    return value - 1 if has_one_added(case, name) else value
 
 
 def transformer(clip: Any) -> Any:
-    return next(module for module in clip.cond_stage_model.modules() if hasattr(module, "transformer")).transformer
-
-
-def encoded(module: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Hidden states as comfy.sd1_clip.SDClipModel asks for them."""
-    embeds = module.get_input_embeddings()(tokens, out_dtype=torch.float32)
-    mask = torch.ones_like(tokens)
-    return module(None, mask, embeds=embeds, num_tokens=[tokens.shape[1]], dtype=torch.float32, embeds_info=[])[0]
+    return next(iter(small_encoders.transformers_of(clip).values()))
 
 
 @pytest.fixture(autouse=True)
-def tekken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Core 0.30 does not build Mistral's tokenizer with the transformers of today."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import BPE
-
-    monkeypatch.setattr(
-        flux, "load_mistral_tokenizer", lambda _: {"tokenizer_object": Tokenizer(BPE()), "legacy": False}
-    )
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_encoders.small_towers(monkeypatch)
+    small_encoders.without_mistrals_tokenizer(monkeypatch)
 
 
-@pytest.fixture(autouse=True)
-def small_towers(monkeypatch: pytest.MonkeyPatch) -> None:
-    tower = partial(qwen_vl.Qwen2VLVisionTransformer, intermediate_size=96, num_heads=4, num_layers=2)
-    monkeypatch.setattr(
-        qwen_vl, "Qwen2VLVisionTransformer", lambda hidden_size, **others: tower(hidden_size=64, **others)
-    )
-    shape = {"hidden_size": 64, "intermediate_size": 96, "depth": 4, "deepstack_visual_indexes": [0, 2, 3]}
-    for name in qwen3vl.QWEN3VL_VISION:
-        monkeypatch.setitem(qwen3vl.QWEN3VL_VISION, name, shape)
-    monkeypatch.setitem(qwen3vl.QWEN3VL_VISION_COMMON, "num_heads", 4)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.function is test_encodes_as_core:
+        cases = [(name, stored) for name in CASES for stored in ("F16", "Q8_0")]
+        metafunc.parametrize(("name", "stored"), small_encoders.third(metafunc, cases))
 
 
-@pytest.mark.parametrize("stored", ["F16", "Q8_0"])
-@pytest.mark.parametrize("name", CASES)
 def test_encodes_as_core(tmp_path: Path, name: str, stored: str) -> None:
     case = CASES[name]
     tensors = written(case, tmp_path / "encoder.gguf", stored)
@@ -233,15 +244,16 @@ def test_encodes_as_core(tmp_path: Path, name: str, stored: str) -> None:
     for key in held.shapes():
         value = held.arrays[key] if key in held.arrays else weights.read_parameter(held.parameters[key])
         np.testing.assert_allclose(value, tensors[key].numpy(), atol=1e-6)
-    clip_tensors = dict(tensors)
+    prefix = "model.language_model." if case.architecture == "qwen35" else "model."
+    clip_tensors = {name.replace("model.", prefix, 1): value for name, value in tensors.items()}
     if case.tokenizer in ("llama", "t5"):
-        proto = sentences("bpe" if case.tokenizer == "llama" else "unigram").serialized_model_proto()
-        clip_tensors["spiece_model"] = torch.frombuffer(bytearray(proto), dtype=torch.uint8)
+        clip_tensors["spiece_model"] = spiece_tensor("bpe" if case.tokenizer == "llama" else "unigram")
     kind = getattr(comfy.sd.CLIPType, case.type.upper(), comfy.sd.CLIPType.STABLE_DIFFUSION)
     core = comfy.sd.load_text_encoder_state_dicts(
         [clip_tensors], embedding_directory=[], clip_type=kind, model_options={"dtype": torch.float32, **sizes}
     )
-    assert type(ours.tokenizer) is type(core.tokenizer)
+    assert type(ours.tokenizer).__qualname__ == type(core.tokenizer).__qualname__
+    assert ours.tokenize(PROMPT) == core.tokenize(PROMPT)
     tokens = torch.tensor([[5, 17, 300, 4, 4, 99, 511]])
     result, expected = encoded(transformer(ours), tokens), encoded(transformer(core), tokens)
     assert (

@@ -11,12 +11,14 @@ import pytest
 from PIL import Image
 
 from tests.comfy_server import WORKFLOWS, Client, Workflow, shipped, workflow
-from tools.micro_models import INSTEAD, graph_with_micro_models
+from tools.micro_models import INSTEAD, ONLY_REAL, graph_with_micro_models
 from tools.server import MODEL_FOLDERS
 
 NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
 TITLE_BAR = 30  # pixels above a node's position
 NOTE = "MarkdownNote"  # lives in the front end alone
+FILES = {*INSTEAD, *ONLY_REAL.values()}
+FOLDERS = (*MODEL_FOLDERS, "checkpoints")
 TYPED = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")  # inputs that are widgets; the rest are sockets
 
 Json = dict[str, Any]
@@ -82,7 +84,14 @@ def as_api(graph: Json, known: Json) -> Workflow:
 
 
 def test_both_formats_of_each_are_there() -> None:
-    assert NAMES == ["expand_and_draw", "expand_with_server", "image_to_image", "lora", "text_to_image"]
+    assert NAMES == [
+        "checkpoint_sdxl",
+        "expand_and_draw",
+        "expand_with_server",
+        "image_to_image",
+        "lora",
+        "text_to_image",
+    ]
     assert sorted(file.stem for file in (WORKFLOWS / "api").glob("*.json")) == NAMES
 
 
@@ -106,7 +115,7 @@ def test_each_file_is_named_with_where_it_is_to_be_had(name: str) -> None:
     graph = drawn(name)
     notes = " ".join(node["widgets_values"][0] for node in graph["nodes"] if node["type"] == NOTE)
     for node in graph["nodes"]:
-        files = [value for value in node["widgets_values"] if value in INSTEAD and node["type"] != "LoraLoader"]
+        files = [value for value in node["widgets_values"] if value in FILES and node["type"] != "LoraLoader"]
         for file in files:
             (address,) = re.findall(rf"\[{re.escape(file)}\]\(https://huggingface\.co/(\S+)\)", notes)
             owner, repository, rest = address.split("/", 2)
@@ -117,7 +126,7 @@ def test_each_file_is_named_with_where_it_is_to_be_had(name: str) -> None:
         assert [model["name"] for model in models] == [file for file in files if not file.endswith(".gguf")]
         for model in models:
             assert f"]({model['url']})" in notes
-            assert model["directory"] in MODEL_FOLDERS
+            assert model["directory"] in FOLDERS
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -132,6 +141,8 @@ def test_values_and_links_are_what_the_nodes_take(known: Json, name: str) -> Non
             if isinstance(value, list):
                 source = known[graph[value[0]]["class_type"]]
                 assert source["output"][value[1]] == kind
+            elif value == ONLY_REAL.get(name):
+                assert kind == "COMBO" or isinstance(kind, list)
             elif isinstance(kind, list) or kind == "COMBO":
                 assert value in (kind if isinstance(kind, list) else options["options"])
             elif kind in ("INT", "FLOAT"):
@@ -143,8 +154,12 @@ def test_values_and_links_are_what_the_nodes_take(known: Json, name: str) -> Non
 @pytest.mark.parametrize("name", NAMES)
 def test_shared_workflows_run_anywhere(name: str) -> None:
     """The diffusion model goes where there is a GPU, the rest stays on the CPU."""
-    devices = {node["class_type"]: node["inputs"].get("device") for node in workflow(name).values()}
-    assert (devices["GGMLDiffusionModel"], devices["GGMLTextEncoders"], devices["GGMLVAE"]) == ("auto", "CPU", "CPU")
+    nodes = {node["class_type"]: node["inputs"] for node in workflow(name).values()}
+    if "GGMLCheckpoint" in nodes:
+        devices = [nodes["GGMLCheckpoint"][f"{part}device"] for part in ("", "clip_", "vae_")]
+    else:
+        devices = [nodes[f"GGML{kind}"]["device"] for kind in ("DiffusionModel", "TextEncoders", "VAE")]
+    assert devices == ["auto", "CPU", "CPU"]
 
 
 @pytest.mark.parametrize("name", NAMES)

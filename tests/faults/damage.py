@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -55,7 +56,7 @@ def whole(header: Header) -> bytes:
 def damage(path: Path, header: Header, chance: Random) -> str:
     """Writes a damaged file; returns in which way."""
     way = chance.choice(tuple(_WAYS))
-    entries = {name: dict(entry) for name, entry in header.entries.items()}
+    entries = deepcopy(dict(header.entries))
     text, size = _WAYS[way](entries, header.size, chance)
     write(path, text, size)
     if way == "truncated":

@@ -130,7 +130,7 @@ def damaged(family: str, number: int, folder: Path) -> tuple[Path, str]:
 
 @cache
 def whole(family: str, folder: Path) -> Any:
-    """What the undamaged file is loaded as."""
+    """The class and the shapes of the undamaged file."""
     path = folder / f"{family}.safetensors"
     damage.write(path, damage.whole(headers(family)), headers(family).size)
     return loaded(family, path)

@@ -30,9 +30,11 @@ def test_the_planner_and_the_settings_know_the_same_loaders() -> None:
         schema = schemas()[node_id]
         inputs = {each.id for each in schema.inputs}
         assert loader.title == schema.display_name
-        assert "device" in inputs
-        assert bool(loader.residencies) == ({"weights", "budget", "engine"} <= inputs)
-        assert loader.tiles == ({"tiling", "tile_size", "overlap"} <= inputs)
+        assert {name for name in inputs if name.endswith("device")} == {f"{part.prefix}device" for part in loader.parts}
+        residencies = {f"{part.prefix}weights" for part in loader.parts if part.residencies}
+        assert residencies == {name for name in inputs if name.endswith("weights")}
+        assert bool(residencies) == ({"budget", "engine"} <= inputs)
+        assert any(part.tiles for part in loader.parts) == ({"tiling", "tile_size", "overlap"} <= inputs)
         assert loader.releases == ("after_use" in inputs)
 
 

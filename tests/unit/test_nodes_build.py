@@ -83,7 +83,7 @@ def test_a_checkpoint_holds_other_models_too(tmp_path: Path) -> None:
 
 
 def test_flux_of_diffusers(tmp_path: Path) -> None:
-    """Queries, keys and values in files of their own are joined, the halves of a scale and shift change places."""
+    """Queries, keys and values are joined, the halves of a scale and shift change places; in shards too."""
     import comfy.utils
 
     tensors = random_models.flux()
@@ -97,9 +97,16 @@ def test_flux_of_diffusers(tmp_path: Path) -> None:
         taken.add((key, window))
         piece = tensors[key] if window is None else tensors[key].narrow(*window)
         theirs[name] = (comfy.utils.swap_scale_shift(piece) if len(ours) == 3 else piece).clone()
-    _, found = build.diffusion_model(saved(tmp_path / "diffusers.safetensors", theirs))
-    same(found, tensors)
-    assert not found.arrays
+    header = saved(tmp_path / "diffusers.safetensors", theirs)
+    half = len(theirs) // 2
+    for number, names in ((1, list(theirs)[:half]), (2, list(theirs)[half:])):
+        shard = {name: theirs[name] for name in names}
+        save_file(shard, tmp_path / f"diffusion_pytorch_model-{number:05}-of-00002.safetensors")
+    shards = weights.read_header(tmp_path / "diffusion_pytorch_model-00002-of-00002.safetensors")
+    for each in (header, shards):
+        _, found = build.diffusion_model(each)
+        same(found, tensors)
+        assert not found.arrays
     assert len(found.parameters["double_blocks.0.img_attn.qkv.weight"].runs) == 3
     assert len(found.parameters["final_layer.adaLN_modulation.1.weight"].runs) == 2
 

@@ -24,6 +24,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Table:
         "diffusion_models": ("unet", "diffusion_models"),
         "text_encoders": ("t",),
         "vae": ("v",),
+        "checkpoints": ("c",),
     }.items():
         for name in names:
             (tmp_path / name).mkdir()

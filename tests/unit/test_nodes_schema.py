@@ -28,7 +28,7 @@ def registered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any
     import folder_paths
 
     folders = {}
-    for folder in ("diffusion_models", "text_encoders", "vae", "LLM"):
+    for folder in ("diffusion_models", "text_encoders", "vae", "checkpoints", "LLM"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "model.gguf").write_bytes(b"GGUF")
         folders[folder] = ([str(tmp_path / folder)], {".safetensors"})
@@ -60,12 +60,14 @@ def errors(class_type: str, **inputs: Any) -> list[str]:
     return [error["details"] for error in found]
 
 
+TILES = {"tiling": "auto", "tile_size": 0, "overlap": 64}
 RESIDENCY = {"weights": "auto", "budget": 0, "engine": "auto"}
 LANGUAGE_MODEL = {
     "model_name": "model.gguf", "device": "CPU", "layers": -1, "context": 512, "threads": 0, "after_use": "keep",
 }  # fmt: skip
 SERVER = {"url": "http://127.0.0.1:8080/v1", "model": "", "key_variable": "", "timeout": 10}
 VAE = {"vae_name": "model.gguf", "device": "CPU", "tiling": "auto", "tile_size": 512, "overlap": 64}
+CHECKPOINT = {"ckpt_name": "model.gguf", "device": "auto", "clip_device": "CPU", "vae_device": "CPU"}
 
 
 def test_ids_and_outputs_stay(registered: dict[str, Any]) -> None:
@@ -73,6 +75,7 @@ def test_ids_and_outputs_stay(registered: dict[str, Any]) -> None:
         "GGMLDiffusionModel": ["MODEL"],
         "GGMLTextEncoders": ["CLIP"],
         "GGMLVAE": ["VAE"],
+        "GGMLCheckpoint": ["MODEL", "CLIP", "VAE"],
         "GGMLLanguageModel": ["GGML_LLM"],
         "GGMLLanguageServer": ["GGML_LLM"],
         "GGMLPromptExpander": ["STRING", "STRING", "STRING"],
@@ -90,7 +93,12 @@ def test_ids_and_outputs_stay(registered: dict[str, Any]) -> None:
             "GGMLTextEncoders",
             {"device": "CPU", "clip_name2": "none", "clip_name3": "none", "type": "auto", "clip_name4": "none"},
         ),
-        ("GGMLVAE", {"device": "CPU", "tiling": "auto", "tile_size": 0, "overlap": 64}),
+        ("GGMLVAE", {"device": "CPU", **TILES}),
+        (
+            "GGMLCheckpoint",
+            {"device": "auto", "clip_device": "CPU", "vae_device": "CPU", "clip_weights": "auto", "vae_weights": "auto"}
+            | TILES,
+        ),
     ],
 )
 def test_defaults_of_loaders(registered: dict[str, Any], name: str, defaults: dict[str, Any]) -> None:
@@ -150,6 +158,8 @@ def test_valid_inputs_pass(no_runner: None) -> None:
     assert errors("GGMLTextEncoders", clip_name1="model.gguf", device="CPU") == []
     assert errors("GGMLTextEncoders", clip_name1="model.gguf", device="CPU", weights="device") == []
     assert errors("GGMLVAE", **VAE) == []
+    assert errors("GGMLCheckpoint", **CHECKPOINT) == []
+    assert errors("GGMLCheckpoint", **CHECKPOINT, engine="torch", tile_size=256) == []
     assert errors("GGMLMemoryPlanner", mode="reject", gpu_budget=0, ram_budget=0) == []
     assert errors("GGMLDevices") == []
     assert errors("GGMLLanguageModel", **LANGUAGE_MODEL) == []
@@ -172,6 +182,11 @@ def test_device_of_another_machine_is_named(no_runner: None, name: str, inputs: 
     )
 
 
+@pytest.mark.parametrize("name", ["device", "clip_device", "vae_device"])
+def test_each_device_of_a_checkpoint_is_checked(no_runner: None, name: str) -> None:
+    assert "This machine has no device Vulkan7." in errors("GGMLCheckpoint", **{**CHECKPOINT, name: "Vulkan7"})[0]
+
+
 def test_file_that_is_gone_is_named(no_runner: None) -> None:
     assert "model_name: 'gone.gguf' not in" in errors("GGMLDiffusionModel", model_name="gone.gguf", device="CPU")[0]
 
@@ -188,7 +203,9 @@ def test_file_that_is_gone_is_named(no_runner: None) -> None:
     ],
 )
 def test_tiles_that_cannot_be_cut(no_runner: None, tile: int, overlap: int, message: str) -> None:
-    assert any(message in error for error in errors("GGMLVAE", **{**VAE, "tile_size": tile, "overlap": overlap}))
+    tiles = {"tile_size": tile, "overlap": overlap}
+    for node, inputs in (("GGMLVAE", VAE), ("GGMLCheckpoint", CHECKPOINT)):
+        assert any(message in error for error in errors(node, **{**inputs, **tiles}))
 
 
 @pytest.mark.parametrize(

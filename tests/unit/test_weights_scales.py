@@ -220,6 +220,17 @@ def test_the_metadata_describes_layers_too(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_parameter(held), expected.numpy(), atol=2e-7)
 
 
+def test_scales_in_another_file_of_the_model(tmp_path: Path) -> None:
+    tensors, expected = FORMATS["mxfp8"][0]()
+    apart = {f"layer{name}": value.contiguous() for name, value in tensors.items()}
+    scale = {"other": torch.zeros(3, 5), "layer.weight_scale": apart.pop("layer.weight_scale")}
+    save_file(scale, tmp_path / "model-00001-of-00002.safetensors")
+    save_file(apart, tmp_path / "model-00002-of-00002.safetensors")
+    stored = under(read_header(str(tmp_path / "model-00002-of-00002.safetensors")), "")["layer.weight"]
+    held = parameter("w", stored.shape, stored.runs, [stored])
+    np.testing.assert_array_equal(read_parameter(held), expected.numpy())
+
+
 def _without(name: str, *endings: str, **changed: Tensor) -> dict[str, Tensor]:
     tensors = FORMATS[name][0]()[0]
     return {ending: value for ending, value in tensors.items() if ending not in endings} | {

@@ -46,7 +46,8 @@ def weights(path: Path) -> WeightSet:
         ("F32", (4, 4, 3, 3), 1.0, "F32"),
         ("BF16", (4, 4, 3, 3), 1.0, "F32"),
         ("Q8_0", (4, 32, 1, 1), 1.0, "F32"),
-        ("F8_E4M3", (4, 4, 3, 3), 1.0, "F32"),
+        ("F8_E4M3", (4, 4, 3, 3), 1.0, "F16"),
+        ("F8_E4M3", (4, 4, 3, 3), 200.0, "F32"),
     ],
 )
 def test_load_type(stored: str, shape: tuple[int, ...], scale: float, loaded: str) -> None:

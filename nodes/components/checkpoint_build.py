@@ -1,0 +1,81 @@
+"""The models of a checkpoint, built by ComfyUI's own detection from the header of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_base
+import comfy.model_detection
+import comfy.sd
+import comfy.utils
+import folder_paths
+import torch
+from torch import Tensor
+
+from ...native.weights import WeightFile, WeightSet
+from .build import (
+    Part,
+    described,
+    diffusion_model,
+    diffusion_weights,
+    encoder_options,
+    metadata_of,
+    parts_of,
+    refuse_others,
+)
+from .component import MetaOperations
+from .recording import Recording
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Core's models of one file, without values."""
+
+    recording: Recording
+    model: comfy.model_base.BaseModel
+    weights: WeightSet  # of the diffusion model
+    clip: comfy.sd.CLIP | None  # None: the file has no text encoder
+    encoders: list[Part]
+    autoencoder: Mapping[str, Tensor]  # as comfy.sd.VAE takes it; {}: the file has none
+    has_vision: bool = False  # whether the file has a CLIP vision model besides
+
+    @property
+    def path(self) -> str:
+        """The file."""
+        return self.recording.header.path
+
+
+def checkpoint(header: WeightFile, sizes: Mapping[str, Any] | None = None) -> Checkpoint:
+    """The models of a checkpoint, as comfy.sd.load_checkpoint_guess_config finds them; of a diffusion model just that.
+
+    sizes: as text_encoders has it. Raises WeightFileError where core does not know the model, or the file lacks some.
+    """
+    refuse_others(header, "a checkpoint", "vae", "flux2_vae", "video_vae")
+    recording, texts = Recording(header), metadata_of(header)
+    tensors = dict(recording.state_dict)
+    with described(header, "checkpoint"), recording, torch.no_grad():
+        prefix = comfy.model_detection.unet_prefix_from_state_dict(tensors)
+        config = comfy.model_detection.model_config_from_unet(tensors, prefix, metadata=texts)
+        if config is not None:
+            config.custom_operations = MetaOperations
+            config.set_inference_dtype(torch.float32, None)
+            # load_state_dict_guess_config would make it on the GPU that torch has, and load it there.
+            model = config.get_model(tensors, prefix)
+            model.load_model_weights(tensors, prefix)
+            vae = comfy.utils.state_dict_prefix_replace(tensors, dict.fromkeys(config.vae_key_prefix, ""), True)
+            vae = config.process_vae_state_dict(vae)
+            _, clip, _, _ = comfy.sd.load_state_dict_guess_config(
+                dict(recording.state_dict), output_vae=False, output_model=False, metadata=texts, disable_dynamic=True,
+                model_options={"dtype": torch.float32, "custom_operations": MetaOperations},
+                te_model_options=encoder_options(sizes),
+                embedding_directory=folder_paths.get_folder_paths("embeddings"),
+            )  # fmt: skip
+    if config is None:
+        return Checkpoint(recording, *diffusion_model(header), None, [], {})
+    weights = diffusion_weights(model, recording, prefix)
+    encoders = [] if clip is None else list(parts_of(clip.cond_stage_model, [recording]))
+    eyes = config.clip_vision_prefix
+    has_vision = bool(eyes) and any(name.startswith(eyes) for name in header.tensors)
+    return Checkpoint(recording, model, weights, clip, encoders, vae, has_vision)
