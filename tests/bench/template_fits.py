@@ -20,18 +20,21 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from PIL import Image
 
-from tests import comfy_server
+from tests import comfy_server, pack
 from tests.comfy_server import Client, changed, node_id, shipped
 
 from . import hollow_vaes, real_size_files
 from .real_models import MODELS
 from .what_fits import CARDS, PAGE
 
+pack.comfy()
+
 import comfy.ops  # noqa: E402
 import comfy.text_encoders.llama as llama  # noqa: E402
 import comfy.text_encoders.t5  # noqa: E402
 
-BEGIN, END = "<!-- python -m tests.bench.template_fits: begin -->\n", "<!-- python -m tests.bench.template_fits: end -->\n"
+_MARK = "<!-- python -m tests.bench.template_fits: "
+BEGIN, END = f"{_MARK}begin -->\n", f"{_MARK}end -->\n"
 _MIB = 1 << 20
 _ENCODER = {"dtype": torch.float32, "device": "meta", "operations": comfy.ops.disable_weight_init}
 
@@ -55,8 +58,9 @@ class Fitted:
 
 
 FITTED = (
-    Fitted("Z-Image", "z_image_turbo", "1024 x 1024", MODELS["Z-Image"].build, partial(llama.Qwen3_4B, {}, *_ENCODER.values()), ""),
-    Fitted("Qwen-Image-Edit", "qwen_image_edit", "1024 x 1024 and a picture", MODELS["Qwen-Image"].build,
+    Fitted("Z-Image", "z_image_turbo", "1024 x 1024", MODELS["Z-Image"].build,
+           partial(llama.Qwen3_4B, {}, *_ENCODER.values()), ""),
+    Fitted("Qwen-Image-Edit", "qwen_image_edit", "1024 x 1024", MODELS["Qwen-Image"].build,
            partial(llama.Qwen25_7BVLI, {}, *_ENCODER.values()), "wan2.1"),
     Fitted("Wan 2.2 5B", "wan2_2_5b_video", "832 x 480, 17 frames", MODELS["Wan 2.2 5B"].build, _umt5, "wan2.2"),
 )  # fmt: skip
