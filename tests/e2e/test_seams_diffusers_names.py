@@ -59,19 +59,24 @@ def _flux(depth: int, single: int, hidden: int) -> Names:
     return {name: ours for name, ours in found.items() if "to_qkv_mlp_proj" not in name}  # another variant's
 
 
+def _sdxl() -> Names:
+    """In order, as core has two names for the same in a set."""
+    return dict(sorted(comfy.utils.unet_to_diffusers(dict(SDXL)).items()))
+
+
 REAL: dict[str, tuple[Any, dict[str, Any], Callable[[], Names], int]] = {  # and parameters of several runs
     "FLUX.1": (comfy.ldm.flux.model.Flux, FLUX_SCHNELL, lambda: _flux(19, 38, 3072), 154),
     "SD3": (comfy.ldm.modules.diffusionmodules.mmdit.MMDiT, SD3, lambda: comfy.utils.mmdit_to_diffusers(SD3), 100),
     "AuraFlow": (comfy.ldm.aura.mmdit.MMDiT, AURA_FLOW, lambda: comfy.utils.auraflow_to_diffusers(AURA_FLOW), 1),
     "Z-Image": (comfy.ldm.lumina.model.NextDiT, Z_IMAGE, lambda: comfy.utils.z_image_to_diffusers(Z_IMAGE), 34),
-    "SDXL": (UNetModel, SDXL, lambda: comfy.utils.unet_to_diffusers(dict(SDXL)), 0),
+    "SDXL": (UNetModel, SDXL, _sdxl, 0),
 }
 
 
 def windows(names: Names, known: Any) -> dict[str, tuple[str, Any, Any]]:
     """The tensors of a file in diffusers' names: core's name, window and function, one for each that is known."""
     found, taken = {}, set()
-    for name, ours in sorted(names.items()):
+    for name, ours in names.items():
         key, window = (ours, None) if isinstance(ours, str) else ours[:2]
         if key in known and (key, window) not in taken:
             taken.add((key, window))
