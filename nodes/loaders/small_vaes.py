@@ -23,6 +23,8 @@ CHANNELS = {"taef2": {"tae_latent_channels": 128}}
 
 def small_vae_names() -> list[str]:
     """The VAEs of models/vae_approx that ComfyUI's own Load VAE offers: pairs by one name, others by their file's."""
+    if FOLDER not in folder_paths.folder_names_and_paths:
+        return []
     offered = core.VAELoader.INPUT_TYPES()["required"]["vae_name"][0]
     files = folder_paths.get_filename_list(FOLDER)
     return [name for name in offered if name in files or len(_halves(name)) == len(HALVES)]
