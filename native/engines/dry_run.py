@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Literal
 
 import numpy as np
@@ -21,6 +22,8 @@ from ..wire.messages import DryRun, ExternalModel, Step
 from .ggml import GgmlModel
 from .kept import Kept
 from .model import Function
+
+_WRITABLE = 1 << 30  # bytes
 
 
 class Recorder:
@@ -82,6 +85,13 @@ class Recorder:
 
 def _step_key(step: Step) -> tuple[Hashable, ...]:
     return step.do, step.weights.digest, step.placement, step.program.digest if step.program else None
+
+
+def unwritten_zeros(shape: Sequence[int]) -> torch.Tensor:
+    """F32 zeros that take memory only where they are written; those of over 1 GiB cannot be written."""
+    if 4 * prod(shape) > _WRITABLE:
+        return torch.zeros(()).expand(tuple(shape))
+    return torch.from_numpy(np.zeros(tuple(shape), np.float32))
 
 
 @dataclass(frozen=True)
@@ -155,12 +165,12 @@ class DryRunModel(GgmlModel):
         interrupted: Callable[[], bool] | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> tuple[torch.Tensor, ...]:
-        """As Model.run, but record it; returns zeros that take no memory where values are not known from shapes."""
+        """As Model.run, but record it; returns zeros where values are not known from shapes."""
         counted = self.counted(key, function, inputs)
         for program in counted.programs:
             self._note("run", program=program)
         return tuple(
-            torch.from_numpy(counted.known[number]) if number in counted.known else torch.zeros(()).expand(output.shape)
+            torch.from_numpy(counted.known[number]) if number in counted.known else unwritten_zeros(output.shape)
             for number, output in enumerate(program.outputs)
         )
 

@@ -20,6 +20,7 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from PIL import Image
 
+from native.weights.tokenizers import sentencepiece
 from tests import comfy_server, pack
 from tests.comfy_server import Client, changed, node_id, shipped
 
@@ -54,6 +55,7 @@ class Fitted:
     diffusion: Callable[[], torch.nn.Module]
     encoder: Callable[[], torch.nn.Module]
     vae: str  # in hollow_vaes, or "": FLUX.1's
+    tokenizer: bool = False  # whether the file of the encoder has one
     types: tuple[Kind, ...] = (Kind.Q4_K, Kind.Q8_0)
 
 
@@ -62,7 +64,8 @@ FITTED = (
            partial(llama.Qwen3_4B, {}, *_ENCODER.values()), ""),
     Fitted("Qwen-Image-Edit", "qwen_image_edit", "1024 x 1024", MODELS["Qwen-Image"].build,
            partial(llama.Qwen25_7BVLI, {}, *_ENCODER.values()), "wan2.1"),
-    Fitted("Wan 2.2 5B", "wan2_2_5b_video", "832 x 480, 17 frames", MODELS["Wan 2.2 5B"].build, _umt5, "wan2.2"),
+    Fitted("Wan 2.2 5B", "wan2_2_5b_video", "832 x 480, 17 frames", MODELS["Wan 2.2 5B"].build, _umt5, "wan2.2",
+           tokenizer=True),
 )  # fmt: skip
 
 
@@ -89,8 +92,11 @@ def serving(fitted: Fitted) -> Iterator[Client]:
             diffusion, encoder = fitted.diffusion(), fitted.encoder()
         for stored in fitted.types:
             real_size_files.write(models / "diffusion_models" / _file(stored), _gguf(diffusion, stored), hollow=True)
-        real_size_files.write(models / "text_encoders" / "encoder.gguf", _gguf(encoder, Kind.Q8_0), hollow=True)
-        vae = real_size_files.FILES[_FLUX_VAE]() if not fitted.vae else _safetensors(hollow_vaes.VAES[fitted.vae])
+        written = _safetensors(encoder, _TOKENIZER) if fitted.tokenizer else _gguf(encoder, Kind.Q8_0)
+        real_size_files.write(models / "text_encoders" / _encoder_file(fitted), written, hollow=True)
+        with torch.device("meta"):
+            vae = fitted.vae and hollow_vaes.VAES[fitted.vae]()
+        vae = _safetensors(vae) if vae else real_size_files.FILES[_FLUX_VAE]()
         real_size_files.write(models / "vae" / "vae.safetensors", vae, hollow=True)
         with comfy_server.running(Path(folder) / "server", models) as client:
             client.upload("example.png", Image.new("RGB", (1024, 1024)))
@@ -98,6 +104,13 @@ def serving(fitted: Fitted) -> Iterator[Client]:
 
 
 _FLUX_VAE = "ae-random-F32.safetensors"
+_WORDS = {
+    "tokenizer.ggml.model": "t5",
+    "tokenizer.ggml.tokens": ["<pad>", "</s>", "<unk>", *"\u2581abcdefghijklmnopqrstuvwxyz,."],
+    "tokenizer.ggml.token_type": [3, 3, 2, *[1] * 29], "tokenizer.ggml.unknown_token_id": 2,
+    "tokenizer.ggml.eos_token_id": 1, "tokenizer.ggml.padding_token_id": 0,
+}  # fmt: skip
+_TOKENIZER = {"spiece_model": sentencepiece(_WORDS, "words")}
 
 
 def _gguf(module: torch.nn.Module, kind: Kind) -> real_size_files.ModelFile:
@@ -110,10 +123,14 @@ def _gguf(module: torch.nn.Module, kind: Kind) -> real_size_files.ModelFile:
     return real_size_files.ModelFile("a model", tensors)
 
 
-def _safetensors(build: Callable[[], torch.nn.Module]) -> real_size_files.ModelFile:
-    with torch.device("meta"):
-        module = build()
-    return real_size_files.ModelFile("", [(name, tuple(x.shape), Kind.F16) for name, x in module.state_dict().items()])
+def _safetensors(module: torch.nn.Module, contents: dict[str, bytes] | None = None) -> real_size_files.ModelFile:
+    """All in F16."""
+    tensors = [(name, tuple(tensor.shape), Kind.F16) for name, tensor in module.state_dict().items()]
+    return real_size_files.ModelFile("", tensors, contents=contents or {})
+
+
+def _encoder_file(fitted: Fitted) -> str:
+    return "encoder.safetensors" if fitted.tokenizer else "encoder.gguf"
 
 
 def heading() -> list[str]:
@@ -132,7 +149,7 @@ def _cell(client: Client, fitted: Fitted, kind: Kind, card: str) -> str:
     """Where the weights of the diffusion model are, MiB of the card and of RAM."""
     graph = shipped(fitted.template)
     names = {
-        "GGMLDiffusionModel": {"model_name": _file(kind)}, "GGMLTextEncoders": {"clip_name1": "encoder.gguf"},
+        "GGMLDiffusionModel": {"model_name": _file(kind)}, "GGMLTextEncoders": {"clip_name1": _encoder_file(fitted)},
         "GGMLVAE": {"vae_name": "vae.safetensors", "device": "CPU"},
     }  # fmt: skip
     for node in [node for node, made in graph.items() if made["class_type"] == "LoraLoaderModelOnly"]:

@@ -55,7 +55,7 @@ def diagram(name: str) -> Image.Image:
     nodes = {node["class_type"]: node["inputs"] for node in shipped(name).values()}
     whole = nodes.get("GGMLCheckpoint")
     made = next(word for node, word in MADE.items() if node in nodes)
-    works = ("prompt\nand picture" if "LoadImage" in nodes else "prompt", "steps", made)
+    works = ("prompt, picture" if "LoadImage" in nodes else "prompt", "steps", made)
     picture = Image.new("RGB", (2 * SIDE, 2 * SIDE), PAPER)
     draw = ImageDraw.Draw(picture)
     if whole:
