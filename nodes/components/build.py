@@ -158,7 +158,8 @@ def parts_of(owner: torch.nn.Module, recordings: Sequence[Recording]) -> Iterato
 
 def _drop_absent(module: torch.nn.Module, recording: Recording) -> None:
     """Take away parts of which the file has nothing: the projection of a CLIP, the eyes of a language model."""
-    needed = module.get_input_embeddings() if hasattr(module, "get_input_embeddings") else None
+    asked: Any = getattr(module, "get_input_embeddings", None)
+    needed = asked() if asked else None
     for name, part in list(module.named_children()):
         tensors = list(part.state_dict(keep_vars=True).values())
         if tensors and part is not needed and not any(map(recording.knows, tensors)):
