@@ -19,8 +19,19 @@ INSTEAD = {
     "your-flux-lora.safetensors": "pink-lora-micro.safetensors",
     "Qwen3-4B-Instruct-2507-Q4_K_M.gguf": language_model.NAME,
 }
-# The files of templates that no micro model stands for, as ComfyUI fixes the sizes of the encoders in a checkpoint.
-ONLY_REAL = {"checkpoint_sdxl": "sd_xl_base_1.0.safetensors"}
+# The files of templates that no micro model stands for: ComfyUI fixes the sizes of their encoders.
+ONLY_REAL = {
+    "ace_step_song": ("ace_step_v1_3.5b.safetensors",),
+    "checkpoint_sdxl": ("sd_xl_base_1.0.safetensors",),
+    "qwen_image_edit": (
+        "qwen_image_edit_2511_fp8mixed.safetensors", "qwen_2.5_vl_7b_fp8_scaled.safetensors",
+        "qwen_image_vae.safetensors", "Qwen-Image-Edit-2511-Lightning-4steps-V1.0-bf16.safetensors",
+    ),
+    "wan2_2_5b_video": (
+        "wan2.2_ti2v_5B_fp16.safetensors", "umt5_xxl_fp8_e4m3fn_scaled.safetensors", "wan2.2_vae.safetensors",
+    ),
+    "z_image_turbo": ("z_image_turbo_int8_convrot.safetensors", "qwen_3_4b_fp8_mixed.safetensors"),
+}  # fmt: skip
 SIDE = 128  # pixels that they were trained to draw
 IDEA = "a red circle on a blue background"  # of what they were trained to draw
 _SIZE, _EXPANDER = "EmptySD3LatentImage", "GGMLPromptExpander"

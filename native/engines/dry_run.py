@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Literal
 
+import numpy as np
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ..client import Runner
 from ..lower import Lowered, LowerOptions
-from ..lower.host import HostPart
 from ..placement import Placement
 from ..planning import Machine, Part, Plan, plan_of
 from ..program import Program
-from ..trace import Trace
+from ..trace import Question, Trace
 from ..weights import WeightSet
 from ..wire.messages import DryRun, ExternalModel, Step
 from .ggml import GgmlModel
 from .kept import Kept
 from .model import Function
+
+_WRITABLE = 1 << 30  # bytes
 
 
 class Recorder:
@@ -83,14 +87,43 @@ def _step_key(step: Step) -> tuple[Hashable, ...]:
     return step.do, step.weights.digest, step.placement, step.program.digest if step.program else None
 
 
-def _to_count(lowered: Lowered) -> Lowered:
-    """A program of which only the memory is of interest: without values, and without the host's part."""
-    rest = lowered.rest and _to_count(lowered.rest)
-    return Lowered(lowered.program.without_values(), HostPart(), (), questions=lowered.questions, rest=rest)
+def unwritten_zeros(shape: Sequence[int]) -> torch.Tensor:
+    """F32 zeros that take memory only where they are written; those of over 1 GiB cannot be written."""
+    if 4 * prod(shape) > _WRITABLE:
+        return torch.zeros(()).expand(tuple(shape))
+    return torch.from_numpy(np.zeros(tuple(shape), np.float32))
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """A lowered function as a dry run needs it."""
+
+    programs: tuple[Program, ...]  # without values
+    questions: tuple[Question, ...]  # as Lowered's
+    known: Mapping[int, np.ndarray]  # results that follow from shapes alone, such as grids, by number
+
+
+def _counted(lowered: Lowered) -> _Counted:
+    last = lowered.parts[-1].program
+    results = {number: _constant_result(last, output.tensor) for number, output in enumerate(last.outputs)}
+    known = {
+        number: values.reshape(last.outputs[number].shape) for number, values in results.items() if values is not None
+    }
+    return _Counted(tuple(part.program.without_values() for part in lowered.parts), lowered.questions, known)
+
+
+def _constant_result(program: Program, tensor: int) -> np.ndarray | None:
+    """The values of a tensor that is a constant, whole and in order, maybe of another type."""
+    row = program.tensors[tensor]
+    if row.kind == "constant":
+        return program.constants[row.name].astype(np.float32)
+    if row.kind == "op" and row.name in ("cast", "cont", "reshape"):
+        return _constant_result(program, row.sources[0])
+    return None
 
 
 # So that a workflow that was planned before is planned at once.
-_programs: Kept[Lowered] = Kept()
+_programs: Kept[_Counted] = Kept()
 _traces: Kept[Trace] = Kept()
 
 
@@ -107,13 +140,16 @@ class DryRunModel(GgmlModel):
         self._maker = recorder.part
         self._sets = {weights.digest: weights}
 
-    def lowered(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Lowered:
+    def counted(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> _Counted:
         """As GgmlModel.lowered, once for all plans of the same files, shapes and options."""
         shapes = tuple((name, tuple(x.shape), x.dtype) for name, x in inputs.items())
         ranks = tuple((name, branch.down.shape[0]) for name, branch in self._branches.items())
         whole = (self.file_weights.digest, self.options, key, shapes, ranks)
         known = _programs.get(whole, inputs)
-        return known or _programs.put(whole, _to_count(super().lowered(key, function, inputs)))
+        if known is None:
+            with _disable_current_modes():  # a guard of sizes would count tensors that a trace only imagines
+                known = _programs.put(whole, _counted(self.lowered(key, function, inputs)))
+        return known
 
     def traced(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Trace:
         """As GgmlModel.traced, once for all models of the same parameters, as their modules are the same."""
@@ -129,15 +165,19 @@ class DryRunModel(GgmlModel):
         interrupted: Callable[[], bool] | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> tuple[torch.Tensor, ...]:
-        """As Model.run, but record it; returns zeros that take no memory."""
-        for part in self.lowered(key, function, inputs).parts:
-            self._note("run", program=part.program)
-        return tuple(torch.zeros(()).expand(output.shape) for output in part.program.outputs)
+        """As Model.run, but record it; returns zeros where values are not known from shapes."""
+        counted = self.counted(key, function, inputs)
+        for program in counted.programs:
+            self._note("run", program=program)
+        return tuple(
+            torch.from_numpy(counted.known[number]) if number in counted.known else unwritten_zeros(output.shape)
+            for number, output in enumerate(program.outputs)
+        )
 
     def fits(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> bool:
         """As Model.fits, after the steps noted so far."""
-        parts = self.lowered(key, function, inputs).parts
-        steps = [Step("estimate", self.weights, self.placement, part.program) for part in parts]
+        programs = self.counted(key, function, inputs).programs
+        steps = [Step("estimate", self.weights, self.placement, program) for program in programs]
         return all(self._recorder.fits(step, self._maker) for step in steps)
 
     def load(

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 
 import numpy as np
 
@@ -25,10 +26,11 @@ def load_type(stored: str, shape: tuple[int, ...], scale: float = 1.0, matrix: s
 
     matrix: the type for matrices where it follows from more than that, F16 where its blocks do not fit.
 
-    Vectors (biases, norms) are F32. Matrices keep what ggml can multiply. Convolution kernels keep F32 and F16, for
-    which alone ggml convolves. F8, which ggml lacks, becomes F16, or F32 where `scale` takes it out of F16's range.
+    Vectors (biases, norms, tokens of padding) are F32. Matrices keep what ggml can multiply. Convolution kernels keep
+    F32 and F16, for which alone ggml convolves. F8, which ggml lacks, becomes F16, or F32 where `scale` takes it out of
+    F16's range.
     """
-    if len(shape) <= 1 or stored == "F64":
+    if prod(shape[:-1]) == 1 or stored == "F64":
         return "F32"
     if len(shape) > 2 and stored not in LARGEST:
         return stored if stored in ("F32", "F16") else "F32"

@@ -45,18 +45,20 @@ class ComponentVAE(comfy.sd.VAE):
         raise NotImplementedError("A GGML VAE cannot be saved: it is the file it was loaded from, unchanged.")
 
 
-def autoencoder(recording: Recording, tensors: Mapping[str, Tensor] | None = None) -> tuple[ComponentVAE, WeightSet]:
+def autoencoder(
+    recording: Recording, tensors: Mapping[str, Tensor] | None = None, metadata: Mapping[str, Any] | None = None
+) -> tuple[ComponentVAE, WeightSet]:
     """Core's VAE around an autoencoder without values, and its weights.
 
-    tensors: of the recording, those of the VAE in the names that comfy.sd.VAE takes; else all, or those behind one of
-    the prefixes that checkpoints have. Raises WeightFileError where core knows no such VAE, or the file lacks some of
-    it.
+    tensors: those of the VAE in the names that comfy.sd.VAE takes, of the recording or with values; else all of the
+    recording, or those behind one of the prefixes that checkpoints have. metadata: beside the file's.
+    Raises WeightFileError where core knows no such VAE, or the file lacks some of it.
     """
     header = recording.header
     given = [tensors] if tensors is not None else list(_candidates(recording))
     if tensors is None:
         refuse_others(header, "a VAE")
-    texts = {key: value for key, value in header.metadata.items() if isinstance(value, str)}
+    texts = {key: value for key, value in header.metadata.items() if isinstance(value, str)} | dict(metadata or {})
     with described(header, "VAE"), recording, torch.no_grad(), _parameters_without_values():
         built = (_core_vae(dict(each), texts) for each in given)
         vae = next((vae for vae in built if vae.first_stage_model is not None), None)
@@ -92,7 +94,7 @@ def _candidates(recording: Recording) -> Iterator[Mapping[str, Tensor]]:
             yield behind
 
 
-def _core_vae(tensors: dict[str, Tensor], metadata: dict[str, str]) -> ComponentVAE:
+def _core_vae(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> ComponentVAE:
     sizes = _unusual_sizes(tensors)
     if sizes is None:
         return ComponentVAE(tensors, torch.device("cpu"), None, torch.float32, metadata)

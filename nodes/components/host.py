@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...native.client import Device, Interrupted, OutOfMemory, RunnerError, shared
 from ...native.engines.choose import check_engine, model_for
-from ...native.engines.dry_run import DryRunModel, Recorder
+from ...native.engines.dry_run import DryRunModel, Recorder, unwritten_zeros
 from ...native.engines.model import Model
 from ...native.lower import LowerOptions
 from ...native.placement import Placement
@@ -217,7 +217,7 @@ class DryRunHost(Host):
         """Zeros that take no memory: every tile takes what the first one does, and only that is noted."""
         tile = function(first_tile(x, tiling))
         shape = (x.shape[0], *tile.shape[1:]) if is_whole(x, tiling) else mapped_shape(x, tile, tiling, axes)
-        return torch.zeros(()).expand(shape)
+        return unwritten_zeros(shape)
 
 
 COMFYUI = ComfyUI()

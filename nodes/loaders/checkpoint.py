@@ -131,8 +131,8 @@ class GGMLCheckpoint(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "vae_device", options=device_options(), default=CPU,
-                    tooltip="Where pictures are decoded and encoded. auto: the CPU, safe with every card. A GPU is "
-                    "faster if the tiles fit its memory.",
+                    tooltip="Where pictures, video and sound are decoded and encoded. auto: the CPU, safe with every "
+                    "card. A GPU is faster if the tiles fit its memory.",
                 ),
                 *residency_inputs(
                     io.Combo.Input(

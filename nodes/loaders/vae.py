@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from ..components.tile_choice import MODES, TileChoice, check_tiles
 from .device_inputs import check_device, companion_device, device_options, load_device, residency_inputs
 from .files import fingerprint, model_names, model_path
 from .found import found, say
+from .small_vaes import small_vae, small_vae_names, small_vae_paths
 
 OVERLAP = 64  # pixels
 
@@ -90,7 +92,7 @@ class GGMLVAE(io.ComfyNode):
             search_aliases=["GGUF", "VAE loader", "tiled VAE", "Vulkan", "AMD", "low VRAM", "RX 580"],
             inputs=[
                 io.Combo.Input(
-                    "vae_name", options=model_names("vae"),
+                    "vae_name", options=[*model_names("vae"), *small_vae_names()],
                     tooltip="A file in models/vae, such as ae.safetensors of FLUX.1. It must be the VAE of the model "
                     "that makes the latents.",
                 ),
@@ -118,7 +120,8 @@ class GGMLVAE(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, vae_name: str, **_: Any) -> Any:
         """Changes with the file."""
-        return fingerprint("vae", [vae_name])
+        small = small_vae_paths(vae_name)
+        return [(path, os.stat(path).st_mtime_ns) for path in small] if small else fingerprint("vae", [vae_name])
 
     @classmethod
     def execute(
@@ -129,8 +132,11 @@ class GGMLVAE(io.ComfyNode):
         fits = check_tiles(tile_size, overlap)
         if fits is not True:
             raise ValueError(fits)
-        header = read_header(model_path("vae", vae_name))
+        if small_vae_paths(vae_name):
+            read = small_vae(vae_name)
+        else:
+            read = autoencoder(Recording(read_header(model_path("vae", vae_name))))
         placement = Placement(companion_device(device), weights, budget * MIB, engine)
-        vae = vae_of(header, placement, TileChoice(tiling, tile_size, overlap))
+        vae = load_vae(*read, placement, TileChoice(tiling, tile_size, overlap))
         say(cls, [found_vae(vae)])
         return io.NodeOutput(vae)

@@ -9,13 +9,13 @@ from typing import Any
 
 import comfy.samplers
 import comfy.sd
-import torch
 from comfy.model_management import InterruptProcessingException
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 import nodes as core
 
+from ...native.engines.dry_run import unwritten_zeros
 from ..components.autoencoder import VAEModule
 from ..components.patcher import ComponentPatcher
 from .size_guard import SizeGuard
@@ -116,14 +116,9 @@ def _assumed(node_class: Any, name: str, value: Any, inputs: Inputs, turn: NodeT
         return value
     turn.assumptions.append(f"{size.batch} of {size.width} x {size.height} pixels, as {value.why}")
     if kind == "IMAGE":
-        return zeros(size.batch, size.height, size.width, 3)
+        return unwritten_zeros((size.batch, size.height, size.width, 3))
     ratio = vae.first_stage_model.ratio
-    return {"samples": zeros(size.batch, vae.latent_channels, size.height // ratio, size.width // ratio)}
-
-
-def zeros(*shape: int) -> torch.Tensor:
-    """Zeros of a shape, which take no memory."""
-    return torch.zeros(()).expand(shape)
+    return {"samples": unwritten_zeros((size.batch, vae.latent_channels, size.height // ratio, size.width // ratio))}
 
 
 def _passed_on(node_class: Any, inputs: Inputs, unknown: Unknown, turn: NodeTurn) -> Outputs:

@@ -12,10 +12,10 @@ import folder_paths
 import torch
 from PIL import Image
 
+from ...native.engines.dry_run import unwritten_zeros
 from ..components.patcher import ComponentPatcher
 from .language import chat, language_server, prompt_expander
 from .loaders import LOADERS
-from .other_nodes import zeros
 from .unknown import Inputs, NodeTurn, Outputs, Rule, Unknown, Unplanned, known
 
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values for pictures that lie on their side
@@ -35,7 +35,7 @@ def _latent(inputs: Inputs, name: str, turn: NodeTurn, channels: int, ratio: int
     if not isinstance(value, Unknown) or not (size.width and size.height):
         return known(inputs, name)
     turn.assumptions.append(f"{size.batch} of {size.width} x {size.height} pixels, as {value.why}")
-    return {"samples": zeros(size.batch, channels, size.height // ratio, size.width // ratio)}
+    return {"samples": unwritten_zeros((size.batch, channels, size.height // ratio, size.width // ratio))}
 
 
 def _k_sampler(inputs: Inputs, turn: NodeTurn) -> Outputs:
@@ -104,7 +104,7 @@ def _load_image(inputs: Inputs, _turn: NodeTurn) -> Outputs:
                 width, height = height, width
     except OSError as error:
         raise Unplanned(f"{path.name} cannot be read ({error})") from error
-    return zeros(frames, height, width, 3), zeros(frames, height, width)
+    return unwritten_zeros((frames, height, width, 3)), unwritten_zeros((frames, height, width))
 
 
 def _load_image_mask(inputs: Inputs, turn: NodeTurn) -> Outputs:

@@ -63,11 +63,15 @@ Tensors = list[tuple[str, tuple[int, ...], Kind]]
 
 @dataclass(frozen=True)
 class ModelFile:
-    """tensors: (name, shape in torch order, type). architecture: of a GGUF file, "" for safetensors, with metadata."""
+    """tensors: (name, shape in torch order, type). architecture: of a GGUF file, "" for safetensors, with metadata.
+
+    contents: of tensors of bytes in a hollow safetensors file, such as a tokenizer.
+    """
 
     architecture: str
     tensors: Tensors
     metadata: dict[str, str] = field(default_factory=dict)
+    contents: dict[str, bytes] = field(default_factory=dict)
 
 
 @contextmanager
@@ -140,12 +144,15 @@ def _write_gguf(writer: Any, tensors: Tensors, hollow: Path | None) -> None:
 def _write_hollow_safetensors(path: Path, file: ModelFile) -> None:
     header: dict[str, Any] = {"__metadata__": file.metadata} if file.metadata else {}
     end = 0
+    for name, content in file.contents.items():
+        start, end = end, end + len(content)
+        header[name] = {"dtype": "U8", "shape": [len(content)], "data_offsets": [start, end]}
     for name, shape, kind in file.tensors:
         start, end = end, end + math.prod(shape) * np.dtype(_DTYPES[kind]).itemsize
         header[name] = {"dtype": kind.name, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # as the format's own writer aligns data
-    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(file.contents.values()))
     os.truncate(path, 8 + len(text) + end)
 
 

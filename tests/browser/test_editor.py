@@ -58,7 +58,7 @@ def plan_of(editor: Editor) -> dict[str, Any]:
 
 def named(prompt: dict[str, Any]) -> set[str]:
     """The model files that a prompt names."""
-    files = {*INSTEAD, *ONLY_REAL.values()}
+    files = {*INSTEAD, *(file for files in ONLY_REAL.values() for file in files)}
     return {value for node in prompt.values() for value in node["inputs"].values() if str(value) in files}
 
 

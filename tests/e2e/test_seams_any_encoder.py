@@ -37,13 +37,13 @@ def _clip_l() -> torch.nn.Module:
     return comfy.clip_model.CLIPTextModel(config, torch.float32, "cpu", comfy.ops.disable_weight_init)
 
 
-def _qwen3() -> torch.nn.Module:
+def qwen3() -> torch.nn.Module:
     return llama.Qwen3_06B(LAYERS, torch.float32, "cpu", comfy.ops.disable_weight_init)
 
 
 @pytest.mark.parametrize(
     ("build", "sizes"),
-    [(_clip_l, {}), (_qwen3, {"qwen3_06b_model_config": LAYERS})],
+    [(_clip_l, {}), (qwen3, {"qwen3_06b_model_config": LAYERS})],
     ids=["CLIP-L of SD1.5", "Qwen3 of Anima"],
 )
 def test_encodes_as_core(tmp_path: Path, build: Any, sizes: dict[str, Any]) -> None:

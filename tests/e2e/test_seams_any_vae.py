@@ -206,6 +206,31 @@ def test_planned(name: str, tmp_path: Path) -> None:
     assert plan.peaks["CPU"] > 0
 
 
+@pytest.mark.parametrize("name", ["taesd", "taef2"])
+def test_pairs_of_files_are_one_vae(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ComfyUI's Load VAE has them, whose scales no file holds."""
+    import comfy.taesd.taesd
+    import folder_paths
+
+    import nodes as core_nodes
+
+    channels = {"taesd": 4, "taef2": 128}[name]
+    module = comfy.taesd.taesd.TAESD(latent_channels=channels)
+    for half, part_of_it in (("encoder", module.taesd_encoder), ("decoder", module.taesd_decoder)):
+        tensors = random_models.randomize(part_of_it, 7)
+        random_models.write_safetensors(tmp_path / f"{name}_{half}.safetensors", tensors, torch.float32)
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "vae_approx", ([str(tmp_path)], {".safetensors"}))
+    folder_paths.filename_list_cache.pop("vae_approx", None)
+    assert name in loader.GGMLVAE.define_schema().inputs[0].options
+    assert len(loader.GGMLVAE.fingerprint_inputs(name)) == 2
+    (ours,) = loader.GGMLVAE.execute(name, "CPU", "auto", 0, 64).result
+    (core,) = core_nodes.VAELoader().load_vae(name)
+    z = torch.randn(1, channels, 4, 6, generator=torch.Generator().manual_seed(5))
+    with torch.inference_mode():
+        assert error(ours.decode(z), core.decode(z).float()) <= 2e-2  # core's may compute in BF16
+        assert ours.encode(torch.rand(1, 32, 48, 3)).shape[1] == channels
+
+
 def test_half_an_autoencoder_does_its_half(tmp_path: Path) -> None:
     kind = BY_NAME["TAESD"]
     tensors = {name: x for name, x in kind.tensors().items() if "encoder" not in name}

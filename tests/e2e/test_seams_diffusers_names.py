@@ -27,10 +27,11 @@ import comfy.utils  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
 
 from ..bench.real_size_files import FLUX_SCHNELL  # noqa: E402
+from .small_diffusion import Small  # noqa: E402
 from .test_seams_any_diffusion import sampled  # noqa: E402
 
 Names = dict[str, Any]  # diffusers' to core's: a name, or a name, a window (dimension, start, length) and a function
-TEXT = random_models.FLUX["context_in_dim"], random_models.FLUX["vec_in_dim"]
+FLUX = Small("Flux", dict, text=random_models.FLUX["context_in_dim"], pooled=random_models.FLUX["vec_in_dim"])
 SDXL = {
     "in_channels": 4, "out_channels": 4, "model_channels": 320, "num_res_blocks": [2, 2, 2], "channel_mult": [1, 2, 4],
     "transformer_depth": [0, 0, 2, 2, 10, 10], "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
@@ -58,12 +59,17 @@ def _flux(depth: int, single: int, hidden: int) -> Names:
     return {name: ours for name, ours in found.items() if "to_qkv_mlp_proj" not in name}  # another variant's
 
 
+def _sdxl() -> Names:
+    """In order, as core has two names for the same in a set."""
+    return dict(sorted(comfy.utils.unet_to_diffusers(dict(SDXL)).items()))
+
+
 REAL: dict[str, tuple[Any, dict[str, Any], Callable[[], Names], int]] = {  # and parameters of several runs
     "FLUX.1": (comfy.ldm.flux.model.Flux, FLUX_SCHNELL, lambda: _flux(19, 38, 3072), 154),
     "SD3": (comfy.ldm.modules.diffusionmodules.mmdit.MMDiT, SD3, lambda: comfy.utils.mmdit_to_diffusers(SD3), 100),
     "AuraFlow": (comfy.ldm.aura.mmdit.MMDiT, AURA_FLOW, lambda: comfy.utils.auraflow_to_diffusers(AURA_FLOW), 1),
     "Z-Image": (comfy.ldm.lumina.model.NextDiT, Z_IMAGE, lambda: comfy.utils.z_image_to_diffusers(Z_IMAGE), 34),
-    "SDXL": (UNetModel, SDXL, lambda: comfy.utils.unet_to_diffusers(dict(SDXL)), 0),
+    "SDXL": (UNetModel, SDXL, _sdxl, 0),
 }
 
 
@@ -118,7 +124,7 @@ def test_samples_as_core(tmp_path: Path, device: str) -> None:
         piece = tensors[key] if window is None else tensors[key].narrow(*window)
         theirs[name] = (function(piece) if function else piece).clone()
     save_file(theirs, tmp_path / "diffusers.safetensors")
-    expected = sampled(core_models.core_model(theirs), *TEXT)
+    expected = sampled(core_models.core_model(theirs), FLUX)
     ours = loader.load_diffusion(weights.read_header(tmp_path / "diffusers.safetensors"), device)
     assert not ours.model.diffusion_model.engine_model.file_weights.arrays
-    assert core_models.relative_error(sampled(ours, *TEXT), expected) <= 1e-3
+    assert core_models.relative_error(sampled(ours, FLUX), expected) <= 1e-3

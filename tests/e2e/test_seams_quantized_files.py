@@ -16,13 +16,22 @@ from torch import Tensor
 from tests import core_models, random_models
 from tests.pack import part
 
+from .small_diffusion import Small
 from .test_seams_any_diffusion import sampled
+from .test_seams_any_encoder import LAYERS, qwen3
 
 loader = part("nodes.loaders.diffusion")
+encoders = part("nodes.loaders.text_encoders")
+placement = part("native.placement")
 weights = part("native.weights")
 
+import comfy.sd  # noqa: E402
+
+from ..parity.model_cases import randomize  # noqa: E402
+
+QWEN3_SIZES = {"qwen3_06b_model_config": LAYERS}
 Layer = tuple[dict[str, Tensor], Tensor]  # what follows the layer's name in the file; the weight's values
-TEXT = random_models.FLUX["context_in_dim"], random_models.FLUX["vec_in_dim"]  # channels of text and of pooled text
+FLUX = Small("Flux", dict, text=random_models.FLUX["context_in_dim"], pooled=random_models.FLUX["vec_in_dim"])
 
 
 def _of_kitchen(layout: str, format_: str, options: dict[str, Any], description: dict[str, Any]) -> Any:
@@ -95,12 +104,13 @@ def compared(name: str, path: Path, device: str) -> float:
     quantize, type_ = FORMATS[name]
     stored, values = quantized(quantize)
     save_file(stored, path)
-    expected = sampled(core_models.core_model(stored if name in DEQUANTIZED else values), *TEXT)
+    with torch.inference_mode():  # as in ComfyUI, where core's quantized tensors need it
+        expected = sampled(core_models.core_model(stored if name in DEQUANTIZED else values), FLUX)
     ours = loader.load_diffusion(weights.read_header(path), device)
     held = ours.model.diffusion_model.engine_model.file_weights
     assert not held.arrays
     assert held.parameters["double_blocks.0.img_attn.qkv.weight"].type == type_
-    return core_models.relative_error(sampled(ours, *TEXT), expected)
+    return core_models.relative_error(sampled(ours, FLUX), expected)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -121,3 +131,25 @@ def test_a_quantized_file_samples_as_its_values_do_in_core(tmp_path: Path, forma
 def test_a_quantized_file_on_vulkan(tmp_path: Path, name: str) -> None:
     error = compared(name, tmp_path / "flux.safetensors", "Vulkan0")
     assert error <= BOUND[FORMATS[name][1]]
+
+
+def test_a_quantized_text_encoder(tmp_path: Path) -> None:
+    """INT8 with turned columns in its layers, and a scale for every row of its embeddings, which are looked up."""
+    tensors = {name: value.half() for name, value in randomize(qwen3()).state_dict().items()}
+    stored, values = {}, {}
+    for name, value in tensors.items():
+        layer = name.removesuffix(".weight")
+        if value.ndim == 2:
+            kind = "int8 rows" if "embed" in name else "int8 convrot"
+            made, values[name] = FORMATS[kind][0](value.float())
+            stored |= {f"{layer}.{ending}": tensor for ending, tensor in made.items()}
+        else:
+            stored[name], values[name] = value, value
+    save_file(stored, tmp_path / "encoder.safetensors")
+    options = {"dtype": torch.float32, **QWEN3_SIZES}
+    core = comfy.sd.load_text_encoder_state_dicts([values], embedding_directory=[], model_options=options)
+    header = weights.read_header(tmp_path / "encoder.safetensors")
+    ours, held = encoders.load_any_encoders([header], "auto", placement.Placement("CPU"), QWEN3_SIZES)
+    assert {each.rotation for part in held for each in part.parameters.values()} == {0, 256}
+    found, expected = (clip.encode_from_tokens(clip.tokenize("a red square and a dog")) for clip in (ours, core))
+    assert core_models.relative_error(found, expected) <= 2e-2

@@ -42,22 +42,35 @@ def save(picture: Image.Image, name: str) -> None:
     print(path)
 
 
+PARTS = (  # of a model in the order in which they compute: loader, part, its input for the device in GGML Checkpoint
+    ("GGMLTextEncoders", "CLIP", "clip_device"),
+    ("GGMLDiffusionModel", "MODEL", "device"),
+    ("GGMLVAE", "VAE", "vae_device"),
+)
+MADE = {"SaveImage": "picture", "SaveWEBM": "video", "SaveAudioMP3": "sound"}
+
+
 def diagram(name: str) -> Image.Image:
-    """The parts of a checkpoint in the order in which they compute, each in the colour of its device."""
-    (inputs,) = (node["inputs"] for node in shipped(name).values() if node["class_type"] == "GGMLCheckpoint")
+    """The parts of a model in the order in which they compute, each in the colour of its device."""
+    nodes = {node["class_type"]: node["inputs"] for node in shipped(name).values()}
+    whole = nodes.get("GGMLCheckpoint")
+    made = next(word for node, word in MADE.items() if node in nodes)
+    works = ("prompt, picture" if "LoadImage" in nodes else "prompt", "steps", made)
     picture = Image.new("RGB", (2 * SIDE, 2 * SIDE), PAPER)
     draw = ImageDraw.Draw(picture)
-    draw.rounded_rectangle((16, 16, 200, 496), 16, "white", INK, 4)
-    label(draw, (108, 256), "one file\nmodels/\ncheckpoints", 28)
-    parts = (("prompt", "CLIP", "clip_device"), ("steps", "MODEL", "device"), ("picture", "VAE", "vae_device"))
-    for row, (work, part, device) in enumerate(parts):
-        middle = 88 + 168 * row
-        gpu = inputs[device] == "auto"
-        draw.line((200, middle, 248, middle), INK, 6)
-        draw.rounded_rectangle((248, middle - 64, 496, middle + 64), 16, ON_GPU if gpu else ON_CPU, INK, 4)
-        label(draw, (372, middle), f"{part}\n{work}\n{'GPU' if gpu else 'CPU'}", 32)
+    if whole:
+        draw.rounded_rectangle((16, 16, 200, 496), 16, "white", INK, 4)
+        label(draw, (108, 256), "one file\nmodels/\ncheckpoints", 28)
+    left = 248 if whole else 96
+    for row, ((loader, part, device), work) in enumerate(zip(PARTS, works, strict=True)):
+        middle, right = 88 + 168 * row, left + (248 if whole else 320)
+        gpu = (whole[device] if whole else nodes[loader]["device"]) == "auto"
+        if whole:
+            draw.line((200, middle, 248, middle), INK, 6)
+        draw.rounded_rectangle((left, middle - 64, right, middle + 64), 16, ON_GPU if gpu else ON_CPU, INK, 4)
+        label(draw, ((left + right) // 2, middle), f"{part}\n{work}\n{'GPU' if gpu else 'CPU'}", 28)
         if row:
-            draw.line((372, middle - 104, 372, middle - 64), INK, 6)
+            draw.line(((left + right) // 2, middle - 104, (left + right) // 2, middle - 64), INK, 6)
     return picture
 
 

@@ -99,7 +99,7 @@ SMALL = {  # why a file may be shorter: those files
     """,
     "one type, or one table, that many import": """
         native/program/tensor.py native/trace/values.py
-        native/weights/codes.py native/weights/foreign.py nodes/planner/planned_models.py nodes/planner/unknown.py
+        native/weights/codes.py native/weights/foreign.py nodes/planner/unknown.py
     """,
     "one algorithm": """
         native/engines/kept.py native/program/schedule.py native/trace/kept_state.py
@@ -107,7 +107,7 @@ SMALL = {  # why a file may be shorter: those files
         native/runner/graph/call.py native/runner/graph/execute.py native/runner/graph/profile.py
         native/runner/graph/segments.py native/runner/graph/sources.py
         native/runner/weight_memory/arrays.py nodes/components/call_arguments.py
-        nodes/components/latent_axes.py nodes/loaders/found.py nodes/planner/order.py
+        nodes/components/latent_axes.py nodes/loaders/found.py nodes/loaders/small_vaes.py nodes/planner/order.py
         nodes/planner/chart.py nodes/planner/size_guard.py
     """,
     "handlers of one kind of operation": """
