@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ PAIRS = {
     ("GEMMA_3_4B", "JINA_CLIP_2"): "NEWBIE",
 }
 OTHER_SHAPE = re.compile(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?torch\.Size\((.*?)\)")  # as torch says it
+WEIGHTS = ("weight_", "qweight", "gamma", "scale", "parametrizations.")  # what layers have in place of a `weight`
 LARGEST_COMPUTED = 1 << 30  # bytes of weights that the file has in another layout and that are kept in RAM
 
 
@@ -158,9 +158,11 @@ def parts_of(owner: torch.nn.Module, recordings: Sequence[Recording]) -> Iterato
 
 def _drop_absent(module: torch.nn.Module, recording: Recording) -> None:
     """Take away parts of which the file has nothing: the projection of a CLIP, the eyes of a language model."""
+    asked: Any = getattr(module, "get_input_embeddings", None)
+    needed = asked() if asked else None
     for name, part in list(module.named_children()):
         tensors = list(part.state_dict(keep_vars=True).values())
-        if tensors and not any(map(recording.knows, tensors)):
+        if tensors and part is not needed and not any(map(recording.knows, tensors)):
             setattr(module, name, None)
 
 
@@ -185,10 +187,15 @@ def _check_layers(header: WeightFile, core: torch.nn.Module, prefix: str) -> Non
 
     prefix: of the module's names in the file.
     """
-    known, layers = core.state_dict().keys(), Counter(name.rpartition(".")[0] for name in header.tensors)
-    for name in (each for each in header.tensors if each.startswith(prefix)):
-        layer, _, last = name.rpartition(".")
-        if last == "bias" and layers[layer] == 1 and not any(name == key or name.endswith("." + key) for key in known):
+    known = core.state_dict().keys()
+    for name in header.tensors:
+        layer = name.removesuffix(".bias")
+        if not name.startswith(prefix) or layer == name or f"{layer}.weight" in header.tensors:
+            continue
+        others = tuple(f"{layer}.{kind}" for kind in WEIGHTS)
+        if not any(key.startswith(others) for key in header.tensors) and not any(
+            name == key or name.endswith("." + key) for key in known
+        ):
             raise WeightFileError(
                 f"{header.path} has {name} but no {layer}.weight. The file is incomplete or damaged: download it again."
             )

@@ -121,9 +121,9 @@ def planned(path: Path, model: RealModel, hardware: str = "") -> Measured:
             plan = recorder.plan()
     assert plan.shortage is None, plan.shortage
     (component,) = plan.phases[-1].components
+    peak, held = plan.peaks[device], component.memory
     found.planned = {
-        "peak": plan.peaks[device], "weights": component.memory.weight_bytes,
-        "streamed": component.memory.streamed, "compute": component.memory.compute,
+        "peak": peak, "weights": held.weight_bytes, "streamed": held.streamed, "compute": peak - held.weight_bytes,
     }  # fmt: skip
     runner.close()
     return found

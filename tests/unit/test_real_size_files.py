@@ -26,7 +26,6 @@ def test_planned_from_the_header(tmp_path: Path, name: str, kind: str, weights: 
     found = from_file.planned(path, model, CARD)
     assert found.kind == kind
     assert found.planned["streamed"] == 0
-    assert 0 <= found.planned["peak"] - found.planned["weights"] - found.planned["compute"] < MIB  # constants
     assert found.planned["weights"] == pytest.approx(weights * MIB, rel=0.01)
     assert found.planned["compute"] == pytest.approx(compute * MIB, rel=0.1)
     assert found.grown < GROWTH
