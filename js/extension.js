@@ -31,7 +31,7 @@ app.registerExtension({
     redrawWith(tab);
     api.addEventListener("graphChanged", planIfLive);
     api.addEventListener("execution_start", () => livePlan.forgetMeasured());
-    api.addEventListener("ggml.measured", ({ detail }) => livePlan.noteMeasured(detail.nodes));
+    api.addEventListener("ggml.measured", ({ detail }) => livePlan.noteMeasured(detail));
     api.addEventListener("ggml.rejected", ({ detail }) => {
       livePlan.set(detail);
       open();

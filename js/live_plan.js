@@ -14,7 +14,8 @@ class LivePlan extends EventTarget {
   plan = null; // as POST /ggml/plan answers
   error = "";
   waiting = false;
-  measured = {}; // bytes by node and device, of the run that is going on or was last
+  #graph = {}; // the types of the nodes that are planned, by id
+  #measured = { nodes: {}, graph: {} }; // bytes by node and device, of the run that is going on or was last
   #timer = 0;
   #asking = new AbortController();
   #asked = ""; // what the plan is the answer to
@@ -36,13 +37,19 @@ class LivePlan extends EventTarget {
     this.#asked = "";
   }
 
-  noteMeasured(nodes) {
-    this.measured = nodes;
+  /** Bytes by node and device, where the run was of the graph that is planned. */
+  get measured() {
+    const { nodes, graph } = this.#measured;
+    return isSame(graph, this.#graph) ? nodes : {};
+  }
+
+  noteMeasured({ nodes, graph }) {
+    this.#measured = { nodes, graph };
     this.#tell();
   }
 
   forgetMeasured() {
-    this.noteMeasured({});
+    this.noteMeasured({ nodes: {}, graph: {} });
   }
 
   async #renew() {
@@ -53,6 +60,7 @@ class LivePlan extends EventTarget {
       return;
     }
     const body = question((await app.graphToPrompt()).output);
+    this.#graph = typesOf(body.prompt);
     const asked = JSON.stringify(body);
     if (asked === this.#asked) return; // a node was moved
     this.#asking.abort();
@@ -81,6 +89,15 @@ class LivePlan extends EventTarget {
   #tell() {
     this.dispatchEvent(new Event("change"));
   }
+}
+
+function typesOf(prompt) {
+  return Object.fromEntries(Object.entries(prompt).map(([node, { class_type }]) => [node, class_type]));
+}
+
+function isSame(one, other) {
+  const nodes = Object.keys(one);
+  return nodes.length === Object.keys(other).length && nodes.every((node) => one[node] === other[node]);
 }
 
 /** What to ask the server: as the graph's own planner would, where it has one. */

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -31,10 +34,12 @@ class DiffusionModule(TracedModule):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Core's own forward, which runs the wrappers of other nodes around `_forward` below, where there is one."""
-        if self._wraps_itself:
-            core = type(self.engine_model.module)
-            return core.forward(_posing_as(core, self), *args, **kwargs)
-        return self.call("forward", args, kwargs)
+        if not self._wraps_itself:
+            return self.call("forward", args, kwargs)
+        core = type(self.engine_model.module)
+        calls_super = "__class__" in inspect.unwrap(core.forward).__code__.co_freevars
+        posing = _posing(core)(self) if calls_super else self  # type: ignore[arg-type]
+        return core.forward(posing, *args, **kwargs)
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
         """Core's `_forward`, computed by the engine."""
@@ -48,17 +53,18 @@ class DiffusionModule(TracedModule):
         return super().call(name, args, kwargs)
 
 
-def _posing_as(core: type[torch.nn.Module], module: DiffusionModule) -> torch.nn.Module:
-    """The module as an instance of core's class, which a forward that calls super() asks for."""
+@cache
+def _posing(core: type[torch.nn.Module]) -> Callable[[DiffusionModule], torch.nn.Module]:
+    """Makes a module an instance of core's class, which a forward that calls super() asks for."""
 
     class Posing(core):  # type: ignore[misc, valid-type]
-        def __init__(self) -> None:
-            """It has nothing of its own."""
+        def __init__(self, module: DiffusionModule) -> None:
+            object.__setattr__(self, "_module", module)
 
         def __getattribute__(self, name: str) -> Any:
-            return getattr(module, name)
+            return getattr(object.__getattribute__(self, "_module"), name)
 
-    return Posing()
+    return Posing
 
 
 def refuse(options: dict[str, Any]) -> None:

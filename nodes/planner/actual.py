@@ -110,10 +110,10 @@ def _executing() -> Prompt | None:
 
 
 def _show(node: str, nodes: Peaks) -> None:
-    server = getattr(PromptServer, "instance", None)
+    server, prompt = getattr(PromptServer, "instance", None), _executing()
     if server is not None and server.client_id is not None:  # for the memory panel of the editor that it came from
-        server.send_sync("ggml.measured", {"nodes": nodes}, server.client_id)
-    prompt = _executing()
+        graph = {each: described.get("class_type") for each, described in (prompt or {}).items()}
+        server.send_sync("ggml.measured", {"nodes": nodes, "graph": graph}, server.client_id)
     result = stored_result(prompt) if prompt else None
     if prompt is None or result is None:
         return

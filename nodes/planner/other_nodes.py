@@ -93,7 +93,7 @@ def is_ours(value: Any) -> bool:
 
 
 def _is_executed(node_class: Any) -> bool:
-    module = getattr(node_class, "RELATIVE_PYTHON_MODULE", "nodes")
+    module = getattr(node_class, "RELATIVE_PYTHON_MODULE", None) or node_class.__module__
     return (
         (module == "nodes" or module.startswith("comfy_extras."))
         and not getattr(node_class, "OUTPUT_NODE", False)

@@ -20,7 +20,7 @@ DARK, LIGHT = "dark", "light"
 
 # By hand: where each node is dropped in a window of 1600 x 1000, and what is linked to what.
 PLACES = {
-    "GGML Diffusion Model": (420, 90), "GGML Text Encoders": (420, 260), "GGML VAE": (420, 480),
+    "GGML Diffusion Model": (420, 90), "GGML Text Encoders": (420, 260), "GGML VAE": (420, 540),
     "CLIP Text Encode (Prompt)": (700, 90), "EmptySD3LatentImage": (700, 330), "KSampler": (960, 90),
     "VAE Decode": (1230, 150), "Save Image": (1230, 300),
 }  # fmt: skip
@@ -98,12 +98,12 @@ def open_template(editor: Editor, name: str) -> None:
     editor.command("Comfy.BrowseTemplates")
     editor.find("[role=dialog] span", "ggml-vulkan").click()
     card = f"[data-testid=template-workflow-{name}]"
-    editor.find(card)
+    editor.run("arguments[0].scrollIntoView()", editor.find(card))  # thumbnails out of sight are not loaded
     width = "return document.querySelector(arguments[0])?.naturalWidth"
     assert eventually(lambda: editor.run(width, f"{card} img"), "its thumbnail") > 100
     editor.keep("templates")
     editor.find(card).click()
-    eventually(lambda: "GGMLDiffusionModel" in editor.nodes(), "its nodes")
+    eventually(lambda: any(kind.startswith("GGML") for kind in editor.nodes()), "its nodes")
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(WORKFLOWS.glob("*.json"))])
@@ -191,6 +191,9 @@ def test_panel_and_badges_say_what_is_planned_and_measured(editor: Editor, theme
         eventually(lambda bar=bar: "measured" in bar.text, "what was measured", 10)
         planned, took = re.findall(r"([\d,]+) MiB", bar.text)
         assert took == planned
+    editor.load("lora")  # whose nodes have some of the same ids: what was measured is not of this graph
+    assert editor.planned() == "The workflow fits."
+    assert not any("measured" in bar.text for bar in editor.driver.find_elements(By.CSS_SELECTOR, ".ggml-bytes"))
 
 
 def mib(nbytes: int) -> str:

@@ -77,7 +77,7 @@ def test_a_smaller_picture_fits_where_a_larger_one_does_not(planning: Client) ->
     line = next(line for line in text.splitlines() if line.startswith("CPU: at most "))
     most = int(line.removeprefix("CPU: at most ").split()[0].replace(",", ""))
     planning.run(planned(ram_budget=most + 1))
-    large = {"EmptySD3LatentImage": {"width": 512, "height": 512}, "GGMLVAE": {"tiling": "off"}}
+    large = {"EmptySD3LatentImage": {"width": 192, "height": 192}, "GGMLVAE": {"tiling": "off"}}
     graph = changed(planned(ram_budget=most + 1), large)
     with pytest.raises(Refused, match="does not fit") as caught:
         planning.queue(graph)
