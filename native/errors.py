@@ -38,6 +38,10 @@ class OutOfMemory(RunnerError):
         self.free = free
 
 
+class NotFinite(RunnerError):
+    """A result holds values that are infinite or not a number."""
+
+
 class Missing(RunnerError):
     """The runner does not hold what a request names, and the client is to send it; digests: of programs or arrays."""
 

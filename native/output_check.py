@@ -7,7 +7,7 @@ from math import isfinite
 
 import numpy as np
 
-from .errors import RunnerError
+from .errors import NotFinite, RunnerError
 from .placement import CPU
 from .weights.weight_set import WeightSet
 from .wire.messages import OutputCheck
@@ -24,13 +24,13 @@ def check_of(output: np.ndarray) -> OutputCheck:
 def check_outputs(
     weights: WeightSet, device: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[OutputCheck]
 ) -> None:
-    """Raise RunnerError for outputs with infinite or NaN values, and for a GPU's that are one value throughout.
+    """Raise NotFinite for outputs with infinite or NaN values, RunnerError for a GPU's that are one value throughout.
 
     The latter is no error where all inputs are that, too.
     """
     files = " or ".join(path for path, _, _ in weights.files) or "its file"
     if not all(output.finite for output in outputs):
-        raise RunnerError(
+        raise NotFinite(
             f"{weights.name} on {device} computed values that are infinite or not a number (NaN). Perhaps {files} is "
             "damaged, or this device's arithmetic is not precise enough: try another file, or the device CPU."
         )

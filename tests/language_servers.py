@@ -34,12 +34,15 @@ Respond = Callable[[BaseHTTPRequestHandler], None]
 
 
 @contextmanager
-def server_that(responds: Respond) -> Iterator[str]:
-    """A server that answers every POST by a function, and lists MODELS; gives its URL."""
+def server_that(responds: Respond, lists: Respond | None = None) -> Iterator[str]:
+    """A server that answers every POST by a function; gives its URL.
+
+    lists: answers a GET; without it MODELS are listed.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            send(self, 200, json.dumps({"data": [{"id": model} for model in MODELS]}))
+            (lists or _lists)(self)
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
@@ -55,6 +58,10 @@ def server_that(responds: Respond) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def _lists(handler: BaseHTTPRequestHandler) -> None:
+    send(handler, 200, json.dumps({"data": [{"id": model} for model in MODELS]}))
 
 
 def send(handler: BaseHTTPRequestHandler, status: int, body: str, kind: str = "application/json") -> None:

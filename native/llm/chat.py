@@ -18,7 +18,7 @@ import aiohttp
 
 from ..errors import Interrupted, IsInterrupted
 from .model import ConnectionLost, LanguageModelError, RemoteServer
-from .stream import Answer, Malformed, read_stream
+from .stream import Answer, Malformed, encodable, read_stream
 
 Result = TypeVar("Result")
 OnProgress = Callable[[Answer], None]
@@ -26,6 +26,7 @@ Request = Callable[[aiohttp.ClientSession], Coroutine[Any, Any, Result]]
 _CONNECT_TIMEOUT = 10.0  # seconds
 _POLL = 0.05  # seconds between calls of `interrupted`, and between reports of progress
 _MAX_ERROR_BODY, _MAX_REASON = 1 << 16, 400  # bytes of a refusal; characters that are quoted of it
+_MAX_MODELS, _MAX_NAME = 1000, 400  # of a list; characters
 _STATUS_MEANINGS = {
     401: "it does not accept this key",
     403: "this key has no permission for that",
@@ -83,11 +84,18 @@ def list_models(server: RemoteServer, interrupted: IsInterrupted) -> list[str]:
             await _check(endpoint, reply)
             body = await reply.text(errors="replace")
         try:
-            return [str(model["id"]) for model in json.loads(body)["data"]]
+            return [_name(model["id"]) for model in json.loads(body)["data"]][:_MAX_MODELS]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise Malformed(f"sent {body[:80]!r}, not a list of models. Its address often ends in /v1") from error
 
     return _run(endpoint, get, interrupted)
+
+
+def _name(listed: Any) -> str:
+    """A model's name in a list. Raises TypeError for what is none, which may be anything of a server's."""
+    if not isinstance(listed, str) or len(listed) > _MAX_NAME:
+        raise TypeError("not a model's name")
+    return encodable(listed)
 
 
 def endpoint_of(server: RemoteServer, interrupted: IsInterrupted) -> Endpoint:
@@ -157,7 +165,7 @@ async def _check(endpoint: Endpoint, reply: aiohttp.ClientResponse) -> None:
         reason = _without(endpoint.key, _reason((await reply.content.read(_MAX_ERROR_BODY)).decode(errors="replace")))
         meaning = _STATUS_MEANINGS.get(reply.status, "it refused the request")
         message = f"The language model server {endpoint.url} answered {reply.status}: {meaning}."
-        raise LanguageModelError(f"{message} It says: {reason.rstrip('.')}." if reason else message)
+        raise LanguageModelError(f"{message} It says: {reason.rstrip('.')}." if reason else message, message)
 
 
 def _reason(body: str) -> str:
@@ -187,5 +195,6 @@ def _explained(endpoint: Endpoint, error: Exception) -> LanguageModelError:
             )
         case Malformed():
             problem = _without(endpoint.key, " ".join(str(error).split()))[:_MAX_REASON]
-            return LanguageModelError(f"{server} {problem}.")
+            unquoted = f"{server} does not answer as an OpenAI-compatible one. Its address often ends in /v1."
+            return LanguageModelError(f"{server} {problem}.", unquoted)
     return ConnectionLost(f"{server} broke the connection in the middle of its answer. Try again.")

@@ -10,15 +10,20 @@ from urllib.parse import urlsplit
 from ..placement import CPU
 from ..weights.header import read_header
 from ..weights.weight_file import WeightFile, WeightFileError
+from .keys import KEY_PREFIX, key_for, shown_address
 
 ALL_LAYERS = -1
-KEY_PREFIX = "GGML_LLM_"  # of environment variables; a workflow from elsewhere must not get at other secrets
-_VARIABLE = re.compile(KEY_PREFIX + r"[A-Z0-9_]+")
-_KEY = re.compile(r"[\x21-\x7e]+")
+_MAX_URL = 2048  # bytes
+_HOST = re.compile(r"[^\x00-\x20\x7f\s\\<>\"^`{|}%]+")
 
 
 class LanguageModelError(RuntimeError):
     """The model could not be started, or gave no usable answer. The message is for the user."""
+
+    def __init__(self, message: str, unquoted: str = "") -> None:
+        """unquoted: the message without what a server sent, for those who may not read that; "" where it has none."""
+        super().__init__(message)
+        self.unquoted = unquoted or message
 
 
 class ConnectionLost(LanguageModelError):
@@ -55,11 +60,11 @@ class RemoteServer:
     read_timeout: float = 120.0  # seconds without data
 
     def key(self) -> str:
-        """The server's key; "" where it needs none. Raises LanguageModelError when the variable holds no usable key."""
-        problem = check_key_variable(self.key_variable)
+        """The server's key; "" where it needs none. Raises LanguageModelError where there is none that it may have."""
+        key, problem = key_for(self.key_variable, self.url)
         if problem:
             raise LanguageModelError(problem)
-        return os.environ[self.key_variable].strip() if self.key_variable else ""
+        return key
 
 
 LanguageModel = LocalModel | RemoteServer
@@ -93,38 +98,15 @@ def check_url(url: str) -> str | None:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
-    except ValueError:
+        usable = usable and len(url.encode()) <= _MAX_URL and _HOST.fullmatch(parts.hostname or "")
+        (parts.hostname or "").encode("idna")  # as the system's name lookup does
+    except ValueError:  # also of an encoding
         usable = False
     if not usable:
-        return f"{_without_login(url)!r} is not a server address. One looks like http://127.0.0.1:8080/v1."
+        return f"{shown_address(url)!r} is not a server address. One looks like http://127.0.0.1:8080/v1."
     if parts.username or parts.password:
         return (
-            f"The address {_without_login(url)} has a name or password in it, which a workflow would carry to others. "
+            f"The address {shown_address(url)} has a name or password in it, which a workflow would carry to others. "
             f"Remove it, and put the key into an environment variable {KEY_PREFIX}KEY."
         )
     return None
-
-
-def check_key_variable(variable: str) -> str | None:
-    """The problem with an environment variable for a server's key, for the user; None for a usable one.
-
-    The message never repeats the input, which may be the key itself.
-    """
-    if not variable:
-        return None
-    if not _VARIABLE.fullmatch(variable):
-        return (
-            f"key_variable takes the name of an environment variable, not the key itself, and only names that begin "
-            f"with {KEY_PREFIX} (capital letters, digits, _). Set {KEY_PREFIX}KEY to the key where ComfyUI is "
-            f"started, and write {KEY_PREFIX}KEY here."
-        )
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        return f"The environment variable {variable} is not set. Set it to the server's key and start ComfyUI again."
-    if not _KEY.fullmatch(key):
-        return f"The environment variable {variable} holds characters that no key has, such as spaces. Set it again."
-    return None
-
-
-def _without_login(url: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", url)

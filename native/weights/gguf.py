@@ -46,7 +46,7 @@ def read_gguf(path: str, file: BinaryIO, size: int, mtime_ns: int) -> WeightFile
         if offset % step:
             raise cursor.damaged(f"the tensor {name} lies at {offset:,}, which is not a multiple of {step}")
         tensors[name] = _tensor(cursor, name, dimensions, number, data + offset, metadata)
-    check_extents(path, size, tensors.values())
+    check_extents(path, size, tensors.values(), data, step)  # as ggml's gguf.cpp, which takes bytes after the last
     architecture = metadata.get("general.architecture")
     return WeightFile(
         path, size, mtime_ns, "gguf", architecture if isinstance(architecture, str) else None, metadata, tensors

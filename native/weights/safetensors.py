@@ -29,7 +29,10 @@ def read_safetensors(path: str, file: BinaryIO, size: int, mtime_ns: int) -> Wei
     tensors = {name: _tensor(path, name, entry, data) for name, entry in entries.items()}
     if not tensors:
         raise WeightFileError(f"{path} holds no tensors. Choose a model file.")
-    check_extents(path, size, tensors.values())
+    # As the safetensors package: Metadata::validate and SafeTensors::read_metadata in its tensor.rs.
+    end = check_extents(path, size, sorted(tensors.values(), key=lambda each: (each.offset, each.nbytes)), data)
+    if end < size:
+        raise _damaged(path, f"is {size:,} bytes long but its header describes {end:,}")
     architecture = metadata.get("modelspec.architecture")
     return WeightFile(
         path, size, mtime_ns, "safetensors", architecture if isinstance(architecture, str) else None, metadata, tensors

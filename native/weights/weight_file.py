@@ -73,20 +73,30 @@ def joined(headers: Sequence[WeightFile]) -> WeightFile:
     return replace(first, tensors=tensors, metadata=metadata, more=first.more + more)
 
 
-def check_extents(path: str, size: int, tensors: Iterable[FileTensor]) -> None:
-    """Checks that every tensor is within a file of `size` bytes and no two overlap. Raises WeightFileError."""
-    end, previous = 0, ""
-    for tensor in sorted(tensors, key=lambda t: (t.offset, t.nbytes)):
+def check_extents(path: str, size: int, tensors: Iterable[FileTensor], start: int, step: int = 1) -> int:
+    """Checks that the tensors lie in this order from byte `start` on, each at the next multiple of `step` after it.
+
+    size: bytes of the file. Returns where the last one ends. Raises WeightFileError for a gap, an overlap, or a tensor
+    beyond the end of the file.
+    """
+    end, previous = start, "the header"
+    for tensor in tensors:
+        due = start + -(-(end - start) // step) * step
         if tensor.offset + tensor.nbytes > size:
             raise WeightFileError(
                 f"{path} is {size:,} bytes long but its header places the tensor {tensor.name} at "
                 f"{tensor.offset:,} to {tensor.offset + tensor.nbytes:,}. The file is incomplete or damaged: "
                 "download or copy it again."
             )
-        if tensor.nbytes and tensor.offset < end:
+        if tensor.offset < due:
             raise WeightFileError(
                 f"{path}: the header places the tensors {previous} and {tensor.name} over each other at byte "
                 f"{tensor.offset:,}. The file is damaged: download or copy it again."
             )
-        if tensor.nbytes:
-            end, previous = tensor.offset + tensor.nbytes, tensor.name
+        if tensor.offset > due:
+            raise WeightFileError(
+                f"{path}: the header leaves a gap of {tensor.offset - due:,} bytes between {previous} and {tensor.name} "
+                f"at byte {due:,}. A type or shape in it is wrong: the file is damaged, download or copy it again."
+            )
+        end, previous = tensor.offset + tensor.nbytes, tensor.name
+    return end

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ class VAEModule(TracedModule):
     Latents are [batch, channels, height, width], [batch, channels, time, height, width], or [batch, ..., time].
     """
 
+    input_words: Mapping[str, str] = {"x": "The latent, picture or sound", "z": "The latent"}
     comfy_has_chunked_io = False  # core's own VAE would have it write into a buffer
 
     def __init__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +10,13 @@ import comfy.ops
 import torch
 from torch import Tensor
 
+from ...native.errors import NotFinite
 from ...native.lower import LowerOptions
 from ...native.placement import CPU, Placement
 from ...native.weights import WeightSet
 from .host import current_host
 from .lifetime import LoadedWeights
+from .not_finite import explained
 
 F16_OVERFLOW_SCALE = 64.0  # brings activations of 4 million within F16 and leaves those of 0.004 their full precision
 Function = Callable[[torch.nn.Module, dict[str, Tensor]], Tensor | tuple[Tensor, ...]]
@@ -54,6 +56,7 @@ class Component(torch.nn.Module):
     """A module's names and shapes, for ComfyUI to see; its weights and arithmetic are its engine's."""
 
     tokens = 256  # that it usually gets at once: those of a prompt
+    input_words: Mapping[str, str] = {}  # what inputs are to the user, by their names, to begin a sentence with
     oom_retryable = True  # whether the host may try something else where memory runs out
 
     def __init__(
@@ -122,7 +125,10 @@ class Component(torch.nn.Module):
         self.loaded.begin_phase()
         self.host.lifetimes.unload_orphans()
         with self.host.engine_call(self.engine_model, self.oom_retryable):
-            return self.engine_model.run(key, function, inputs, interrupted=self.host.is_interrupted)
+            try:
+                return self.engine_model.run(key, function, inputs, interrupted=self.host.is_interrupted)
+            except NotFinite as error:
+                raise explained(error, self.engine_model.weights, inputs, self.input_words) from error
 
     def fits(self, key: Hashable, function: Function, inputs: dict[str, Tensor]) -> bool:
         """Whether the device has room for `compute` and can do each of its operations; nothing is computed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -22,6 +22,15 @@ class DiffusionModule(TracedModule):
     """Stands for a core diffusion model such as comfy.ldm.flux.model.Flux."""
 
     tokens = 1280  # of a prompt and of a picture of 512 x 512 pixels
+    input_words: Mapping[str, str] = {  # names as in the models' forward, in comfy/ldm
+        "x": "The latent",
+        "context": "The conditioning",
+        "y": "The conditioning",
+        "control": "The output of a ControlNet",
+        "ref_latents": "A reference latent",
+        "timestep": "The noise level",
+        "timesteps": "The noise level",
+    }
 
     def __init__(self, core: Any, weights: WeightSet, placement: Placement, f16_overflow: bool = False) -> None:
         """core: the model on the meta device."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -35,6 +36,8 @@ class TokenEmbedding:
 
 class EncoderModule(TracedModule):
     """Takes the place of `transformer` in comfy.sd1_clip.SDClipModel and its kin."""
+
+    input_words: Mapping[str, str] = {"embeds": "What the prompt's words or embeddings stand for"}
 
     def __init__(self, core: Any, weights: WeightSet, placement: Placement) -> None:
         """core: the transformer on the meta device. Tokens are looked up in the file."""

@@ -9,7 +9,8 @@ from comfy_api.latest import io
 
 from ...native.errors import IsInterrupted
 from ...native.llm.chat import list_models
-from ...native.llm.model import KEY_PREFIX, LanguageModelError, RemoteServer, check_key_variable, check_url
+from ...native.llm.keys import KEY_PREFIX, key_for
+from ...native.llm.model import LanguageModelError, RemoteServer, check_url
 from ..components.host import COMFYUI
 from ..node_text import show
 from .answering import LLM
@@ -18,8 +19,11 @@ LIST_TIMEOUT = 5.0  # seconds
 
 
 def server_at(url: str, model: str, key_variable: str, read_timeout: float) -> RemoteServer:
-    """The server of these inputs. Raises LanguageModelError for an unusable address or key variable."""
-    problem = check_url(url) or check_key_variable(key_variable)
+    """The server of these inputs.
+
+    Raises LanguageModelError for an unusable address, and for a key variable that is unusable or not for this server.
+    """
+    problem = check_url(url) or key_for(key_variable, url)[1]
     if problem:
         raise LanguageModelError(problem)
     return RemoteServer(url.strip(), model.strip(), key_variable, read_timeout)
@@ -71,8 +75,10 @@ class GGMLLanguageServer(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, url: str, key_variable: str) -> bool | str:
-        """True, or the problem with the address or the key variable; a linked input is None here."""
-        return (url is not None and check_url(url)) or (key_variable and check_key_variable(key_variable)) or True
+        """True, or the problem with the address or with a key for it; a linked input is None here, and seen later."""
+        if url is None:
+            return True
+        return check_url(url) or (key_variable and key_for(key_variable, url)[1]) or True
 
     @classmethod
     def execute(cls, url: str, model: str, key_variable: str, timeout: int) -> io.NodeOutput:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -20,6 +21,7 @@ from ..planner.planner import PlanResult, RequestGone, beside_execution, make_pl
 from ..planner.request import MODES, REJECT, THIS_MACHINE, RequestError, profiles, request_of
 from ..planner.walk import prompt_fault
 
+log = logging.getLogger(__name__)
 _NUMBERS = ("gpu_budget", "ram_budget", "unknown_width", "unknown_height", "unknown_batch")
 
 
@@ -55,8 +57,9 @@ async def _plan(request: web.Request) -> web.Response:
         return web.json_response({"error": str(error)}, status=404)
     except (WeightFileError, RequestError, ProfileError, RunnerError) as error:
         return _bad_request(f"{error}")
-    except Exception as error:  # of a malformed prompt
-        return _bad_request(f"the workflow cannot be planned: {type(error).__name__}: {error}")
+    except Exception:  # of a malformed prompt
+        log.exception("POST /ggml/plan got a workflow that it could not plan")
+        return _bad_request("the workflow cannot be planned. ComfyUI's log says where it failed")
     return web.json_response({**plan_json(result.plan, result.advice), "chosen": result.change})
 
 
@@ -110,18 +113,29 @@ async def _language_models(request: web.Request) -> web.Response:
     try:
         server = server_at(url, "", variable, LIST_TIMEOUT)
         return web.json_response({"models": await asyncio.to_thread(listed_models, server)})
-    except LanguageModelError as error:
-        return _bad_request(f"{error}")
+    except LanguageModelError as error:  # without the server's words: it may be one that only this computer can ask
+        return _bad_request(error.unquoted)
 
 
 async def _body(request: web.Request) -> dict[str, Any] | web.Response:
-    """The JSON object of a request, {} for JSON of another kind; the response to a body that is not JSON."""
+    """The JSON object of a request; the response to a body that is none.
+
+    A page of another site can have a browser send anything but application/json without asking the server first.
+    """
+    if request.content_type != "application/json":
+        return _refusal("send the body as Content-Type: application/json", 415)
     try:
         body = await request.json()
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        return _bad_request("the body is not JSON that can be read: it is nested too deep")
+    except (ValueError, LookupError) as error:  # LookupError: of an unknown charset
         return _bad_request(f"the body is not JSON: {error}")
-    return body if isinstance(body, dict) else {}
+    return body if isinstance(body, dict) else _bad_request("the body is not a JSON object")
 
 
 def _bad_request(message: str) -> web.Response:
-    return web.json_response({"error": message}, status=400)
+    return _refusal(message, 400)
+
+
+def _refusal(message: str, status: int) -> web.Response:
+    return web.json_response({"error": message}, status=status)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import urllib.parse
 from collections.abc import Iterator
@@ -35,17 +34,17 @@ WITH_SERVER = workflow("expand_with_server")
 EXPANDER = node_id(EXPAND, "GGMLPromptExpander")
 KEPT = EXPAND[EXPANDER]["inputs"]["must_keep"]
 KEY, VARIABLE = "sk-the-key-of-this-test", "GGML_LLM_E2E_KEY"
+BOUND, ADDRESSES = "GGML_LLM_E2E_SHOP_KEY", "GGML_LLM_E2E_SHOP_URL"
 
 
 @pytest.fixture(scope="module")
 def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A server that was started with a key."""
-    os.environ[VARIABLE] = KEY
-    try:
+    """A server that was started with a key, and one that is for another server."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ((VARIABLE, KEY), (BOUND, KEY), (ADDRESSES, "https://api.shop.example/v1")):
+            patch.setenv(name, value)
         with comfy_server.running(tmp_path_factory.mktemp("comfyui")) as client:
             yield client
-    finally:
-        del os.environ[VARIABLE]
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +229,28 @@ def test_the_models_of_a_server_are_listed_before_anything_runs(comfyui: Client,
     ):  # fmt: skip
         with pytest.raises(Refused, match=said):
             comfyui.send("/ggml/language_models", asked | wrong)
+
+
+def test_a_key_is_not_sent_where_a_workflow_says(comfyui: Client) -> None:
+    """Typed, linked, or in a request; what is asked for in each case is not even connected to."""
+    asked: list[str] = []
+    with server_that(lambda handler: asked.append(handler.path), lambda handler: asked.append(handler.path)) as url:
+        elsewhere = {"url": url, "key_variable": BOUND}
+        typed = changed(WITH_SERVER, {"GGMLLanguageServer": elsewhere})
+        linked = changed(typed, {"GGMLLanguageServer": {"url": ["address", 0]}})
+        linked["address"] = {"class_type": "PrimitiveString", "inputs": {"value": url}}
+        said = []
+        for workflow_or_request in (typed, linked, elsewhere):
+            with pytest.raises((Refused, JobFailed)) as failed:
+                if workflow_or_request is elsewhere:
+                    comfyui.send("/ggml/language_models", elsewhere)
+                else:
+                    comfyui.run(changed(workflow_or_request, {"GGMLPromptExpander": {"on_failure": "stop"}}))
+            said.append(str(failed.value))
+    assert not asked
+    for each in said:
+        assert f"The key in {BOUND} goes only to the addresses in {ADDRESSES}, and {url} is none of them" in each
+        assert KEY not in each
 
 
 def test_without_the_server_the_idea_is_drawn_or_the_workflow_stops(comfyui: Client) -> None:

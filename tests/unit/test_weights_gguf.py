@@ -146,6 +146,10 @@ def test_impossible_original_shapes(write_gguf: Write, shape: list[object]) -> N
         (header(entry("a"), entry("a", offset=32)) + bytes(64), "tensor a is listed twice"),
         (header(entry("a"), entry("b", offset=24)) + bytes(64), "lies at 24"),
         (header(entry("a", (16,)), entry("b", offset=32)) + bytes(64), "tensors a and b over each other"),
+        (header(entry("a"), entry("b", offset=64)) + bytes(96), "a gap of 32 bytes between a and b at byte 128"),
+        (header(entry("a", offset=32)) + bytes(64), "a gap of 32 bytes between the header and a at byte 64"),
+        (header(entry("a", offset=32), entry("b")) + bytes(64), "a gap of 32 bytes between the header and a"),
+        (header(entry("a", (32,), Q8_0), entry("b", offset=128)) + bytes(256), "a gap of 64 bytes between a and b"),
         (header(entry("a", (4, 2, 2, 2, 2, 2))) + bytes(512), "6 dimensions"),
         (header(entry("a", (4, 5 * 10**18))), "places the tensor a at"),
         (header(entry("a", (33,), Q8_0)) + bytes(64), "[33], not possible in blocks of 32"),
@@ -157,6 +161,21 @@ def test_impossible_original_shapes(write_gguf: Write, shape: list[object]) -> N
 )
 def test_refused(tmp_path: Path, content: bytes, says: str) -> None:
     assert says in refused(tmp_path, content)
+
+
+@pytest.mark.parametrize("number", [number for number, name in GGML_TYPES.items() if name not in ("F32", "I32")])
+def test_a_type_that_is_not_that_of_the_data_is_refused(tmp_path: Path, number: int) -> None:
+    """As ggml's gguf.cpp does, which wants each tensor where the one before it ends."""
+    whole = header(entry("a", (256, 3)), entry("b", offset=3072)) + bytes(3072 + 16)
+    refused(tmp_path, whole.replace(entry("a", (256, 3)), entry("a", (256, 3), number)))
+
+
+def test_bytes_behind_the_last_tensor_are_taken(tmp_path: Path) -> None:
+    """ggml's own reader takes them, and lacks no padding behind the last tensor."""
+    for data in (16, 32, 4096):
+        path = tmp_path / f"{data}.gguf"
+        path.write_bytes(header(entry("a")) + bytes(data))
+        assert read_header(path).tensors["a"].offset == 64
 
 
 def test_an_empty_tensor_is_a_mark(tmp_path: Path) -> None:

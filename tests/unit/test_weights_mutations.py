@@ -89,7 +89,8 @@ def test_damaged_headers(write_gguf: Write, write_safetensors: Write, tmp_path: 
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
         assert peak < MEMORY, seed
-    assert ROUNDS // 2 < len(messages) < ROUNDS  # a changed bias or metadata value leaves a readable header
+    # A changed bias or metadata value leaves a readable GGUF header; that of safetensors covers its file exactly.
+    assert ROUNDS // 2 < len(messages) < ROUNDS + (kind == "safetensors")
     for message in messages:
         assert message.startswith(str(tmp_path))
         assert message.isprintable()

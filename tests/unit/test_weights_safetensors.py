@@ -6,10 +6,12 @@ import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from native.weights import WeightFileError, read_header
@@ -100,10 +102,42 @@ def test_scalars_and_empty_tensors(tmp_path: Path) -> None:
         (content({"a": entry(["F32"])}), "stored as ['F32']"),
         (content({"a": entry()}, 15), "places the tensor a at"),
         (content({"a": entry(), "b": entry(offsets=[12, 28])}, 28), "tensors a and b over each other"),
+        (content({"a": entry(), "b": entry(offsets=[20, 36])}, 36), "a gap of 4 bytes between a and b at byte"),
+        (content({"b": entry(offsets=[20, 36]), "a": entry()}, 36), "a gap of 4 bytes between a and b at byte"),
+        (content({"a": entry(offsets=[8, 24])}, 24), "a gap of 8 bytes between the header and a at byte"),
+        (content({"a": entry()}, 17), "bytes long but its header describes"),
+        (content({"a": entry(shape=[0], offsets=[0, 0])}, 1), "bytes long but its header describes"),
     ],
 )  # fmt: skip
 def test_refused(tmp_path: Path, whole: bytes, says: str) -> None:
     assert says in refused(tmp_path, whole)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_the_package_refuses_is_refused(tmp_path: Path, seed: int) -> None:
+    """Tensors in any order, some moved, longer, shorter or taken out, and bytes behind them."""
+    chance = Random(seed)
+    lengths = [chance.randrange(5) for _ in range(5)]
+    entries, end = {}, 0
+    for number, length in enumerate(lengths):
+        entries[str(number)] = entry(shape=(length,), offsets=[end, end + 4 * length])
+        end += 4 * length
+    if chance.random() < 0.7:
+        moved = entries[str(chance.randrange(5))]
+        by = chance.choice((4, 8, -4))
+        moved["data_offsets"] = [max(0, offset + by) for offset in moved["data_offsets"]]
+    if chance.random() < 0.3:
+        del entries[str(chance.randrange(5))]
+    names = chance.sample(list(entries), len(entries))
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content({name: entries[name] for name in names}, max(0, end + chance.choice((0, 0, 0, 1, -1)))))
+    try:
+        with safe_open(path, "np") as file:
+            theirs = set(file.keys())
+    except SafetensorError:
+        refused(tmp_path, path.read_bytes())
+    else:
+        assert read_header(path).tensors.keys() == theirs
 
 
 def test_a_header_longer_than_the_format_allows_is_not_read(tmp_path: Path) -> None:
