@@ -54,10 +54,12 @@ def _fault_of_server(variable: str, url: str) -> str:
     allowed = address_variable(variable)
     addresses = [_parts(address) for address in os.environ.get(allowed, "").replace(",", " ").split()]
     known = [address for address in addresses if address is not None]
-    if len(known) < len(addresses):
+    unread = len(addresses) - len(known)
+    if unread:
         return (
-            f"{len(addresses) - len(known)} of the {len(addresses)} addresses in the environment variable {allowed} cannot be read. Set it to the address "
-            f"of the server that the key in {variable} is for, such as https://host/v1, and start ComfyUI again."
+            f"{unread} of the {len(addresses)} addresses in the environment variable {allowed} cannot be read. Set it "
+            f"to the address of the server that the key in {variable} is for, such as https://host/v1, and start "
+            "ComfyUI again."
         )
     server = _parts(url)
     if server and any(_is_within(server, address) for address in known):
@@ -66,9 +68,9 @@ def _fault_of_server(variable: str, url: str) -> str:
         return ""
     others = f"only to the addresses in {allowed}" if addresses else "only to servers on this computer"
     return (
-        f"The key in {variable} goes {others}, and {shown_address(url)} is none of them. If this server may have the key, "
-        f"set the environment variable {allowed} to its address (several with spaces between them) where ComfyUI is "
-        "started, and start it again. If you do not know this server, do not run the workflow."
+        f"The key in {variable} goes {others}, and {shown_address(url)} is none of them. If this server may have the "
+        f"key, set the environment variable {allowed} to its address (several with spaces between them) where ComfyUI "
+        "is started, and start it again. If you do not know this server, do not run the workflow."
     )
 
 

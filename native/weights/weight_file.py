@@ -95,8 +95,9 @@ def check_extents(path: str, size: int, tensors: Iterable[FileTensor], start: in
             )
         if tensor.offset > due:
             raise WeightFileError(
-                f"{path}: the header leaves a gap of {tensor.offset - due:,} bytes between {previous} and {tensor.name} "
-                f"at byte {due:,}. A type or shape in it is wrong: the file is damaged, download or copy it again."
+                f"{path}: the header leaves a gap of {tensor.offset - due:,} bytes between {previous} and "
+                f"{tensor.name} at byte {due:,}. A type or shape in it is wrong, the file is damaged: download or copy "
+                "it again."
             )
         end, previous = tensor.offset + tensor.nbytes, tensor.name
     return end

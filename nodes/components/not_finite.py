@@ -26,9 +26,9 @@ def explained(
         if count:
             word = words.get(name.partition(".")[0], "What a node passes")
             return NotFinite(
-                f"{word} went into {weights.name} with {_VALUES}: {count:,} of {x.numel():,} in {name or 'it'}. Neither "
-                "the model's file nor the device is the cause. Look at the nodes before this one, and at the settings "
-                "of this one, such as cfg and denoise."
+                f"{word} went into {weights.name} with {_VALUES}: {count:,} of {x.numel():,} in {name or 'it'}. "
+                "Neither the model's file nor the device is the cause. Look at the nodes before this one, and at the "
+                "settings of this one, such as cfg and denoise."
             )
     for name, array in weights.arrays.items():
         parameter, _, branch = name.rpartition(".")

@@ -17,9 +17,10 @@ from server import PromptServer
 
 from ...native.planning import ProfileError, plan_json, report, verdict
 from ...native.weights import WeightFileError
+from .lora_files import unreadable_lora_of
 from .planner import PLANNER, PlanResult, beside_execution, make_plan, planner_request, store_result
 from .request import FIT, REJECT, WARN, PlanRequest, RequestError
-from .walk import Change, Prompt, changed, prompt_fault
+from .walk import Change, Prompt, changed, output_nodes, prompt_fault
 
 log = logging.getLogger(__name__)
 # From the middleware, which sees a prompt first, to the handler that ComfyUI lets change it.
@@ -34,7 +35,12 @@ async def plan_posted_prompt(request: web.Request, handler: Any) -> web.StreamRe
     """
     if request.method == "POST" and request.path in ("/prompt", "/api/prompt"):
         posted = await _posted(request)
-        if _planners(posted["prompt"]):
+        if isinstance(posted, str):
+            return web.json_response({"error": _error(posted, posted), "node_errors": {}}, status=400)
+        prompt = posted["prompt"]
+        if _uses_ours(prompt) and (damaged := await asyncio.to_thread(_unreadable, prompt, _targets(posted))):
+            return web.json_response(damaged, status=400)
+        if _planners(prompt):
             outcome = await asyncio.to_thread(beside_execution, lambda: _plan_posted(posted))
             if isinstance(outcome, PlanResult):
                 _chosen.set(outcome.change)
@@ -71,14 +77,31 @@ def apply_choice(posted: dict[str, Any]) -> dict[str, Any]:
     return {**posted, "prompt": changed(posted["prompt"], change)}
 
 
-async def _posted(request: web.Request) -> dict[str, Any]:
+async def _posted(request: web.Request) -> dict[str, Any] | str:
+    """The body, with an empty prompt where it has none; why it cannot be read, which ComfyUI answers with HTTP 500."""
     try:
         posted = await request.json()
-    except (ValueError, RecursionError):
-        posted = None
+    except RecursionError:
+        return "The prompt is JSON that is nested too deep to be read."
+    except (ValueError, LookupError) as error:  # LookupError: of an unknown charset
+        return f"The prompt is not JSON: {error}."
     if not isinstance(posted, dict) or not isinstance(posted.get("prompt"), dict):
         return {"prompt": {}}
     return posted
+
+
+def _uses_ours(prompt: Prompt) -> bool:
+    """Whether a prompt has a node of this pack."""
+    return any(isinstance(node, dict) and str(node.get("class_type")).startswith("GGML") for node in prompt.values())
+
+
+def _unreadable(prompt: Prompt, targets: Sequence[str] | None) -> dict[str, Any] | None:
+    """The answer to a prompt that uses a LoRA whose file cannot be read."""
+    found = unreadable_lora_of(prompt, output_nodes(prompt, targets))
+    if found is None or not isinstance(prompt[found[0]].get("class_type"), str):
+        return None
+    node, name, message = found
+    return _refusal(prompt, message, "", [node], name)
 
 
 def _planners(prompt: Prompt) -> list[str]:
@@ -111,11 +134,11 @@ def _plan_posted(posted: Mapping[str, Any]) -> PlanResult | _Refusal | None:
         except (RequestError, ProfileError) as error:
             name = error.name if isinstance(error, RequestError) else "hardware"
             return _Refusal(_refusal(prompt, str(error), "", [planner], name), lacks_memory=False)
-        except Exception as error:
+        except Exception:
             log.exception("The memory planner could not plan this workflow")
             if mode == WARN:
                 return None
-            why = f"The memory planner could not plan this workflow ({type(error).__name__}: {error})."
+            why = "The memory planner could not plan this workflow, as ComfyUI's log says in detail."
             way_out = "Choose the mode warn to run it without a plan."
             return _Refusal(_refusal(prompt, f"{why} {way_out}", "", [planner], "mode"), lacks_memory=False)
         if not result.plan.fits and request.mode in (REJECT, FIT):
@@ -162,9 +185,7 @@ def _targets(posted: Mapping[str, Any]) -> Sequence[str] | None:
 
 def _refusal(prompt: Prompt, message: str, details: str, nodes: Sequence[str], name: str) -> dict[str, Any]:
     """The response that ComfyUI's front end shows on these nodes; name: of the input that it is about."""
-    error = {
-        "type": "ggml_does_not_fit", "message": message, "details": details or message, "extra_info": {},
-    }  # fmt: skip
+    error = _error(message, details)
     types = {node: str(prompt[node]["class_type"]) for node in nodes}
     return {
         "error": error,
@@ -173,6 +194,10 @@ def _refusal(prompt: Prompt, message: str, details: str, nodes: Sequence[str], n
             for node, class_type in types.items()
         },
     }
+
+
+def _error(message: str, details: str) -> dict[str, Any]:
+    return {"type": "ggml_does_not_fit", "message": message, "details": details or message, "extra_info": {}}
 
 
 def _on_node(error: dict[str, Any], class_type: str, name: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import nodes as core
 from ...native.engines.dry_run import unwritten_zeros
 from ..components.autoencoder import VAEModule
 from ..components.patcher import ComponentPatcher
+from .lora_files import unreadable_lora
 from .size_guard import SizeGuard
 from .unknown import Inputs, NodeTurn, Outputs, Unknown, Unplanned
 
@@ -79,8 +80,9 @@ def execute(class_type: str, inputs: Inputs) -> Outputs:
             return tuple(result["result"] if isinstance(result, dict) else result)
     except (Unplanned, InterruptProcessingException):  # the latter an Exception before ComfyUI 0.27
         raise
-    except Exception as error:  # of a damaged prompt; ComfyUI reports it when the prompt runs
-        raise Unplanned(f"{class_type} ends with {type(error).__name__}: {error}") from error
+    except Exception as error:  # of a damaged prompt or file; ComfyUI reports it when the prompt runs
+        fault = unreadable_lora(inputs)
+        raise Unplanned(fault[1].rstrip(".") if fault else f"{class_type} fails: {error!s:.300}") from error
 
 
 def is_ours(value: Any) -> bool:

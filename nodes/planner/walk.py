@@ -40,11 +40,16 @@ def walk(
     Raises what the nodes of this pack raise for files that cannot be used.
     """
     walk = _Walk(prompt, recorder, unknown or Size())
-    outputs = [node for node in prompt if _is_output(prompt[node]) and (targets is None or node in targets)]
+    outputs = output_nodes(prompt, targets)
     with dry_run_host(recorder), torch.inference_mode():
         for node in (*execution_order(prompt, outputs), *outputs):
             walk.outputs(node)
     return Walked(tuple(walk.notes), tuple(walk.gaps))
+
+
+def output_nodes(prompt: Prompt, targets: Sequence[str] | None = None) -> list[str]:
+    """The output nodes that run; targets: as for `walk`."""
+    return [node for node in prompt if _is_output(prompt[node]) and (targets is None or node in targets)]
 
 
 def inputs_of(prompt: Prompt, node: str, machine: Machine) -> dict[str, Any]:

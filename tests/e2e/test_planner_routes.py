@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.comfy_server import Client, changed, eventually, node_id, workflow
+from tests.comfy_server import Client, changed, workflow
 from tests.e2e import hostile_requests as hostile
 from tests.language_servers import send, server_that
 
@@ -154,8 +154,16 @@ def test_an_origin_that_comfyui_would_not_serve_is_not_served(
         assert bool(content) is served
 
 
-@pytest.mark.parametrize("body", ['{"error": {"message": "the secret"}}', '{"data": [{"id": {"the secret": 1}}]}', "the secret",
-                                  '{"data": "the secret"}', '{"detail": "the secret"}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"error": {"message": "the secret"}}',
+        '{"data": [{"id": {"the secret": 1}}]}',
+        "the secret",
+        '{"data": "the secret"}',
+        '{"detail": "the secret"}',
+    ],
+)
 @pytest.mark.parametrize("status", [200, 403, 500])
 def test_what_another_server_says_is_not_passed_on(planning: Client, body: str, status: int) -> None:
     with server_that(lambda _: None, lists=lambda handler: send(handler, status, body)) as url:
