@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..native.client import Device
+from ..native.ggml_build import build_words
 from ..native.placement import CPU
 from .loaders.device_inputs import devices, first_gpu
 from .node_text import show
@@ -58,6 +59,6 @@ class GGMLDevices(io.ComfyNode):
     @classmethod
     def execute(cls) -> io.NodeOutput:
         """Shows the devices; starts the runner where it does not run. Raises RunnerError."""
-        text = describe(devices())
+        text = f"{build_words()[0]}\n{describe(devices())}"
         show(cls, text)
         return io.NodeOutput(text, ui=ui.PreviewText(text))

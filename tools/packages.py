@@ -48,7 +48,7 @@ def requirements(places: Places, host: Path, torch: Sequence[str] = TORCH) -> li
     """All that is installed, as arguments of an installer, but for ggml: its wheel is a step of its own."""
     comfy, pack, tests = requirement_files(places, host)
     lines = pack.read_text(encoding="utf-8").splitlines()
-    plain = [line for line in lines if line and not line.startswith(("#", "ggml-python"))]
+    plain = [line for line in lines if line and not line.startswith("#")]
     return [*torch, *plain, "-r", str(comfy), "-r", str(tests)]
 
 

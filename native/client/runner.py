@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from ..errors import IsInterrupted, Missing, RunnerError, RunnerLost
+from ..ggml_build import has_ggml, missing_words
 from ..output_check import check_outputs
 from ..placement import Placement, as_placement
 from ..program import Program
@@ -231,6 +232,8 @@ class Runner:
                 self._process.close()
                 self._process = None
             if not self._process:
+                if not has_ggml():
+                    raise RunnerLost(missing_words())
                 try:
                     self._process = RunnerProcess(self._options, self._environment)
                 except OSError as error:

@@ -9,6 +9,7 @@ from math import prod
 
 from comfy_api.latest import io
 
+from ...native.ggml_build import build_words
 from ...native.placement import MIB
 from ...native.weights import WeightSet
 from ..node_text import show
@@ -38,13 +39,18 @@ def found(family: str, weights: Sequence[WeightSet]) -> str:
 
 
 def say(node: type[io.ComfyNode], lines: Iterable[str], warnings: Sequence[str] = ()) -> None:
-    """Shows what was found, and warnings, below the widgets of the executing node, and in the log.
+    """Shows what was found, warnings, and which ggml computes, below the widgets of the executing node and in the log.
 
     Nothing where the node is called for a plan.
     """
     if node.hidden is None:
         return
     lines = list(lines)
+    build, best = build_words()
+    if best:
+        lines.append(build)
+    else:
+        warnings = [*warnings, build]
     for line in lines:
         log.info(line)
     for warning in warnings:

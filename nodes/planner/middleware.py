@@ -15,12 +15,13 @@ from aiohttp import web
 from comfy.model_management import InterruptProcessingException
 from server import PromptServer
 
+from ...native.client import RunnerError
 from ...native.planning import ProfileError, plan_json, report, verdict
 from ...native.weights import WeightFileError
 from .lora_files import unreadable_lora_of
 from .planner import PLANNER, PlanResult, beside_execution, make_plan, planner_request, store_result
 from .request import FIT, REJECT, WARN, PlanRequest, RequestError
-from .walk import Change, Prompt, changed, output_nodes, prompt_fault
+from .walk import Change, NodeFault, Prompt, changed, malformed_node, output_nodes, prompt_fault
 
 log = logging.getLogger(__name__)
 # From the middleware, which sees a prompt first, to the handler that ComfyUI lets change it.
@@ -78,16 +79,20 @@ def apply_choice(posted: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _posted(request: web.Request) -> dict[str, Any] | str:
-    """The body, with an empty prompt where it has none; why it cannot be read, which ComfyUI answers with HTTP 500."""
+    """The body, with an empty prompt where it has none; what is wrong with one that ComfyUI answers with HTTP 500."""
     try:
         posted = await request.json()
     except RecursionError:
         return "The prompt is JSON that is nested too deep to be read."
     except (ValueError, LookupError) as error:  # LookupError: of an unknown charset
         return f"The prompt is not JSON: {error}."
-    if not isinstance(posted, dict) or not isinstance(posted.get("prompt"), dict):
-        return {"prompt": {}}
-    return posted
+    if not isinstance(posted, dict) or not isinstance(posted.get("prompt", {}), dict):
+        return 'The body must be {"prompt": a workflow in API format}.'
+    prompt = posted.get("prompt", {})
+    lacks_type = any(isinstance(node, dict) and "class_type" not in node for node in prompt.values())
+    if _uses_ours(prompt) and not lacks_type and (fault := malformed_node(prompt)):  # ComfyUI answers those without
+        return f"{fault[0].upper()}{fault[1:]}."
+    return {**posted, "prompt": prompt}
 
 
 def _uses_ours(prompt: Prompt) -> bool:
@@ -134,11 +139,12 @@ def _plan_posted(posted: Mapping[str, Any]) -> PlanResult | _Refusal | None:
         except (RequestError, ProfileError) as error:
             name = error.name if isinstance(error, RequestError) else "hardware"
             return _Refusal(_refusal(prompt, str(error), "", [planner], name), lacks_memory=False)
-        except Exception:
+        except Exception as error:
             log.exception("The memory planner could not plan this workflow")
             if mode == WARN:
                 return None
-            why = "The memory planner could not plan this workflow, as ComfyUI's log says in detail."
+            known = f"{error}" if isinstance(error, (NodeFault, RunnerError)) else "ComfyUI's log says why."
+            why = f"The memory planner could not plan this workflow. {known}"
             way_out = "Choose the mode warn to run it without a plan."
             return _Refusal(_refusal(prompt, f"{why} {way_out}", "", [planner], "mode"), lacks_memory=False)
         if not result.plan.fits and request.mode in (REJECT, FIT):

@@ -23,6 +23,10 @@ from .unknown import NodeTurn, Size, Unknown, Unplanned
 Prompt = Mapping[str, Any]  # the API's format: node id -> {"class_type", "inputs"}
 
 
+class NodeFault(Exception):
+    """A node that cannot be planned with the inputs it has; the message is for the user."""
+
+
 @dataclass(frozen=True)
 class Walked:
     """The outcome of a walk, in sentences for the user."""
@@ -37,7 +41,7 @@ def walk(
     """Records the work of a prompt's models; follows a damaged prompt as far as it makes sense.
 
     unknown: the size to plan with where it is unknown. targets: the output nodes that run; None for all.
-    Raises what the nodes of this pack raise for files that cannot be used.
+    Raises what the nodes of this pack raise for files that cannot be used, and NodeFault.
     """
     walk = _Walk(prompt, recorder, unknown or Size())
     outputs = output_nodes(prompt, targets)
@@ -107,6 +111,11 @@ class _Walk:
             if is_gap:
                 self.gaps.append(note)
             return (Unknown(str(reason), foreign=reason.foreign),)
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError) as error:
+            raise NodeFault(
+                f"{class_type:.80} (node {node:.40}) cannot be planned: one of its inputs has a value that makes no "
+                "sense there, or the planner has a fault, of which ComfyUI's log says more."
+            ) from error
         finally:
             self.notes += [f"{class_type} (node {node}) is planned with {each}." for each in turn.assumptions]
 
@@ -127,13 +136,20 @@ def prompt_fault(prompt: Any) -> str | None:
     """Why something is no workflow in API format that ComfyUI would run; None where it may be one."""
     if not isinstance(prompt, Mapping):
         return 'the body must be {"prompt": a workflow in API format}'
+    if fault := malformed_node(prompt):
+        return fault
+    if not any(map(_is_output, prompt.values())):
+        return "the workflow has no output node, such as Save Image, so that nothing would run"
+    return None
+
+
+def malformed_node(prompt: Prompt) -> str | None:
+    """The first node that is described as none can be, and how; None where there is none."""
     for node, described in prompt.items():
         if not isinstance(described, Mapping) or not isinstance(described.get("class_type"), str):
             return f"node {node!s:.40} of the workflow has no class_type: export it in API format"
         if not isinstance(described.get("inputs"), Mapping):
             return f"node {node!s:.40} ({described['class_type']:.80}) has no inputs: export the workflow in API format"
-    if not any(map(_is_output, prompt.values())):
-        return "the workflow has no output node, such as Save Image, so that nothing would run"
     return None
 
 

@@ -19,7 +19,7 @@ from ..language.server import LIST_TIMEOUT, listed_models, server_at
 from ..loaders.device_inputs import devices
 from ..planner.planner import PlanResult, RequestGone, beside_execution, make_plan
 from ..planner.request import MODES, REJECT, THIS_MACHINE, RequestError, profiles, request_of
-from ..planner.walk import prompt_fault
+from ..planner.walk import NodeFault, prompt_fault
 
 log = logging.getLogger(__name__)
 _NUMBERS = ("gpu_budget", "ram_budget", "unknown_width", "unknown_height", "unknown_batch")
@@ -57,6 +57,9 @@ async def _plan(request: web.Request) -> web.Response:
         return web.json_response({"error": str(error)}, status=404)
     except (WeightFileError, RequestError, ProfileError, RunnerError) as error:
         return _bad_request(f"{error}")
+    except NodeFault as fault:
+        log.warning("POST /ggml/plan got a workflow that it could not plan", exc_info=True)
+        return _bad_request(f"{fault}")
     except Exception:  # of a malformed prompt
         log.exception("POST /ggml/plan got a workflow that it could not plan")
         return _bad_request("the workflow cannot be planned. ComfyUI's log says where it failed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import urllib.error
 import urllib.request
@@ -17,7 +18,7 @@ from tests.language_servers import send, server_that
 
 PLAN, MODELS, PROMPT = "/ggml/plan", "/ggml/language_models", "/prompt"
 GETS = ("/ggml/devices", "/ggml/health", "/ggml/profiles")
-BODIES = 40  # of each route
+BODIES = int(os.environ.get("HOSTILE_BODIES", 25))  # of each route
 PYTHON = re.compile(r"\b[A-Z]\w*(?:Error|Exception|Interrupt)\b|Traceback|<class|object at 0x|NoneType|'\w+' object")
 
 
@@ -62,12 +63,12 @@ def test_no_body_is_answered_with_a_python_error(planning: Client, path: str) ->
     whole = {
         PLAN: {"prompt": planned(), "mode": "fit", "ram_budget": 100, "unknown_width": 64},
         MODELS: {"url": "http://127.0.0.1:9/v1", "key_variable": ""},
-        PROMPT: {"prompt": planned(), "client_id": "x", "partial_execution_targets": None, "extra_data": {}},
+        PROMPT: {"prompt": planned()},  # the rest of such a body is ComfyUI's alone
     }[path]
     bodies = [body.encode("latin-1") for body in hostile.NO_JSON]
     bodies += [hostile.text(hostile.hostile(whole, chance)) for _ in range(BODIES)]
     problems = [
-        (number, bodies[number][:300], said)
+        (number, bodies[number][-3000:], said)
         for number in range(len(bodies))
         if (said := fault(planning, path, bodies[number]))
     ]
