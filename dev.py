@@ -22,6 +22,7 @@ from tools import (
     bench_rows,
     checks,
     comfyui,
+    comfyui_manager,
     demo,
     language_model,
     llama_wheel,
@@ -85,6 +86,10 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument("--python", metavar="FILE", type=Path, action="append", default=[], help="one to use besides")
     command.add_argument("--keep", action="store_true", help="keep the environments, of 6 GiB each, in .dev/matrix")
     command.set_defaults(run=run_matrix)
+
+    command = commands.add_parser("manager", help="install this checkout as ComfyUI-Manager does, and start it")
+    command.add_argument("--keep", action="store_true", help="keep the environment, of 6 GiB, in .dev/manager")
+    command.set_defaults(run=install_by_manager)
 
     commands.add_parser("test", help="ruff, mypy and pytest; what follows goes to pytest (--all: every combination)")
     commands.add_parser("llama", help="test language models on a GPU; what follows goes to pytest")
@@ -154,6 +159,12 @@ def run_matrix(options: argparse.Namespace) -> int:
         return 0
     set_up()
     return matrix.run_rows(places.here(), rows, options.python, options.keep)
+
+
+def install_by_manager(options: argparse.Namespace) -> int:
+    """Installs the committed state of this checkout."""
+    set_up()
+    return comfyui_manager.install(places.here(), options.keep)
 
 
 @contextlib.contextmanager

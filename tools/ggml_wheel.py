@@ -18,6 +18,7 @@ from .steps import Failure, Stamp, recipe_key, run, say
 VERSION = "0.0.45"
 REQUIREMENT = f"ggml-python=={VERSION}"
 PREBUILT_INDEX = "https://abetlen.github.io/ggml-python/whl/vulkan"
+INDEX_VARIABLE = "GGML_WHEEL_INDEX"  # of install.py: another place that is laid out as the folder above that one
 FLAGS = ("-DGGML_VULKAN=ON", "-DGGML_RPC=ON", "-DGGML_NATIVE=ON")
 # Where one of these is defined, ggml sums products of F16 values in half precision, which keeps 11 bits and ends at
 # 65504 (ggml 0.15.3, ggml-cpu/simd-mappings.h:250, 365 and 482; llama.cpp #11920). Undefined, it sums in F32;

@@ -14,7 +14,11 @@ from tests.unit.test_help import BETWEEN_LITERALS
 from tools import ggml_wheel, llama_wheel
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-SOURCES = [ROOT / "plan.py", *(file for name in ("nodes", "native", "tools") for file in (ROOT / name).rglob("*.py"))]
+SOURCES = [
+    ROOT / "install.py",
+    ROOT / "plan.py",
+    *(file for name in ("nodes", "native", "tools") for file in (ROOT / name).rglob("*.py")),
+]
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")
 PLACE = re.compile(r"`((?:docs|js|native|nodes|tests|tools|workflows)/[\w./-]*)`")
 VARIABLE = re.compile(r"\b(?:COMFYUI|GGML|MESA)_[A-Z0-9_]+")
@@ -94,9 +98,10 @@ def test_messages_are_quoted_as_they_are_said() -> None:
 def test_the_commands_install_what_the_pack_asks_for() -> None:
     page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
     required = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    assert re.findall(r"ggml-python==[\d.]+", page) == [ggml_wheel.REQUIREMENT]
-    assert ggml_wheel.REQUIREMENT in required
-    assert set(re.findall(r"index-url (\S+)", page)) == {ggml_wheel.PREBUILT_INDEX}
+    assert set(re.findall(r"ggml-python==[\d.]+", page)) == {ggml_wheel.REQUIREMENT}
+    assert not [line for line in required if line.startswith("ggml-python")]  # install.py chooses its build
+    assert re.findall(r"https://\S+/whl/\w+", page) == [ggml_wheel.PREBUILT_INDEX]
+    assert page.count("requirements.txt\n    p") == page.count("install.py\n\n") == 4
     page = (ROOT / "docs" / "language_models.md").read_text(encoding="utf-8")
     assert set(re.findall(r"index-url (\S+)", page)) == {llama_wheel.PREBUILT_INDEX} == {GPU_INDEX}
     assert set(re.findall(rf"{PACKAGE}==[\d.]+", page)) == {f"{PACKAGE}=={VERSION}"}

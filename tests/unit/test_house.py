@@ -13,13 +13,20 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACK = sorted(chain.from_iterable((ROOT / name).rglob("*.py") for name in ("native", "nodes")))
 ALL = sorted(
-    [*PACK, *(ROOT / "tools").rglob("*.py"), *(ROOT / "tests").rglob("*.py"), ROOT / "dev.py", ROOT / "plan.py"]
+    [
+        *PACK,
+        *(ROOT / "tools").rglob("*.py"),
+        *(ROOT / "tests").rglob("*.py"),
+        ROOT / "dev.py",
+        ROOT / "install.py",
+        ROOT / "plan.py",
+    ]
 )
 
 # From the lowest floor to the highest: a module imports from its own floor and from those below.
 FLOORS = """
 native native.placement native.errors native.lru native.ggml_types
-native.threads native.process
+native.threads native.process native.ggml_build
 native.program
 native.weights
 native.wire
@@ -90,7 +97,7 @@ RETIRED = {
 LEAST, MOST = 80, 400  # lines of a file with one subject
 SMALL = {  # why a file may be shorter: those files
     "what all share, with no place further up": """
-        native/errors.py native/lru.py native/output_check.py native/placement.py
+        native/errors.py native/ggml_build.py native/lru.py native/output_check.py native/placement.py
         native/threads.py
     """,
     "imported where nothing else may be: before the pipes are taken, or in llama.cpp's child": """
@@ -108,7 +115,7 @@ SMALL = {  # why a file may be shorter: those files
         native/runner/graph/segments.py native/runner/graph/sources.py
         native/runner/weight_memory/arrays.py nodes/components/call_arguments.py
         nodes/components/latent_axes.py nodes/loaders/found.py nodes/loaders/small_vaes.py nodes/planner/order.py
-        nodes/planner/chart.py nodes/planner/size_guard.py
+        nodes/components/not_finite.py nodes/planner/chart.py nodes/planner/lora_files.py nodes/planner/size_guard.py
     """,
     "handlers of one kind of operation": """
         native/lower/handlers/linear_algebra.py native/lower/handlers/rounding.py

@@ -52,7 +52,7 @@ class Place:
         return done.returncode, "\n".join(lines)
 
     def packages(self) -> dict[str, bool]:
-        """What is installed, and whether it has Vulkan."""
+        """All that is installed, and whether ggml has Vulkan."""
         (site,) = self.python.parents[1].glob("lib/python*/site-packages")
         return {info.name: any(site.glob("ggml/lib/*vulkan*")) for info in site.glob("*.dist-info")}
 

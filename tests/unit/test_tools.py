@@ -53,7 +53,7 @@ def test_packages_recipe_changes_with_every_requirement_file(places, monkeypatch
     host = comfyui.tree(places)
     for file in packages.requirement_files(places, host):
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("# a note\n\nggml-python==1\nnumpy\n")
+        file.write_text("# a note\n\nnumpy\n")
     names = [name for name in packages.requirements(places, host) if not name.endswith(".txt")]
     assert names == [*packages.TORCH, "numpy", "-r", "-r"]
     seen = {packages.packages_recipe(places)}
