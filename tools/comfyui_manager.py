@@ -18,7 +18,10 @@ from .steps import Failure, run, say
 
 MANAGER = "comfyui-manager==4.3"
 ADDED = {"ggml-python", "gguf", "xllamacpp"}  # by the pack, to what ComfyUI and Manager bring
-LIST = "import importlib.metadata as m, json; print(json.dumps({d.name.lower(): d.version for d in m.distributions()}))"
+LIST = """
+import importlib.metadata, json
+print(json.dumps({d.name.lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}))
+"""
 
 
 def install(here: Places, keep: bool) -> int:

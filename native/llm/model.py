@@ -97,9 +97,10 @@ def check_url(url: str) -> str | None:
     """The problem with a server's address, for the user; None for a usable one."""
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
-        usable = usable and len(url.encode()) <= _MAX_URL and _HOST.fullmatch(parts.hostname or "")
-        (parts.hostname or "").encode("idna")  # as the system's name lookup does
+        host = parts.hostname or ""
+        usable = parts.scheme in ("http", "https") and (parts.port is None or parts.port > 0)
+        usable = usable and len(url.encode()) <= _MAX_URL and _HOST.fullmatch(host) is not None
+        host.encode("idna")  # as the system's name lookup does
     except ValueError:  # also of an encoding
         usable = False
     if not usable:
