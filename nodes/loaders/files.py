@@ -62,7 +62,7 @@ def model_path(folder: str, name: str) -> str:
     if path is None:
         searched = ", ".join(folder_paths.get_folder_paths(key))
         raise FileNotFoundError(
-            f"The model file {name} is not in any of the folders searched for it ({searched}). "
+            f"The model file {name:.300} is not in any of the folders searched for it ({searched}). "
             "Put it there, or choose another file and press R to refresh the list."
         )
     return path

@@ -18,6 +18,7 @@ from server import PromptServer
 from ...native.client import RunnerError
 from ...native.planning import ProfileError, plan_json, report, verdict
 from ...native.weights import WeightFileError
+from .json_body import bounded, half_characters, json_object
 from .lora_files import unreadable_lora_of
 from .planner import PLANNER, PlanResult, beside_execution, make_plan, planner_request, store_result
 from .request import FIT, REJECT, WARN, PlanRequest, RequestError
@@ -80,18 +81,19 @@ def apply_choice(posted: dict[str, Any]) -> dict[str, Any]:
 
 async def _posted(request: web.Request) -> dict[str, Any] | str:
     """The body, with an empty prompt where it has none; what is wrong with one that ComfyUI answers with HTTP 500."""
-    try:
-        posted = await request.json()
-    except RecursionError:
-        return "The prompt is JSON that is nested too deep to be read."
-    except (ValueError, LookupError) as error:  # LookupError: of an unknown charset
-        return f"The prompt is not JSON: {error}."
-    if not isinstance(posted, dict) or not isinstance(posted.get("prompt", {}), dict):
-        return 'The body must be {"prompt": a workflow in API format}.'
+    posted = await json_object(request)
+    if isinstance(posted, str):
+        return f"{posted[0].upper()}{posted[1:]}."
     prompt = posted.get("prompt", {})
-    lacks_type = any(isinstance(node, dict) and "class_type" not in node for node in prompt.values())
-    if _uses_ours(prompt) and not lacks_type and (fault := malformed_node(prompt)):  # ComfyUI answers those without
-        return f"{fault[0].upper()}{fault[1:]}."
+    if not isinstance(prompt, dict):
+        return 'The body must be {"prompt": a workflow in API format}.'
+    if _uses_ours(prompt):
+        lacks_type = any(isinstance(node, dict) and "class_type" not in node for node in prompt.values())
+        fault = half_characters(posted) or (
+            None if lacks_type else malformed_node(prompt)
+        )  # ComfyUI answers the latter
+        if fault:
+            return f"{fault[0].upper()}{fault[1:]}."
     return {**posted, "prompt": prompt}
 
 
@@ -203,6 +205,7 @@ def _refusal(prompt: Prompt, message: str, details: str, nodes: Sequence[str], n
 
 
 def _error(message: str, details: str) -> dict[str, Any]:
+    message = bounded(message)
     return {"type": "ggml_does_not_fit", "message": message, "details": details or message, "extra_info": {}}
 
 

@@ -17,6 +17,7 @@ from ...native.planning import ProfileError, described_machine, plan_json, profi
 from ...native.weights import WeightFileError
 from ..language.server import LIST_TIMEOUT, listed_models, server_at
 from ..loaders.device_inputs import devices
+from ..planner.json_body import bounded, half_characters, json_object
 from ..planner.planner import PlanResult, RequestGone, beside_execution, make_plan
 from ..planner.request import MODES, REJECT, THIS_MACHINE, RequestError, profiles, request_of
 from ..planner.walk import NodeFault, prompt_fault
@@ -54,7 +55,7 @@ async def _plan(request: web.Request) -> web.Response:
     except RequestGone:
         return _bad_request("nobody waits for this plan any more")
     except FileNotFoundError as error:
-        return web.json_response({"error": str(error)}, status=404)
+        return _refusal(str(error), 404)
     except (WeightFileError, RequestError, ProfileError, RunnerError) as error:
         return _bad_request(f"{error}")
     except NodeFault as fault:
@@ -127,13 +128,11 @@ async def _body(request: web.Request) -> dict[str, Any] | web.Response:
     """
     if request.content_type != "application/json":
         return _refusal("send the body as Content-Type: application/json", 415)
-    try:
-        body = await request.json()
-    except RecursionError:
-        return _bad_request("the body is not JSON that can be read: it is nested too deep")
-    except (ValueError, LookupError) as error:  # LookupError: of an unknown charset
-        return _bad_request(f"the body is not JSON: {error}")
-    return body if isinstance(body, dict) else _bad_request("the body is not a JSON object")
+    body = await json_object(request)
+    if isinstance(body, str):
+        return _bad_request(body)
+    fault = half_characters(body)
+    return _bad_request(fault) if fault else body
 
 
 def _bad_request(message: str) -> web.Response:
@@ -141,4 +140,4 @@ def _bad_request(message: str) -> web.Response:
 
 
 def _refusal(message: str, status: int) -> web.Response:
-    return web.json_response({"error": message}, status=status)
+    return web.json_response({"error": bounded(message)}, status=status)

@@ -45,7 +45,7 @@ def fault(client: Client, path: str, body: bytes) -> str:
     error = told["error"]
     sentence = error if isinstance(error, str) else f"{error['message']} {error['details']}"
     found = PYTHON.search(sentence)
-    if found or not sentence.strip() or len(sentence) > 5000:
+    if found or not sentence.strip() or (len(sentence) > 5000 and path != PROMPT):  # ComfyUI's own are of any length
         return f"{status}: says {sentence[:300]!r}"
     return ""
 

@@ -126,8 +126,8 @@ SMALL = {  # why a file may be shorter: those files
         nodes/language/answering.py nodes/language/patcher.py
     """,
     "one node, or an entry of ComfyUI": """
-        nodes/devices.py nodes/extension.py nodes/node_text.py nodes/planner/command.py nodes/settings.py
-        nodes/versions.py
+        nodes/devices.py nodes/extension.py nodes/node_text.py nodes/planner/command.py nodes/planner/json_body.py
+        nodes/settings.py nodes/versions.py
     """,
 }
 
