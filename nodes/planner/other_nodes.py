@@ -81,8 +81,16 @@ def execute(class_type: str, inputs: Inputs) -> Outputs:
     except (Unplanned, InterruptProcessingException):  # the latter an Exception before ComfyUI 0.27
         raise
     except Exception as error:  # of a damaged prompt or file; ComfyUI reports it when the prompt runs
-        fault = unreadable_lora(inputs)
-        raise Unplanned(fault[1].rstrip(".") if fault else f"{class_type} fails: {error!s:.300}") from error
+        raise Unplanned(_why(class_type, inputs, error)) from error
+
+
+def _why(class_type: str, inputs: Inputs, error: Exception) -> str:
+    """Why a node fails; of errors that are not written for people only that it does."""
+    fault = unreadable_lora(inputs)
+    if fault:
+        return fault[1].rstrip(".")
+    said = f": {error!s:.300}" if isinstance(error, (ValueError, RuntimeError, OSError)) else " with these inputs"
+    return f"{class_type} fails{said}"
 
 
 def is_ours(value: Any) -> bool:
