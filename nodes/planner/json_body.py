@@ -22,7 +22,7 @@ async def json_object(request: web.Request) -> dict[str, Any] | str:
 
 
 def half_characters(body: Any) -> str | None:
-    """What is wrong with JSON that holds surrogates without the other half; None for any other.
+    """The fault of JSON that holds surrogates without the other half; None where there is none.
 
     UTF-8 cannot hold them: they would end the log or message that quotes them, and the answer with it.
     """
