@@ -10,35 +10,43 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from unittest.mock import patch
 
-from tests.comfy_server import MICRO_MODELS
+from tests.comfy_server import MICRO_MODELS, Client
 from tests.e2e.example import upload_example
 from tests.language_servers import server_that
 
 from .faults import RUNNER_TIMEOUT, hostile
-from .jobs import Task, drawn
+from .jobs import drawn
 from .rounds import OUTCOMES, Storm, play, watched_server
 
 
 def storm(minutes: float, seed: int) -> Storm:
     """Rounds for so many minutes, after the pictures are known; a server that died is followed by another."""
-    os.environ["GGML_RUNNER_TIMEOUT"] = f"{RUNNER_TIMEOUT:g}"
     chance, found = random.Random(seed), Storm()
-    tasks: list[Task] = []
-    end = 0.0
     with server_that(hostile(random.Random(seed))) as url, tempfile.TemporaryDirectory(prefix="storm") as folder:
-        while not tasks or time.monotonic() < end:
-            base = Path(tempfile.mkdtemp(dir=folder))
-            models = Path(shutil.copytree(MICRO_MODELS, base / "models"))
-            with watched_server(base, models, found) as client:
-                upload_example(client)
-                if not tasks:
-                    tasks = drawn(client, url)
-                    end = time.monotonic() + 60 * minutes
-                play(client, tasks, models, chance, end, found)
+        with _server(Path(folder), found) as (client, _):
+            tasks = drawn(client, url)  # with time to compile shaders
+        end = time.monotonic() + 60 * minutes
+        with patch.dict(os.environ, {"GGML_RUNNER_TIMEOUT": f"{RUNNER_TIMEOUT:g}"}):
+            while time.monotonic() < end:
+                with _server(Path(folder), found) as (client, models):
+                    play(client, tasks, models, chance, end, found)
     return found
+
+
+@contextmanager
+def _server(folder: Path, found: Storm) -> Iterator[tuple[Client, Path]]:
+    """A server with folders of its own under `folder`, and its models."""
+    base = Path(tempfile.mkdtemp(dir=folder))
+    models = Path(shutil.copytree(MICRO_MODELS, base / "models"))
+    with watched_server(base, models, found) as client:
+        upload_example(client)
+        yield client, models
 
 
 def main(arguments: list[str]) -> int:

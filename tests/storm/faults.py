@@ -26,7 +26,7 @@ from tests.faults.damage import damage_bytes
 from tests.language_servers import Respond, events, send
 
 CHILDREN = ("native.runner", "native.llm")
-RUNNER_TIMEOUT = 40.0  # seconds without a sign of progress
+RUNNER_TIMEOUT = 60.0  # seconds without a sign of progress
 PLANNING_LIMIT = 120.0  # seconds for the answer of /ggml/plan on a machine that is busy
 ENDED = r"ended twice|ended while|could not be started|connection|closed"
 MEMORY = r"MiB|memory|Memory|allocate"
@@ -262,7 +262,7 @@ FAULTS: Mapping[str, Fault] = {
     "a child is stopped": Fault(_stops, ENDED),
     "the runner hangs": Fault(_stops_for_good, ENDED, weight=0.25),  # takes RUNNER_TIMEOUT
     "no memory": Fault(_leaves_no_memory, f"{MEMORY}|{ENDED}"),
-    "a full disk": Fault(_fills_the_disk, r"File too large|No space"),
+    "a full disk": Fault(_fills_the_disk, r"^SaveImage: .*(File too large|No space)"),
     "a file vanishes": Fault(_takes_a_file, "{file}"),
     "a damaged file": Fault(_damages_a_file, "{file}"),
     "a file cut off": Fault(_cuts_a_file, "{file}"),

@@ -99,7 +99,7 @@ def _outcome(client: Client, task: Task, faults: tuple[str, ...]) -> tuple[str, 
     except Interrupted:
         return ("interrupted", "") if "an interrupt" in faults else ("unclear error", "interrupted by nobody")
     except JobFailed as failure:
-        said = failure.message
+        said = f"{task.workflow[failure.node]['class_type']}: {failure.message}"
     except Refused as refused:
         said = str(refused)
     except TimeoutError as error:
