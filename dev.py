@@ -91,6 +91,12 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument("--keep", action="store_true", help="keep the environment, of 6 GiB, in .dev/manager")
     command.set_defaults(run=install_by_manager)
 
+    command = commands.add_parser("storm", help="kill, fill, damage at random while known pictures are drawn")
+    command.add_argument("--minutes", metavar="N", type=float, default=10.0, help="how long")
+    command.add_argument("--seed", metavar="N", type=int, default=0, help="of chance")
+    command.add_argument("--json", metavar="FILE", type=Path, help="write every job with its faults and its end")
+    command.set_defaults(run=storm)
+
     commands.add_parser("test", help="ruff, mypy and pytest; what follows goes to pytest (--all: every combination)")
     commands.add_parser("llama", help="test language models on a GPU; what follows goes to pytest")
     return parser
@@ -192,6 +198,18 @@ def running_server(here: places.Places, name: str, port: int = 0, device: str | 
 def test(pytest_arguments: list[str]) -> int:
     set_up(tests=True)
     return checks.run_checks(places.here(), pytest_arguments)
+
+
+def storm(options: argparse.Namespace) -> int:
+    """Fails where a picture was wrong, an error unclear, or something hung, died or was left behind."""
+    set_up(tests=True)
+    here = places.here()
+    environment = {"COMFYUI_PATH": str(comfyui.tree(here)), **vulkan.software_environment(here)}
+    command: list[str | Path] = [here.python, "-m", "tests.storm"]
+    command += ["--minutes", str(options.minutes), "--seed", str(options.seed)]
+    if options.json:
+        command += ["--json", options.json.absolute()]
+    return checks.check("storm", command, here.root, environment)
 
 
 def llama(pytest_arguments: list[str]) -> int:
