@@ -13,7 +13,7 @@ from PIL import Image
 
 from native.llm import server_lifetime as serving
 from native.llm.answer import answer
-from native.llm.chat import Endpoint
+from native.llm.exchange import Endpoint
 from native.llm.memory import memory_of_model
 from native.llm.model import LocalModel, local_model
 from native.llm.requests import conversation_request
