@@ -140,7 +140,8 @@ def _add_event(answer: Answer, event: str) -> bool:
             return False
         if content.get("error"):
             raise Malformed(f"failed in the middle of its answer: {content['error']}")
-        tokens = (content.get("usage") or {}).get("completion_tokens")
+        counted = (content.get("usage") or {}).get("completion_tokens")
+        tokens = counted or (content.get("timings") or {}).get("predicted_n")  # of llama.cpp
         answer.tokens = tokens if type(tokens) is int else answer.tokens
         choices = [choice for choice in content.get("choices") or () if choice is not None]
         for choice in choices[:1]:

@@ -16,6 +16,7 @@ from .answering import LLM
 from .model import KEEP, RELEASE
 
 LIST_TIMEOUT = 5.0  # seconds
+_SHOWN = 50  # names of models on the node
 
 
 def server_at(url: str, model: str, key_variable: str, read_timeout: float) -> RemoteServer:
@@ -88,7 +89,8 @@ class GGMLLanguageServer(io.ComfyNode):
         try:
             with COMFYUI.engine_call():
                 names = listed_models(server, comfy.model_management.processing_interrupted)
-            show(cls, "models: " + ", ".join(names))
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            show(cls, "models: " + ", ".join(names[:_SHOWN]) + more)
         except LanguageModelError as error:
             show(cls, str(error))
         return io.NodeOutput(server)

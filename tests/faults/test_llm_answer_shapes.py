@@ -83,7 +83,12 @@ def test_what_is_in_the_answer_goes_before_what_is_in_the_thinking() -> None:
 
 
 @pytest.mark.parametrize(
-    ("counts", "number"), [({}, expansion_tokens("short")), ({"usage": {"completion_tokens": 1234}}, 1234)]
+    ("counts", "number"),
+    [
+        ({}, expansion_tokens("short")),
+        ({"usage": {"completion_tokens": 1234}}, 1234),
+        ({"usage": None, "timings": {"predicted_n": 99}}, 99),
+    ],
 )
 @pytest.mark.parametrize("field", ["reasoning_content", "content"])
 def test_thinking_that_used_the_tokens_up_is_said_with_the_number(

@@ -21,6 +21,7 @@ from native.llm.exchange import MAX_BODY, Endpoint
 from native.llm.model import LanguageModelError, RemoteServer
 from native.llm.requests import conversation_request
 from tests.language_servers import Respond, begin, drip, endless, events, send, server_that
+from tests.pack import part
 
 TIMEOUT = 0.5  # seconds
 MUCH = 512 << 20  # bytes
@@ -132,6 +133,17 @@ def test_a_list_of_models_is_waited_for_no_longer(line: bytes) -> None:
     with server_that(lambda _: None, drip("application/json", line, gone)) as url:
         with pytest.raises(LanguageModelError, match=r"sent [\d,]+ bytes in [\d.]+ seconds, but nothing of an answer"):
             models(url)
+        assert gone.wait(60)
+
+
+def test_the_button_and_the_node_wait_no_longer_for_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever timeout the node has for answers; as POST /ggml/language_models does."""
+    node = part("nodes.language.server")
+    monkeypatch.setattr(node, "LIST_TIMEOUT", TIMEOUT)
+    gone = threading.Event()
+    with server_that(lambda _: None, drip("application/json", b" ", gone)) as url:
+        with pytest.raises(Exception, match="nothing of an answer for the last 0.5"):
+            node.listed_models(node.server_at(url, "", "", 3600.0))
         assert gone.wait(60)
 
 
