@@ -23,7 +23,7 @@ from native.llm.requests import conversation_request
 from tests.language_servers import Respond, begin, drip, endless, events, send, server_that
 from tests.pack import part
 
-TIMEOUT = 0.5  # seconds
+TIMEOUT = 1.0  # seconds
 MUCH = 512 << 20  # bytes
 ANSWER = events("a ", "cat")
 EMPTY = b'data: {"choices": [{"delta": {"content": ""}, "finish_reason": null}]}\n\n'
@@ -59,13 +59,13 @@ def test_a_server_that_trickles_is_left(kind: str, line: bytes) -> None:
     with server_that(drip(kind, line, gone)) as url:
         said = left(url)
         assert gone.wait(60), "the connection is closed"
-    assert re.search(r"sent [\d,]+ bytes in [\d.]+ seconds, but nothing of an answer for the last 0.5", said)
+    assert re.search(r"sent [\d,]+ bytes in [\d.]+ seconds, but nothing of an answer for the last 1\b", said)
 
 
 def test_a_server_that_trickles_its_headers_is_left() -> None:
     gone = threading.Event()
     with server_that(trickled_headers(gone)) as url:
-        assert "sent nothing for 0.5 seconds" in left(url)
+        assert "sent nothing for 1 seconds" in left(url)
         assert gone.wait(60)
 
 
@@ -127,7 +127,7 @@ def test_an_end_without_done_is_the_end() -> None:
     done.set()
 
 
-@pytest.mark.parametrize("line", [b" ", b'{"data": [', b"x"])
+@pytest.mark.parametrize("line", [b" ", b"x"])
 def test_a_list_of_models_is_waited_for_no_longer(line: bytes) -> None:
     gone = threading.Event()
     with server_that(lambda _: None, drip("application/json", line, gone)) as url:
@@ -142,7 +142,7 @@ def test_the_button_and_the_node_wait_no_longer_for_a_list(monkeypatch: pytest.M
     monkeypatch.setattr(node, "LIST_TIMEOUT", TIMEOUT)
     gone = threading.Event()
     with server_that(lambda _: None, drip("application/json", b" ", gone)) as url:
-        with pytest.raises(Exception, match="nothing of an answer for the last 0.5"):
+        with pytest.raises(Exception, match="nothing of an answer for the last 1\b"):
             node.listed_models(node.server_at(url, "", "", 3600.0))
         assert gone.wait(60)
 
