@@ -82,8 +82,8 @@ _TASK = (
     "what makes the {makes} more definite."
 )
 _PICTURES = {
-    "picture": "Of what the idea is about you see {images}: take from there what the idea does not say otherwise.",
-    "video": "Of where the video begins you see {images}: describe what happens from there, and keep what is seen.",
+    "picture": "The idea comes with {images} of what it is about: take from there what the idea leaves open.",
+    "video": "The idea comes with {images} with which the video begins: say what happens next; keep what is seen.",
 }
 _ANSWER = (
     'Answer with JSON alone: {{"prompt": "the prompt", "negative": "what must not be in the {makes}, in a few words"}}.'

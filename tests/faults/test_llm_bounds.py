@@ -142,7 +142,7 @@ def test_the_button_and_the_node_wait_no_longer_for_a_list(monkeypatch: pytest.M
     monkeypatch.setattr(node, "LIST_TIMEOUT", TIMEOUT)
     gone = threading.Event()
     with server_that(lambda _: None, drip("application/json", b" ", gone)) as url:
-        with pytest.raises(Exception, match="nothing of an answer for the last 1\b"):
+        with pytest.raises(Exception, match=r"nothing of an answer for the last 1\b"):
             node.listed_models(node.server_at(url, "", "", 3600.0))
         assert gone.wait(60)
 

@@ -180,7 +180,7 @@ def test_each_model_gets_a_prompt_of_its_kind(target: str) -> None:
         assert MADE_FOR[target] in system
         if images:
             assert [part.get("text") or part["image_url"]["url"] for part in user] == ["a cat", *images]
-            assert ("where the video begins" in system) == moves
+            assert ("with which the video begins" in system) == moves
             assert ("a picture" if len(images) == 1 else "2 pictures") in system
         else:
             assert user == "a cat"
