@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from native.llm.server_process import start_child
 from native.llm.task import Task
@@ -33,19 +34,21 @@ def real_server(model: Path, key: str = "the-key-of-a-test") -> Iterator[str]:
 Respond = Callable[[BaseHTTPRequestHandler], None]
 
 
-@contextmanager
-def server_that(responds: Respond, lists: Respond | None = None) -> Iterator[str]:
-    """A server that answers every POST by a function; gives its URL.
+def lists_models(handler: BaseHTTPRequestHandler) -> None:
+    """The list of MODELS."""
+    send(handler, 200, json.dumps({"data": [{"id": model} for model in MODELS]}))
 
-    lists: answers a GET; without it MODELS are listed.
-    """
+
+@contextmanager
+def server_that(responds: Respond, lists: Respond = lists_models) -> Iterator[str]:
+    """A server that answers every POST by a function, and every GET by another; gives its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            (lists or _lists)(self)
+            lists(self)
 
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
+            self.asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             responds(self)
 
         def log_message(self, *_: object) -> None:
@@ -60,8 +63,9 @@ def server_that(responds: Respond, lists: Respond | None = None) -> Iterator[str
         server.server_close()
 
 
-def _lists(handler: BaseHTTPRequestHandler) -> None:
-    send(handler, 200, json.dumps({"data": [{"id": model} for model in MODELS]}))
+def asked(handler: BaseHTTPRequestHandler) -> dict[str, Any]:
+    """The body of the POST that a handler is to answer."""
+    return handler.asked  # type: ignore[attr-defined]
 
 
 def send(handler: BaseHTTPRequestHandler, status: int, body: str, kind: str = "application/json") -> None:
@@ -71,6 +75,34 @@ def send(handler: BaseHTTPRequestHandler, status: int, body: str, kind: str = "a
     handler.send_header("Content-Length", str(len(body.encode())))
     handler.end_headers()
     handler.wfile.write(body.encode())
+
+
+def stream(*chunks: Any, end: str = "data: [DONE]\n\n") -> str:
+    """Server-sent events of any JSON, with [DONE] at the end unless said otherwise."""
+    return "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + end
+
+
+def begin(handler: BaseHTTPRequestHandler, kind: str = "text/event-stream", **headers: str) -> None:
+    """The beginning of a reply whose body follows, until the connection is closed."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", kind)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.end_headers()
+
+
+def drip(kind: str, line: bytes, gone: threading.Event, seconds: float = 0.02) -> Respond:
+    """A reply of these bytes over and over, until nobody listens: then `gone` is set."""
+
+    def respond(handler: BaseHTTPRequestHandler) -> None:
+        begin(handler, kind)
+        try:
+            while not gone.wait(seconds):
+                handler.wfile.write(line)
+        except OSError:
+            gone.set()
+
+    return respond
 
 
 def events(*texts: str, end: bool = True) -> str:

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import IsInterrupted
-from .chat import Endpoint, OnProgress, complete, endpoint_of
+from .chat import OnProgress, complete, endpoint_of
+from .exchange import Endpoint
 from .model import LanguageModel, LocalModel
 from .server_lifetime import with_server
+from .server_release import release_later
 from .stream import Answer
 
 
@@ -29,4 +31,7 @@ def answer(
 
     if isinstance(model, LocalModel):
         return with_server(model, complete_at, interrupted)
-    return complete_at(endpoint_of(model, interrupted))
+    endpoint = endpoint_of(model, interrupted)
+    if model.release:
+        release_later(endpoint)
+    return complete_at(endpoint)

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from .model import LanguageModelError
+from .reasoning import answer_and_thinking, no_answer, objects_in, without_reasoning
 from .requests import expansion_schema
-from .stream import encodable
+from .stream import Answer, readable
 from .styles import LENGTHS, TARGETS, Idea
 
 CountTokens = Callable[[str], int]
-_REASONING = re.compile(r"<(think|thinking|reasoning)>.*?(</\1>|\Z)", re.DOTALL)
-_REASONING_END = re.compile(r"\A.*?</(?:think|thinking|reasoning)>", re.DOTALL)  # the chat template opened it
+_TAIL = 1 << 14  # characters of the thinking in which an answer is looked for
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 
 
@@ -26,6 +26,24 @@ class Expansion:
 
     prompt: str
     negative: str
+
+
+def expansion_of(answer: Answer, idea: Idea, count: CountTokens, max_tokens: int | None) -> Expansion:
+    """`expansion` of an answer, also where the server took all of it for thinking.
+
+    A schema that a server forces from the first word on is fulfilled in the thinking, and nothing follows it.
+    max_tokens: that the request allowed; None where it did not say.
+    Raises LanguageModelError as `expansion`, and where thinking used up the tokens.
+    """
+    text, thinking = answer_and_thinking(answer)
+    schema = expansion_schema(LENGTHS[idea.length].characters)
+    if not any(objects_in(text, schema)):
+        objects = list(objects_in(thinking[-_TAIL:], schema)) if answer.finish != "length" else []  # drafts, then
+        if objects:
+            text = json.dumps(objects[-1])
+        elif not text:
+            raise no_answer(answer, max_tokens)
+    return expansion(text, idea, count)
 
 
 def expansion(text: str, idea: Idea, count: CountTokens) -> Expansion:
@@ -46,32 +64,21 @@ def unexpanded(idea: Idea) -> Expansion:
     return Expansion(_with_kept(idea.text, idea.must_keep), "")
 
 
-def without_reasoning(text: str) -> str:
-    """An answer without the reasoning that a model wrote before it."""
-    text = _REASONING.sub("", text)
-    return _REASONING_END.sub("", text).strip()
-
-
 def parse_json(text: str, schema: dict[str, Any]) -> dict[str, str]:
     """The fields of the first JSON object of an answer, which may be surrounded by prose, cut to their maxLength.
 
     schema: an object of strings. Raises LanguageModelError for an answer without such an object.
     """
     text = without_reasoning(text)
-    start = text.find("{")
-    try:
-        answer, _ = json.JSONDecoder(strict=False).raw_decode(text, start) if start >= 0 else (None, 0)
-    except (ValueError, RecursionError):
-        answer = None
-    properties = schema["properties"]
-    if not isinstance(answer, dict) or not all(isinstance(answer.get(name), str) for name in properties):
+    answer = next(objects_in(text, schema), None)
+    if answer is None:
         raise LanguageModelError(
             f"The language model's answer is not the JSON that was asked for: {text[:120]!r}. Try another seed or a "
             "lower temperature, a larger context where it was cut short, or a model that follows instructions."
         )
     if not answer["prompt"].strip():
         raise LanguageModelError("The language model answered with an empty prompt. Try another seed.")
-    return {name: encodable(answer[name])[: limits["maxLength"]] for name, limits in properties.items()}
+    return {name: readable(answer[name])[: limits["maxLength"]] for name, limits in schema["properties"].items()}
 
 
 def _one_line(text: str) -> str:

@@ -15,6 +15,21 @@ from .keys import KEY_PREFIX, key_for, shown_address
 ALL_LAYERS = -1
 _MAX_URL = 2048  # bytes
 _HOST = re.compile(r"[^\x00-\x20\x7f\s\\<>\"^`{|}%]+")
+PROJECTOR = "clip"  # general.architecture of vision and audio projectors
+# Architectures that llama.cpp loads and whose models write no text in a chat, with what they are.
+_NOT_WRITERS = {
+    **dict.fromkeys(("t5", "t5encoder", "umt5"), "a T5 model"),
+    **dict.fromkeys(
+        (
+            "bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3",
+            "eurobert", "gemma-embedding", "llama-embed",
+        ),
+        "an embedding model",
+    ),
+    "wavtokenizer-dec": "a decoder of speech",
+    **dict.fromkeys(("dream", "llada", "llada-moe", "rnd1"), "a language model that writes by diffusion"),
+}  # fmt: skip
+_POOLING = (1, 2, 3, 4)  # of embedding and reranking models: mean, CLS, last, rank
 
 
 class LanguageModelError(RuntimeError):
@@ -55,9 +70,10 @@ class RemoteServer:
     """An OpenAI-compatible server and one of its models."""
 
     url: str  # up to and with /v1
-    model: str = ""  # as the server names it; "": the first that it lists
+    model: str = ""  # as the server names it; "": the first for chats that it lists
     key_variable: str = ""  # the environment variable that holds its key; "": none
-    read_timeout: float = 120.0  # seconds without data
+    read_timeout: float = 120.0  # seconds without any of the answer
+    release: bool = False  # the server is asked to free its memory when another model is about to compute
 
     def key(self) -> str:
         """The server's key; "" where it needs none. Raises LanguageModelError where there is none that it may have."""
@@ -76,15 +92,42 @@ def local_model(
     """The model of a GGUF file; its context is at most what it was trained for. Raises WeightFileError."""
     header = read_header(path)
     trained = trained_context(header)
-    needed = f"{header.architecture}.block_count"
-    if header.format != "gguf" or needed not in header.metadata:
-        raise WeightFileError(f"{path} is not a language model in GGUF format: it lacks {needed}. Choose another file.")
+    _check_architecture(header)
     if projector is not None:
-        read_header(projector)
+        _check_projector(read_header(projector))
     return LocalModel(
         header.path, header.size, header.mtime_ns, device, layers if device != CPU else 0,
         min(context, trained or context), threads, projector, kept,
     )  # fmt: skip
+
+
+def _check_architecture(header: WeightFile) -> None:
+    """Raises WeightFileError for a file whose model does not write text, as its header tells."""
+    path, architecture = header.path, header.architecture
+    if header.format == "gguf" and architecture == PROJECTOR:
+        raise WeightFileError(
+            f"{path} is a projector (architecture {PROJECTOR}), the eyes of a language model. Choose it as projector, "
+            "and the language model that it belongs to as model_name."
+        )
+    embeds = header.metadata.get(f"{architecture}.pooling_type") in _POOLING
+    causal = header.metadata.get(f"{architecture}.attention.causal", True)
+    if header.format == "gguf" and (architecture in _NOT_WRITERS or embeds or causal is False):
+        kind = _NOT_WRITERS.get(str(architecture), "an embedding model")
+        raise WeightFileError(
+            f"{path} is {kind} (architecture {architecture}), which writes no text here. Choose an instruction-tuned "
+            "language model."
+        )
+    needed = f"{architecture}.block_count"
+    if header.format != "gguf" or needed not in header.metadata:
+        raise WeightFileError(f"{path} is not a language model in GGUF format: it lacks {needed}. Choose another file.")
+
+
+def _check_projector(header: WeightFile) -> None:
+    if header.format != "gguf" or header.architecture != PROJECTOR:
+        raise WeightFileError(
+            f"{header.path} is not a projector: its architecture is {header.architecture}, not {PROJECTOR}. Choose the "
+            "file with mmproj in its name that belongs to the language model, or none."
+        )
 
 
 def trained_context(header: WeightFile) -> int | None:

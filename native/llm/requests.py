@@ -6,9 +6,10 @@ The model's name and `stream` are added where a request is sent (chat.py).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any
 
-from .chat import Endpoint
+from .exchange import Endpoint
 from .styles import LENGTHS, NEGATIVE_CHARACTERS, Idea, instructions
 
 _RANDOM_SEED = 0xFFFFFFFF  # llama.cpp draws another seed every time for this one (LLAMA_DEFAULT_SEED)
@@ -23,9 +24,7 @@ def conversation_request(
 
     system: may be empty. images: data URLs. seed: 64 bits. max_tokens: of the answer.
     """
-    image_parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in images]
-    content = [{"type": "text", "text": text}, *image_parts] if image_parts else text
-    messages = [{"role": "user", "content": content}]
+    messages = [{"role": "user", "content": _content(text, images)}]
     if system.strip():
         messages.insert(0, {"role": "system", "content": system})
     body = {
@@ -37,17 +36,26 @@ def conversation_request(
     return body | {"cache_prompt": False, **_WITHOUT_REASONING} if endpoint.takes_grammar else body
 
 
-def expansion_request(idea: Idea, seed: int, temperature: float, endpoint: Endpoint) -> dict[str, Any]:
+def _content(text: str, images: Sequence[str]) -> str | list[dict[str, Any]]:
+    """The content of a message. images: data URLs."""
+    image_parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in images]
+    return [{"type": "text", "text": text}, *image_parts] if image_parts else text
+
+
+def expansion_request(
+    idea: Idea, seed: int, temperature: float, endpoint: Endpoint, images: Sequence[str] = ()
+) -> dict[str, Any]:
     """The request for a prompt made of an idea; the server forces the answer into `expansion_schema`.
 
-    seed: 64 bits. llama.cpp in our child gets the schema as a grammar: its chat templates feed their own last words to
-    the grammars that it makes from JSON schemas, which then force nothing (llama.cpp pull request 29066).
+    seed: 64 bits. images: data URLs of pictures that the idea is about. llama.cpp in our child gets the schema as a
+    grammar: its chat templates feed their own last words to the grammars that it makes from JSON schemas, which then
+    force nothing (llama.cpp pull request 29066).
     """
     max_characters = LENGTHS[idea.length].characters
     body: dict[str, Any] = {
         "messages": [
-            {"role": "system", "content": instructions(idea)},
-            {"role": "user", "content": idea.text},
+            {"role": "system", "content": instructions(idea, len(images))},
+            {"role": "user", "content": _content(idea.text, images)},
         ],
         "seed": llama_seed(seed),
         "temperature": temperature,
@@ -55,14 +63,24 @@ def expansion_request(idea: Idea, seed: int, temperature: float, endpoint: Endpo
     if endpoint.takes_grammar:
         return body | {"grammar": expansion_grammar(max_characters), "cache_prompt": False, **_WITHOUT_REASONING}
     schema = {"name": "expansion", "strict": True, "schema": expansion_schema(max_characters)}
-    max_tokens = max_characters + NEGATIVE_CHARACTERS + _REASONING_TOKENS
+    max_tokens = expansion_tokens(idea.length)
     return body | {"response_format": {"type": "json_schema", "json_schema": schema}, "max_tokens": max_tokens}
 
 
+def expansion_tokens(length: str) -> int:
+    """Tokens that a server's answer with a prompt of a length may have, thinking included."""
+    return LENGTHS[length].characters + NEGATIVE_CHARACTERS + _REASONING_TOKENS
+
+
 def llama_seed(seed: int) -> int:
-    """Folds a 64-bit seed of ComfyUI into the 32 bits of llama.cpp's; avoids the value that means a random seed."""
-    folded = (seed ^ seed >> 32) & 0xFFFFFFFF
-    return folded - 1 if folded == _RANDOM_SEED else folded
+    """A 64-bit seed of ComfyUI in the 32 bits of llama.cpp's; avoids the value that means a random seed.
+
+    Seeds that fit stay. Others are hashed: no pattern of bits, such as two equal halves, makes many seeds one.
+    """
+    if seed < _RANDOM_SEED:
+        return seed
+    hashed = int.from_bytes(blake2b(seed.to_bytes(8, "little"), digest_size=8).digest(), "little")
+    return hashed % _RANDOM_SEED
 
 
 def expansion_schema(max_characters: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from ..errors import Interrupted, IsInterrupted
-from .chat import Endpoint
+from .exchange import Endpoint
 from .model import ConnectionLost, LanguageModelError, LocalModel
 from .server_process import ServerProcess
 

@@ -18,7 +18,7 @@ from ..errors import Interrupted, IsInterrupted
 from ..placement import CPU
 from ..process.child import Child
 from ..threads import wanted_threads
-from .chat import Endpoint
+from .exchange import Endpoint
 from .model import LanguageModelError, LocalModel
 from .task import Task
 
@@ -30,7 +30,8 @@ _READ_TIMEOUT = 600.0  # seconds without data: a long prompt is read before the 
 _POLL = 0.05  # seconds between calls of `interrupted`
 # "0.00.006.489 E llama_model_load: error loading model: ..."
 _ERROR_LINE = re.compile(r"^[\d.]+ E [^:]*: (.*)$")
-_ERROR_PREFIX = re.compile(r"^(error loading model|llama_model_loader): ")
+_ERROR_PREFIX = re.compile(r"^(error loading model|llama_model_loader|error): ")
+_OF_PROJECTOR = re.compile(r"mmproj|\bclip\b|clip_|mtmd|vision|projector", re.IGNORECASE)
 
 
 class ServerProcess:
@@ -101,6 +102,11 @@ class ServerProcess:
         errors = [match[1] for line in self._child.last_output() if (match := _ERROR_LINE.match(line.strip()))]
         if errors:
             reason = _ERROR_PREFIX.sub("", errors[0]).rstrip(".")
+            if self.model.projector is not None and any(_OF_PROJECTOR.search(error) for error in errors):
+                return (
+                    f"llama.cpp could not load the projector {self.model.projector} for {self.model.name}: {reason}. "
+                    "Choose the projector that belongs to this model, or none."
+                )
             return f"llama.cpp could not load {self.model.path}: {reason}. Download it again, or choose another."
         if reply and self.model.device != CPU:
             return (

@@ -13,6 +13,7 @@ from weakref import WeakSet, finalize
 from ...native.client import RunnerError
 from ...native.engines.model import LowRank, Model
 from ...native.llm.server_lifetime import unload_if_idle
+from ...native.llm.server_release import release_servers
 from ...native.placement import DISK
 
 log = logging.getLogger(__name__)
@@ -141,8 +142,9 @@ class ProcessLifetimes(Lifetimes):
         finalize(owner, self._note, weights).atexit = False
 
     def begin_phase(self, component: int) -> None:
-        """End the phase of every other component, and of a language model that nobody asks."""
+        """End the phase of every other component, and of language models that nobody asks."""
         unload_if_idle()
+        release_servers()
         super().begin_phase(component)
 
     def unload_orphans(self, coming: LoadedWeights | None = None) -> None:

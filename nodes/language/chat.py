@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io as streams
-
-import numpy as np
 from comfy_api.latest import io, ui
-from PIL import Image
 from torch import Tensor
 
-from ...native.llm.expansion import without_reasoning
 from ...native.llm.model import LanguageModel
+from ...native.llm.reasoning import answer_and_thinking, no_answer
 from ...native.llm.requests import conversation_request
 from ..node_text import show
-from .answering import LLM, answer_at, seed_input, temperature_input
+from .answering import LLM, answer_at, data_urls, image_inputs, seed_input, temperature_input, with_notes
 
 
 class GGMLChat(io.ComfyNode):
@@ -40,15 +35,15 @@ class GGMLChat(io.ComfyNode):
                 temperature_input(),
                 io.Int.Input(
                     "max_tokens", default=512, min=1, max=1 << 16,
-                    tooltip="The longest answer, in tokens of about four letters. A longer one is cut.",
+                    tooltip="The longest answer, in tokens of about four letters, thinking included. A longer one is "
+                    "cut.",
                 ),
-                io.Image.Input(
-                    "image", optional=True,
-                    tooltip="The picture or pictures that the question is about. Needs a model with a projector (see "
-                    "GGML Language Model), or a server whose model can see pictures.",
+                *image_inputs(
+                    "The picture or pictures that the question is about. Needs a model with a projector (see GGML "
+                    "Language Model), or a server whose model can see pictures."
                 ),
             ],
-            outputs=[io.String.Output(display_name="text")],
+            outputs=[io.String.Output(display_name="text"), io.String.Output(display_name="thinking")],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )  # fmt: skip
@@ -63,24 +58,19 @@ class GGMLChat(io.ComfyNode):
         temperature: float,
         max_tokens: int,
         image: Tensor | None = None,
+        image2: Tensor | None = None,
+        image3: Tensor | None = None,
+        image4: Tensor | None = None,
     ) -> io.NodeOutput:
         """Sends the question; the node shows the answer while it is written. Raises LanguageModelError."""
-        images = [] if image is None else [data_url(each) for each in image]
+        images = data_urls(image, image2, image3, image4)
         reply = answer_at(
             cls, llm,
             lambda endpoint: conversation_request(system, text, images, seed, temperature, max_tokens, endpoint),
             max_tokens,
         )  # fmt: skip
-        answer = without_reasoning(reply.text)
-        show(cls, answer)
-        return io.NodeOutput(answer, ui=ui.PreviewText(answer))
-
-
-def data_url(image: Tensor) -> str:
-    """An image as a PNG in a data URL.
-
-    image: [height, width, channels], 0 to 1.
-    """
-    file = streams.BytesIO()
-    Image.fromarray((image.clamp(0, 1).cpu().numpy() * 255).round().astype(np.uint8)).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+        answer, thinking = answer_and_thinking(reply)
+        if not answer:
+            raise no_answer(reply, max_tokens)
+        show(cls, with_notes(answer, reply))
+        return io.NodeOutput(answer, thinking, ui=ui.PreviewText(answer))

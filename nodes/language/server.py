@@ -14,8 +14,10 @@ from ...native.llm.model import LanguageModelError, RemoteServer, check_url
 from ..components.host import COMFYUI
 from ..node_text import show
 from .answering import LLM
+from .model import KEEP, RELEASE
 
 LIST_TIMEOUT = 5.0  # seconds
+_SHOWN = 50  # names of models on the node
 
 
 def server_at(url: str, model: str, key_variable: str, read_timeout: float) -> RemoteServer:
@@ -55,8 +57,8 @@ class GGMLLanguageServer(io.ComfyNode):
                 ),
                 io.String.Input(
                     "model", default="",
-                    tooltip="The model's name on the server. Empty: the first in the server's list, which the button "
-                    "below shows.",
+                    tooltip="The model's name on the server. Empty: the first in the server's list that chats. The "
+                    "button below shows the list.",
                 ),
                 io.String.Input(
                     "key_variable", default="", advanced=True,
@@ -65,8 +67,14 @@ class GGMLLanguageServer(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "timeout", default=120, min=1, max=3600, advanced=True,
-                    tooltip="How many seconds to wait for the server to send anything. Raise it if a large model "
-                    "loads slowly.",
+                    tooltip="How many seconds to wait for the server to send more of its answer. Raise it if a large "
+                    "model loads slowly.",
+                ),
+                io.Combo.Input(
+                    "after_use", options=[RELEASE, KEEP], default=RELEASE, optional=True, advanced=True,
+                    tooltip="What happens to the model's memory. release: the server is asked to unload the model when "
+                    "a GGML model is about to compute, which Ollama, LM Studio and llama-server with several models "
+                    "can do. keep: the server decides.",
                 ),
             ],
             outputs=[LLM.Output(display_name="llm")],
@@ -81,13 +89,14 @@ class GGMLLanguageServer(io.ComfyNode):
         return check_url(url) or (key_variable and key_for(key_variable, url)[1]) or True
 
     @classmethod
-    def execute(cls, url: str, model: str, key_variable: str, timeout: int) -> io.NodeOutput:
+    def execute(cls, url: str, model: str, key_variable: str, timeout: int, after_use: str = RELEASE) -> io.NodeOutput:
         """Shows the models that the server lists, or why it lists none, which is no error until the model is used."""
-        server = server_at(url, model, key_variable, float(timeout))
+        server = replace(server_at(url, model, key_variable, float(timeout)), release=after_use == RELEASE)
         try:
             with COMFYUI.engine_call():
                 names = listed_models(server, comfy.model_management.processing_interrupted)
-            show(cls, "models: " + ", ".join(names))
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            show(cls, "models: " + ", ".join(names[:_SHOWN]) + more)
         except LanguageModelError as error:
             show(cls, str(error))
         return io.NodeOutput(server)

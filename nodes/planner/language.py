@@ -41,12 +41,13 @@ def prompt_expander(inputs: Inputs, turn: NodeTurn) -> Outputs:
     if target is None:
         raise Unplanned(f"it knows no target {inputs['target']!r}")
     text = _answer(inputs, turn, target.tokens)
-    return text, text, text
+    return text, text, text, text
 
 
 def chat(inputs: Inputs, turn: NodeTurn) -> Outputs:
     """GGML Chat."""
-    return (_answer(inputs, turn, CHAT_TOKENS),)
+    text = _answer(inputs, turn, CHAT_TOKENS)
+    return text, text
 
 
 def _answer(inputs: Inputs, turn: NodeTurn, tokens: int) -> Unknown:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ from tests.comfy_server import (
     workflow,
 )
 from tests.e2e.test_workflows_nodes import added
-from tests.language_servers import endless, real_server, server_that
+from tests.language_servers import asked, endless, real_server, send, server_that, stream
 from tests.micro.checker import find_shapes
 
 EXPAND = changed(workflow("expand_and_draw"), {"GGMLLanguageModel": {"threads": 1}})
@@ -216,6 +218,31 @@ def test_a_server_expands_and_its_key_is_nowhere(comfyui: Client, remote: str) -
     everything = [file, comfyui.server.log.read_bytes(), str((seen, failed.value)).encode()]
     everything.append(comfyui.server.get("/history"))
     assert all(KEY.encode() not in each for each in everything)
+
+
+@pytest.mark.parametrize("after_use", ["release", "keep"])
+def test_a_server_unloads_its_model_before_the_picture(comfyui: Client, after_use: str) -> None:
+    """As Ollama does; and its answer is where LM Studio puts it."""
+    loaded, unloaded = ["m"], []
+
+    def lists(handler: BaseHTTPRequestHandler) -> None:
+        send(handler, 200, json.dumps({"models": [{"model": model} for model in loaded]}))
+
+    def responds(handler: BaseHTTPRequestHandler) -> None:
+        if handler.path == "/api/generate":
+            unloaded.append(asked(handler))
+            loaded.clear()
+        answer = json.dumps({"prompt": KEPT, "negative": "\u202eblur"})
+        delta = {"content": "", "reasoning_content": answer}
+        send(handler, 200, stream({"choices": [{"delta": delta}]}), "text/event-stream")
+
+    with server_that(responds, lists) as url:
+        server = {"url": url, "model": "m", "after_use": after_use}
+        seed = 400 + (after_use == "keep")
+        changes = {"GGMLLanguageServer": server, "GGMLPromptExpander": {"seed": seed, "on_failure": "stop"}}
+        job = comfyui.run(told(changed(WITH_SERVER, {**changes, "KSampler": {"seed": seed, "steps": 1}})))
+    assert texts(job)[:2] == [KEPT, "blur"]
+    assert unloaded == ([{"model": "m", "keep_alive": 0}] if after_use == "release" else [])
 
 
 def test_the_models_of_a_server_are_listed_before_anything_runs(comfyui: Client, remote: str) -> None:

@@ -19,9 +19,10 @@ from native.llm.answer import answer
 from native.llm.model import LanguageModelError, LocalModel, local_model
 from native.llm.requests import conversation_request
 from native.process.child import PACK
-from tests import random_llm
+from tests import random_llm, random_projector
 from tests.comfy_server import eventually
 from tests.faults.test_server_faults import is_running
+from tests.random_llm import TINY
 
 PARENT = """
 import sys, time
@@ -68,6 +69,26 @@ def test_a_file_that_went_after_its_header_was_read(model: LocalModel) -> None:
 def test_a_file_that_was_cut_after_its_header_was_read(model: LocalModel, kept: int) -> None:
     Path(model.path).write_bytes(Path(model.path).read_bytes()[:kept])
     assert f"llama.cpp could not load {model.path}: " in refusal(model)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_projector_of_another_model_is_named_and_not_the_model(model: LocalModel, tmp_path: Path, cut: bool) -> None:
+    """Of another width, or damaged after its header was read."""
+    eyes = random_projector.write(tmp_path / "mmproj.gguf", TINY.width if cut else 128)
+    seeing = local_model(model.path, "CPU", -1, 512, 1, str(eyes), False)
+    if cut:
+        eyes.write_bytes(eyes.read_bytes()[:9000])
+    said = refusal(seeing)
+    assert f"llama.cpp could not load the projector {eyes} for m.gguf: " in said
+    assert "Choose the projector that belongs to this model, or none." in said
+    assert cut or "mismatch between text model (n_embd = 64) and mmproj (n_embd = 128)" in said
+    assert f"could not load {model.path}" not in said
+
+
+def test_a_model_that_fails_with_a_projector_is_still_named(model: LocalModel, tmp_path: Path) -> None:
+    seeing = local_model(model.path, "CPU", -1, 512, 1, str(random_projector.write(tmp_path / "mmproj.gguf")), False)
+    Path(model.path).write_bytes(Path(model.path).read_bytes()[:60000])
+    assert f"llama.cpp could not load {model.path}: " in refusal(seeing)
 
 
 def test_an_architecture_that_llama_cpp_does_not_know(model: LocalModel) -> None:

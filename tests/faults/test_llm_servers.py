@@ -14,7 +14,8 @@ import pytest
 
 from native.client import Interrupted
 from native.llm.answer import answer
-from native.llm.chat import Endpoint, list_models
+from native.llm.chat import list_models
+from native.llm.exchange import Endpoint
 from native.llm.expansion import expansion
 from native.llm.model import LanguageModelError, RemoteServer
 from native.llm.requests import conversation_request, expansion_request

@@ -105,7 +105,7 @@ SMALL = {  # why a file may be shorter: those files
         native/llm/task.py native/runner/serve.py
     """,
     "one type, or one table, that many import": """
-        native/program/tensor.py native/trace/values.py
+        native/llm/server_models.py native/program/tensor.py native/trace/values.py
         native/weights/codes.py native/weights/foreign.py nodes/planner/unknown.py
     """,
     "one algorithm": """
@@ -123,10 +123,11 @@ SMALL = {  # why a file may be shorter: those files
     "one side of a seam": """
         native/client/tensors.py native/engines/choose.py native/llm/answer.py
         native/runner/ggml_binding.py native/runner/process_memory.py native/wire/failures.py
-        nodes/language/answering.py nodes/language/patcher.py
+        nodes/language/patcher.py
     """,
     "one node, or an entry of ComfyUI": """
-        nodes/devices.py nodes/extension.py nodes/node_text.py nodes/planner/command.py nodes/planner/json_body.py
+        nodes/devices.py nodes/extension.py nodes/language/chat.py nodes/node_text.py nodes/planner/command.py
+        nodes/planner/json_body.py
         nodes/settings.py nodes/versions.py
     """,
 }

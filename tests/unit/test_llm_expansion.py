@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from native.llm.chat import Endpoint
-from native.llm.expansion import expansion, unexpanded, without_reasoning
+from native.llm.exchange import Endpoint
+from native.llm.expansion import expansion, unexpanded
 from native.llm.model import LanguageModelError
+from native.llm.reasoning import without_reasoning
 from native.llm.requests import expansion_grammar, expansion_request, expansion_schema, llama_seed
 from native.llm.styles import LENGTHS, STYLES, TARGETS, Idea, must_keep_phrases
 from tests.pack import part
@@ -148,4 +149,49 @@ def test_seeds_are_of_32_bits_and_never_the_one_that_means_any() -> None:
     assert [llama_seed(seed) for seed in (0, 1, 0xFFFFFFFE)] == [0, 1, 0xFFFFFFFE]
     seeds = [0xFFFFFFFF, 0xFFFFFFFF << 32, 0xFFFFFFFFFFFFFFFF, 1 << 32, 0x1234567890ABCDEF]
     assert all(0 <= llama_seed(seed) < 0xFFFFFFFF for seed in seeds)
-    assert llama_seed(1 << 32) != llama_seed(2 << 32)
+
+
+def test_different_seeds_stay_different() -> None:
+    """Those with a pattern in their bits, as people type them and as random numbers of JavaScript and ComfyUI are."""
+    patterns = {0, 0xFFFFFFFFFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFE, *(half | half << 32 for half in range(1, 500))}
+    patterns |= {1 << bit for bit in range(64)} | {(1 << bit) - 1 for bit in range(65)}
+    patterns |= {number << 32 for number in range(500)} | {0xFFFFFFFFFFFFFFFF - number for number in range(500)}
+    assert len({llama_seed(seed) for seed in patterns}) == len(patterns)
+
+
+MADE_FOR = {
+    "FLUX schnell": "flowing sentences", "FLUX dev": "flowing sentences", "SD tags": "tags", "SDXL tags": "tags",
+    "Z-Image": "no quality tags", "Qwen-Image": "typeface", "Wan motion": "what the camera does",
+    "LTX motion": "in the order in which it happens",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_each_model_gets_a_prompt_of_its_kind(target: str) -> None:
+    """Models of videos are told of movement, and pictures that come along are where it begins."""
+    moves = target.endswith("motion")
+    told = []
+    for images in ([], ["data:1"], ["data:1", "data:2"]):
+        asked = expansion_request(replace(IDEA, target=target), 7, 0.5, Endpoint("u", "m", "k", 1.0), images)
+        system, user = (message["content"] for message in asked["messages"])
+        told.append(system)
+        assert ("generator of videos" in system) == moves
+        assert ("generator of pictures" in system) == (not moves)
+        assert MADE_FOR[target] in system
+        if images:
+            assert [part.get("text") or part["image_url"]["url"] for part in user] == ["a cat", *images]
+            assert ("with which the video begins" in system) == moves
+            assert ("a picture" if len(images) == 1 else "2 pictures") in system
+        else:
+            assert user == "a cat"
+    assert len(set(told)) == 3
+
+
+def test_every_model_of_the_list_has_a_form() -> None:
+    assert set(MADE_FOR) == set(TARGETS)
+
+
+def test_tokens_of_encoders_that_are_language_models() -> None:
+    count = counter("qwen")
+    assert count("a red circle") == 3
+    assert 40 < count("cat " * 40) <= 41 * 2

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 
 from native.llm.model import check_url, local_model
 from native.process.child import PACK
 from native.weights import WeightFileError
-from tests import random_llm
+from tests import random_llm, random_projector
 from tests.unit.conftest import Write
 
 SECRET = "sk-very-secret"
@@ -35,6 +37,59 @@ def test_what_is_no_language_model_is_refused(tmp_path: Path, write_gguf: Write,
             local_model(str(path), "CPU", -1, 512, 1, None, False)
     with pytest.raises(WeightFileError, match="does not exist"):
         local_model(str(tmp_path / "gone.gguf"), "CPU", -1, 512, 1, None, False)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "more", "message"),
+    [
+        ("t5encoder", {}, "is a T5 model (architecture t5encoder), which writes no text"),
+        ("t5", {}, "is a T5 model (architecture t5), which writes no text"),
+        ("bert", {}, "is an embedding model (architecture bert), which writes no text"),
+        ("modern-bert", {}, "is an embedding model"),
+        ("qwen3", {"pooling_type": 3}, "is an embedding model (architecture qwen3), which writes no text"),
+        ("gemma3", {"attention.causal": False}, "is an embedding model (architecture gemma3)"),
+        ("llada", {}, "writes by diffusion"),
+        ("clip", {}, "is a projector (architecture clip), the eyes of a language model. Choose it as projector"),
+    ],
+)
+def test_models_that_write_no_text_are_refused_by_their_header(
+    tmp_path: Path, architecture: str, more: dict[str, int | bool], message: str
+) -> None:
+    path = tmp_path / "m.gguf"
+    header(path, architecture, {"block_count": 2, **more})
+    with pytest.raises(WeightFileError) as error:
+        local_model(str(path), "CPU", -1, 512, 1, None, False)
+    assert message in str(error.value)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("more", [{}, {"pooling_type": 0}, {"attention.causal": True}])
+def test_models_that_write_text_pass(tmp_path: Path, more: dict[str, int | bool]) -> None:
+    header(tmp_path / "m.gguf", "qwen3", {"block_count": 2, **more})
+    assert local_model(str(tmp_path / "m.gguf"), "CPU", -1, 512, 1, None, False).context == 512
+
+
+def test_a_projector_that_is_none_is_refused_by_its_name(tmp_path: Path, write_safetensors: Write) -> None:
+    words = random_llm.write(tmp_path / "m.gguf")
+    local_model(str(words), "CPU", -1, 512, 1, str(random_projector.write(tmp_path / "eyes.gguf")), False)
+    others = [random_llm.write(tmp_path / "other.gguf"), write_safetensors("mmproj.sft", {"a": (2,)})]
+    for other in others:
+        with pytest.raises(WeightFileError, match="is not a projector: its architecture is") as error:
+            local_model(str(words), "CPU", -1, 512, 1, str(other), False)
+        assert str(other) in str(error.value)
+        assert str(words) not in str(error.value)
+
+
+def header(path: Path, architecture: str, fields: dict[str, int | bool]) -> None:
+    """Writes a GGUF file of one tensor with these fields of its architecture."""
+    writer = gguf.GGUFWriter(path, architecture)
+    for name, value in fields.items():
+        (writer.add_bool if isinstance(value, bool) else writer.add_uint32)(f"{architecture}.{name}", value)
+    writer.add_tensor("token_embd.weight", np.zeros((4, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8080/v1", "https://host.example/v1", "http://[::1]:1/v1"])

@@ -16,7 +16,8 @@ import pytest
 from native.client import Interrupted
 from native.llm import server_lifetime as serving
 from native.llm.answer import answer
-from native.llm.chat import Endpoint, OnProgress
+from native.llm.chat import OnProgress
+from native.llm.exchange import Endpoint
 from native.llm.expansion import expansion
 from native.llm.model import LanguageModelError, LocalModel, local_model
 from native.llm.requests import conversation_request, expansion_request

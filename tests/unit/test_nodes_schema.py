@@ -78,8 +78,8 @@ def test_ids_and_outputs_stay(registered: dict[str, Any]) -> None:
         "GGMLCheckpoint": ["MODEL", "CLIP", "VAE"],
         "GGMLLanguageModel": ["GGML_LLM"],
         "GGMLLanguageServer": ["GGML_LLM"],
-        "GGMLPromptExpander": ["STRING", "STRING", "STRING"],
-        "GGMLChat": ["STRING"],
+        "GGMLPromptExpander": ["STRING"] * 4,
+        "GGMLChat": ["STRING", "STRING"],
         "GGMLMemoryPlanner": ["STRING", "IMAGE", "MODEL", "CLIP", "VAE"],
         "GGMLDevices": ["STRING"],
     }
@@ -121,7 +121,8 @@ def test_defaults_of_the_planner(registered: dict[str, Any]) -> None:
         ),
         (
             "GGMLLanguageServer",
-            {"url": "http://127.0.0.1:8080/v1", "model": "", "key_variable": "", "timeout": 120},
+            {"url": "http://127.0.0.1:8080/v1", "model": "", "key_variable": "", "timeout": 120}
+            | {"after_use": "release"},
         ),
         (
             "GGMLPromptExpander",
