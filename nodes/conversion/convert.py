@@ -96,7 +96,7 @@ def swap_of(
         if value is _MISSING:
             continue
         if isinstance(each, Dropped):
-            _drop(name, value, each, placed, notes)
+            _drop(name, "over a link" if is_linked(value) else value, each, placed, notes)
             continue
         ours[each.name] = value if is_linked(value) else _carried(name, value, each, offers[each.name], offered)
     if not ours:
