@@ -62,7 +62,8 @@ class LivePlan extends EventTarget {
 
   async #renew() {
     if (!on(CONVERT)) this.conversion = null;
-    if (!on(CONVERT) && ![...root()].some(([, node]) => isOurs(node))) {
+    const hasOurs = [...root()].some(([, node]) => isOurs(node));
+    if (!on(CONVERT) && !hasOurs) {
       this.#asking.abort();
       this.#asked = "";
       this.#settle(null, "");
@@ -87,7 +88,7 @@ class LivePlan extends EventTarget {
     } catch (error) {
       if (signal.aborted) return;
       if (!(error instanceof Refused)) this.#asked = "";
-      this.#settle(null, error.message, error.status === FILE_MISSING);
+      this.#settle(null, hasOurs ? error.message : "", error.status === FILE_MISSING);
     }
   }
 

@@ -103,9 +103,9 @@ def swap_of(
         raise KeepsIts("stays as it is: it names no file.")
     left = [name for name in inputs if name not in row.inputs]
     if left:
-        notes.append(f"{_listed(left)} of {class_type} has no like in this pack and is left out.")
+        notes.append(f"{_listed(left)} of {class_type} {_are(left)} left out: this pack has no input like it.")
     if placed:
-        notes.append(f"{_listed(placed)} of {class_type} is left out: the placement is auto.")
+        notes.append(f"{_listed(placed)} of {class_type} {_are(placed)} left out: the placement is auto.")
     return Swap(row, {**_placement(offers), **row.given, **ours}, output_map(row), tuple(notes))
 
 
@@ -220,6 +220,10 @@ def _is_described(described: Any) -> bool:
 
 def _is_link(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str | int) and type(value[1]) is int
+
+
+def _are(names: list[str]) -> str:
+    return "is" if len(names) == 1 else "are"
 
 
 def _listed(names: list[str]) -> str:

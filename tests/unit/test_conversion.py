@@ -156,7 +156,7 @@ def test_placement_of_others_becomes_auto_and_is_named() -> None:
     (note,) = report.converted[0].notes
     assert note == (
         "compute_device, virtual_vram_gb, donor_device, expert_mode_allocations and eject_models of "
-        "UnetLoaderGGUFDisTorch2MultiGPU is left out: the placement is auto."
+        "UnetLoaderGGUFDisTorch2MultiGPU are left out: the placement is auto."
     )
 
 
