@@ -25,7 +25,7 @@ class KeepsIts(Exception):
 
 @dataclass(frozen=True)
 class Swap:
-    """What a loader becomes."""
+    """The loader of this pack that a foreign one becomes."""
 
     row: Row
     inputs: Mapping[str, Any]  # of ours; links as they were
@@ -77,7 +77,7 @@ def convert(prompt: Prompt) -> tuple[Prompt, Report]:
 def swap_of(
     class_type: str, inputs: Mapping[str, Any], is_linked: Callable[[Any], bool], offered: bool = True
 ) -> Swap | None:
-    """What a node becomes; None for one that is no foreign loader.
+    """The loader of this pack that a node becomes; None for a node that is no foreign loader.
 
     inputs: its own. is_linked: whether a value of them stands for a link. offered: whether a file must be there.
     Raises KeepsIts for a loader that cannot be converted.

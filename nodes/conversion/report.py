@@ -1,4 +1,4 @@
-"""What a conversion did, and what it left as it was and why."""
+"""Reports of conversions: the loaders that were converted, and those that stay and why."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of each loader of a workflow."""
+    """The outcome for each loader of a workflow."""
 
     converted: tuple[Converted, ...] = ()
     kept: tuple[Kept, ...] = ()

@@ -1,6 +1,6 @@
-"""What happens to prompts that are posted to ComfyUI before it sees them.
+"""Converts and plans prompts that are posted to ComfyUI.
 
-Loaders are converted where that is wanted. Then the planner refuses what does not fit, and sets what `fit` chose.
+Loaders of others become ours where that is wanted; the planner refuses what does not fit, and sets what `fit` chose.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def prompt_of(content: Any) -> Prompt:
 
 @dataclass(frozen=True)
 class _Value:
-    """What a widget outside of a node gives to its input."""
+    """The value that a widget outside of a node gives to its input."""
 
     value: Any
 

@@ -46,7 +46,7 @@ def ours() -> Workflow:
 
 
 def told(client: Client, prompt: str) -> Any:
-    """What the history tells of a prompt's conversion."""
+    """The report on a prompt's conversion in the history."""
     return client.get(f"/history/{prompt}")[prompt]["prompt"][3]["ggml"]
 
 
