@@ -70,9 +70,9 @@ function asLoader(plan, id, node) {
   return [first, weightsOf(phases.flat()[0], node), taken(first)].filter(Boolean).join(" · ");
 }
 
-/** The word of the loader's `weights` input for where they are; null where it has none. */
+/** The word of the loader's `weights` input for where they are; null where it has none. A loader of others is on auto. */
 function weightsOf(model, node) {
-  const chosen = node.widgets?.find(({ name }) => name === "weights")?.value;
+  const chosen = isOurs(node) ? node.widgets?.find(({ name }) => name === "weights")?.value : "auto";
   if (chosen !== "auto") return chosen ?? null;
   return model.bytes.streamed || mapped(model) ? "ram" : "device";
 }

@@ -155,7 +155,7 @@ def _carried(name: str, value: Any, carried: Carried, offer: tuple[str, Mapping[
     if isinstance(value, str):
         value = carried.values.get(value, value)
     kind, options = offer
-    if kind != "COMBO" or value in options.get("options", ()) or not (offered or carried.otherwise):
+    if kind != "COMBO" or value in options.get("options", ()):
         return value
     if carried.values:
         return AUTO
@@ -165,7 +165,9 @@ def _carried(name: str, value: Any, carried: Carried, offer: tuple[str, Mapping[
         raise KeepsIts(f"stays as it is: its {name} names no file.")
     if not value.lower().endswith(_READABLE):
         raise KeepsIts(f"stays as it is, on torch: {value:.160} is neither a GGUF nor a safetensors file.")
-    raise KeepsIts(f"stays as it is: the file {value:.160} is not in this ComfyUI's model folders.")
+    if offered:
+        raise KeepsIts(f"stays as it is: the file {value:.160} is not in this ComfyUI's model folders.")
+    return value
 
 
 def _placement(offers: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:

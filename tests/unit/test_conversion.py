@@ -308,6 +308,14 @@ def test_the_editors_node_keeps_id_title_place_mode_and_links() -> None:
     assert report.lines() == ["UNETLoader (node 4) is now GGMLDiffusionModel."]
 
 
+@pytest.mark.parametrize(("class_type", "file"), [("UNETLoader", "old.ckpt"), ("VAELoader", "pixel_space")])
+def test_the_editors_node_stays_where_ours_cannot_read_its_file(class_type: str, file: str) -> None:
+    loader = node(4, class_type, outputs=[], inputs=[], widgets_values=[file])
+    graph, report = editor.convert_workflow({"nodes": [loader], "links": []})
+    assert graph["nodes"] == [loader]
+    assert "neither a GGUF nor a safetensors file" in report.kept[0].words
+
+
 def test_a_link_to_an_input_that_ours_has_not_goes_and_others_stay() -> None:
     loader = node(
         4, "UNETLoader", outputs=[{"name": "MODEL", "type": "MODEL", "links": []}],
