@@ -11,12 +11,12 @@ from tests import comfy_server
 from tests.browser.editor import Editor, opened
 from tests.e2e.example import upload_example
 
-# What ComfyUI and the browser note of an answer that is a refusal, of an unsaved graph that is left, and of what it
-# may not ask the internet: about nodes, and missing models.
+# What ComfyUI and the browser note of an answer that is a refusal, of an unsaved graph that is left, of pictures that a
+# template loads and that are not there, and of what it may not ask the internet: about nodes, and missing models.
 NOTED = (
     "/api/prompt - Failed to load resource", "/api/ggml/plan - Failed to load resource",
     "/api/ggml/language_models - Failed to load resource", "PromptExecutionError",
-    "Blocked attempt to show", "/assets/missingModelDownload", "/assets/vendor-axios",
+    "/api/view?type=input", "Blocked attempt to show", "/assets/missingModelDownload", "/assets/vendor-axios",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pytest
 from tests.pack import ROOT, part, schemas
 
 settings, loaders = part("nodes.settings"), part("nodes.planner.loaders")
+wanted = part("nodes.conversion.wanted")
 
 LANGUAGES = ("en", "pt-BR", "zh")
 SCRIPTS = {path.name: path.read_text("utf-8") for path in (ROOT / "js").glob("*.js")}
@@ -55,8 +56,18 @@ def test_settings_are_translated(language: str) -> None:
     assert all(each["name"] and each["tooltip"] for each in told.values())
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_commands_are_translated(language: str) -> None:
+    declared = re.findall(r'const COMMAND = "([\w.]+)"', SCRIPTS["convert.js"])
+    told = json.loads((ROOT / "locales" / language / "commands.json").read_text("utf-8"))
+    assert told.keys() == {name.replace(".", "_") for name in declared} != set()
+    assert all(each["label"] for each in told.values())
+    if language == "en":
+        assert all(f'label: "{each["label"]}"' in SCRIPTS["convert.js"] for each in told.values())
+
+
 def test_python_reads_settings_that_there_are() -> None:
-    assert {settings.RESERVE, settings.THREADS} <= declared()
+    assert {settings.RESERVE, settings.THREADS, wanted.SETTING} <= declared()
 
 
 @pytest.fixture

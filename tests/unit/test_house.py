@@ -107,6 +107,7 @@ SMALL = {  # why a file may be shorter: those files
     "one type, or one table, that many import": """
         native/llm/server_models.py native/program/tensor.py native/trace/values.py
         native/weights/codes.py native/weights/foreign.py nodes/planner/unknown.py
+        nodes/conversion/report.py
     """,
     "one algorithm": """
         native/engines/kept.py native/program/schedule.py native/trace/kept_state.py
@@ -121,6 +122,7 @@ SMALL = {  # why a file may be shorter: those files
         native/lower/handlers/linear_algebra.py native/lower/handlers/rounding.py
     """,
     "one side of a seam": """
+        nodes/conversion/wanted.py
         native/client/tensors.py native/engines/choose.py native/llm/answer.py
         native/runner/ggml_binding.py native/runner/process_memory.py native/wire/failures.py
         nodes/language/patcher.py
