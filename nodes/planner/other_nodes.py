@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import comfy.samplers
@@ -17,6 +17,8 @@ import nodes as core
 
 from ...native.engines.dry_run import unwritten_zeros
 from ..components.autoencoder import VAEModule
+from ..components.core_function import with_names
+from ..components.core_module import component_parts
 from ..components.patcher import ComponentPatcher
 from .size_guard import SizeGuard
 from .unknown import Inputs, NodeTurn, Outputs, Unknown, Unplanned
@@ -26,10 +28,10 @@ SETTINGS = frozenset({
 })  # fmt: skip
 # Made of what comes over links they are cheap; without any, they are read from files.
 _MADE = SETTINGS | {
-    "AUDIO", "CLIP", "CONDITIONING", "HOOKS", "HOOK_KEYFRAMES", "IMAGE", "MASK", "MODEL", "TIMESTEPS_RANGE", "VAE",
+    "AUDIO", "AUDIO_ENCODER_OUTPUT", "CLIP", "CLIP_VISION_OUTPUT", "CONDITIONING", "CONTROL_NET", "HOOKS", "HOOK_KEYFRAMES", "IMAGE", "MASK", "MODEL", "TIMESTEPS_RANGE", "VAE",
 }  # fmt: skip
 _WITHOUT_FILES = frozenset({"EmptyAudio", "EmptyImage", "SolidMask"})
-_MODELS = ("MODEL", "CLIP", "VAE", "GUIDER")
+_MODELS = ("MODEL", "CLIP", "VAE", "GUIDER", "CONTROL_NET")
 _PASSED_ON = (*_MODELS, "CONDITIONING", "LATENT")
 
 
@@ -72,6 +74,11 @@ def execute(class_type: str, inputs: Inputs) -> Outputs:
     node_class = core.NODE_CLASS_MAPPINGS[class_type]
     try:
         with SizeGuard():
+            function = getattr(node_class, node_class.FUNCTION)
+            if any(map(component_parts, inputs.values())) and loads_models(function):
+                owner = node_class if inspect.ismethod(function) else node_class()
+                made = with_planned_loading(getattr(function, "__func__", function))(owner, **inputs)
+                return tuple(getattr(made, "result", made))
             if issubclass(node_class, io.ComfyNode):
                 output = node_class.PREPARE_CLASS_CLONE(None).EXECUTE_NORMALIZED(**inputs)
                 return tuple(output.result or ())
@@ -83,12 +90,31 @@ def execute(class_type: str, inputs: Inputs) -> Outputs:
         raise Unplanned(f"{class_type} ends with {type(error).__name__}: {error}") from error
 
 
+def loads_models(function: Any) -> bool:
+    """Whether a function of core's has ComfyUI load models."""
+    return not {"load_model_gpu", "load_models_gpu"}.isdisjoint(function.__code__.co_names)
+
+
+def with_planned_loading(function: Any) -> Callable[..., Any]:
+    """The function with a loading of models that only components see, of which a plan is made."""
+
+    def load(models: Any, *_: Any, **__: Any) -> None:
+        for each in models if isinstance(models, list) else [models]:
+            if isinstance(each, ComponentPatcher):
+                each.load()
+
+    names = {"load_model_gpu": load, "load_models_gpu": load, "loaded_models": lambda *_, **__: []}
+    return with_names(function, {f"comfy.model_management.{name}": each for name, each in names.items()})
+
+
 def is_ours(value: Any) -> bool:
     """Whether a value is or holds a model of this pack."""
     if isinstance(value, comfy.samplers.CFGGuider):
         return is_ours(value.model_patcher)
     if isinstance(value, comfy.sd.VAE):
         return isinstance(value.first_stage_model, VAEModule)
+    if component_parts(value):
+        return True
     return isinstance(value if isinstance(value, ModelPatcher) else getattr(value, "patcher", None), ComponentPatcher)
 
 
@@ -100,6 +126,7 @@ def _is_executed(node_class: Any) -> bool:
         and not getattr(node_class, "API_NODE", False)
         and not inspect.iscoroutinefunction(getattr(node_class, node_class.FUNCTION))
         and set(_output_types(node_class)) <= _MADE
+        and set(_output_types(node_class)) & {"CONTROL_NET"} <= set(_input_types(node_class).values())
     )
 
 

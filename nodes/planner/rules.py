@@ -78,7 +78,9 @@ def _sampled(guider: Any, inputs: Inputs, turn: NodeTurn) -> dict[str, Any]:
     comfy.samplers.preprocess_conds_hooks(guider.conds)
     options = comfy.model_patcher.create_model_options_clone(patcher.model_options)
     comfy.sampler_helpers.prepare_model_patcher(patcher, guider.conds, options)
-    patcher.load()
+    more, _ = comfy.sampler_helpers.get_additional_models(guider.conds, torch.float32)
+    for each in (*reversed([each for each in more if isinstance(each, ComponentPatcher)]), patcher):
+        each.load()
     patcher.pre_run()
     guider.inner_model = patcher.model
     noise, sigma = torch.zeros_like(samples), torch.ones(samples.shape[0])
@@ -88,6 +90,7 @@ def _sampled(guider: Any, inputs: Inputs, turn: NodeTurn) -> dict[str, Any]:
     )
     guider.predict_noise(noise, sigma, options, 0)
     patcher.cleanup()
+    comfy.sampler_helpers.cleanup_additional_models(more)
     return {**latent, "samples": given}
 
 
