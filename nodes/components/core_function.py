@@ -32,7 +32,7 @@ def with_names(function: Any, names: Mapping[str, Any]) -> Callable[..., Any]:
 
 
 def _replaced(known: str, value: Any, names: Mapping[str, Any]) -> Any:
-    """What a name of a module means with these names replaced: a function of them, or a module that has some."""
+    """The new meaning of a name in a module: a function among these, or a module that has some of them."""
     path = getattr(value, "__name__", known)
     if not isinstance(value, ModuleType):
         return next((new for name, new in names.items() if name.rpartition(".")[2] == known), value)

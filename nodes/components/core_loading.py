@@ -48,7 +48,7 @@ BACKGROUND_REMOVAL = CoreLoader("background removal model", "comfy.bg_removal_mo
 
 
 def load_core_model(loader: CoreLoader, path: str, placement: Placement, device: torch.device) -> Any:
-    """What core's loader makes of a file, with components in place of its modules.
+    """The model that core's loader makes of a file, with components in place of its modules.
 
     device: under which ComfyUI keeps account of them. Raises WeightFileError where core knows no such model, or the
     file lacks some of it.
@@ -106,7 +106,7 @@ def _name(loader: CoreLoader, module: torch.nn.Module) -> str:
 
 
 def _result(made: Any) -> Any:
-    """What a function or node returns, without the tuple around it."""
+    """The first result of a function or node, without the tuple around it."""
     made = getattr(made, "result", made)
     return made[0] if isinstance(made, tuple) else made
 

@@ -1,4 +1,4 @@
-"""What the loaders of core's other models have in common: their inputs, and the model in a file as core has it."""
+"""The common part of the loaders of core's other models: inputs, and the model in a file as core has it."""
 
 from __future__ import annotations
 

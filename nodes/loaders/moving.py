@@ -80,8 +80,6 @@ def _moved_model(patcher: ModelPatcher, placement: Placement) -> tuple[Component
     model = copy.copy(patcher.model)
     model._modules = dict(model._modules)
     model.diffusion_model = core
-    model.model_config = copy.copy(model.model_config)
-    model.model_config.set_inference_dtype(torch.float32, None)
     model.manual_cast_dtype = None
     model.current_weight_patches_uuid = None
     return _carried(patcher, placed_model(model, weights, placement)), [weights]

@@ -117,7 +117,7 @@ def _old(name: str) -> str:
 
 def t2i() -> Tensors:
     """Of a T2I-Adapter of its full kind."""
-    return of(comfy.t2i_adapter.adapter.Adapter(cin=192, channels=[64, 64, 128, 128], nums_rb=2, ksize=1, sk=True,
+    return of(comfy.t2i_adapter.adapter.Adapter(cin=192, channels=[64, 128, 256, 256], nums_rb=2, ksize=1, sk=True,
                                                 use_conv=False, xl=False))  # fmt: skip
 
 
@@ -134,14 +134,14 @@ def clip_vision() -> Tensors:
 
 def esrgan() -> Tensors:
     """Of an ESRGAN."""
-    from spandrel.architectures.ESRGAN import RRDBNet
+    from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet
 
     return of(RRDBNet(num_filters=16, num_blocks=1, scale=4))
 
 
 def compact() -> Tensors:
     """Of a Real-ESRGAN Compact."""
-    from spandrel.architectures.Compact import SRVGGNetCompact
+    from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
 
     return of(SRVGGNetCompact(num_feat=24, num_conv=3, upscale=2))
 
@@ -188,7 +188,7 @@ _CONTROL = partial(CoreKind, ours="controlnet:GGMLControlNet", core="nodes:Contr
                    folder="controlnet")  # fmt: skip
 _UPSCALER = partial(
     CoreKind, ours="upscale_model:GGMLUpscaleModel", core="comfy_extras.nodes_upscale_model:UpscaleModelLoader",
-    file="model_name", folder="upscale_models",
+    file="model_name", folder="upscale_models", dtype=torch.float32,
 )  # fmt: skip
 _LATENT = partial(
     CoreKind, ours="latent_upscale_model:GGMLLatentUpscaleModel",
@@ -200,7 +200,7 @@ CONTROLS = (
     _CONTROL("SD1.5", tensors=partial(cldm, "SD15"), base="SD15"),
     _CONTROL("SDXL", tensors=partial(cldm, "SDXL"), base="SDXL"),
     _CONTROL("FLUX.1 (XLabs)", tensors=xlabs, base="Flux"),
-    _CONTROL("T2I-Adapter", tensors=t2i, base="SD15"),
+    _CONTROL("T2I-Adapter", tensors=t2i),
 )
 UPSCALERS = (
     _UPSCALER("ESRGAN", tensors=esrgan),
