@@ -85,7 +85,8 @@ def _without_values(loader: CoreLoader, recording: Recording) -> Any:
 
     with ExitStack() as stack:
         stack.enter_context(described(header, loader.kind))
-        for each in (recording, torch.no_grad(), parameters_without_values()):
+        # In inference mode, in which ComfyUI runs nodes, a recording would see a move to a device before its parts.
+        for each in (torch.inference_mode(False), recording, torch.no_grad(), parameters_without_values()):
             stack.enter_context(each)
         value = _result(_function(loader, read, header.path)())
     if value is None:

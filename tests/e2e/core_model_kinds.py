@@ -108,10 +108,10 @@ def cldm(base: str) -> Tensors:
 def xlabs() -> Tensors:
     """Of a ControlNet of XLabs for FLUX.1, which names norms as FLUX.1's first files do."""
     module = comfy.ldm.flux.controlnet.ControlNetFlux(**_config(BASES["Flux"]), **PLAIN)
-    return {_old(name): x for name, x in of(module).items()}
+    return {old_name(name): x for name, x in of(module).items()}
 
 
-def _old(name: str) -> str:
+def old_name(name: str) -> str:
     return name.replace("_norm.weight", "_norm.scale")
 
 

@@ -73,7 +73,7 @@ def pair(kind: CoreKind, folder: Path, device: str, monkeypatch: pytest.MonkeyPa
     module, _, class_name = kind.ours.partition(":")
     ours = getattr(part(f"nodes.loaders.{module}"), class_name)
     core = node(kind.core)
-    with kind.small():
+    with kind.small(), torch.inference_mode():
         found = ours.execute(**{kind.file: name}, device=device, engine="ggml" if device == "CPU" else "auto").result[0]
         function = getattr(core, core.FUNCTION)
         expected = result_of(function(name) if hasattr(core, "GET_SCHEMA") else function(core(), name))

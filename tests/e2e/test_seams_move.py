@@ -28,7 +28,8 @@ FLUX = next(small for small in SMALL if small.kind == "Flux")
 
 
 def moved(value: Any, device: str = "CPU") -> Any:
-    return move.GGMLMove.execute(value, device, engine="ggml" if device == "CPU" else "auto").result[0]
+    with torch.inference_mode():
+        return move.GGMLMove.execute(value, device, engine="ggml" if device == "CPU" else "auto").result[0]
 
 
 def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -62,8 +63,9 @@ def test_text_encoders(device: str) -> None:
     with torch.inference_mode():
         ours = moved(core, device)
         (expected, more), (found, ours_more) = (core_nodes.CLIPTextEncode().encode(each, text)[0][0] for each in (core, ours))
-    assert apart(found, expected) <= BOUND
-    assert apart(ours_more["pooled_output"], more["pooled_output"]) <= BOUND
+    bound = BOUND if device == "CPU" else 2 * BOUND  # keys and values are F16 there
+    assert apart(found, expected) <= bound
+    assert apart(ours_more["pooled_output"], more["pooled_output"]) <= bound
 
 
 @pytest.mark.parametrize("device", ["CPU", "Vulkan0"])
