@@ -13,7 +13,7 @@ import comfy.utils
 import torch
 
 from ...native.placement import Placement
-from ...native.weights import WeightFile, WeightFileError, WeightSet, read_header
+from ...native.weights import WeightFileError, WeightSet, read_header
 from ...native.weights.identify import another_kind
 from .build import described, metadata_of, own_values, parameters_without_values, weights_of
 from .component import MetaOperations

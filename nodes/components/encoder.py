@@ -11,6 +11,7 @@ from comfy.clip_model import CLIPTextModel
 from torch import Tensor
 from torch.func import functional_call
 
+from ...native.engines.torch_cpu.weight_reader import array_values
 from ...native.placement import Placement
 from ...native.weights import Parameter, WeightSet, read_parameter, read_rows
 from .traced_module import TracedModule
@@ -31,7 +32,7 @@ class TokenEmbedding:
         """tokens: [batch, tokens]. Returns [batch, tokens, channels]."""
         wanted = tokens.flatten().cpu().numpy()
         if isinstance(self.parameter, np.ndarray):
-            rows = torch.from_numpy(self.parameter[wanted]).float()
+            rows = array_values(self.parameter[wanted]).float()
         else:
             rows = torch.from_numpy(read_rows(self.parameter, wanted))
         numbers = torch.arange(len(rows)).view(tokens.shape)

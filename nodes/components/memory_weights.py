@@ -36,7 +36,7 @@ def module_in_memory(module: torch.nn.Module, name: str) -> tuple[torch.nn.Modul
 
 
 def _array(model: str, name: str, value: Tensor) -> np.ndarray:
-    """Float16 matrices and kernels as they are; vectors, and what numpy lacks, as float32."""
+    """Half-precision matrices, and float16 kernels, as they are; vectors and the rest as float32."""
     if value.is_meta:
         raise NotInMemory(
             f"The weight {name} of the {model} has no values in this process. Choose the file in the GGML loader of "
@@ -52,5 +52,7 @@ def _array(model: str, name: str, value: Tensor) -> np.ndarray:
             )
         plain = dequantize()
     plain = plain.to("cpu")
+    if plain.dtype is torch.bfloat16 and plain.ndim == 2 and len(plain) > 1:
+        return plain.contiguous().view(torch.int16).numpy().view(np.uint16)
     keeps = plain.dtype is torch.float16 and plain.ndim > 1 and plain.shape[:-1].numel() > 1
     return plain.to(torch.float16 if keeps else torch.float32).contiguous().numpy()

@@ -132,7 +132,9 @@ class Recording(TorchDispatchMode):
         if func._schema.is_mutable:
             raise NotImplementedError(f"{func} changes a tensor of the file in place")
         # A copy on another device has no values either.
-        made = {**kwargs, "device": args[0].device} if func is _aten._to_copy.default and kwargs.get("device") else kwargs
+        made = (
+            {**kwargs, "device": args[0].device} if func is _aten._to_copy.default and kwargs.get("device") else kwargs
+        )
         results = func(*args, **made)
         for number, result in enumerate(results if isinstance(results, (tuple, list)) else (results,)):
             if isinstance(result, Tensor) and not self.knows(result):
@@ -263,7 +265,5 @@ def _values(header: WeightFile, seen: _Seen) -> Tensor:
 
 def _integers(tensor: StoredTensor, dtype: torch.dtype) -> Tensor:
     """Counts and indices, which are no weights."""
-    raw = b"".join(
-        np.fromfile(run.path, np.uint8, run.nbytes, offset=run.offset).tobytes() for run in tensor.runs
-    )
+    raw = b"".join(np.fromfile(run.path, np.uint8, run.nbytes, offset=run.offset).tobytes() for run in tensor.runs)
     return torch.frombuffer(bytearray(raw), dtype=dtype).reshape(tensor.shape)

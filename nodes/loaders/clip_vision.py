@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..components.core_loading import CLIP_VISION
-from .core_models import ALIASES, BesideGPU, file_names, beside_gpu_inputs
+from .core_models import ALIASES, BesideGPU, beside_gpu_inputs, file_names
 
 
 class GGMLClipVision(BesideGPU):

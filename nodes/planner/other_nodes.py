@@ -139,11 +139,13 @@ def _assumed(node_class: Any, name: str, value: Any, inputs: Inputs, turn: NodeT
         turn.assumptions.append(f"a {name} of {value.tokens} tokens, as {value.why}")
         return "a " * (value.tokens - 2)
     vae = next((each for each in inputs.values() if isinstance(each, comfy.sd.VAE) and is_ours(each)), None)
-    if kind not in ("IMAGE", "LATENT") or vae is None or not (size.width and size.height):
+    takes = vae is not None or (kind == "IMAGE" and any(map(component_parts, inputs.values())))
+    if kind not in ("IMAGE", "LATENT") or not takes or not (size.width and size.height):
         return value
     turn.assumptions.append(f"{size.batch} of {size.width} x {size.height} pixels, as {value.why}")
     if kind == "IMAGE":
         return unwritten_zeros((size.batch, size.height, size.width, 3))
+    assert vae is not None
     ratio = vae.first_stage_model.ratio
     return {"samples": unwritten_zeros((size.batch, vae.latent_channels, size.height // ratio, size.width // ratio))}
 

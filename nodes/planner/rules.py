@@ -122,6 +122,13 @@ def _planner(inputs: Inputs, _turn: NodeTurn) -> Outputs:
     return (report, report, *(inputs.get(name, absent) for name in ("model", "clip", "vae")))
 
 
+def _move(inputs: Inputs, _turn: NodeTurn) -> Outputs:
+    """GGML Move: its model is loaded by a node of others, which a plan does not run."""
+    value = inputs.get("model")
+    why = value.why if isinstance(value, Unknown) else "it comes from another loader"
+    raise Unplanned(f"what it moves is only known when the workflow runs, as {why}")
+
+
 RULES: Mapping[str, PlannedNode] = {
     **{node_id: PlannedNode("", loader.rule) for node_id, loader in LOADERS.items()},
     "KSampler": PlannedNode("Sampling", _k_sampler),
@@ -131,6 +138,7 @@ RULES: Mapping[str, PlannedNode] = {
     "LoadImage": PlannedNode("", _load_image),
     "LoadImageMask": PlannedNode("", _load_image_mask),
     "GGMLMemoryPlanner": PlannedNode("", _planner),
+    "GGMLMove": PlannedNode("Moving a model", _move),
     "GGMLLanguageServer": PlannedNode("", language_server),
     "GGMLPromptExpander": PlannedNode("Writing the prompt", prompt_expander),
     "GGMLChat": PlannedNode("Asking the language model", chat),

@@ -34,7 +34,9 @@ PLAIN = {"dtype": torch.float32, "device": "cpu", "operations": comfy.ops.disabl
 
 def of(module: torch.nn.Module) -> Tensors:
     """Its state dict with random values that float16 holds."""
-    return {name: x.half().float() if x.is_floating_point() else x for name, x in randomize(module).state_dict().items()}
+    return {
+        name: x.half().float() if x.is_floating_point() else x for name, x in randomize(module).state_dict().items()
+    }
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,13 @@ VISION = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 96, 
 
 def clip_vision() -> Tensors:
     """Of a CLIP vision model with ViT-L's number of layers."""
-    config = {"num_hidden_layers": 24, "hidden_act": "quick_gelu", "model_type": "clip_vision_model", "patch_size": 14,
-              "num_channels": 3}
+    config = {
+        "num_hidden_layers": 24,
+        "hidden_act": "quick_gelu",
+        "model_type": "clip_vision_model",
+        "patch_size": 14,
+        "num_channels": 3,
+    }
     return of(comfy.clip_vision.IMAGE_ENCODERS["clip_vision_model"](config | VISION, torch.float32, "cpu",
                                                                     comfy.ops.disable_weight_init))  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -114,7 +113,9 @@ def compute(kind: CoreKind, model: Any) -> torch.Tensor:
     """The result of core's nodes with a model, as one tensor."""
     with torch.inference_mode():
         if kind in UPSCALERS:
-            return result_of(node("comfy_extras.nodes_upscale_model:ImageUpscaleWithModel").execute(model, picture(24, 40)))
+            return result_of(
+                node("comfy_extras.nodes_upscale_model:ImageUpscaleWithModel").execute(model, picture(24, 40))
+            )
         if kind in CONTROLS:  # one that sees the hint alone
             made = model.copy().set_cond_hint(picture(64, 96).movedim(-1, 1))
             control = made.get_control(torch.zeros(1, 4, 8, 12), torch.ones(1), {}, 1, {})
@@ -124,7 +125,10 @@ def compute(kind: CoreKind, model: Any) -> torch.Tensor:
             outputs = (output.last_hidden_state, output.penultimate_hidden_states, output.image_embeds)
             return torch.cat([x.flatten().float() / x.float().norm() for x in outputs])
         if kind in SOUNDS:
-            sound = {"waveform": torch.rand(1, 2, 8000, generator=torch.Generator().manual_seed(3)), "sample_rate": 16000}
+            sound = {
+                "waveform": torch.rand(1, 2, 8000, generator=torch.Generator().manual_seed(3)),
+                "sample_rate": 16000,
+            }
             output = result_of(node("comfy_extras.nodes_audio_encoder:AudioEncoderEncode").execute(model, sound))
             return torch.cat([output["encoded_audio"][None], *(x[None] for x in output["encoded_audio_all_layers"])])
         latents = torch.randn(1, 8, 2, 6, 8, generator=torch.Generator().manual_seed(2))

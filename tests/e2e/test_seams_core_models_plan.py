@@ -13,7 +13,7 @@ import torch
 from tests.pack import part
 from tests.runner_toys import new_runner
 
-from .core_model_kinds import PLAIN, UPSCALERS, VISIONS, old_name, of
+from .core_model_kinds import PLAIN, UPSCALERS, VISIONS, of, old_name
 from .test_seams_core_models import node, result_of, written
 from .test_seams_plan import DEVICES, ENOUGH, held, planned, taken
 
@@ -135,5 +135,3 @@ def test_planned_is_what_is_taken(files: dict[str, str], device: str, residency:
         memory = runner.memory()
         assert most == {each.name: each.peak for each in memory.devices}
         assert [taken(model) for model in held(phase)] == [taken(model) for model in memory.models]
-
-

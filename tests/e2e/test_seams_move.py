@@ -21,6 +21,8 @@ memory = part("nodes.components.memory_weights")
 diffusion = part("nodes.loaders.diffusion")
 autoencoder = part("nodes.components.autoencoder")
 
+import comfy.sd  # noqa: E402
+
 import nodes as core_nodes  # noqa: E402
 
 BOUND = 1e-3
@@ -56,13 +58,29 @@ def test_a_diffusion_model_with_a_lora(device: str) -> None:
     assert apart(sampled(core, FLUX), plain) == 0  # what was given is as it was
 
 
+@pytest.mark.parametrize("engine", ["ggml", "torch"])
+def test_a_diffusion_model_in_bf16(engine: str) -> None:
+    """It takes no more than it did: its matrices are sent as they are."""
+    tensors = {name: x.bfloat16() for name, x in FLUX.tensors().items()}
+    with FLUX.detection():
+        core = core_models.core_model({name: x.float() for name, x in tensors.items()})
+        half = comfy.sd.load_diffusion_model_state_dict(tensors, model_options={"dtype": torch.bfloat16})
+    with torch.inference_mode():
+        ours = move.GGMLMove.execute(half, "CPU", engine=engine).result[0]
+    arrays = ours.model.diffusion_model.engine_model.file_weights.arrays
+    assert sum(array.nbytes for array in arrays.values()) <= 1.1 * sum(x.nbytes for x in tensors.values())
+    assert apart(sampled(ours, FLUX), sampled(core, FLUX)) <= (BOUND if engine == "torch" else 5 * BOUND)
+
+
 @pytest.mark.parametrize("device", ["CPU", "Vulkan0"])
 def test_text_encoders(device: str) -> None:
     core = core_models.core_clip(random_models.t5(), random_models.clip_l())
     text = "a (red:1.3) circle"
     with torch.inference_mode():
         ours = moved(core, device)
-        (expected, more), (found, ours_more) = (core_nodes.CLIPTextEncode().encode(each, text)[0][0] for each in (core, ours))
+        (expected, more), (found, ours_more) = (
+            core_nodes.CLIPTextEncode().encode(each, text)[0][0] for each in (core, ours)
+        )
     bound = BOUND if device == "CPU" else 2 * BOUND  # keys and values are F16 there
     assert apart(found, expected) <= bound
     assert apart(ours_more["pooled_output"], more["pooled_output"]) <= bound
