@@ -134,7 +134,8 @@ def _check_weight(tensor: StoredTensor) -> None:
 class WeightSet:
     """The parameters of a model, from files and from memory.
 
-    arrays: parameters in memory (float32, float16, or BF16 as uint16); they take the place of file parameters of the same name.
+    arrays: parameters in memory (float32, float16, or BF16 as uint16); they take the place of file parameters of the
+    same name.
     """
 
     name: str  # for messages

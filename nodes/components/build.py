@@ -150,11 +150,11 @@ def _kind_of(headers: Sequence[WeightFile], tensors: Sequence[Mapping[str, torch
 
 def parts_of(owner: torch.nn.Module, recordings: Sequence[Recording]) -> Iterator[Part]:
     """The transformers of text encoders, and other modules with parameters beside them."""
-    for owner, name, module in transformers_of(owner):
+    for holder, name, module in transformers_of(owner):
         tensors = module.state_dict(keep_vars=True).values()
         source = max(recordings, key=lambda each: sum(each.knows(tensor) for tensor in tensors))
         _drop_absent(module, source)
-        yield Part(owner, name, module, weights_of(module, source, f"{type(module).__name__} ({name})"))
+        yield Part(holder, name, module, weights_of(module, source, f"{type(module).__name__} ({name})"))
 
 
 def transformers_of(owner: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str, torch.nn.Module]]:

@@ -65,7 +65,7 @@ def _unpatched(value: Any) -> None:
     """Have ComfyUI take its copy off the GPU, which puts weights back that LoRAs have changed."""
     patchers = [value, *vars(value).values()] if hasattr(value, "__dict__") else []
     for each in patchers:
-        if isinstance(each, ComponentPatcher) or isinstance(each, Component):
+        if isinstance(each, (ComponentPatcher, Component)):
             raise NotInMemory(
                 "GGML Move was given a model that GGML computes already. Choose the device in the node that loads it, "
                 "and remove this node."

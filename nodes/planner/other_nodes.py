@@ -28,7 +28,8 @@ SETTINGS = frozenset({
 })  # fmt: skip
 # Made of what comes over links they are cheap; without any, they are read from files.
 _MADE = SETTINGS | {
-    "AUDIO", "AUDIO_ENCODER_OUTPUT", "CLIP", "CLIP_VISION_OUTPUT", "CONDITIONING", "CONTROL_NET", "HOOKS", "HOOK_KEYFRAMES", "IMAGE", "MASK", "MODEL", "TIMESTEPS_RANGE", "VAE",
+    "AUDIO", "AUDIO_ENCODER_OUTPUT", "CLIP", "CLIP_VISION_OUTPUT", "CONDITIONING", "CONTROL_NET", "HOOKS",
+    "HOOK_KEYFRAMES", "IMAGE", "MASK", "MODEL", "TIMESTEPS_RANGE", "VAE",
 }  # fmt: skip
 _WITHOUT_FILES = frozenset({"EmptyAudio", "EmptyImage", "SolidMask"})
 _MODELS = ("MODEL", "CLIP", "VAE", "GUIDER", "CONTROL_NET")

@@ -101,7 +101,8 @@ def run(prompt: dict[str, Any]) -> Iterator[None]:
     inputs = {number: made["inputs"] for number, made in prompt.items()}
     loaders = {
         "1": diffusion.GGMLDiffusionModel, "2": encoders.GGMLTextEncoders, "3": vae_nodes.GGMLVAE,
-        "5": part("nodes.loaders.controlnet").GGMLControlNet, "11": part("nodes.loaders.upscale_model").GGMLUpscaleModel,
+        "5": part("nodes.loaders.controlnet").GGMLControlNet,
+        "11": part("nodes.loaders.upscale_model").GGMLUpscaleModel,
         "14": part("nodes.loaders.clip_vision").GGMLClipVision,
     }  # fmt: skip
     made = {number: loader.execute(**inputs[number]).result[0] for number, loader in loaders.items()}

@@ -64,7 +64,7 @@ def test_a_diffusion_model_in_bf16(engine: str) -> None:
     tensors = {name: x.bfloat16() for name, x in FLUX.tensors().items()}
     with FLUX.detection():
         core = core_models.core_model({name: x.float() for name, x in tensors.items()})
-        half = comfy.sd.load_diffusion_model_state_dict(tensors, model_options={"dtype": torch.bfloat16})
+        half = comfy.sd.load_diffusion_model_state_dict(dict(tensors), model_options={"dtype": torch.bfloat16})
     with torch.inference_mode():
         ours = move.GGMLMove.execute(half, "CPU", engine=engine).result[0]
     arrays = ours.model.diffusion_model.engine_model.file_weights.arrays

@@ -122,8 +122,8 @@ SMALL = {  # why a file may be shorter: those files
     "one node, or an entry of ComfyUI": """
         nodes/devices.py nodes/extension.py nodes/loaders/audio_encoder.py nodes/loaders/background_removal.py
         nodes/loaders/clip_vision.py nodes/loaders/controlnet.py nodes/loaders/latent_upscale_model.py
-        nodes/loaders/model_patch.py nodes/loaders/move.py nodes/loaders/upscale_model.py nodes/node_text.py nodes/planner/command.py nodes/settings.py
-        nodes/versions.py
+        nodes/loaders/model_patch.py nodes/loaders/move.py nodes/loaders/upscale_model.py nodes/node_text.py
+        nodes/planner/command.py nodes/settings.py nodes/versions.py
     """,
 }
 
