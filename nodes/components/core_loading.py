@@ -46,6 +46,13 @@ MODEL_PATCH = CoreLoader(
 AUDIO_ENCODER = CoreLoader("audio encoder", "comfy_extras.nodes_audio_encoder:AudioEncoderLoader.execute")
 BACKGROUND_REMOVAL = CoreLoader("background removal model", "comfy.bg_removal_model:load")
 
+# Objects of core's that compute with weights of the diffusion model, which is in another process.
+_BOUND = {
+    "ControlLora": "adds to the weights of the diffusion model itself (a Control-LoRA)",
+    "QwenFunControlNet": "computes with layers of the diffusion model itself",
+    "ControlNetSD35": "takes an embedder of the diffusion model itself",
+}
+
 
 def load_core_model(loader: CoreLoader, path: str, placement: Placement, device: torch.device) -> Any:
     """The model that core's loader makes of a file, with components in place of its modules.
@@ -61,6 +68,11 @@ def load_core_model(loader: CoreLoader, path: str, placement: Placement, device:
         )
     recording = Recording(read_header(path))
     value = _without_values(loader, recording)
+    if type(value).__name__ in _BOUND:
+        raise WeightFileError(
+            f"{path} is a {loader.kind} that {_BOUND[type(value).__name__]}, whose weights are in another process. Use "
+            "a ControlNet that has all of its weights, or load both with ComfyUI's own loaders."
+        )
 
     def component(module: torch.nn.Module) -> CoreModule:
         return CoreModule(module, _weights(loader, module, recording), placement, loader.repeats)

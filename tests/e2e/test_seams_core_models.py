@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,22 @@ def compute(kind: CoreKind, model: Any) -> torch.Tensor:
         if hasattr(model, "resample_latent"):
             return model.resample_latent(latents)
         return model.model(latents)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "why"),
+    [
+        ({"lora_controlnet": torch.zeros(1), "input_hint_block.0.weight": torch.zeros(16, 3, 3, 3)}, "Control-LoRA"),
+        ({"some.weight": torch.zeros(4, 4)}, "nor any model known here"),
+        ({"lora.lora_down.weight": torch.zeros(4, 4)}, "a LoRA, not a ControlNet"),
+    ],
+)
+def test_what_is_no_control_model_is_named(
+    tensors: dict[str, torch.Tensor], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = written(replace(CONTROLS[0], tensors=lambda: tensors), tmp_path, monkeypatch)
+    with pytest.raises(weights.WeightFileError, match=why):
+        part("nodes.loaders.controlnet").GGMLControlNet.execute(control_net_name=name, device="CPU")
 
 
 def test_computes_as_core(kind: CoreKind, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
