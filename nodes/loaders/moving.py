@@ -71,7 +71,8 @@ def _unpatched(value: Any) -> None:
                 "and remove this node."
             )
         if isinstance(each, ModelPatcher):
-            comfy.model_management.unload_model_and_clones(each)
+            unload = getattr(comfy.model_management, "unload_model_and_clones", None)  # of newer ComfyUIs
+            comfy.model_management.unload_all_models() if unload is None else unload(each)
 
 
 def _moved_model(patcher: ModelPatcher, placement: Placement) -> tuple[ComponentPatcher, list[WeightSet]]:

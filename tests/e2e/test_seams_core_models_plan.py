@@ -31,7 +31,7 @@ import nodes as core  # noqa: E402
 MICRO = Path(__file__).parents[1] / "micro" / "models"
 MODEL = "flux1-schnell-micro-Q8_0.gguf"
 SIZE = 64
-PHASES = ("Encoding the prompt", "Sampling", "Decoding the picture", "ImageUpscaleWithModel", "CLIPVisionEncode")
+PHASES = ("Encoding the prompt", "Sampling", "Decoding the picture", "Enlarging the picture", "CLIPVisionEncode")
 
 
 @pytest.fixture
@@ -136,3 +136,13 @@ def test_planned_is_what_is_taken(files: dict[str, str], device: str, residency:
         memory = runner.memory()
         assert most == {each.name: each.peak for each in memory.devices}
         assert [taken(model) for model in held(phase)] == [taken(model) for model in memory.models]
+
+
+def test_what_is_moved_is_a_gap_of_the_plan(files: dict[str, str]) -> None:
+    """The other loader is not run for a plan, which must not say then that the workflow fits."""
+    prompt = workflow(files, "CPU", "auto")
+    prompt["20"] = {"class_type": "UNETLoader", "inputs": {"unet_name": MODEL, "weight_dtype": "default"}}
+    prompt["21"] = {"class_type": "GGMLMove", "inputs": {"model": ["20", 0], "device": "CPU"}}
+    prompt["9"]["inputs"]["model"] = ["21", 0]
+    plan = planned(prompt, ENOUGH >> 12).plan
+    assert any("GGMLMove (node 21) is not in the plan: what it moves is only known" in gap for gap in plan.gaps)
