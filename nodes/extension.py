@@ -13,10 +13,18 @@ from .language.chat import GGMLChat
 from .language.model import GGMLLanguageModel
 from .language.prompt_expander import GGMLPromptExpander
 from .language.server import GGMLLanguageServer
+from .loaders.audio_encoder import GGMLAudioEncoder
+from .loaders.background_removal import GGMLBackgroundRemoval
 from .loaders.checkpoint import GGMLCheckpoint
+from .loaders.clip_vision import GGMLClipVision
+from .loaders.controlnet import GGMLControlNet
 from .loaders.diffusion import GGMLDiffusionModel
 from .loaders.files import register_folders
+from .loaders.latent_upscale_model import GGMLLatentUpscaleModel
+from .loaders.model_patch import GGMLModelPatch
+from .loaders.move import GGMLMove
 from .loaders.text_encoders import GGMLTextEncoders
+from .loaders.upscale_model import GGMLUpscaleModel
 from .loaders.vae import GGMLVAE
 from .planner.actual import OBSERVER
 from .planner.middleware import apply_choice, plan_posted_prompt
@@ -48,6 +56,14 @@ class GGMLExtension(ComfyExtension):
             GGMLTextEncoders,
             GGMLVAE,
             GGMLCheckpoint,
+            GGMLControlNet,
+            GGMLClipVision,
+            GGMLUpscaleModel,
+            GGMLLatentUpscaleModel,
+            GGMLModelPatch,
+            GGMLAudioEncoder,
+            GGMLBackgroundRemoval,
+            GGMLMove,
             GGMLLanguageModel,
             GGMLLanguageServer,
             GGMLPromptExpander,

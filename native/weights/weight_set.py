@@ -18,7 +18,7 @@ from .weight_file import FileTensor, WeightFile, WeightFileError
 
 LARGEST = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0}
 LARGEST_F16 = 65504.0
-ARRAY_TYPES = {"float32": "F32", "float16": "F16"}
+ARRAY_TYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16"}  # numpy has no BF16
 
 
 def load_type(stored: str, shape: tuple[int, ...], scale: float = 1.0, matrix: str | None = None) -> str:
@@ -134,7 +134,8 @@ def _check_weight(tensor: StoredTensor) -> None:
 class WeightSet:
     """The parameters of a model, from files and from memory.
 
-    arrays: parameters in memory (float32 or float16); they take the place of file parameters of the same name.
+    arrays: parameters in memory (float32, float16, or BF16 as uint16); they take the place of file parameters of the
+    same name.
     """
 
     name: str  # for messages
@@ -159,7 +160,7 @@ class WeightSet:
         return stored | {name: (array.shape, ARRAY_TYPES[str(array.dtype)]) for name, array in self.arrays.items()}
 
     def with_arrays(self, arrays: Mapping[str, np.ndarray]) -> WeightSet:
-        """A copy of the set in which these arrays (float32 or float16) replace or add parameters.
+        """A copy of the set in which these arrays (as `arrays` has them) replace or add parameters.
 
         Raises TypeError for an array of another type.
         """

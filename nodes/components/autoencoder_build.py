@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
@@ -12,15 +10,12 @@ import comfy.sd
 import comfy.supported_models
 import torch
 from torch import Tensor
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ...native.weights import WeightFileError, WeightSet
 from ...native.weights.identify import another_kind
-from .build import described, refuse_others, weights_of
+from .build import described, own_values, parameters_without_values, refuse_others, weights_of
 from .recording import Recording
 
-# Parameters of so few elements may have values that the module gives them, such as the scale of TAESD's latents.
-_FEW = 4
 # The widths of every picture VAE that core's detection builds, at the levels of its encoder; and blocks at each.
 _USUAL_WIDTHS, _USUAL_BLOCKS = [128, 256, 512, 512], 2
 _OTHERS = ("bn.running_mean", "decoder.mid.block_1.mix_factor")  # of FLUX.2's VAE and SVD's, with the same names
@@ -59,7 +54,7 @@ def autoencoder(
     if tensors is None:
         refuse_others(header, "a VAE")
     texts = {key: value for key, value in header.metadata.items() if isinstance(value, str)} | dict(metadata or {})
-    with described(header, "VAE"), recording, torch.no_grad(), _parameters_without_values():
+    with described(header, "VAE"), recording, torch.no_grad(), parameters_without_values():
         built = (_core_vae(dict(each), texts) for each in given)
         vae = next((vae for vae in built if vae.first_stage_model is not None), None)
     if vae is None:
@@ -73,11 +68,7 @@ def autoencoder(
             "Load it with ComfyUI's own VAE loader."
         )
     _replace_absent(core, recording)
-    own = {
-        name: tensor
-        for name, tensor in core.state_dict(keep_vars=True).items()
-        if tensor.is_floating_point() and tensor.numel() and not tensor.is_meta and not recording.knows(tensor)
-    }
+    own = own_values(core, recording)
     weights = weights_of(core, recording, f"VAE ({type(core).__name__})", own)
     for buffer in core.buffers():  # nodes compute with some of them outside the autoencoder
         if recording.knows(buffer):
@@ -133,25 +124,6 @@ def _unusual_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
     }  # fmt: skip
     embed = shape("post_quant_conv.weight")[1] if "post_quant_conv.weight" in tensors else latents
     return {"embed_dim": embed, "ddconfig": encoder, "decoder_ddconfig": encoder | {"ch": wide // last}}
-
-
-@contextmanager
-def _parameters_without_values() -> Iterator[None]:
-    """The parameters of modules that this thread makes are on the meta device; buffers and tables have their values."""
-    thread = threading.get_ident()
-
-    def without_values(module: torch.nn.Module, _name: str, parameter: Any) -> torch.nn.Parameter | None:
-        if parameter is None or threading.get_ident() != thread:
-            return None
-        if parameter.numel() <= _FEW and not hasattr(module, "reset_parameters"):
-            return None
-        return torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
-
-    hook = register_module_parameter_registration_hook(without_values)  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 class _Absent(torch.nn.Module):

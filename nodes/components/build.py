@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import comfy.model_base
 import comfy.sd
 import folder_paths
 import torch
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ...native.placement import MIB
 from ...native.weights import Parameter, WeightFile, WeightFileError, WeightSet
@@ -29,6 +31,8 @@ PAIRS = {
 }
 OTHER_SHAPE = re.compile(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?torch\.Size\((.*?)\)")  # as torch says it
 WEIGHTS = ("weight_", "qweight", "gamma", "scale", "parametrizations.")  # what layers have in place of a `weight`
+# Parameters of so few elements may have values that the module gives them, such as the scale of TAESD's latents.
+_FEW = 4
 LARGEST_COMPUTED = 1 << 30  # bytes of weights that the file has in another layout and that are kept in RAM
 
 
@@ -146,14 +150,20 @@ def _kind_of(headers: Sequence[WeightFile], tensors: Sequence[Mapping[str, torch
 
 def parts_of(owner: torch.nn.Module, recordings: Sequence[Recording]) -> Iterator[Part]:
     """The transformers of text encoders, and other modules with parameters beside them."""
-    for name, module in owner.named_children():
+    for holder, name, module in transformers_of(owner):
+        tensors = module.state_dict(keep_vars=True).values()
+        source = max(recordings, key=lambda each: sum(each.knows(tensor) for tensor in tensors))
+        _drop_absent(module, source)
+        yield Part(holder, name, module, weights_of(module, source, f"{type(module).__name__} ({name})"))
+
+
+def transformers_of(owner: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str, torch.nn.Module]]:
+    """Of text encoders: the owner of each transformer or module with parameters beside one, its name there and it."""
+    for name, module in list(owner.named_children()):
         if any(isinstance(getattr(part, "transformer", None), torch.nn.Module) for part in module.modules()):
-            yield from parts_of(module, recordings)
+            yield from transformers_of(module)
         elif any(True for _ in module.parameters()):
-            tensors = module.state_dict(keep_vars=True).values()
-            source = max(recordings, key=lambda each: sum(each.knows(tensor) for tensor in tensors))
-            _drop_absent(module, source)
-            yield Part(owner, name, module, weights_of(module, source, f"{type(module).__name__} ({name})"))
+            yield owner, name, module
 
 
 def _drop_absent(module: torch.nn.Module, recording: Recording) -> None:
@@ -244,6 +254,34 @@ def weights_of(
             if parameter is not None:
                 part._parameters[key] = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
     return WeightSet(name, parameters, header.files, arrays)
+
+
+def own_values(core: torch.nn.Module, recording: Recording) -> dict[str, torch.Tensor]:
+    """The values that a module made under the recording has by itself where the file has none."""
+    return {
+        name: tensor
+        for name, tensor in core.state_dict(keep_vars=True).items()
+        if tensor.is_floating_point() and tensor.numel() and not tensor.is_meta and not recording.knows(tensor)
+    }
+
+
+@contextmanager
+def parameters_without_values() -> Iterator[None]:
+    """The parameters of modules that this thread makes are on the meta device; buffers and tables have their values."""
+    thread = threading.get_ident()
+
+    def without_values(module: torch.nn.Module, _name: str, parameter: Any) -> torch.nn.Parameter | None:
+        if parameter is None or threading.get_ident() != thread:
+            return None
+        if parameter.numel() <= _FEW and not hasattr(module, "reset_parameters"):
+            return None
+        return torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
+
+    hook = register_module_parameter_registration_hook(without_values)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _in_linear(core: torch.nn.Module, name: str) -> bool:

@@ -100,7 +100,9 @@ class Component(torch.nn.Module):
     @property
     def nbytes(self) -> int:
         """Bytes of the loaded weights."""
-        return sum(parameter.weight_bytes for parameter in self.engine_model.file_weights.parameters.values())
+        weights = self.engine_model.file_weights
+        arrays = sum(array.nbytes for array in weights.arrays.values())
+        return arrays + sum(parameter.weight_bytes for parameter in weights.parameters.values())
 
     def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
         """The parameters' names, with tensors on the meta device: what LoRA and merging nodes look for."""

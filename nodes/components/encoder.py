@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from comfy.clip_model import CLIPTextModel
 from torch import Tensor
 from torch.func import functional_call
 
+from ...native.engines.torch_cpu.weight_reader import array_values
 from ...native.placement import Placement
 from ...native.weights import Parameter, WeightSet, read_parameter, read_rows
 from .traced_module import TracedModule
@@ -21,15 +23,19 @@ _PROJECTION = "text_projection.weight"
 class TokenEmbedding:
     """Looks tokens up in the weight file: a prompt needs a few hundred rows of tens of thousands."""
 
-    def __init__(self, layer: torch.nn.Module, parameter: Parameter) -> None:
-        """layer: core's, which may scale what it looks up."""
+    def __init__(self, layer: torch.nn.Module, parameter: Parameter | np.ndarray) -> None:
+        """layer: core's, which may scale what it looks up. parameter: of a file, or the rows in memory."""
         self.parameter = parameter
         self.weight = torch.empty(0)  # ComfyUI asks for its device
         self._layer = layer
 
     def __call__(self, tokens: Tensor, out_dtype: torch.dtype = torch.float32) -> Tensor:
         """tokens: [batch, tokens]. Returns [batch, tokens, channels]."""
-        rows = torch.from_numpy(read_rows(self.parameter, tokens.flatten().cpu().numpy()))
+        wanted = tokens.flatten().cpu().numpy()
+        if isinstance(self.parameter, np.ndarray):
+            rows = array_values(self.parameter[wanted]).float()
+        else:
+            rows = torch.from_numpy(read_rows(self.parameter, wanted))
         numbers = torch.arange(len(rows)).view(tokens.shape)
         return functional_call(self._layer, {"weight": rows}, numbers).to(tokens.device, out_dtype)
 
@@ -47,7 +53,7 @@ class EncoderModule(TracedModule):
         super().__init__(core, weights, placement, local, f16_overflow=True)
         self._local = {name: weights.parameters[name] for name in local if name in weights.parameters}
         self._transposed = weights.arrays.get(_PROJECTION)  # as files in open_clip's names have it
-        self._embedding = TokenEmbedding(layer, self._local[names[0]])
+        self._embedding = TokenEmbedding(layer, self._local[names[0]] if self._local else weights.arrays[names[0]])
 
     def get_input_embeddings(self) -> TokenEmbedding:
         """The lookup of tokens."""

@@ -43,6 +43,11 @@ class ComponentPatcher(ModelPatcher):
         self._check(self.hook_patches[hook.hook_ref])
         return added
 
+    def check_patches(self) -> None:
+        """Raise LoRAError for a patch, taken over from another patcher, that cannot be honoured."""
+        for patches in (self.patches, *self.hook_patches.values()):
+            self._check(patches)
+
     def set_injections(self, key: str, injections: Any) -> None:
         """Raises NotImplementedError: what is injected works on the model's layers."""
         raise layers_elsewhere(f"puts code of its own into the model's layers ({key})")

@@ -131,7 +131,11 @@ class Recording(TorchDispatchMode):
             return target
         if func._schema.is_mutable:
             raise NotImplementedError(f"{func} changes a tensor of the file in place")
-        results = func(*args, **kwargs)
+        # A copy on another device has no values either.
+        made = (
+            {**kwargs, "device": args[0].device} if func is _aten._to_copy.default and kwargs.get("device") else kwargs
+        )
+        results = func(*args, **made)
         for number, result in enumerate(results if isinstance(results, (tuple, list)) else (results,)):
             if isinstance(result, Tensor) and not self.knows(result):
                 self._note(result, _Made(func, seen_args, seen_kwargs, number))
@@ -242,7 +246,9 @@ def _values(header: WeightFile, seen: _Seen) -> Tensor:
     with _disable_current_modes():
         if origin is None:
             return torch.zeros(seen.shape, dtype=seen.dtype)
-        if isinstance(origin, StoredTensor):
+        if isinstance(origin, StoredTensor) and not seen.dtype.is_floating_point:
+            whole = _integers(origin, seen.dtype)
+        elif isinstance(origin, StoredTensor):
             whole = torch.from_numpy(read_parameter(parameter(origin.name, origin.shape, origin.runs, [origin])))
         elif isinstance(origin, _Written):
             before = _Seen(origin.before, (origin.size,), (1,), 0, seen.dtype)
@@ -255,3 +261,9 @@ def _values(header: WeightFile, seen: _Seen) -> Tensor:
             made = origin.function(*args, **(kwargs | ({"device": "cpu"} if kwargs.get("device") else {})))
             whole = made[origin.number] if isinstance(made, (tuple, list)) else made
         return whole.to(seen.dtype).as_strided(seen.shape, seen.stride, seen.offset)
+
+
+def _integers(tensor: StoredTensor, dtype: torch.dtype) -> Tensor:
+    """Counts and indices, which are no weights."""
+    raw = b"".join(np.fromfile(run.path, np.uint8, run.nbytes, offset=run.offset).tobytes() for run in tensor.runs)
+    return torch.frombuffer(bytearray(raw), dtype=dtype).reshape(tensor.shape)

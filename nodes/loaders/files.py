@@ -16,7 +16,10 @@ from ...native.weights.weight_file import shard_paths
 
 GGUF_FOLDERS = {
     "diffusion_models": "unet_gguf", "text_encoders": "clip_gguf", "vae": "vae_gguf", "checkpoints": "checkpoints_gguf",
-    "LLM": "llm_gguf",
+    "LLM": "llm_gguf", "controlnet": "controlnet_gguf", "clip_vision": "clip_vision_gguf",
+    "upscale_models": "upscale_models_gguf", "latent_upscale_models": "latent_upscale_models_gguf",
+    "model_patches": "model_patches_gguf", "audio_encoders": "audio_encoders_gguf",
+    "background_removal": "background_removal_gguf",
 }  # fmt: skip
 LANGUAGE_MODELS, PROJECTOR = "LLM", "mmproj"  # a folder key, and what is in the names of vision projectors
 SAFETENSORS = (".safetensors", ".sft")
@@ -28,6 +31,8 @@ def register_folders() -> None:
     table = folder_paths.folder_names_and_paths
     table.setdefault(LANGUAGE_MODELS, ([os.path.join(folder_paths.models_dir, LANGUAGE_MODELS)], {".gguf"}))
     for folder, key in GGUF_FOLDERS.items():
+        if folder not in table:  # of a newer ComfyUI
+            continue
         shared = table[folder][0]  # the same list, so that folders added to it later count here too
         paths, extensions = table.get(key, (shared, set()))
         if any(path not in paths for path in shared):

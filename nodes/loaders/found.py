@@ -12,6 +12,7 @@ from comfy_api.latest import io
 from ...native.ggml_build import build_words
 from ...native.placement import MIB
 from ...native.weights import WeightSet
+from ...native.weights.weight_set import ARRAY_TYPES
 from ..node_text import show
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def found(family: str, weights: Sequence[WeightSet]) -> str:
             bytes_by_type[parameter.stored] += parameter.nbytes
             count += prod(parameter.shape)
         for array in each.arrays.values():  # computed from the file's, which stores them in another layout
-            bytes_by_type["converted"] += array.nbytes
+            bytes_by_type["converted" if each.parameters else ARRAY_TYPES[str(array.dtype)]] += array.nbytes
             count += array.size
     total = bytes_by_type.total()
     types = [stored for stored, nbytes in bytes_by_type.most_common() if nbytes >= WORTH_NAMING * total]

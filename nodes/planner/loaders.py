@@ -10,9 +10,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...native.placement import AUTO, DEVICE, RAM
+from ..loaders.audio_encoder import GGMLAudioEncoder
+from ..loaders.background_removal import GGMLBackgroundRemoval
 from ..loaders.checkpoint import CLIP, MODEL, VAE, checkpoint_of
+from ..loaders.clip_vision import GGMLClipVision
+from ..loaders.controlnet import GGMLControlNet
+from ..loaders.core_models import CoreModelNode
 from ..loaders.diffusion import GGMLDiffusionModel
+from ..loaders.latent_upscale_model import GGMLLatentUpscaleModel
+from ..loaders.model_patch import GGMLModelPatch
 from ..loaders.text_encoders import encoders_of
+from ..loaders.upscale_model import GGMLUpscaleModel
 from ..loaders.vae import GGMLVAE
 from .language import language_model
 from .unknown import Inputs, NodeTurn, Outputs, Rule, all_known
@@ -60,6 +68,15 @@ def _checkpoint(inputs: Inputs, turn: NodeTurn) -> Outputs:
     return checkpoint_of(**all_known(inputs), begins=begins)[0]
 
 
+def _core_model(node: type[CoreModelNode], title: str, *, cpu_advice: int = 0) -> Loader:
+    """The row of a loader of one of core's other models."""
+
+    def rule(inputs: Inputs, _turn: NodeTurn) -> Outputs:
+        return tuple(node.execute(**all_known(inputs)).result)
+
+    return Loader(node.__name__, title, rule, (LoaderPart((DEVICE, RAM), cpu_advice=cpu_advice),))
+
+
 # The weights of a VAE are small beside its compute buffer.
 _ENCODERS, _DECODER = LoaderPart((DEVICE, RAM), cpu_advice=3), LoaderPart((AUTO,), tiles=True, cpu_advice=2)
 _DIFFUSION = LoaderPart((DEVICE, RAM), streams=True)
@@ -70,10 +87,17 @@ LOADERS: Mapping[str, Loader] = {
         Loader("GGMLLanguageModel", "GGML Language Model", language_model, (LoaderPart(cpu_advice=1),), releases=True),
         Loader("GGMLTextEncoders", "GGML Text Encoders", _text_encoders, (_ENCODERS,)),
         Loader("GGMLVAE", "GGML VAE", _vae, (_DECODER,)),
+        _core_model(GGMLClipVision, "GGML CLIP Vision", cpu_advice=3),
+        _core_model(GGMLAudioEncoder, "GGML Audio Encoder", cpu_advice=3),
+        _core_model(GGMLBackgroundRemoval, "GGML Background Removal", cpu_advice=3),
+        _core_model(GGMLUpscaleModel, "GGML Upscale Model", cpu_advice=4),
+        _core_model(GGMLLatentUpscaleModel, "GGML Latent Upscale Model", cpu_advice=4),
         Loader(
             "GGMLCheckpoint", "GGML Checkpoint", _checkpoint,
             (replace(_ENCODERS, prefix=CLIP), replace(_DECODER, prefix=VAE), replace(_DIFFUSION, prefix=MODEL)),
         ),
+        _core_model(GGMLModelPatch, "GGML Model Patch"),
+        _core_model(GGMLControlNet, "GGML ControlNet"),
         Loader("GGMLDiffusionModel", "GGML Diffusion Model", _diffusion_model, (_DIFFUSION,), files="diffusion_models"),
     )
 }  # fmt: skip

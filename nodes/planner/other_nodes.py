@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import comfy.samplers
@@ -17,6 +17,8 @@ import nodes as core
 
 from ...native.engines.dry_run import unwritten_zeros
 from ..components.autoencoder import VAEModule
+from ..components.core_function import with_names
+from ..components.core_module import component_parts
 from ..components.patcher import ComponentPatcher
 from .lora_files import unreadable_lora
 from .size_guard import SizeGuard
@@ -27,10 +29,11 @@ SETTINGS = frozenset({
 })  # fmt: skip
 # Made of what comes over links they are cheap; without any, they are read from files.
 _MADE = SETTINGS | {
-    "AUDIO", "CLIP", "CONDITIONING", "HOOKS", "HOOK_KEYFRAMES", "IMAGE", "MASK", "MODEL", "TIMESTEPS_RANGE", "VAE",
+    "AUDIO", "AUDIO_ENCODER_OUTPUT", "CLIP", "CLIP_VISION_OUTPUT", "CONDITIONING", "CONTROL_NET", "HOOKS",
+    "HOOK_KEYFRAMES", "IMAGE", "MASK", "MODEL", "TIMESTEPS_RANGE", "VAE",
 }  # fmt: skip
 _WITHOUT_FILES = frozenset({"EmptyAudio", "EmptyImage", "SolidMask"})
-_MODELS = ("MODEL", "CLIP", "VAE", "GUIDER")
+_MODELS = ("MODEL", "CLIP", "VAE", "GUIDER", "CONTROL_NET")
 _PASSED_ON = (*_MODELS, "CONDITIONING", "LATENT")
 
 
@@ -73,6 +76,11 @@ def execute(class_type: str, inputs: Inputs) -> Outputs:
     node_class = core.NODE_CLASS_MAPPINGS[class_type]
     try:
         with SizeGuard():
+            function = getattr(node_class, node_class.FUNCTION)
+            if any(map(component_parts, inputs.values())) and loads_models(function):
+                owner = node_class if inspect.ismethod(function) else node_class()
+                made = with_planned_loading(getattr(function, "__func__", function))(owner, **inputs)
+                return tuple(getattr(made, "result", made))
             if issubclass(node_class, io.ComfyNode):
                 output = node_class.PREPARE_CLASS_CLONE(None).EXECUTE_NORMALIZED(**inputs)
                 return tuple(output.result or ())
@@ -93,12 +101,31 @@ def _why(class_type: str, inputs: Inputs, error: Exception) -> str:
     return f"{class_type} fails{said}"
 
 
+def loads_models(function: Any) -> bool:
+    """Whether a function of core's has ComfyUI load models."""
+    return not {"load_model_gpu", "load_models_gpu"}.isdisjoint(function.__code__.co_names)
+
+
+def with_planned_loading(function: Any) -> Callable[..., Any]:
+    """The function with a loading of models that only components see, of which a plan is made."""
+
+    def load(models: Any, *_: Any, **__: Any) -> None:
+        for each in models if isinstance(models, list) else [models]:
+            if isinstance(each, ComponentPatcher):
+                each.load()
+
+    names = {"load_model_gpu": load, "load_models_gpu": load, "loaded_models": lambda *_, **__: []}
+    return with_names(function, {f"comfy.model_management.{name}": each for name, each in names.items()})
+
+
 def is_ours(value: Any) -> bool:
     """Whether a value is or holds a model of this pack."""
     if isinstance(value, comfy.samplers.CFGGuider):
         return is_ours(value.model_patcher)
     if isinstance(value, comfy.sd.VAE):
         return isinstance(value.first_stage_model, VAEModule)
+    if component_parts(value):
+        return True
     return isinstance(value if isinstance(value, ModelPatcher) else getattr(value, "patcher", None), ComponentPatcher)
 
 
@@ -110,6 +137,7 @@ def _is_executed(node_class: Any) -> bool:
         and not getattr(node_class, "API_NODE", False)
         and not inspect.iscoroutinefunction(getattr(node_class, node_class.FUNCTION))
         and set(_output_types(node_class)) <= _MADE
+        and set(_output_types(node_class)) & {"CONTROL_NET"} <= set(_input_types(node_class).values())
     )
 
 
@@ -122,11 +150,13 @@ def _assumed(node_class: Any, name: str, value: Any, inputs: Inputs, turn: NodeT
         turn.assumptions.append(f"a {name} of {value.tokens} tokens, as {value.why}")
         return "a " * (value.tokens - 2)
     vae = next((each for each in inputs.values() if isinstance(each, comfy.sd.VAE) and is_ours(each)), None)
-    if kind not in ("IMAGE", "LATENT") or vae is None or not (size.width and size.height):
+    takes = vae is not None or (kind == "IMAGE" and any(map(component_parts, inputs.values())))
+    if kind not in ("IMAGE", "LATENT") or not takes or not (size.width and size.height):
         return value
     turn.assumptions.append(f"{size.batch} of {size.width} x {size.height} pixels, as {value.why}")
     if kind == "IMAGE":
         return unwritten_zeros((size.batch, size.height, size.width, 3))
+    assert vae is not None
     ratio = vae.first_stage_model.ratio
     return {"samples": unwritten_zeros((size.batch, vae.latent_channels, size.height // ratio, size.width // ratio))}
 

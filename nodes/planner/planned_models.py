@@ -1,15 +1,18 @@
-"""CLIPs and VAEs of this pack as the nodes of ComfyUI use them while a prompt is planned."""
+"""Models of this pack as the nodes of ComfyUI use them while a prompt is planned."""
 
 from __future__ import annotations
 
 from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 import comfy.sd
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from .other_nodes import is_ours
+from ..components.core_module import component_parts
+from .other_nodes import is_ours, loads_models, with_planned_loading
 
 
 class PlannedCLIP(comfy.sd.CLIP):
@@ -32,7 +35,17 @@ def planned_model(value: Any) -> Any:
     if isinstance(value, comfy.sd.VAE) and is_ours(value):
         for function in (decode, decode_tiled, encode, encode_tiled):
             setattr(value, function.__name__, partial(function, value))
+    elif component_parts(value) and not isinstance(value, ModelPatcher):
+        _plan_loading(value)
     return value
+
+
+def _plan_loading(value: Any) -> None:
+    """Make the methods of an object of core's that load its models do so in the plan alone."""
+    for kind in type(value).__mro__:
+        for name, function in vars(kind).items():
+            if isinstance(function, FunctionType) and loads_models(function) and name not in vars(value):
+                setattr(value, name, MethodType(with_planned_loading(function), value))
 
 
 def _planned_clip(clip: comfy.sd.CLIP) -> PlannedCLIP:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import torch
 from PIL import Image
 
 from ...native.engines.dry_run import unwritten_zeros
+from ..components.core_module import component_parts, component_patchers
 from ..components.patcher import ComponentPatcher
 from .language import chat, language_server, prompt_expander
 from .loaders import LOADERS
 from .unknown import Inputs, NodeTurn, Outputs, Rule, Unknown, Unplanned, known
 
+_UPSCALED, _SHARED = 512, 32  # pixels of an upscaler's tile and of its overlap (comfy_extras/nodes_upscale_model.py)
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values for pictures that lie on their side
 
 
@@ -78,7 +81,9 @@ def _sampled(guider: Any, inputs: Inputs, turn: NodeTurn) -> dict[str, Any]:
     comfy.samplers.preprocess_conds_hooks(guider.conds)
     options = comfy.model_patcher.create_model_options_clone(patcher.model_options)
     comfy.sampler_helpers.prepare_model_patcher(patcher, guider.conds, options)
-    patcher.load()
+    more, _ = comfy.sampler_helpers.get_additional_models(guider.conds, torch.float32)
+    for each in (*reversed([each for each in more if isinstance(each, ComponentPatcher)]), patcher):
+        each.load()
     patcher.pre_run()
     guider.inner_model = patcher.model
     noise, sigma = torch.zeros_like(samples), torch.ones(samples.shape[0])
@@ -88,6 +93,7 @@ def _sampled(guider: Any, inputs: Inputs, turn: NodeTurn) -> dict[str, Any]:
     )
     guider.predict_noise(noise, sigma, options, 0)
     patcher.cleanup()
+    comfy.sampler_helpers.cleanup_additional_models(more)
     return {**latent, "samples": given}
 
 
@@ -119,6 +125,39 @@ def _planner(inputs: Inputs, _turn: NodeTurn) -> Outputs:
     return (report, report, *(inputs.get(name, absent) for name in ("model", "clip", "vae")))
 
 
+def _upscale(inputs: Inputs, turn: NodeTurn) -> Outputs:
+    """ImageUpscaleWithModel: every size of tile once, as core computes picture after picture in tiles of these."""
+    model, image, size = known(inputs, "upscale_model"), inputs.get("image"), turn.unknown
+    if not component_parts(model):
+        raise Unplanned("its upscale model is not a GGML one", foreign=True)
+    if isinstance(image, Unknown) and size.width and size.height:
+        turn.assumptions.append(f"{size.batch} of {size.width} x {size.height} pixels, as {image.why}")
+        image = unwritten_zeros((size.batch, size.height, size.width, 3))
+    if image is None or isinstance(image, Unknown):
+        image = known(inputs, "image")
+    count, height, width, colours = image.shape
+    for patcher in component_patchers(model):
+        patcher.load()
+    for rows, columns in product(_tile_lengths(height), _tile_lengths(width)):
+        model(unwritten_zeros((1, colours, rows, columns)))
+    return (unwritten_zeros((count, round(height * model.scale), round(width * model.scale), colours)),)
+
+
+def _tile_lengths(length: int) -> list[int]:
+    """The lengths of an upscaler's tiles along an axis, as comfy.utils.tiled_scale cuts it."""
+    if length <= _UPSCALED:
+        return [length]
+    starts = range(0, length - _SHARED, _UPSCALED - _SHARED)
+    return list(dict.fromkeys(min(_UPSCALED, length - start) for start in starts))
+
+
+def _move(inputs: Inputs, _turn: NodeTurn) -> Outputs:
+    """GGML Move: its model is loaded by a node of others, which a plan does not run."""
+    value = inputs.get("model")
+    why = value.why if isinstance(value, Unknown) else "it comes from another loader"
+    raise Unplanned(f"what it moves is only known when the workflow runs, as {why}")
+
+
 RULES: Mapping[str, PlannedNode] = {
     **{node_id: PlannedNode("", loader.rule) for node_id, loader in LOADERS.items()},
     "KSampler": PlannedNode("Sampling", _k_sampler),
@@ -128,6 +167,8 @@ RULES: Mapping[str, PlannedNode] = {
     "LoadImage": PlannedNode("", _load_image),
     "LoadImageMask": PlannedNode("", _load_image_mask),
     "GGMLMemoryPlanner": PlannedNode("", _planner),
+    "ImageUpscaleWithModel": PlannedNode("Enlarging the picture", _upscale),
+    "GGMLMove": PlannedNode("Moving a model", _move),
     "GGMLLanguageServer": PlannedNode("", language_server),
     "GGMLPromptExpander": PlannedNode("Writing the prompt", prompt_expander),
     "GGMLChat": PlannedNode("Asking the language model", chat),

@@ -5,6 +5,7 @@ No line of the pack names one of them. The small files are those of any_diffusio
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("small", kept, ids=lambda small: small.kind)
 
 
-def sampled(patcher: Any, small: Small) -> torch.Tensor:
-    """Two steps of Euler; several latents as core packs them."""
+def sampled(patcher: Any, small: Small, condition: Callable[[Any], Any] = lambda given: given) -> torch.Tensor:
+    """Two steps of Euler; several latents as core packs them. condition: what a node does to the conditioning."""
     latents, source = patcher.model.latent_format, torch.Generator().manual_seed(1)
     size = small.latent or LATENTS[latents.latent_dimensions]
     shapes = [(latents.latent_channels, *size), *([small.second] if small.second else [])]
@@ -64,9 +65,10 @@ def sampled(patcher: Any, small: Small) -> torch.Tensor:
     }
     for name, value in small.given.items():
         more[name] = torch.randn(value, generator=source) if isinstance(value, tuple) else value
+    given = condition([[text, more]])
     with torch.inference_mode():
         result = comfy.sample.sample(
-            patcher, noise, 2, 1.0, "euler", "simple", [[text, more]], [[text, more]], zeros, seed=3, disable_pbar=True
+            patcher, noise, 2, 1.0, "euler", "simple", given, given, zeros, seed=3, disable_pbar=True
         )
     return comfy.utils.pack_latents(result.unbind())[0] if small.second else result
 

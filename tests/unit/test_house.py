@@ -115,8 +115,9 @@ SMALL = {  # why a file may be shorter: those files
         native/runner/graph/call.py native/runner/graph/execute.py native/runner/graph/profile.py
         native/runner/graph/segments.py native/runner/graph/sources.py
         native/runner/weight_memory/arrays.py nodes/components/call_arguments.py
-        nodes/components/latent_axes.py nodes/loaders/found.py nodes/loaders/small_vaes.py nodes/planner/order.py
-        nodes/components/not_finite.py nodes/planner/chart.py nodes/planner/lora_files.py nodes/planner/size_guard.py
+        nodes/components/core_function.py nodes/components/latent_axes.py nodes/components/memory_weights.py
+        nodes/components/not_finite.py nodes/loaders/found.py nodes/loaders/small_vaes.py nodes/planner/chart.py
+        nodes/planner/lora_files.py nodes/planner/order.py nodes/planner/size_guard.py
     """,
     "handlers of one kind of operation": """
         native/lower/handlers/linear_algebra.py native/lower/handlers/rounding.py
@@ -128,8 +129,10 @@ SMALL = {  # why a file may be shorter: those files
         nodes/language/patcher.py
     """,
     "one node, or an entry of ComfyUI": """
-        nodes/devices.py nodes/extension.py nodes/language/chat.py nodes/node_text.py nodes/planner/command.py
-        nodes/planner/json_body.py
+        nodes/devices.py nodes/extension.py nodes/language/chat.py nodes/loaders/audio_encoder.py
+        nodes/loaders/background_removal.py nodes/loaders/clip_vision.py nodes/loaders/controlnet.py
+        nodes/loaders/latent_upscale_model.py nodes/loaders/model_patch.py nodes/loaders/move.py
+        nodes/loaders/upscale_model.py nodes/node_text.py nodes/planner/command.py nodes/planner/json_body.py
         nodes/settings.py nodes/versions.py
     """,
 }

@@ -34,6 +34,15 @@ PLAIN = {
 }
 
 
+def array_values(array: np.ndarray) -> Tensor:
+    """An array of a weight set as a tensor on the same memory."""
+    return (
+        torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        if array.dtype == np.uint16
+        else torch.from_numpy(array)
+    )
+
+
 class Values:
     """The values of a weight set for one run; what it allocates is all that a run holds of the weights.
 
@@ -67,7 +76,7 @@ class Values:
         """A weight in float32, in memory of its own."""
         array = self.weights.arrays.get(name)
         if array is not None:
-            return torch.from_numpy(array).to(torch.float32, copy=True)
+            return array_values(array).to(torch.float32, copy=True)
         parameter = self.weights.parameters[name]
         found = torch.empty(prod(parameter.shape))
         self._read(parameter, 0, found)
@@ -77,7 +86,7 @@ class Values:
         """Runs of rows of a matrix [rows, columns], and the number of the first; a run lasts until the next one."""
         array = self.weights.arrays.get(name)
         if array is not None:
-            yield 0, torch.from_numpy(array).to(dtype)
+            yield 0, array_values(array).to(dtype)
             return
         parameter = self.weights.parameters[name]
         rows, columns = parameter.shape

@@ -1,0 +1,104 @@
+"""Any torch module of core's that its nodes call: a control model, a vision or audio encoder, an upscaler."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import comfy.ops
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ...native.placement import Placement
+from ...native.weights import WeightSet
+from .patcher import ComponentPatcher
+from .traced_module import TracedModule
+
+# The layers of comfy.ops, by their classes in torch.
+_LAYERS = [name for name in vars(comfy.ops.disable_weight_init) if isinstance(getattr(torch.nn, name, None), type)]
+
+
+class CoreModule(TracedModule):
+    """Stands for a module of core's between two nodes."""
+
+    def __init__(self, core: torch.nn.Module, weights: WeightSet, placement: Placement, repeats: bool = False) -> None:
+        """core: on the meta device. repeats: it computes at every step of a sampler, and keeps its buffers for that."""
+        in_float32(core)
+        super().__init__(core, weights, placement, f16_overflow=True)
+        self._repeats = repeats
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As core's."""
+        return self.call("forward", args, kwargs)
+
+    def call(self, name: str, args: Any, kwargs: Any) -> Any:
+        """As TracedModule; what only computing needs is given back unless it is needed again at once."""
+        results = super().call(name, args, kwargs)
+        if not self._repeats:
+            self.loaded.release()
+        return results
+
+    def _layer(self, layer: torch.nn.Module, name: str) -> Any:
+        """A layer without parameters is core's own; another computes in the engine."""
+        if next(layer.parameters(), None) is None:
+            return layer
+        return lambda *args, **kwargs: self.call(f"{name}.forward", args, kwargs)
+
+
+def in_float32(module: torch.nn.Module) -> None:
+    """Make a module compute in float32, as engines do, and leave its weights as they are given to it."""
+    module.to(torch.float32)
+    for part in module.modules():
+        for name, value in list(vars(part).items()):
+            if isinstance(value, torch.dtype) and value.is_floating_point:
+                setattr(part, name, torch.float32)
+        if type(part).__module__ == comfy.ops.__name__:  # casts weights at each call, or has them quantized
+            plain = next((name for name in _LAYERS if isinstance(part, getattr(torch.nn, name))), None)
+            if plain:
+                part.__class__ = getattr(comfy.ops.disable_weight_init, plain)
+
+
+def with_components(value: Any, component: Callable[[torch.nn.Module], CoreModule], device: torch.device) -> Any:
+    """A copy of an object of core's whose modules with weights, and their patchers, are components.
+
+    component: makes the one for a module. device: under which ComfyUI keeps account of them.
+    """
+    made: dict[int, CoreModule] = {}
+
+    def of(module: torch.nn.Module) -> CoreModule:
+        if id(module) not in made:
+            made[id(module)] = component(module)
+        return made[id(module)]
+
+    def patcher(module: torch.nn.Module) -> ComponentPatcher:
+        return ComponentPatcher(of(module), device, torch.device("cpu"))
+
+    if isinstance(value, ModelPatcher):
+        return patcher(value.model)
+    placed = copy.copy(value)
+    for name, each in vars(value).items():
+        if isinstance(each, ModelPatcher):
+            setattr(placed, name, patcher(each.model))
+        elif isinstance(each, torch.nn.Module) and next(each.parameters(), None) is not None:
+            setattr(placed, name, of(each))
+        elif isinstance(each, torch.dtype) and each.is_floating_point:
+            setattr(placed, name, torch.float32)
+        elif isinstance(each, torch.device):
+            setattr(placed, name, device)
+    return placed
+
+
+def component_parts(value: Any) -> list[CoreModule]:
+    """The components that an object of core's holds."""
+    if isinstance(value, ModelPatcher):
+        return [value.model] if isinstance(value.model, CoreModule) else []
+    found = {id(each): each for each in getattr(value, "__dict__", {}).values() if isinstance(each, CoreModule)}
+    return list(found.values())
+
+
+def component_patchers(value: Any) -> list[ComponentPatcher]:
+    """The patchers of components that an object of core's holds."""
+    if isinstance(value, ComponentPatcher):
+        return [value]
+    return [each for each in getattr(value, "__dict__", {}).values() if isinstance(each, ComponentPatcher)]
