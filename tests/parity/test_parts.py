@@ -10,7 +10,7 @@ import torch
 
 from native.client import Runner
 from native.engines.ggml import GgmlModel
-from native.engines.model import LowRank
+from native.engines.model import LowRank, Patches
 from native.lower import LowerOptions
 from native.placement import DEVICE, Placement
 
@@ -80,9 +80,9 @@ def test_parts_of_a_low_rank_branch(place: Place, runner: Runner) -> None:
         name = f"{place_of}.weight"
         rows, columns = real.get_parameter(name).shape
         down, up = rng.normal(size=(4, columns)) * columns**-0.5, rng.normal(size=(rows, 4)) * 0.2
-        branches[name] = LowRank(down.astype("f4"), up.astype("f4"))
+        branches[name] = [LowRank(down.astype("f4"), up.astype("f4"))]
     model = GgmlModel(case.build("meta").eval(), in_memory(real), place.device, PARTS, runner)
-    model.set_branches(branches)
+    model.set_patches(Patches(branches))
     results = model.run(case.name, case.function, inputs)
     model.unload()
     for name, branch in branches.items():
