@@ -8,10 +8,10 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from .questions import TraceError
 from .recorder import Recorder
 
 _recording: ContextVar[tuple[Recorder, Callable[[], Any]] | None] = ContextVar("recording", default=None)
@@ -54,7 +54,7 @@ def as_one_step(name: str, function: Callable[..., Any], arguments: Any) -> Any:
     with paused():
         try:
             tensors = call(*given)
-        except TraceError:
+        except (DataDependentOutputException, DynamicOutputShapeException):
             with _disable_current_modes():
                 zeros = [torch.zeros(tuple(x.shape), dtype=x.dtype) for x in given]
                 real = call(*zeros)

@@ -163,6 +163,16 @@ class _OperationMode(TorchDispatchMode):
         finally:
             self.active = before
 
+    @contextlib.contextmanager
+    def silent(self) -> Iterator[None]:
+        """As `paused`; what asks for a value raises torch's own exception."""
+        before, self.answers = self.answers, None
+        try:
+            with self.paused():
+                yield
+        finally:
+            self.answers = before
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         answers = self.answers
@@ -327,7 +337,7 @@ def trace(
         answers.rows.unrecorded = operations.paused
         replaced = {f"module.{name}": tensor for name, tensor in weights.items()}
         with (
-            unchanged(module), _module_paths(module, recorder), recording(recorder, operations.paused), operations,
+            unchanged(module), _module_paths(module, recorder), recording(recorder, operations.silent), operations,
             _AtomicMode(recorder, operations),
         ):  # fmt: skip
             try:

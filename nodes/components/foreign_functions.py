@@ -48,6 +48,12 @@ def functions_in(options: Mapping[str, Any]) -> list[Function]:
     return list(found.values())
 
 
+def around_blocks(options: Mapping[str, Any]) -> list[Function]:
+    """Those among them that call a block of the model, and so cannot be islands."""
+    replaced = options.get("patches_replace")
+    return list(_callables(replaced.get(_BLOCKS))) if isinstance(replaced, dict) else []
+
+
 def _callables(value: Any) -> Iterator[Function]:
     if isinstance(value, dict):
         for item in value.values():
@@ -65,6 +71,18 @@ def name_of(function: Function) -> str:
     inner = inner.func if isinstance(inner, partial) else inner
     kind = inner if hasattr(inner, "__qualname__") else type(inner)
     return f"{kind.__qualname__.replace('.<locals>', '')} of {kind.__module__.rpartition('.')[2]}"
+
+
+def reads(function: Function, option: str) -> bool:
+    """Whether the code of a function, or of one in it, names an option."""
+    inner = getattr(function, "__func__", function)
+    inner = inner.func if isinstance(inner, partial) else inner
+    code = getattr(inner, "__code__", None) or getattr(getattr(type(inner), "__call__", None), "__code__", None)
+    return code is not None and _names(code, option)
+
+
+def _names(code: types.CodeType, option: str) -> bool:
+    return any(each == option or (isinstance(each, types.CodeType) and _names(each, option)) for each in code.co_consts)
 
 
 def kept_by(*functions: Function) -> Hashable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from typing import Any
 
@@ -12,6 +13,13 @@ from comfy.patcher_extension import CallbacksMP
 
 from . import lora
 from .component import Component, components_of, layers_elsewhere
+from .foreign_functions import functions_in, reads
+
+_ANY = 1 << 62  # bytes
+_COMPILED = "torch.compile"  # the key of core's wrapper (comfy_api/torch_helpers/torch_compile.py)
+
+
+log = logging.getLogger(__name__)
 
 
 class ComponentPatcher(ModelPatcher):
@@ -44,6 +52,13 @@ class ComponentPatcher(ModelPatcher):
         self._check(self.hook_patches[hook.hook_ref])
         return added
 
+    def add_wrapper_with_key(self, wrapper_type: str, key: str, wrapper: Any) -> None:
+        """As ModelPatcher; what would compile the model is left out, as ggml computes it and torch has no part in it."""
+        if key != _COMPILED:
+            super().add_wrapper_with_key(wrapper_type, key, wrapper)
+            return
+        log.info("A GGML model is not compiled by torch: the node that asks for it changes nothing.")
+
     def set_injections(self, key: str, injections: Any) -> None:
         """Raises NotImplementedError: what is injected works on the model's layers."""
         raise layers_elsewhere(f"puts code of its own into the model's layers ({key})")
@@ -71,8 +86,12 @@ class ComponentPatcher(ModelPatcher):
         self.apply_hooks(self.forced_hooks, force_apply=True)
 
     def get_free_memory(self, device: Any) -> int:
-        """0: otherwise core computes several conditions at once where memory is free, and a step takes more of it."""
-        return 0
+        """0: otherwise core computes several conditions at once where memory is free, and a step takes more of it.
+
+        A function of another node may work on conditions that are computed at once, and have no effect on each alone.
+        """
+        functions = functions_in(self.model_options.get("transformer_options", {}))
+        return _ANY if any(reads(function, "cond_or_uncond") for function in functions) else 0
 
     def partially_unload(self, device_to: Any, memory_to_free: int = 0, force_patch_weights: bool = False) -> int:
         """Nothing: weights leave a device all together, in `detach`."""

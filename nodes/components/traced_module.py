@@ -165,11 +165,11 @@ class TracedModule(Component):
         bound = {} if open_ended else signature.bind(*args, **kwargs).arguments
         arguments = {"": args, **kwargs} if open_ended else bound | bound.pop("kwargs", {})
         options = arguments.pop("transformer_options", None)
+        self._live = options or {}
         foreign = [*foreign_functions.functions_in(options or {}), *self._methods.values()]
         if foreign:
             self._reads |= set(foreign_functions.OPTIONS)
             self._islands |= {Same(each) for each in foreign if foreign_functions.has_weights(each)}
-        self._live = options or {}
         while True:
             try:
                 return self._computed(name, arguments, options, foreign)
@@ -184,8 +184,9 @@ class TracedModule(Component):
 
     def _make_islands(self, functions: Sequence[Callable[..., Any]], does: str) -> None:
         """Have functions of other nodes called at every step; raises NotImplementedError where they already are."""
-        more = {Same(each) for each in functions} - self._islands
-        if not more or any(Same(each) in more for each in self._methods.values()):
+        within = {Same(each) for each in (*self._methods.values(), *foreign_functions.around_blocks(self._live))}
+        more = {Same(each) for each in functions} - self._islands - within
+        if not more:
             raise foreign_functions.refusal(functions, does)
         self._islands |= more
 
