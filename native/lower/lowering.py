@@ -102,7 +102,10 @@ class Lowering:
     """The state of one walk. Handlers ask it for operands and give it tensors."""
 
     def __init__(
-        self, trace: Trace, weights: Mapping[str, WeightType], options: LowerOptions,
+        self,
+        trace: Trace,
+        weights: Mapping[str, WeightType],
+        options: LowerOptions,
         branches: Mapping[str, Sequence[Branch]],
     ) -> None:
         self.trace = trace

@@ -35,7 +35,9 @@ class TokenEmbedding:
         """tokens: [batch, tokens]. Returns [batch, tokens, channels]."""
         numbers = tokens.flatten().cpu().numpy()
         table = self.table()
-        rows = torch.from_numpy(read_rows(self.parameter, numbers) if table is None else content(table)[numbers]).float()
+        rows = torch.from_numpy(
+            read_rows(self.parameter, numbers) if table is None else content(table)[numbers]
+        ).float()
         places = torch.arange(len(rows)).view(tokens.shape)
         return functional_call(self._layer, {"weight": rows}, places).to(tokens.device, out_dtype)
 

@@ -1,7 +1,8 @@
 """Functions that other nodes put into a model, between its layers: which there are, and what they keep.
 
-A pure function is traced with the model. One that keeps values, asks for values that the model computes, or has weights
-of its own is called by torch on the host at every step, between two programs: an island. What can be neither is refused.
+A pure function is traced with the model. One that keeps values, asks for values that the model computes, or has
+weights of its own is called by torch on the host at every step, between two programs: an island. What can be neither
+is refused.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def reads(function: Function, option: str) -> bool:
     """Whether the code of a function, or of one in it, names an option."""
     inner = getattr(function, "__func__", function)
     inner = inner.func if isinstance(inner, partial) else inner
-    code = getattr(inner, "__code__", None) or getattr(getattr(type(inner), "__call__", None), "__code__", None)
+    code = getattr(inner, "__code__", None) or getattr(vars(type(inner)).get("__call__"), "__code__", None)
     return code is not None and _names(code, option)
 
 
@@ -97,7 +98,8 @@ def kept_by(*functions: Function) -> Hashable:
 def has_weights(function: Function) -> bool:
     """Whether a function brings a torch module of its own, whose weights are in this process."""
     return any(
-        isinstance(each, Same) and isinstance(each.value, torch.nn.Module) for each in kept_by(function)  # type: ignore[attr-defined]
+        isinstance(each, Same) and isinstance(each.value, torch.nn.Module)
+        for each in kept_by(function)  # type: ignore[attr-defined]
     )
 
 
@@ -151,7 +153,7 @@ def _cells(function: types.FunctionType) -> Iterator[Any]:
 
 @contextmanager
 def restored(*functions: Function) -> Iterator[None]:
-    """Puts back what functions keep: while they are traced that is fake tensors, which mean nothing to the next call."""
+    """Puts back what functions keep: while they are traced that is fake tensors, which the next call cannot use."""
     cells: list[tuple[Any, Any]] = []
     contents: list[tuple[Any, Any]] = []
     seen: set[int] = set()
@@ -213,7 +215,9 @@ def for_a_trace(
 def _traced(function: Function, as_options: AsOptions) -> Function:
     def call(*args: Any, **kwargs: Any) -> Any:
         plain = [as_options(each) if type(each) is dict else each for each in args]
-        return function(*plain, **{key: as_options(each) if type(each) is dict else each for key, each in kwargs.items()})
+        return function(
+            *plain, **{key: as_options(each) if type(each) is dict else each for key, each in kwargs.items()}
+        )
 
     return call
 

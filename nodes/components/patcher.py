@@ -53,7 +53,7 @@ class ComponentPatcher(ModelPatcher):
         return added
 
     def add_wrapper_with_key(self, wrapper_type: str, key: str, wrapper: Any) -> None:
-        """As ModelPatcher; what would compile the model is left out, as ggml computes it and torch has no part in it."""
+        """As ModelPatcher; what would compile the model is left out, as torch has no part in computing it."""
         if key != _COMPILED:
             super().add_wrapper_with_key(wrapper_type, key, wrapper)
             return

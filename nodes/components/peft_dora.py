@@ -16,7 +16,7 @@ from torch import Tensor
 _NAMES = ("lora_magnitude_vector", "lora_magnitude_vector.weight", "lora_magnitude_vector.default.weight")
 
 
-class MagnitudeAdapter(LoRAAdapter):  # type: ignore[misc]
+class MagnitudeAdapter(LoRAAdapter):
     """An up and a down matrix, and the length of every row of the weight that they are added to."""
 
     magnitude: Tensor
@@ -36,7 +36,7 @@ class MagnitudeAdapter(LoRAAdapter):  # type: ignore[misc]
         return adapter
 
 
-class _Decomposed(LoRAAdapter):  # type: ignore[misc]
+class _Decomposed(LoRAAdapter):
     """magnitude * (weight + delta) / |weight + delta|, row by row (Liu et al. 2024, equation 5; PEFT's dora.py)."""
 
     def __init__(self, plain: MagnitudeAdapter) -> None:

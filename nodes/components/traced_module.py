@@ -126,7 +126,7 @@ class TracedModule(Component):
 
     @contextmanager
     def _with_foreign(self, core: Any, foreign: list[Callable[..., Any]]) -> Iterator[None]:
-        """Within it core's module has the methods of other nodes. Raises _KeepsValues where these, being traced, change.
+        """Within it core's module has other nodes' methods. Raises _KeepsValues where these, being traced, change.
 
         foreign: functions of other nodes that are traced; none where they are really called.
         """

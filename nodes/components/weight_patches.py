@@ -152,7 +152,11 @@ def _recipe(weights: WeightSet, name: str, patches: Iterable[Patch]) -> str:
 def _described(value: Any) -> Any:
     """A patch as text and digests."""
     if isinstance(value, Tensor):
-        return [list(value.shape), str(value.dtype), sha256(value.detach().float().contiguous().numpy().data).hexdigest()]
+        return [
+            list(value.shape),
+            str(value.dtype),
+            sha256(value.detach().float().contiguous().numpy().data).hexdigest(),
+        ]
     if isinstance(value, (list, tuple)):
         return [_described(each) for each in value]
     if isinstance(value, dict):

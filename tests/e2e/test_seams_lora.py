@@ -171,7 +171,9 @@ def test_lora_of_one_prompt_by_hook(models: tuple[Any, Any]) -> None:
 def test_patches_of_a_schedule_change_in_the_middle_of_sampling(models: tuple[Any, Any]) -> None:
     """Create Hook LoRA with keyframes: a branch and a weight computed anew, whose strength goes from one to another."""
     name = "lora_unet_double_blocks_0_img_attn_qkv"
-    hadamard = {f"{name}.hada_w{n}_{side}": pair(4, 3 * HIDDEN, HIDDEN, n)[side == "b"] for n in (1, 2) for side in "ab"}
+    hadamard = {
+        f"{name}.hada_w{n}_{side}": pair(4, 3 * HIDDEN, HIDDEN, n)[side == "b"] for n in (1, 2) for side in "ab"
+    }
     hooks = comfy.hooks.create_hook_lora(kohya() | hadamard, strength_model=0.9, strength_clip=0.0)
     keyframes = comfy.hooks.HookKeyframeGroup()
     for strength, start in ((1.0, 0.0), (0.3, 0.5)):

@@ -83,7 +83,7 @@ NODES = (
     Node("TCFG", "tcfg", "SD15"),
     Node("APG", "apg", "SD15", {"eta": 0.5, "norm_threshold": 5.0, "momentum": 0.5}),
     Node("FreSca", "fresca", "SD15", {"scale_low": 1.0, "scale_high": 1.6, "freq_cutoff": 4}),
-    Node("Epsilon Scaling", "eps", "SD15", {"scaling_factor": 1.05}),
+    Node("Epsilon Scaling", "eps", "SD15", {"scaling_factor": 1.1}),
     Node("PatchModelAddDownscale", "model_downscale", "SD15", {
         "block_number": 1, "downscale_factor": 2.0, "start_percent": 0.0, "end_percent": 0.6,
         "downscale_after_skip": True, "downscale_method": "bicubic", "upscale_method": "bicubic"}),

@@ -1,4 +1,4 @@
-"""All kinds of weight patches that core takes, in all its names for a layer: the weights that we compute with are core's.
+"""All kinds of weight patches of core, in all its names for a layer: the weights that are computed with are core's.
 
 What is compared is what counts: a weight of the file with its branches added, or the array in its place. Some of the
 patches are then sampled with, by the runner.
@@ -103,7 +103,11 @@ def oft(x: str, shape: torch.Size) -> Lora:
 
 def boft(x: str, shape: torch.Size) -> Lora:
     blocks = 0.1 * random(2, shape[0] // 4, 4, 4)
-    return {f"{x}.oft_blocks": blocks, f"{x}.alpha": tensor(0.5), f"{x}.rescale": 1 + 0.1 * random(shape[0], *shape[1:])}
+    return {
+        f"{x}.oft_blocks": blocks,
+        f"{x}.alpha": tensor(0.5),
+        f"{x}.rescale": 1 + 0.1 * random(shape[0], *shape[1:]),
+    }
 
 
 def glora(x: str, shape: torch.Size) -> Lora:

@@ -160,7 +160,13 @@ def test_digest_tells_patches_apart() -> None:
         (entry(("diff", (torch.ones(3),))), "norm.weight", "type diff and does not fit .* MISMATCH"),
         (entry(("set", (torch.ones(3),))), "layer.bias", "type set and does not fit"),
         (entry([(torch.ones(3, 4), lambda x, **_: x)]), "layer.weight", "type merge and does not fit"),
-        (entry(adapter(2), ), "norm.weight", "type lora and does not fit"),
+        (
+            entry(
+                adapter(2),
+            ),
+            "norm.weight",
+            "type lora and does not fit",
+        ),
         (entry(adapter(2, _5=[4, 4])), "layer.weight", "type lora and does not fit"),
         (entry(adapter(2, rows=20)), "layer.weight", "made for a weight of 20 x 10, but this model's is 12 x 10"),
         (entry(adapter(2, rows=6), offset=(0, 8, 6)), "layer.weight", "reaches to row 14 .* this model's is 12 x 10"),

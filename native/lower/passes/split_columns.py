@@ -138,7 +138,9 @@ def _part_of_concat(rewriting: Rewriting, index: int, columns: Columns) -> int |
     before = b[left].ne[0]
     if concat.dim != 0 or first < before < last:
         return None
-    return _part(rewriting, left, columns) if last <= before else _part(rewriting, right, (first - before, last - before))
+    return (
+        _part(rewriting, left, columns) if last <= before else _part(rewriting, right, (first - before, last - before))
+    )
 
 
 def _part_of_pad(rewriting: Rewriting, index: int, columns: Columns) -> int | None:
