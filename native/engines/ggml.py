@@ -48,7 +48,8 @@ class GgmlModel(Model):
                 return known
             with _uncollected():
                 traced = self.traced((key, shapes, tuple(self._reshaped.items())), function, inputs)
-                turned = {name: each.rotation for name, each in self.weights.parameters.items()}
+                arrays = self.weights.arrays
+                turned = {n: each.rotation for n, each in self.weights.parameters.items() if n not in arrays}
                 types = {
                     name: WeightType(type_, shape, turned.get(name, 0))
                     for name, (shape, type_) in self.weights.shapes().items()

@@ -20,7 +20,8 @@ from .weight_file import FileTensor, WeightFile, WeightFileError
 LARGEST = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0}
 LARGEST_F16 = 65504.0
 ARRAY_TYPES = {"float32": "F32", "float16": "F16"}
-_STAYS = 1 << 20  # bytes: a parameter up to this size stays loaded beside the array that takes its place
+# Bytes: a parameter up to this size, which is never streamed, stays loaded beside the array that takes its place.
+_STAYS = 64 << 10
 
 
 @dataclass(frozen=True, eq=False)

@@ -237,7 +237,9 @@ def weights_of(
             f"{next(iter(computed))}: {nbytes / MIB:,.0f} MiB would have to be converted. Use a file in the model's "
             "original layout, or a GGUF file."
         )
-    arrays: dict[str, Array] = {key: recording.values(tensor).to(torch.float32).numpy() for key, tensor in computed.items()}
+    arrays: dict[str, Array] = {
+        key: recording.values(tensor).to(torch.float32).numpy() for key, tensor in computed.items()
+    }
     arrays |= {key: tensor.detach().float().numpy() for key, tensor in own.items()}
     for part in core.modules():
         for key, parameter in part._parameters.items():
