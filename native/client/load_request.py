@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
-
 from ..placement import CPU, Placement
 from ..program import Program
-from ..weights.weight_set import ARRAY_TYPES, WeightSet, described_in_bytes
+from ..weights.weight_set import ARRAY_TYPES, Array, WeightSet, array_digest, described_in_bytes
 from ..wire.messages import (
     ArrayDescription,
     DeviceInfo,
@@ -48,19 +45,19 @@ class Supplies:
         return LoadRequest(self.weights.digest, self.placement, self._described[0])
 
     @property
-    def arrays(self) -> Mapping[str, np.ndarray]:
+    def arrays(self) -> Mapping[str, Array]:
         """The arrays of the weight set, by the digest of their content."""
         return self._described[1]
 
     @cached_property
-    def _described(self) -> tuple[WeightsDescription, dict[str, np.ndarray]]:
+    def _described(self) -> tuple[WeightsDescription, dict[str, Array]]:
         return described(self.weights)
 
 
-def described(weights: WeightSet) -> tuple[WeightsDescription, dict[str, np.ndarray]]:
+def described(weights: WeightSet) -> tuple[WeightsDescription, dict[str, Array]]:
     """The description of a weight set, and the arrays it names by the digest of their content."""
-    arrays = {name: np.ascontiguousarray(array) for name, array in weights.arrays.items()}
-    digests = {name: _digest(array) for name, array in arrays.items()}
+    arrays = weights.arrays
+    digests = {name: array_digest(array) for name, array in arrays.items()}
     description = WeightsDescription(
         weights.name,
         weights.files,
@@ -93,9 +90,3 @@ def _request(step: Step) -> DryRunStepRequest:
     if step.do == "estimate":
         return EstimateRequest(step.weights.name, placement, step.program.digest)
     return RunRequest(digest, placement, step.program.digest, {}, 0)
-
-
-def _digest(array: np.ndarray) -> str:
-    content = hashlib.sha256(json.dumps([array.dtype.str, array.shape]).encode())
-    content.update(array.data)
-    return content.hexdigest()

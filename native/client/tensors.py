@@ -8,6 +8,7 @@ import numpy as np
 
 from ..errors import RunnerError
 from ..program import Program, Tensor
+from ..weights import content
 from ..wire.messages import ArrayRequest, RunRequest
 from ..wire.shared_memory import Arena, layout
 from .load_request import Supplies
@@ -36,7 +37,7 @@ def write_inputs(supplies: Supplies, program: Program, inputs: dict[str, np.ndar
 
 def write_array(supplies: Supplies, digest: str, arena: Arena) -> ArrayRequest:
     """Copy an array of a weight set to the start of the arena, and request its upload."""
-    array = supplies.arrays[digest]
+    array = content(supplies.arrays[digest])
     arena.reserve(array.nbytes)
     np.frombuffer(arena.memory, array.dtype, array.size)[:] = array.reshape(-1)
     return ArrayRequest(supplies.placement.device, digest, array.nbytes, arena.size)

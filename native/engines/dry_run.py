@@ -143,8 +143,8 @@ class DryRunModel(GgmlModel):
     def counted(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> _Counted:
         """As GgmlModel.lowered, once for all plans of the same files, shapes and options."""
         shapes = tuple((name, tuple(x.shape), x.dtype) for name, x in inputs.items())
-        ranks = tuple((name, branch.down.shape[0]) for name, branch in self._branches.items())
-        whole = (self.file_weights.digest, self.options, key, shapes, ranks)
+        types = tuple((name, str(each.dtype)) for name, each in self.weights.arrays.items())
+        whole = (self.file_weights.digest, self.options, key, shapes, self._patched, types)
         known = _programs.get(whole, inputs)
         if known is None:
             with _disable_current_modes():  # a guard of sizes would count tensors that a trace only imagines

@@ -41,21 +41,21 @@ class GgmlModel(Model):
         key: every value that steers a branch in `function`, apart from those in the inputs, which a trace notes.
         Raises TraceError and LowerError.
         """
-        ranks = {name: branch.down.shape[0] for name, branch in self._branches.items()}
         shapes = tuple((name, tuple(x.shape), x.dtype) for name, x in inputs.items())
         with self._lock:
-            known = self._programs.get((key, shapes, tuple(ranks.items())), inputs)
+            known = self._programs.get((key, shapes, self._patched), inputs)
             if known is not None:
                 return known
             with _uncollected():
-                traced = self.traced((key, shapes), function, inputs)
-                turned = {name: each.rotation for name, each in self.weights.parameters.items()}
+                traced = self.traced((key, shapes, tuple(self._reshaped.items())), function, inputs)
+                arrays = self.weights.arrays
+                turned = {n: each.rotation for n, each in self.weights.parameters.items() if n not in arrays}
                 types = {
                     name: WeightType(type_, shape, turned.get(name, 0))
                     for name, (shape, type_) in self.weights.shapes().items()
                 }
-                lowered = lower(traced, types, self.options, ranks)
-            return self._programs.put((key, shapes, tuple(ranks.items())), lowered)
+                lowered = lower(traced, types, self.options, self._branches)
+            return self._programs.put((key, shapes, self._patched), lowered)
 
     def traced(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Trace:
         """The trace of a function; key: as for `lowered`, and the inputs' shapes. Raises TraceError."""

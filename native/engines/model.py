@@ -4,24 +4,48 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
+from ..lower import Branch
 from ..placement import Placement, as_placement
-from ..weights import WeightSet
+from ..weights import Array, WeightSet
+from ..weights.weight_set import ARRAY_TYPES
 
 Function = Callable[[torch.nn.Module, dict[str, torch.Tensor]], torch.Tensor | tuple[torch.Tensor, ...]]
 
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """A low-rank branch beside a weight [out, in]: down [rank, in], up [out, rank] with the strength in it."""
+    """A low-rank branch beside rows and columns of a weight: down [rank, columns], up [rows, rank].
+
+    Both are of one type, float32 or float16, and the strength is in them. row, column: of the weight, the first one.
+    """
 
     down: np.ndarray
     up: np.ndarray
+    row: int = 0
+    column: int = 0
+
+    @property
+    def branch(self) -> Branch:
+        """What a program hangs on."""
+        (rank, columns), rows = self.down.shape, self.up.shape[0]
+        return Branch(ARRAY_TYPES[str(self.down.dtype)], rank, self.row, rows, self.column, columns)
+
+
+@dataclass(frozen=True, eq=False)
+class Patches:
+    """What is changed in a model, by parameter name: branches beside weights, and arrays in the place of weights.
+
+    An array may have another shape than the weight, as an input layer has that takes more channels.
+    """
+
+    branches: Mapping[str, Sequence[LowRank]] = field(default_factory=dict)
+    weights: Mapping[str, Array] = field(default_factory=dict)
 
 
 class Model(ABC):
@@ -36,18 +60,35 @@ class Model(ABC):
         self.file_weights = weights
         self.weights = weights
         self.placement = as_placement(placement)
-        self._branches: Mapping[str, LowRank] = {}
+        self._branches: Mapping[str, tuple[Branch, ...]] = {}
+        self._reshaped: Mapping[str, tuple[int, ...]] = {}
         self._lock = threading.RLock()
 
-    def set_branches(self, branches: Mapping[str, LowRank]) -> None:
-        """Put low-rank branches beside weights, by parameter name; an empty mapping takes them all away."""
+    def set_patches(self, patches: Patches) -> None:
+        """Change the model so, instead of as before."""
         with self._lock:
-            self._branches = dict(branches)
-            arrays = {}
-            for name, branch in branches.items():
-                arrays[f"{name}.lora_down"] = np.ascontiguousarray(branch.down, np.float32)
-                arrays[f"{name}.lora_up"] = np.ascontiguousarray(branch.up, np.float32)
+            self._branches = {name: tuple(each.branch for each in found) for name, found in patches.branches.items()}
+            arrays = dict(patches.weights)
+            for name, found in patches.branches.items():
+                for number, (each, branch) in enumerate(zip(found, self._branches[name], strict=True)):
+                    arrays |= dict(zip(branch.names(name, number), (each.down, each.up), strict=True))
             self.weights = self.file_weights.with_arrays(arrays) if arrays else self.file_weights
+            self._reshape({name: array.shape for name, array in patches.weights.items()})
+
+    @property
+    def _patched(self) -> Hashable:
+        """What the trace and the program hang on besides the weights of the file."""
+        return tuple(self._branches.items()), tuple(self._reshaped.items())
+
+    def _reshape(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Give parameters of the module these shapes, and all others those of the file."""
+        held = self.file_weights.shapes()
+        changed = {name: shape for name, shape in sorted(shapes.items()) if shape != held[name][0]}
+        for name in self._reshaped.keys() | changed.keys():
+            path, _, last = name.rpartition(".")
+            shaped = torch.empty(changed.get(name, held[name][0]), device="meta")
+            setattr(self.module.get_submodule(path), last, torch.nn.Parameter(shaped, requires_grad=False))
+        self._reshaped = changed
 
     @abstractmethod
     def run(

@@ -3,7 +3,7 @@
 from ..program.builder import LowerError
 from . import handlers
 from .host import Lowered
-from .lowering import LowerOptions, WeightType
+from .lowering import Branch, LowerOptions, WeightType
 from .walk import HandlerBug, lower
 
-__all__ = ["HandlerBug", "LowerError", "LowerOptions", "Lowered", "WeightType", "handlers", "lower"]
+__all__ = ["Branch", "HandlerBug", "LowerError", "LowerOptions", "Lowered", "WeightType", "handlers", "lower"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, TypeVar
@@ -58,6 +58,23 @@ class WeightType:
     rotation: int = 0  # columns that a Hadamard matrix has turned together; 0: none
 
 
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A low-rank product beside rows and columns of a weight: matrices down [rank, columns] and up [rows, rank]."""
+
+    type: str  # of both matrices
+    rank: int
+    row: int  # the first
+    rows: int
+    column: int  # the first
+    columns: int
+
+    @staticmethod
+    def names(weight: str, number: int) -> tuple[str, str]:
+        """The names of the matrices, down and up, of the branch of this number beside a weight."""
+        return f"{weight}.lora_down.{number}", f"{weight}.lora_up.{number}"
+
+
 Made = int | Operand  # a tensor with the layout `layout(out)`, or a window in an order of its own
 Handler = Callable[..., Made | tuple[Made, ...]]  # one result, or one for each output
 HandlerType = TypeVar("HandlerType", bound=Handler)
@@ -85,12 +102,16 @@ class Lowering:
     """The state of one walk. Handlers ask it for operands and give it tensors."""
 
     def __init__(
-        self, trace: Trace, weights: Mapping[str, WeightType], options: LowerOptions, ranks: Mapping[str, int]
+        self,
+        trace: Trace,
+        weights: Mapping[str, WeightType],
+        options: LowerOptions,
+        branches: Mapping[str, Sequence[Branch]],
     ) -> None:
         self.trace = trace
         self.weights = weights
         self.options = options
-        self.ranks = ranks
+        self.branches = branches
         self.step: TracedOp | None = None
         self.constants = Constants(trace)
         self.weight_names = {window.storage: name for name, window in trace.weights.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -12,7 +12,7 @@ from ..trace.graph import Trace, TracedOp, windows_in
 from ..trace.record import decompose
 from .host import Lowered
 from .islands import island, part
-from .lowering import HANDLERS, Lowering, LowerOptions, Stage, WeightType
+from .lowering import HANDLERS, Branch, Lowering, LowerOptions, Stage, WeightType
 from .passes.fuse import fuse
 
 _FILLS = {
@@ -30,16 +30,15 @@ def lower(
     trace: Trace,
     weights: Mapping[str, WeightType],
     options: LowerOptions | None = None,
-    ranks: Mapping[str, int] | None = None,
+    branches: Mapping[str, Sequence[Branch]] | None = None,
 ) -> Lowered:
     """Lower a trace to a program.
 
-    weights: the types and shapes that the parameters have on the device; ranks: parameters with a low-rank branch, and
-    its rank; the branch's matrices are the weights `NAME.lora_down` [rank, in] and `NAME.lora_up` [out, rank].
+    weights: the types and shapes that the parameters have on the device; branches: beside parameters, by their names.
     Raises LowerError where an operation cannot be computed even by torch on the host, and HandlerBug where a handler
     fails, naming it, the model and the module.
     """
-    return walk(Lowering(trace, weights, options or LowerOptions(), ranks or {}))
+    return walk(Lowering(trace, weights, options or LowerOptions(), branches or {}))
 
 
 def walk(low: Lowering) -> Lowered:
@@ -82,6 +81,8 @@ def _step(low: Lowering, step: TracedOp) -> None:
     if stage < Stage.DEVICE:
         low.host_step(step, stage)
         return
+    if name != "linear" or low.weight_name(step.args[1]) is None:
+        _check_unbranched(low, read)
     function = HANDLERS.get(name) or (HANDLERS.get(name[:-1]) if name.endswith("_") else None)
     if function is None:
         _decomposed(low, step)
@@ -98,6 +99,17 @@ def _step(low: Lowering, step: TracedOp) -> None:
             f"{_where(low)}: a bug in the handler of {name} ({function.__module__}.{function.__qualname__}): "
             f"{type(error).__name__}: {error}. Please report the model and this line."
         ) from error
+
+
+def _check_unbranched(low: Lowering, read: Sequence[int]) -> None:
+    """Raise ValueError where a weight with branches is read by what would not add them."""
+    for name in low.branches:
+        window = low.trace.weights.get(name)
+        if window is not None and window.storage in read:
+            raise ValueError(
+                f"{_where(low)}: the LoRA on {name} cannot be computed beside this weight, which the model does not "
+                "multiply by as a whole. Remove the LoRA, or load the model with ComfyUI's own loader."
+            )
 
 
 def _decomposed(low: Lowering, step: TracedOp) -> None:

@@ -209,7 +209,7 @@ OPERATIONS: dict[str, Operation] = {
     "repeat": Operation(ne=None),
     "cast": Operation(Cast, type=_cast_type),
     "concat": Operation(Concat, (2, 2), _concat_ne, per_token=PerToken.ROWS),
-    "pad": Operation(Pad, ne=_pad_ne),
+    "pad": Operation(Pad, ne=_pad_ne, per_token=PerToken.ROWS),
     "set": Operation(Set, (2, 2)),
     "get_rows": Operation(sources=(2, 2), ne=_get_rows_ne, type=_f32),  # a table, and the numbers of its rows
     "upscale": Operation(Upscale, ne=None),

@@ -1,7 +1,8 @@
 """Traces a torch module: the list of aten operations that it performs, with no weights in memory."""
 
 from .graph import Question, Trace, TracedOp, Window
+from .one_step import as_one_step
 from .questions import TraceError, hold
 from .record import trace
 
-__all__ = ["Question", "Trace", "TraceError", "TracedOp", "Window", "hold", "trace"]
+__all__ = ["Question", "Trace", "TraceError", "TracedOp", "Window", "as_one_step", "hold", "trace"]

@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from .apart import Refused, naming
 from .graph import Question, Trace, TracedOp, Window
 from .kept_state import unchanged
+from .one_step import recording
 from .questions import TraceError, ask, code_of, model_code, model_frame
 from .recorder import Recorder
 from .rows import ChosenRows
@@ -108,7 +109,7 @@ class _AtomicMode(TorchFunctionMode):
             if rows is not None:
                 return rows
         atomic = _ATOMIC.get(func)
-        if atomic is None:
+        if atomic is None or not self.operations.active:
             return func(*args, **kwargs)
         name, layout = atomic
         with self.operations.paused():
@@ -161,6 +162,16 @@ class _OperationMode(TorchDispatchMode):
             yield
         finally:
             self.active = before
+
+    @contextlib.contextmanager
+    def silent(self) -> Iterator[None]:
+        """As `paused`; what asks for a value raises torch's own exception."""
+        before, self.answers = self.answers, None
+        try:
+            with self.paused():
+                yield
+        finally:
+            self.answers = before
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -326,7 +337,8 @@ def trace(
         answers.rows.unrecorded = operations.paused
         replaced = {f"module.{name}": tensor for name, tensor in weights.items()}
         with (
-            unchanged(module), _module_paths(module, recorder), operations, _AtomicMode(recorder, operations),
+            unchanged(module), _module_paths(module, recorder), recording(recorder, operations.silent), operations,
+            _AtomicMode(recorder, operations),
         ):  # fmt: skip
             try:
                 result = torch.func.functional_call(_Callable(module, function), replaced, (fakes,))

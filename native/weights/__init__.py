@@ -6,10 +6,22 @@ from .identify import Kind, identify
 from .names import clip_l, t5
 from .runs import Run, StoredTensor
 from .weight_file import FileTensor, WeightFile, WeightFileError
-from .weight_set import Parameter, WeightSet, check_unchanged, load_type, mappable
+from .weight_set import (
+    Array,
+    ComputedArray,
+    Parameter,
+    WeightSet,
+    array_digest,
+    check_unchanged,
+    content,
+    load_type,
+    mappable,
+)
 
 __all__ = [
     "PIECE",
+    "Array",
+    "ComputedArray",
     "FileTensor",
     "Kind",
     "Parameter",
@@ -19,8 +31,10 @@ __all__ = [
     "WeightFile",
     "WeightFileError",
     "WeightSet",
+    "array_digest",
     "check_unchanged",
     "clip_l",
+    "content",
     "convert",
     "identify",
     "load_type",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,47 @@ from .weight_file import FileTensor, WeightFile, WeightFileError
 LARGEST = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0}
 LARGEST_F16 = 65504.0
 ARRAY_TYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16"}  # numpy has no BF16
+# Bytes: a parameter up to this size, which is never streamed, stays loaded beside the array that takes its place.
+_STAYS = 64 << 10
+
+
+@dataclass(frozen=True, eq=False)
+class ComputedArray:
+    """An array that is computed each time its content is needed, such as a weight that a patch has changed.
+
+    dtype: float32 or float16. recipe: text that is the same for the same content. compute: the content, of that shape
+    and type.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    recipe: str
+    compute: Callable[[], np.ndarray] = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the content."""
+        return self.size * self.dtype.itemsize
+
+
+Array = np.ndarray | ComputedArray
+
+
+def content(array: Array) -> np.ndarray:
+    """The content of an array of a weight set, without gaps; raises what computing it does."""
+    return np.ascontiguousarray(array.compute() if isinstance(array, ComputedArray) else array)
+
+
+def array_digest(array: Array) -> str:
+    """SHA-256 of type, shape and content, or of what the content is computed from."""
+    digest = hashlib.sha256(json.dumps([array.dtype.str, array.shape]).encode())
+    digest.update(array.recipe.encode() if isinstance(array, ComputedArray) else np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def load_type(stored: str, shape: tuple[int, ...], scale: float = 1.0, matrix: str | None = None) -> str:
@@ -141,33 +183,34 @@ class WeightSet:
     name: str  # for messages
     parameters: dict[str, Parameter] = field(repr=False)
     files: tuple[tuple[str, int, int], ...]  # path, size in bytes, mtime in ns
-    arrays: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    arrays: dict[str, Array] = field(default_factory=dict, repr=False)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the content: equal for the same tensors of the same unchanged files and the same arrays."""
-        content = hashlib.sha256()
-        content.update(described_in_bytes(self.files, self.parameters.values()))
+        digest = hashlib.sha256()
+        digest.update(described_in_bytes(self.files, self.parameters.values()))
         for name in sorted(self.arrays):
-            array = self.arrays[name]
-            content.update(json.dumps([name, array.dtype.str, array.shape]).encode())
-            content.update(np.ascontiguousarray(array).data)
-        return content.hexdigest()
+            digest.update(json.dumps([name, array_digest(self.arrays[name])]).encode())
+        return digest.hexdigest()
 
     def shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape (torch order) and loaded ggml type of every parameter, by name."""
         stored = {name: (parameter.shape, parameter.type) for name, parameter in self.parameters.items()}
         return stored | {name: (array.shape, ARRAY_TYPES[str(array.dtype)]) for name, array in self.arrays.items()}
 
-    def with_arrays(self, arrays: Mapping[str, np.ndarray]) -> WeightSet:
+    def with_arrays(self, arrays: Mapping[str, Array]) -> WeightSet:
         """A copy of the set in which these arrays (as `arrays` has them) replace or add parameters.
 
+        A small parameter stays in the set, so that the runner does not load the files anew for a changed bias.
         Raises TypeError for an array of another type.
         """
         for name, array in arrays.items():
             if str(array.dtype) not in ARRAY_TYPES:
                 raise TypeError(f"the array {name} is {array.dtype}; a weight set holds float32 and float16 arrays")
-        kept = {name: parameter for name, parameter in self.parameters.items() if name not in arrays}
+        kept = {
+            name: each for name, each in self.parameters.items() if name not in arrays or each.weight_bytes <= _STAYS
+        }
         return replace(self, parameters=kept, arrays=self.arrays | dict(arrays))
 
     def require(self, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -39,6 +39,8 @@ def attention(
     if not skip_reshape:
         channels = q.shape[-1] // heads
         q, k, v = (x.flatten(2) for x in (q, k, v))  # core's takes heads as a dimension of their own too
+        # core's view: where a node has cut the queries into tiles, keys and values are cut into as many runs of tokens
+        k, v = (x if x.shape[0] == q.shape[0] else x.reshape(q.shape[0], -1, x.shape[-1]) for x in (k, v))
         q, k, v = (x.reshape(*x.shape[:2], x.shape[2] // channels, channels).transpose(1, 2) for x in (q, k, v))
     if mask is not None and mask.ndim == 2:
         mask = mask[None]

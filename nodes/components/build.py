@@ -16,7 +16,7 @@ import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ...native.placement import MIB
-from ...native.weights import Parameter, WeightFile, WeightFileError, WeightSet
+from ...native.weights import Array, Parameter, WeightFile, WeightFileError, WeightSet
 from ...native.weights.identify import ADAPTERS, another_kind, identify
 from .component import MetaOperations
 from .llama_layout import in_transformers_layout, with_towers
@@ -247,7 +247,9 @@ def weights_of(
             f"{next(iter(computed))}: {nbytes / MIB:,.0f} MiB would have to be converted. Use a file in the model's "
             "original layout, or a GGUF file."
         )
-    arrays = {key: recording.values(tensor).to(torch.float32).numpy() for key, tensor in computed.items()}
+    arrays: dict[str, Array] = {
+        key: recording.values(tensor).to(torch.float32).numpy() for key, tensor in computed.items()
+    }
     arrays |= {key: tensor.detach().float().numpy() for key, tensor in own.items()}
     for part in core.modules():
         for key, parameter in part._parameters.items():

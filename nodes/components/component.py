@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +13,12 @@ from torch import Tensor
 from ...native.errors import NotFinite
 from ...native.lower import LowerOptions
 from ...native.placement import CPU, Placement
-from ...native.weights import WeightSet
+from ...native.weights import Array, WeightSet
 from .host import current_host
 from .lifetime import LoadedWeights
+from .lora import check, patches_of
 from .not_finite import explained
+from .weight_patches import Patch, patched
 
 F16_OVERFLOW_SCALE = 64.0  # brings activations of 4 million within F16 and leaves those of 0.004 their full precision
 Function = Callable[[torch.nn.Module, dict[str, Tensor]], Tensor | tuple[Tensor, ...]]
@@ -78,6 +80,12 @@ class Component(torch.nn.Module):
         weights.require({name: tuple(tensor.shape) for name, tensor in self._names.items()})
         held = {name: found for name, found in weights.parameters.items() if name in self._names and name not in local}
         arrays = {name: array for name, array in weights.arrays.items() if name not in local}
+        self.local_weights = replace(
+            weights,
+            parameters={name: found for name, found in weights.parameters.items() if name in local},
+            arrays={name: array for name, array in weights.arrays.items() if name in local},
+        )
+        self.local_patches: Mapping[str, Array] = {}  # in the place of those that this process reads itself
         self.dtype = torch.float32
         # The CPU's kernel is faster on F32 than on what it would have to convert; on a GPU half the bytes count.
         kv_type = "F32" if placement.device == CPU else "F16"
@@ -114,6 +122,21 @@ class Component(torch.nn.Module):
         """Bring the weights to the device, with progress at the node; interruptible."""
         with self.host.engine_call(self.engine_model):
             self.loaded.load(self.host.progress(), self.host.is_interrupted)
+
+    def set_patches(self, named: Mapping[str, tuple[str, Sequence[Patch]]], widened: float) -> None:
+        """Change the weights so, instead of as before; named, widened: as for lora.patches_of. Raises LoRAError."""
+        shapes = self.local_weights.shapes()
+        here = {name: found for name, found in named.items() if name in shapes}
+        held = {name: found for name, found in named.items() if name not in here}
+        self.loaded.set_patches(patches_of(held, self.engine_model.module, self.engine_model.file_weights, widened))
+        self.local_patches = {
+            name: patched(self.local_weights, name, key, patches) for name, (key, patches) in here.items() if patches
+        }
+
+    def check_patch(self, key: str, name: str, patch: Patch, widened: float) -> None:
+        """Raise LoRAError unless the parameter `name` can take a patch; key, widened: as for lora.check."""
+        shapes = self.local_weights.shapes() | self.engine_model.file_weights.shapes()
+        check(key, patch, self.engine_model.module, name, torch.Size(shapes[name][0]), widened)
 
     def compute(self, key: Hashable, function: Function, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Run `function(module, inputs)` in its engine, until the host is interrupted.

@@ -14,9 +14,6 @@ from ...native.weights import WeightSet
 from .component import layers_elsewhere
 from .traced_module import TracedModule
 
-# Functions of other nodes that would have to run inside the model, between its layers.
-REFUSED = ("patches", "patches_replace", "optimized_attention_override")
-
 
 class DiffusionModule(TracedModule):
     """Stands for a core diffusion model such as comfy.ldm.flux.model.Flux."""
@@ -54,13 +51,6 @@ class DiffusionModule(TracedModule):
         """Core's `_forward`, computed by the engine."""
         return self.call("_forward", args, kwargs)
 
-    def call(self, name: str, args: Any, kwargs: Any) -> Any:
-        """As TracedModule; raises NotImplementedError for functions of other nodes inside the model."""
-        refuse(kwargs.get("transformer_options") or {})
-        for value in args:
-            refuse(value if isinstance(value, dict) else {})
-        return super().call(name, args, kwargs)
-
 
 @cache
 def _posing(core: type[torch.nn.Module]) -> Callable[[DiffusionModule], torch.nn.Module]:
@@ -74,20 +64,6 @@ def _posing(core: type[torch.nn.Module]) -> Callable[[DiffusionModule], torch.nn
             return getattr(object.__getattribute__(self, "_module"), name)
 
     return Posing
-
-
-def refuse(options: dict[str, Any]) -> None:
-    """Raise NotImplementedError naming the functions of other nodes that a traced model cannot call."""
-    for name in REFUSED:
-        value = options.get(name)
-        if isinstance(value, dict):
-            value = ", ".join(str(kind) for kind, functions in value.items() if functions)
-        if value:
-            raise NotImplementedError(
-                f"A node in this workflow puts a function of its own into the model ({name}: {value}). "
-                "A GGML model runs in another process, where it cannot be called: remove that node, "
-                "or load the model with ComfyUI's own loader."
-            )
 
 
 class LayerShapes:

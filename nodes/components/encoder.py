@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -14,8 +14,9 @@ from torch.func import functional_call
 
 from ...native.engines.torch_cpu.weight_reader import array_values
 from ...native.placement import Placement
-from ...native.weights import Parameter, WeightSet, read_parameter, read_rows
+from ...native.weights import Array, Parameter, WeightSet, content, read_parameter, read_rows
 from .traced_module import TracedModule
+from .weight_patches import values_of
 
 _PROJECTION = "text_projection.weight"
 
@@ -23,19 +24,20 @@ _PROJECTION = "text_projection.weight"
 class TokenEmbedding:
     """Looks tokens up in the weight file: a prompt needs a few hundred rows of tens of thousands."""
 
-    def __init__(self, layer: torch.nn.Module, parameter: Parameter | np.ndarray) -> None:
-        """layer: core's, which may scale what it looks up. parameter: of a file, or the rows in memory."""
-        self.parameter = parameter
+    def __init__(self, layer: torch.nn.Module, table: Callable[[], Parameter | Array]) -> None:
+        """layer: core's, which may scale what it looks up. table: the rows, of a file or in memory."""
+        self.table = table
         self.weight = torch.empty(0)  # ComfyUI asks for its device
         self._layer = layer
 
     def __call__(self, tokens: Tensor, out_dtype: torch.dtype = torch.float32) -> Tensor:
         """tokens: [batch, tokens]. Returns [batch, tokens, channels]."""
         wanted = tokens.flatten().cpu().numpy()
-        if isinstance(self.parameter, np.ndarray):
-            rows = array_values(self.parameter[wanted]).float()
+        table = self.table()
+        if isinstance(table, Parameter):
+            rows = torch.from_numpy(read_rows(table, wanted))
         else:
-            rows = torch.from_numpy(read_rows(self.parameter, wanted))
+            rows = array_values(content(table)[wanted]).float()
         numbers = torch.arange(len(rows)).view(tokens.shape)
         return functional_call(self._layer, {"weight": rows}, numbers).to(tokens.device, out_dtype)
 
@@ -52,8 +54,10 @@ class EncoderModule(TracedModule):
         local = [name for name in (*names, _PROJECTION) if name in weights.shapes()]
         super().__init__(core, weights, placement, local, f16_overflow=True)
         self._local = {name: weights.parameters[name] for name in local if name in weights.parameters}
-        self._transposed = weights.arrays.get(_PROJECTION)  # as files in open_clip's names have it
-        self._embedding = TokenEmbedding(layer, self._local[names[0]] if self._local else weights.arrays[names[0]])
+        stored: Parameter | Array = self._local[names[0]] if names[0] in self._local else weights.arrays[names[0]]
+        transposed = weights.arrays.get(_PROJECTION)
+        self._transposed = None if transposed is None else content(transposed)  # as files in open_clip's names have it
+        self._embedding = TokenEmbedding(layer, lambda: self.local_patches.get(names[0], stored))
 
     def get_input_embeddings(self) -> TokenEmbedding:
         """The lookup of tokens."""
@@ -91,8 +95,14 @@ class PooledEncoder(EncoderModule):
         projected = pooled if self._projection is None else pooled @ self._projection.T.to(pooled)
         return x, intermediate, projected, pooled
 
-    @cached_property
+    @property
     def _projection(self) -> Tensor | None:
+        if _PROJECTION in self.local_patches:
+            return values_of(self.local_patches[_PROJECTION])
+        return self._projection_of_file
+
+    @cached_property
+    def _projection_of_file(self) -> Tensor | None:
         parameter = self._local.get(_PROJECTION)
         if self._transposed is not None:
             return torch.from_numpy(self._transposed)

@@ -6,12 +6,12 @@ import atexit
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from weakref import WeakSet, finalize
 
 from ...native.client import RunnerError
-from ...native.engines.model import LowRank, Model
+from ...native.engines.model import Model, Patches
 from ...native.llm.server_lifetime import unload_if_idle
 from ...native.llm.server_release import release_servers
 from ...native.placement import DISK
@@ -37,10 +37,10 @@ class LoadedWeights:
         """Whether it was loaded, and no set is left that no longer counts."""
         return self._loaded and not self._replaced
 
-    def set_branches(self, branches: Mapping[str, LowRank]) -> None:
-        """Put low-rank branches beside weights, by parameter name, instead of those that were there."""
+    def set_patches(self, patches: Patches) -> None:
+        """Change the model so, instead of as before."""
         before = self.model.weights.digest
-        self.model.set_branches(branches)
+        self.model.set_patches(patches)
         if self.model.weights.digest != before:
             self._replaced.append(before)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from ...native.engines.torch_cpu.weight_reader import array_values
 from ...native.errors import NotFinite
-from ...native.weights import WeightSet
+from ...native.weights import ComputedArray, WeightSet, content
 
 _VALUES = "values that are infinite or not a number (NaN)"
 
@@ -31,8 +31,8 @@ def explained(
                 "settings of this one, such as cfg and denoise."
             )
     for name, array in weights.arrays.items():
-        parameter, _, branch = name.rpartition(".")
-        if branch in ("lora_down", "lora_up") and not np.isfinite(array).all():
+        parameter, is_branch, _ = name.partition(".lora_")
+        if (is_branch or isinstance(array, ComputedArray)) and not array_values(content(array)).isfinite().all():
             return NotFinite(
                 f"A LoRA on {weights.name} holds {_VALUES}, for {parameter}. Its file is damaged, or its strength too "
                 "large: remove the LoRA loaders one by one to find it, and download its file again."

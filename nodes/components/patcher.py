@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from typing import Any
 
@@ -12,13 +13,20 @@ from comfy.patcher_extension import CallbacksMP
 
 from . import lora
 from .component import Component, components_of, layers_elsewhere
+from .foreign_functions import functions_in, reads
+
+_ANY = 1 << 62  # bytes
+_COMPILED = "torch.compile"  # the key of core's wrapper (comfy_api/torch_helpers/torch_compile.py)
+
+
+log = logging.getLogger(__name__)
 
 
 class ComponentPatcher(ModelPatcher):
     """A ModelPatcher for models that hold Components.
 
-    What ComfyUI would patch into weights becomes low-rank branches, handed over whenever this patcher is the one that
-    is loaded; clones share the weights in the runner.
+    What ComfyUI would patch into weights becomes low-rank branches, or weights computed anew, handed over whenever this
+    patcher is the one that is loaded; clones share the weights in the runner.
     """
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
@@ -34,7 +42,8 @@ class ComponentPatcher(ModelPatcher):
     def add_patches(self, patches: Any, strength_patch: float = 1.0, strength_model: float = 1.0) -> Any:
         """As ModelPatcher; raises LoRAError on the node that adds what cannot be honoured."""
         added = super().add_patches(patches, strength_patch, strength_model)
-        self._check(self.patches)
+        keys = {key if isinstance(key, str) else key[0] for key in added}
+        self._check({key: self.patches[key] for key in keys})
         return added
 
     def add_hook_patches(self, hook: Any, patches: Any, strength_patch: Any = 1.0, strength_model: Any = 1.0) -> Any:
@@ -47,6 +56,13 @@ class ComponentPatcher(ModelPatcher):
         """Raise LoRAError for a patch, taken over from another patcher, that cannot be honoured."""
         for patches in (self.patches, *self.hook_patches.values()):
             self._check(patches)
+
+    def add_wrapper_with_key(self, wrapper_type: str, key: str, wrapper: Any) -> None:
+        """As ModelPatcher; what would compile the model is left out, as torch has no part in computing it."""
+        if key != _COMPILED:
+            super().add_wrapper_with_key(wrapper_type, key, wrapper)
+            return
+        log.info("A GGML model is not compiled by torch: the node that asks for it changes nothing.")
 
     def set_injections(self, key: str, injections: Any) -> None:
         """Raises NotImplementedError: what is injected works on the model's layers."""
@@ -62,7 +78,7 @@ class ComponentPatcher(ModelPatcher):
         """Bring the weights to their device and make this patcher's LoRAs the ones that count."""
         if self.weight_wrapper_patches:
             raise lora.LoRAError("A GGML model cannot be trained: its weights are quantized and in another process.")
-        self._set_branches(None)
+        self._set_patches(None)
         self.current_hooks = None
         for _, module in components_of(self.model):
             module.load()
@@ -75,8 +91,12 @@ class ComponentPatcher(ModelPatcher):
         self.apply_hooks(self.forced_hooks, force_apply=True)
 
     def get_free_memory(self, device: Any) -> int:
-        """0: otherwise core computes several conditions at once where memory is free, and a step takes more of it."""
-        return 0
+        """0: otherwise core computes several conditions at once where memory is free, and a step takes more of it.
+
+        A function of another node may work on conditions that are computed at once, and have no effect on each alone.
+        """
+        functions = functions_in(self.model_options.get("transformer_options", {}))
+        return _ANY if any(reads(function, "cond_or_uncond") for function in functions) else 0
 
     def partially_unload(self, device_to: Any, memory_to_free: int = 0, force_patch_weights: bool = False) -> int:
         """Nothing: weights leave a device all together, in `detach`."""
@@ -99,7 +119,7 @@ class ComponentPatcher(ModelPatcher):
     def patch_hooks(self, hooks: comfy.hooks.HookGroup | None) -> None:
         """Take the LoRAs of these hooks besides the patcher's own; scheduled LoRAs change in the middle of sampling."""
         if hooks != self.current_hooks or hooks is not None:
-            self._set_branches(hooks)
+            self._set_patches(hooks)
         self.current_hooks = hooks
 
     def unpatch_hooks(self, whitelist_keys_set: set[str] | None = None) -> None:
@@ -117,20 +137,22 @@ class ComponentPatcher(ModelPatcher):
         for key, entries in patches.items():
             module, name = self._find(key)
             for entry in entries:
-                lora.check(key, entry, module.engine_model.module, name)
+                module.check_patch(key, name, entry, self._widened)
 
-    def _set_branches(self, hooks: comfy.hooks.HookGroup | None) -> None:
+    @property
+    def _widened(self) -> float:
+        """How many times as many channels the model takes as a latent has: a mask and a picture besides it."""
+        config = getattr(self.model, "model_config", None)
+        channels = (getattr(config, "unet_config", None) or {}).get("in_channels")
+        return channels / self.model.latent_format.latent_channels if isinstance(channels, int) else 1.0
+
+    def _set_patches(self, hooks: comfy.hooks.HookGroup | None) -> None:
         patches = defaultdict(list, {key: list(entries) for key, entries in self.patches.items()})
         for key, entries in self.get_combined_hook_patches(hooks).items():
             patches[key] += entries
         for prefix, module in components_of(self.model):
-            branches = {}
-            for key in filter(lambda key: key.startswith(prefix), patches):
-                name = key[len(prefix) :]
-                branch = lora.low_rank(patches[key], module.engine_model.module.get_parameter(name).shape)
-                if branch is not None:
-                    branches[name] = branch
-            module.loaded.set_branches(branches)
+            named = {key[len(prefix) :]: (key, patches[key]) for key in patches if key.startswith(prefix)}
+            module.set_patches(named, self._widened)
 
     def _find(self, key: str) -> tuple[Component, str]:
         for prefix, module in components_of(self.model):

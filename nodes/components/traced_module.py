@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -11,10 +14,14 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from ...native.trace import TraceError
+from . import foreign_functions
 from .attention_override import own_attention
 from .call_arguments import join, part
-from .component import Component
+from .component import Component, Function
+from .foreign_functions import Same
 
+_COMPUTED = ("_forward",)  # our methods that only have core's of the same name computed
 _TENSOR = object()  # where a result has a tensor
 # How the results of a call are nested: also of calls that another component of the same module has traced.
 _nestings: dict[Hashable, tuple[TreeSpec, list[Any]]] = {}
@@ -22,6 +29,17 @@ _nestings: dict[Hashable, tuple[TreeSpec, list[Any]]] = {}
 
 class _ReadsMore(Exception):
     """The module reads an option that its trace was not given."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Method:
+    """A method of core's module, computed by the engine."""
+
+    module: TracedModule
+    name: str
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module.call(self.name, args, kwargs)
 
 
 class _Options(dict[str, Any]):
@@ -52,6 +70,14 @@ class _Options(dict[str, Any]):
         return _Options(self, self._withheld, self._reads)
 
 
+class _KeepsValues(Exception):
+    """Functions of other nodes that are not as they were before they were traced."""
+
+    def __init__(self, functions: Sequence[Callable[..., Any]]) -> None:
+        super().__init__()
+        self.functions = functions
+
+
 class TracedModule(Component):
     """Stands for any module of core."""
 
@@ -60,6 +86,9 @@ class TracedModule(Component):
         super().__init__(*args, **kwargs)
         self._shapes = frozenset((name, tuple(tensor.shape)) for name, tensor in self._names.items())
         self._reads: set[str] = set()  # the names of the transformer_options that the module reads
+        self._methods: dict[str, Callable[..., Any]] = {}  # that other nodes have put in the place of the module's
+        self._islands: set[Same] = set()  # functions of other nodes that are called at every step
+        self._live: Mapping[str, Any] = {}  # the transformer_options of the call that is being computed
 
     def __getattr__(self, name: str) -> Any:
         """A setting of core's module, what stands for a layer, or a method, which the engine computes."""
@@ -69,14 +98,62 @@ class TracedModule(Component):
         value = getattr(core, name)
         if isinstance(value, torch.nn.Module):
             return self._layer(value, name)
-        return self._method(name) if inspect.ismethod(value) and value.__self__ is core else value
+        if not inspect.ismethod(value) or value.__self__ is not core:
+            return value
+        return self._methods.get(name) or self._method(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As torch.nn.Module's; a function in the place of a method of core's module takes part in its traces."""
+        if not self._is_method(name):
+            super().__setattr__(name, value)
+        elif isinstance(value, _Method) and value.module is self:
+            self._methods.pop(name, None)
+        else:
+            self._methods[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        """As torch.nn.Module's; core's own method counts again."""
+        if name in self.__dict__.get("_methods", ()):
+            del self._methods[name]
+        else:
+            super().__delattr__(name)
+
+    def _is_method(self, name: str) -> bool:
+        """Whether core's module has a method of this name that is none of ours."""
+        if "_methods" not in self.__dict__ or (hasattr(type(self), name) and name not in _COMPUTED):
+            return False
+        return inspect.ismethod(getattr(self.engine_model.module, name, None))
+
+    @contextmanager
+    def _with_foreign(self, core: Any, foreign: list[Callable[..., Any]]) -> Iterator[None]:
+        """Within it core's module has other nodes' methods. Raises _KeepsValues where these, being traced, change.
+
+        foreign: functions of other nodes that are traced; none where they are really called.
+        """
+        with foreign_functions.methods_replaced(core, self._methods, self):
+            if not foreign:
+                yield
+                return
+            before, module_before = [foreign_functions.kept_by(each) for each in foreign], self._kept_by(core)
+            with foreign_functions.restored(*foreign):
+                yield
+                after, module_after = [foreign_functions.kept_by(each) for each in foreign], self._kept_by(core)
+        changed = [each for each, old, new in zip(foreign, before, after, strict=True) if old != new]
+        if module_before != module_after:
+            raise foreign_functions.refusal(list(self._methods.values()), "keeps values in the model")
+        changed = [each for each in changed if Same(each) not in self._islands]
+        if changed:
+            raise _KeepsValues(changed)
+
+    def _kept_by(self, core: torch.nn.Module) -> Hashable:
+        return foreign_functions.kept_by_module(core) if self._methods else ()
 
     def _layer(self, layer: torch.nn.Module, name: str) -> Any:
         """The stand-in for a layer; raises NotImplementedError where nothing does."""
         return super().__getattr__(name)
 
     def _method(self, name: str) -> Callable[..., Any]:
-        return lambda *args, **kwargs: self.call(name, args, kwargs)
+        return _Method(self, name)
 
     def call(self, name: str, args: Any, kwargs: Any) -> Any:
         """A method of core's module or of a layer of it, computed by the engine.
@@ -88,13 +165,34 @@ class TracedModule(Component):
         bound = {} if open_ended else signature.bind(*args, **kwargs).arguments
         arguments = {"": args, **kwargs} if open_ended else bound | bound.pop("kwargs", {})
         options = arguments.pop("transformer_options", None)
+        self._live = options or {}
+        foreign = [*foreign_functions.functions_in(options or {}), *self._methods.values()]
+        if foreign:
+            self._reads |= set(foreign_functions.OPTIONS)
+            self._islands |= {Same(each) for each in foreign if foreign_functions.has_weights(each)}
         while True:
             try:
-                return self._computed(name, arguments, options)
+                return self._computed(name, arguments, options, foreign)
             except _ReadsMore:
                 continue
+            except _KeepsValues as error:
+                self._make_islands(error.functions, "keeps values from one step to the next")
+            except TraceError as error:
+                if not foreign:
+                    raise
+                self._make_islands(foreign, f"asks for values that the model computes ({error})")
 
-    def _computed(self, name: str, arguments: dict[str, Any], options: dict[str, Any] | None) -> Any:
+    def _make_islands(self, functions: Sequence[Callable[..., Any]], does: str) -> None:
+        """Have functions of other nodes called at every step; raises NotImplementedError where they already are."""
+        within = {Same(each) for each in (*self._methods.values(), *foreign_functions.around_blocks(self._live))}
+        more = {Same(each) for each in functions} - self._islands - within
+        if not more:
+            raise foreign_functions.refusal(functions, does)
+        self._islands |= more
+
+    def _computed(
+        self, name: str, arguments: dict[str, Any], options: dict[str, Any] | None, foreign: list[Callable[..., Any]]
+    ) -> Any:  # fmt: skip
         tensors: dict[str, Tensor] = {}
         given = None if options is None else {each: options[each] for each in sorted(self._reads) if each in options}
         structure = part({**arguments, "transformer_options": given}, "", tensors)
@@ -102,18 +200,29 @@ class TracedModule(Component):
         rounded = {
             at: x.dtype for at, x in tensors.items() if x.ndim == 1 and x.dtype in (torch.bfloat16, torch.float16)
         }
-        key = name, structure, tuple(rounded.items())
+        islands = frozenset(Same(each) for each in foreign) & self._islands
+        kept = foreign_functions.kept_by(*(each for each in foreign if Same(each) not in islands))
+        key = name, structure, tuple(rounded.items()), islands, tuple(self._methods), kept
 
         def function(core: Any, tensors: dict[str, Tensor]) -> tuple[Tensor, ...]:
             call = join(structure, {at: x.to(rounded.get(at, x.dtype)) for at, x in tensors.items()})
             own = call.pop("transformer_options")
-            if options is not None:
-                call["transformer_options"] = _Options(own, options.keys(), self._reads)
-            with own_attention():
+            traced = foreign_functions.is_traced(tensors)
+            if options is not None and not traced:
+                call["transformer_options"] = {**options, **own}
+            elif options is not None:
+                noted = partial(_Options, withheld=options.keys(), reads=self._reads)
+                call["transformer_options"] = noted(
+                    foreign_functions.for_a_trace(own, noted, islands, lambda: self._live)
+                )
+            with own_attention(), self._with_foreign(core, foreign if traced else []):
                 flat, nesting = tree_flatten(attrgetter(name)(core)(*call.pop("", ()), **call))
             _nestings[self._shapes, key] = nesting, [_TENSOR if isinstance(x, Tensor) else x for x in flat]
             return tuple(x for x in flat if isinstance(x, Tensor))
 
+        return self._nested(key, function, tensors)
+
+    def _nested(self, key: Hashable, function: Function, tensors: dict[str, Tensor]) -> Any:
         first = next((x for x in tensors.values() if x.is_floating_point()), torch.empty(0))
         results = iter(self.compute(key, function, tensors))
         nesting, leaves = _nestings[self._shapes, key]

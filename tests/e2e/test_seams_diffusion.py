@@ -202,21 +202,6 @@ def test_wrappers_of_other_nodes_run_inside_the_model(schnell: Models) -> None:
     assert calls[0] is schnell[0].model.diffusion_model
 
 
-def test_functions_inside_the_model_are_refused_by_name(schnell: Models) -> None:
-    patched = schnell[0].clone()
-    patched.set_model_attn1_patch(lambda *args, **kwargs: {})
-    with pytest.raises(NotImplementedError, match=r"patches: attn1_patch.*remove that node"):
-        sample(patched, empty())
-    replaced = schnell[0].clone()
-    replaced.set_model_patch_replace(lambda *args: {}, "dit", "double_block", 0)
-    with pytest.raises(NotImplementedError, match="patches_replace: dit"):
-        sample(replaced, empty())
-    overridden = schnell[0].clone()
-    overridden.model_options["transformer_options"]["optimized_attention_override"] = print
-    with pytest.raises(NotImplementedError, match="optimized_attention_override"):
-        sample(overridden, empty())
-
-
 def test_previews_see_every_step(schnell: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     import latent_preview
 

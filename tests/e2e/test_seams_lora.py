@@ -96,11 +96,27 @@ def encoder_lora() -> Lora:
         "lora_te1_text_model_encoder_layers_2_mlp_fc1": (random_models.CLIP["intermediate_size"], width),
         "lora_te2_encoder_block_1_layer_0_SelfAttention_v": (t5["d_kv"] * t5["num_heads"], t5["d_model"]),
     }
-    found: Lora = {}
+    found: Lora = {
+        "text_encoders.clip_l.transformer.text_model.final_layer_norm.diff": 0.3 * torch.randn(width),
+        "text_encoders.t5xxl.transformer.encoder.block.0.layer.1.DenseReluDense.wo.diff": 0.1
+        * torch.randn(t5["d_model"], t5["d_ff"]),
+    }
     for seed, (name, (rows, columns)) in enumerate(shapes.items()):
         up, down = pair(4, rows, columns, seed)
         found |= {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(4.0)}
     return found
+
+
+def tables_lora() -> Lora:
+    """Changes of what this process reads itself: tokens, and the projection of the pooled state."""
+    width = random_models.CLIP_WIDTH
+    tokens = torch.randn(49408, width, generator=torch.Generator().manual_seed(4))
+    up, down = pair(4, width, width, 5)
+    projection = "text_encoders.clip_l.transformer.text_projection"
+    return {
+        "text_encoders.clip_l.transformer.text_model.embeddings.token_embedding.diff": 0.3 * tokens,
+        f"{projection}.lora_up.weight": up, f"{projection}.lora_down.weight": down,
+    }  # fmt: skip
 
 
 def sample(model: Any, **options: Any) -> Tensor:
@@ -152,13 +168,22 @@ def test_lora_of_one_prompt_by_hook(models: tuple[Any, Any]) -> None:
     assert psnr(ours, sample(models[0])) < 40
 
 
-def test_what_is_no_plain_lora_is_refused_where_it_is_loaded(models: tuple[Any, Any]) -> None:
-    name = "lora_unet_double_blocks_0_img_attn_proj"
-    with_scale = {**kohya(), f"{name}.dora_scale": torch.ones(HIDDEN, 1)}
-    with pytest.raises(lora_module.LoRAError, match=r"diffusion_model\.double_blocks\.0\.img_attn\.proj\.weight.*DoRA"):
-        comfy.sd.load_lora_for_models(models[0], None, with_scale, 1.0, 0.0)
-    with pytest.raises(lora_module.LoRAError, match=r"diffusion_model\.img_in\.bias is of the type diff"):
-        comfy.sd.load_lora_for_models(models[0], None, {"diffusion_model.img_in.diff_b": torch.ones(HIDDEN)}, 1.0, 0.0)
+def test_patches_of_a_schedule_change_in_the_middle_of_sampling(models: tuple[Any, Any]) -> None:
+    """Create Hook LoRA with keyframes: a branch and a weight computed anew, whose strength goes from one to another."""
+    name = "lora_unet_double_blocks_0_img_attn_qkv"
+    hadamard = {
+        f"{name}.hada_w{n}_{side}": pair(4, 3 * HIDDEN, HIDDEN, n)[side == "b"] for n in (1, 2) for side in "ab"
+    }
+    hooks = comfy.hooks.create_hook_lora(kohya() | hadamard, strength_model=0.9, strength_clip=0.0)
+    keyframes = comfy.hooks.HookKeyframeGroup()
+    for strength, start in ((1.0, 0.0), (0.3, 0.5)):
+        keyframes.add(comfy.hooks.HookKeyframe(strength=strength, start_percent=start))
+    results = {}
+    for scheduled in (True, False):
+        hooks.set_keyframes_on_hooks(keyframes if scheduled else comfy.hooks.HookKeyframeGroup())
+        results[scheduled] = [sample(model, hooks=hooks.clone()) for model in models]
+        assert psnr(*results[scheduled]) >= 60
+    assert psnr(results[True][0], results[False][0]) < 50
 
 
 def test_bypass_loader_is_refused_where_it_reaches_for_layers(models: tuple[Any, Any], clips: tuple[Any, Any]) -> None:
@@ -176,8 +201,9 @@ def test_bypass_loader_is_refused_where_it_reaches_for_layers(models: tuple[Any,
 
 
 @pytest.mark.parametrize("strength", [0.6, 0.0])
-def test_embeddings_equal_those_of_patched_encoders(clips: tuple[Any, Any], strength: float) -> None:
-    ours, core = (comfy.sd.load_lora_for_models(None, clip, encoder_lora(), 0.0, strength)[1] for clip in clips)
+@pytest.mark.parametrize("lora", [encoder_lora(), tables_lora()], ids=["layers", "tables"])
+def test_embeddings_equal_those_of_patched_encoders(clips: tuple[Any, Any], lora: Lora, strength: float) -> None:
+    ours, core = (comfy.sd.load_lora_for_models(None, clip, lora, 0.0, strength)[1] for clip in clips)
 
     def encode(clip: Any) -> tuple[Tensor, Tensor]:
         return clip.encode_from_tokens(clip.tokenize("a red circle above a blue square"), return_pooled=True)
@@ -187,4 +213,5 @@ def test_embeddings_equal_those_of_patched_encoders(clips: tuple[Any, Any], stre
     assert relative_error(pooled, expected_pooled) <= 1e-5
     plain, plain_pooled = encode(clips[0])
     changed = relative_error(embeddings, plain), relative_error(pooled, plain_pooled)
-    assert (min(changed) > 1e-2) if strength else (max(changed) == 0.0)
+    tables = len(lora) == len(tables_lora())  # which T5 has none of
+    assert (changed[1] > 1e-2 and (tables or changed[0] > 1e-2)) if strength else (max(changed) == 0.0)

@@ -117,7 +117,7 @@ def test_unknown_operation_is_named() -> None:
 
 def test_low_rank_branch(place: Place, runner: Runner) -> None:
     """A LoRA beside the weight gives what adding it to the weight gives."""
-    from native.engines.model import LowRank
+    from native.engines.model import LowRank, Patches
 
     case = next(case for case in CASES if case.name == "linear")
     inputs = _inputs(case, False)
@@ -127,9 +127,9 @@ def test_low_rank_branch(place: Place, runner: Runner) -> None:
     weights = WeightSet("a case", {}, (), {name: p.numpy().copy() for name, p in real.named_parameters()})
     model = GgmlModel(Parameters(case.parameters, "meta"), weights, place.device, None, runner)
     before = model.run(0, case.function, inputs)
-    model.set_branches({"w": branch})
+    model.set_patches(Patches({"w": [branch]}))
     results = model.run(0, case.function, inputs)
     real.w.data += torch.from_numpy(branch.up @ branch.down)
     assert _error(results, (case.function(real, inputs),)) <= place.exact
-    model.set_branches({})
+    model.set_patches(Patches())
     assert torch.equal(model.run(0, case.function, inputs)[0], before[0])

@@ -10,7 +10,7 @@ import torch
 
 from native.client import Runner
 from native.engines.ggml import GgmlModel
-from native.engines.model import LowRank
+from native.engines.model import LowRank, Patches
 from native.lower import LowerOptions
 from native.placement import DEVICE, Placement
 
@@ -80,11 +80,20 @@ def test_parts_of_a_low_rank_branch(place: Place, runner: Runner) -> None:
         name = f"{place_of}.weight"
         rows, columns = real.get_parameter(name).shape
         down, up = rng.normal(size=(4, columns)) * columns**-0.5, rng.normal(size=(rows, 4)) * 0.2
-        branches[name] = LowRank(down.astype("f4"), up.astype("f4"))
+        branches[name] = [LowRank(down.astype("f4"), up.astype("f4"))]
+    name, hidden = "single_blocks.1.linear1.weight", real.get_parameter("single_blocks.1.linear1.weight").shape[1]
+    for row, rows in ((0, hidden), (2 * hidden, hidden), (hidden // 2, 2 * hidden)):  # queries, values, and across
+        down, up = rng.normal(size=(4, hidden // 2)) * hidden**-0.5, rng.normal(size=(rows, 4)) * 0.2
+        each = LowRank(down.astype("f2"), up.astype("f2"), row, hidden // 2 if row else 0)
+        branches.setdefault(name, []).append(each)
     model = GgmlModel(case.build("meta").eval(), in_memory(real), place.device, PARTS, runner)
-    model.set_branches(branches)
+    model.set_patches(Patches(branches))
     results = model.run(case.name, case.function, inputs)
     model.unload()
-    for name, branch in branches.items():
-        real.get_parameter(name).data += torch.from_numpy(branch.up @ branch.down)
+    for name, found in branches.items():
+        for each in found:
+            (rank, columns), rows = each.down.shape, each.up.shape[0]
+            assert rank == 4
+            part = real.get_parameter(name).data[each.row : each.row + rows, each.column : each.column + columns]
+            part += torch.from_numpy(each.up.astype("f4") @ each.down.astype("f4"))
     assert worst(results, reference(real, case, inputs)) <= max(2e-3, place.gelu)

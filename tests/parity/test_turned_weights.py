@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from native.engines.ggml import GgmlModel
-from native.engines.model import LowRank
+from native.engines.model import LowRank, Patches
 from native.lower import LowerOptions
 from native.placement import RESIDENCIES, Placement
 from native.program.builder import LowerError
@@ -73,7 +73,7 @@ def test_layers_and_their_branches(tmp_path: Path, device: str) -> None:
     plain = torch.cat([x @ values["first"].T, x @ values["second"].T], dim=1)
     (found,) = model.run(0, call, {"x": x})
     assert (found - plain).norm() / plain.norm() < (1e-2 if device == "CPU" else 1e-3)
-    model.set_branches({"first.weight": LowRank(down.numpy(), up.numpy())})
+    model.set_patches(Patches({"first.weight": [LowRank(down.numpy(), up.numpy())]}))
     (patched,) = model.run(0, call, {"x": x})
     branch = x @ down.T @ up.T
     assert ((patched - found)[:, :ROWS] - branch).norm() / branch.norm() < 2e-3

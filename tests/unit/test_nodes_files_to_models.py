@@ -152,6 +152,6 @@ def test_vae_that_lacks_a_block_is_refused(tmp_path: Path) -> None:
 def test_token_embedding_reads_rows(folder: Path) -> None:
     read = weights.t5(weights.read_header(folder / "t5.gguf"))
     layer = part("nodes.components.component").MetaOperations.Embedding(1, 1)
-    embedding = part("nodes.components.encoder").TokenEmbedding(layer, read.parameters["shared.weight"])
+    embedding = part("nodes.components.encoder").TokenEmbedding(layer, lambda: read.parameters["shared.weight"])
     tokens = torch.tensor([[5, 32127, 0], [5, 5, 1]])
     torch.testing.assert_close(embedding(tokens), random_models.t5()["shared.weight"][tokens])

@@ -17,7 +17,7 @@ from native.client import Interrupted, RunnerError
 from native.engines import choose as engine
 from native.engines import cpu_benchmark
 from native.engines.ggml import GgmlModel
-from native.engines.model import LowRank
+from native.engines.model import LowRank, Patches
 from native.engines.torch_cpu import TorchModel
 from native.engines.torch_cpu import weight_reader as values
 from native.engines.torch_cpu.dequantize import BLOCKS
@@ -134,11 +134,11 @@ def test_branches_are_added_and_taken_away(tmp_path: Path) -> None:
     model, x = TorchModel(linear(64, 32), weights, "CPU", half=False), torch.randn(5, 32)
     (plain,) = model.run(0, call, {"x": x})
     down, up = RNG.standard_normal((3, 32)).astype("f4"), RNG.standard_normal((64, 3)).astype("f4")
-    model.set_branches({"weight": LowRank(down, up)})
+    model.set_patches(Patches({"weight": [LowRank(down, up)]}))
     (found,) = model.run(0, call, {"x": x})
     added = x @ torch.from_numpy(down).T @ torch.from_numpy(up).T
     torch.testing.assert_close(found, plain + added, rtol=1e-4, atol=1e-4)
-    model.set_branches({})
+    model.set_patches(Patches())
     assert torch.equal(model.run(0, call, {"x": x})[0], plain)
 
 

@@ -15,7 +15,7 @@ from ...output_check import check_of, check_outputs
 from ...placement import CPU, MIB, Placement
 from ...threads import wanted_threads
 from ...weights import WeightSet, check_unchanged
-from ..model import Function, Model
+from ..model import Function, Model, Patches
 from .weight_mode import EngineMode, half_is_faster
 from .weight_reader import Values
 
@@ -34,6 +34,12 @@ class TorchModel(Model):
         self.half = half
         self._vectors: dict[str, Tensor] = {}
         self._values: Values | None = None
+
+    def set_patches(self, patches: Patches) -> None:
+        """As Model."""
+        with self._lock:
+            super().set_patches(patches)
+            self._vectors.clear()
 
     @property
     def nbytes(self) -> int:
@@ -64,7 +70,7 @@ class TorchModel(Model):
                     progress(min(1.0, done / matrices))
 
             self._values = Values(self.weights)
-            mode = EngineMode(names, self._values, self._vectors, half, interrupted, advance)
+            mode = EngineMode(names, self._values, self._vectors, half, interrupted, advance, self._branches)
             given = {name: _own(x) for name, x in inputs.items()}
             try:
                 with mode:

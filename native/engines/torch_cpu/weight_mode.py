@@ -7,7 +7,7 @@ see nothing of it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -18,6 +18,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from ...client import Interrupted
+from ...lower import Branch
+from ...weights import content
 from .weight_reader import Values
 
 # What is asked of a parameter without its values.
@@ -32,6 +34,7 @@ class EngineMode(TorchFunctionMode):
     def __init__(
         self, names: dict[int, str], values: Values, vectors: dict[str, Tensor], half: bool,
         interrupted: Callable[[], bool] | None, advance: Callable[[], None],
+        branches: Mapping[str, Sequence[Branch]],
     ) -> None:  # fmt: skip
         """names: of the parameters, by their id. vectors: small parameters once read, which stay.
 
@@ -44,6 +47,7 @@ class EngineMode(TorchFunctionMode):
         self.half = half
         self.interrupted = interrupted
         self.advance = advance
+        self.branches = branches
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -65,11 +69,10 @@ class EngineMode(TorchFunctionMode):
             return self.vectors[name]
         self._enter_layer()
         found = self.values.whole(name)
-        branch = self._branch(name)
-        if branch is not None:
-            down, up = branch
-            found += (up @ down).view_as(found)
-        elif found.ndim < 2:
+        for branch, down, up in self._branches(name):
+            rows = found.flatten(1)[branch.row : branch.row + branch.rows]
+            rows[:, branch.column : branch.column + branch.columns] += up @ down
+        if found.ndim < 2:
             self.vectors[name] = found
         return found
 
@@ -96,18 +99,17 @@ class EngineMode(TorchFunctionMode):
                 torch.mm(given, run.T, out=part)
         if bias is not None:
             out += bias
-        branch = self._branch(name)
-        if branch is not None:
-            down, up = branch
-            out.addmm_(flat @ down.T, up.T)
+        for branch, down, up in self._branches(name):
+            hidden = flat[:, branch.column : branch.column + branch.columns] @ down.T
+            out[:, branch.row : branch.row + branch.rows].addmm_(hidden, up.T)
         return out.view(*x.shape[:-1], rows).to(x.dtype)
 
-    def _branch(self, name: str) -> tuple[Tensor, Tensor] | None:
-        """The low-rank branch beside a weight: down [rank, columns], up [rows, rank]."""
+    def _branches(self, name: str) -> Iterator[tuple[Branch, Tensor, Tensor]]:
+        """The low-rank branches beside a weight: down [rank, columns], up [rows, rank]."""
         arrays = self.values.weights.arrays
-        if f"{name}.lora_down" not in arrays:
-            return None
-        return torch.from_numpy(arrays[f"{name}.lora_down"]), torch.from_numpy(arrays[f"{name}.lora_up"])
+        for number, branch in enumerate(self.branches.get(name, ())):
+            down, up = (torch.from_numpy(content(arrays[each])).float() for each in Branch.names(name, number))
+            yield branch, down, up
 
     def _enter_layer(self) -> None:
         if self.interrupted is not None and self.interrupted():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...ggml_types import LAYOUTS
-from ...weights import Parameter, WeightFileError, WeightSet, check_unchanged
+from ...weights import Parameter, WeightFileError, WeightSet, check_unchanged, content
 from ...weights.convert import values
 from ...weights.runs import Run, between
 from ...weights.scaling import Read
@@ -76,7 +76,7 @@ class Values:
         """A weight in float32, in memory of its own."""
         array = self.weights.arrays.get(name)
         if array is not None:
-            return array_values(array).to(torch.float32, copy=True)
+            return array_values(content(array)).to(torch.float32, copy=True)
         parameter = self.weights.parameters[name]
         found = torch.empty(prod(parameter.shape))
         self._read(parameter, 0, found)
@@ -86,7 +86,7 @@ class Values:
         """Runs of rows of a matrix [rows, columns], and the number of the first; a run lasts until the next one."""
         array = self.weights.arrays.get(name)
         if array is not None:
-            yield 0, array_values(array).to(dtype)
+            yield 0, array_values(content(array)).to(dtype)
             return
         parameter = self.weights.parameters[name]
         rows, columns = parameter.shape

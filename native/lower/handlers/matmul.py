@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ...ggml_types import QUANTIZED
 from ...program.builder import LowerError
 from ...trace.graph import Window
 from ...weights.scaling import hadamard
-from ..lowering import Lowering, handler
+from ..lowering import Branch, Lowering, handler
 from ..strides import Operand, binary, contiguous, contiguous_stride, rows, rows_packed
 from .data_movement import clone, fill
+
+_PADDED = dict.fromkeys(("l0", "r0", "l1", "r1", "l2", "r2", "l3", "r3"), 0)  # zeros, before and after each dimension
 
 
 @handler("linear")
 def linear(low: Lowering, out: Window, x: Window, weight: Window, bias: Window | None = None) -> int:
-    """x [.., in] times weight [out, in], and its low-rank branch where it has one (Hu et al. 2021, section 4)."""
+    """x [.., in] times weight [out, in], and its low-rank branches where it has some (Hu et al. 2021, section 4)."""
     b = low.b
     if not x.numel:  # a product over no channels
         return clone(low, out, bias) if bias is not None else fill(low, out, out)
@@ -27,15 +31,43 @@ def linear(low: Lowering, out: Window, x: Window, weight: Window, bias: Window |
         result = _multiply(low, matrix, _turned(low, columns, known.rotation))
     else:
         result = _multiply(low, _matrix(low, weight), columns)
-    rank = low.ranks.get(name or "", 0)
-    if rank:
-        down = b.leaf("weight", f"{name}.lora_down", "F32", (rank, weight.shape[1]))
-        up = b.leaf("weight", f"{name}.lora_up", "F32", (weight.shape[0], rank))
-        branch = _multiply(low, up, _multiply(low, down, columns))
-        result = b.op("add", result, branch)
+    for branches in _beside_each_other(low.branches.get(name or "", ())):
+        result = b.op("add", result, _branches(low, name or "", branches, columns, weight.shape[0]))
     if bias is not None:
         result = b.op("add", result, b.reshape(contiguous(b, low.operand(bias)), (bias.numel,)))
     return low.to_layout(result, out)
+
+
+def _beside_each_other(branches: Sequence[Branch]) -> list[list[tuple[int, Branch]]]:
+    """The branches with their numbers, in lists of such as share no rows, each in the order of its rows."""
+    lists: list[list[tuple[int, Branch]]] = []
+    for number, branch in sorted(enumerate(branches), key=lambda each: (each[1].row, each[1].rows)):
+        found = next((each for each in lists if each[-1][1].row + each[-1][1].rows <= branch.row), None)
+        if found is None:
+            lists.append([])
+        (lists[-1] if found is None else found).append((number, branch))
+    return lists
+
+
+def _branches(low: Lowering, name: str, branches: list[tuple[int, Branch]], columns: int, rows: int) -> int:
+    """What branches that share no rows add to a product of so many rows; zeros where none is."""
+    b, parts, width = low.b, [], low.b[columns].ne[0]
+    for place, (number, branch) in enumerate(branches):
+        x = columns
+        if branch.columns != width:
+            count = b.numel(columns) // width
+            window = b.window(columns, [(count, width), (branch.columns, 1)], branch.column)
+            x = b.reshape(rows_packed(b, window), (*reversed(b[columns].ne[1:]), branch.columns))
+        down, up = Branch.names(name, number)
+        hidden = _multiply(low, b.leaf("weight", down, branch.type, (branch.rank, branch.columns)), x)
+        part = _multiply(low, b.leaf("weight", up, branch.type, (branch.rows, branch.rank)), hidden)
+        before = branch.row if place == 0 else 0
+        after = (branches[place + 1][1].row if place + 1 < len(branches) else rows) - branch.row - branch.rows
+        parts.append(b.op("pad", part, **_PADDED | {"l0": before, "r0": after}) if before or after else part)
+    result = parts[0]
+    for part in parts[1:]:
+        result = b.op("concat", result, part, dim=0)
+    return result
 
 
 def _turned(low: Lowering, columns: int, group: int) -> int:

@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
+
 from ...program.builder import Builder
 from ...program.ops import OPERATIONS
+from ...program.parameters import Concat, Pad
 from .rewriter import Rewriting, needed, users
 
 _ROWS = 16  # of a weight: the layouts of ggml's CPU_REPACK interleave up to so many of them
@@ -106,6 +109,12 @@ def _part(rewriting: Rewriting, index: int, columns: Columns) -> int | None:
             return None
         part = b.window(weight, [(last - first, inner), (inner, 1)], first * inner)
         return b.again(index, (part, rewriting[activations]))
+    if (first, last) == (0, tensor.ne[0]):
+        return rewriting[index]
+    if tensor.name == "concat":
+        return _part_of_concat(rewriting, index, columns)
+    if tensor.name == "pad":
+        return _part_of_pad(rewriting, index, columns)
     if not OPERATIONS[tensor.name].splittable:
         return None
     sources: list[int] = []
@@ -119,3 +128,29 @@ def _part(rewriting: Rewriting, index: int, columns: Columns) -> int | None:
             return None
         sources.append(found)
     return b.again(index, sources)
+
+
+def _part_of_concat(rewriting: Rewriting, index: int, columns: Columns) -> int | None:
+    """Columns that one source of a concatenation has, computed alone."""
+    b, (first, last) = rewriting.b, columns
+    concat = Concat._make(b[index].parameters)
+    left, right = b[index].sources
+    before = b[left].ne[0]
+    if concat.dim != 0 or first < before < last:
+        return None
+    return (
+        _part(rewriting, left, columns) if last <= before else _part(rewriting, right, (first - before, last - before))
+    )
+
+
+def _part_of_pad(rewriting: Rewriting, index: int, columns: Columns) -> int | None:
+    """Columns of what is padded in its rows alone, computed alone, or zeros."""
+    b, (first, last) = rewriting.b, columns
+    pad = Pad._make(b[index].parameters)
+    (source,) = b[index].sources
+    before, after = pad.l0, pad.l0 + b[source].ne[0]
+    if any(pad[2:]):
+        return None
+    if before <= first and last <= after:
+        return _part(rewriting, source, (first - before, last - before))
+    return b.constant(np.zeros(last - first, np.float32)) if last <= before or first >= after else None

@@ -1,0 +1,65 @@
+"""Functions that a trace has as one step, which torch computes on the host at every call: an island of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from .recorder import Recorder
+
+_recording: ContextVar[tuple[Recorder, Callable[[], Any]] | None] = ContextVar("recording", default=None)
+
+
+@contextmanager
+def recording(recorder: Recorder, paused: Callable[[], Any]) -> Iterator[None]:
+    """Within it `as_one_step` adds to a recorder; paused: makes a context in which operations pass unrecorded."""
+    before = _recording.set((recorder, paused))
+    try:
+        yield
+    finally:
+        _recording.reset(before)
+
+
+def as_one_step(name: str, function: Callable[..., Any], arguments: Any) -> Any:
+    """The result of `function(*arguments)`, which the trace that is being made has as one step.
+
+    arguments: anything nested with tensors in it. The function gets copies of them, and never a tensor of the trace
+    but to find out the shapes of its results, for which it is called once with zeros where it asks for values.
+    Raises RuntimeError outside a trace.
+    """
+    found = _recording.get()
+    if found is None:
+        raise RuntimeError(f"{name} is called outside a trace")
+    recorder, paused = found
+    flat, nesting = tree_flatten(arguments)
+    places = [place for place, item in enumerate(flat) if isinstance(item, torch.Tensor)]
+    results: list[tuple[list[Any], Any]] = []
+
+    def call(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        items = list(flat)
+        for place, tensor in zip(places, tensors, strict=True):
+            items[place] = tensor.clone()
+        made, spec = tree_flatten(function(*tree_unflatten(items, nesting)))
+        results[:] = [([None if isinstance(x, torch.Tensor) else x for x in made], spec)]
+        return tuple(x.clone() for x in made if isinstance(x, torch.Tensor))
+
+    given = [flat[place] for place in places]
+    with paused():
+        try:
+            tensors = call(*given)
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            with _disable_current_modes():
+                zeros = [torch.zeros(tuple(x.shape), dtype=x.dtype) for x in given]
+                real = call(*zeros)
+            tensors = tuple(torch.empty(tuple(x.shape), dtype=x.dtype) for x in real)
+    recorder.add(name, call, given, {}, tensors)
+    items, spec = results[0]
+    left = iter(tensors)
+    return tree_unflatten([next(left) if item is None else item for item in items], spec)

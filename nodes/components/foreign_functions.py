@@ -1,0 +1,295 @@
+"""Functions that other nodes put into a model, between its layers: which there are, and what they keep.
+
+A pure function is traced with the model. One that keeps values, asks for values that the model computes, or has
+weights of its own is called by torch on the host at every step, between two programs: an island. What can be neither
+is refused.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from ...native.trace import as_one_step
+
+OPTIONS = ("patches", "patches_replace", "optimized_attention_override")
+_BLOCKS = "dit"  # of patches_replace: functions that call a block of the model, which are no islands
+_DEPTH, _MOST = 4, 500  # how far, and how many values, what a function keeps is looked through
+_OURS = ("torch", "comfy", "numpy", "builtins", "types")  # packages whose objects are not looked into
+Function = Callable[..., Any]
+AsOptions = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class Same:
+    """An object as a part of a key, which keeps it alive: equal to itself alone."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and other.value is self.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+def functions_in(options: Mapping[str, Any]) -> list[Function]:
+    """The functions of other nodes in transformer_options, each once."""
+    found: dict[int, Function] = {}
+    for name in OPTIONS:
+        for function in _callables(options.get(name)):
+            found[id(function)] = function
+    return list(found.values())
+
+
+def around_blocks(options: Mapping[str, Any]) -> list[Function]:
+    """Those among them that call a block of the model, and so cannot be islands."""
+    replaced = options.get("patches_replace")
+    return list(_callables(replaced.get(_BLOCKS))) if isinstance(replaced, dict) else []
+
+
+def _callables(value: Any) -> Iterator[Function]:
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from _callables(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _callables(item)
+    elif callable(value):
+        yield value
+
+
+def name_of(function: Function) -> str:
+    """Where a function comes from, such as "PerturbedAttentionGuidance.execute.perturbed_attention of nodes_pag"."""
+    inner = getattr(function, "__func__", function)
+    inner = inner.func if isinstance(inner, partial) else inner
+    kind = inner if hasattr(inner, "__qualname__") else type(inner)
+    return f"{kind.__qualname__.replace('.<locals>', '')} of {kind.__module__.rpartition('.')[2]}"
+
+
+def reads(function: Function, option: str) -> bool:
+    """Whether the code of a function, or of one in it, names an option."""
+    inner = getattr(function, "__func__", function)
+    inner = inner.func if isinstance(inner, partial) else inner
+    code = getattr(inner, "__code__", None) or getattr(vars(type(inner)).get("__call__"), "__code__", None)
+    return code is not None and _names(code, option)
+
+
+def _names(code: types.CodeType, option: str) -> bool:
+    return any(each == option or (isinstance(each, types.CodeType) and _names(each, option)) for each in code.co_consts)
+
+
+def kept_by(*functions: Function) -> Hashable:
+    """What functions keep between calls, as a key: variables of closures and attributes of objects."""
+    found: list[Hashable] = []
+    seen: set[int] = set()
+    for function in functions:
+        _keep(function, found, seen, 0)
+    return tuple(found)
+
+
+def has_weights(function: Function) -> bool:
+    """Whether a function brings a torch module of its own, whose weights are in this process."""
+    return any(
+        isinstance(each, Same) and isinstance(each.value, torch.nn.Module)
+        for each in kept_by(function)  # type: ignore[attr-defined]
+    )
+
+
+def _keep(value: Any, found: list[Hashable], seen: set[int], depth: int) -> None:
+    """Append what a value is, and what is in it."""
+    if isinstance(value, (str, bytes, int, float, complex, type(None), type)):
+        found.append(value)
+        return
+    if isinstance(value, Tensor):
+        found.append((Same(value), 0 if value.is_inference() else value._version))
+        return
+    if id(value) in seen or len(found) > _MOST:
+        return
+    seen.add(id(value))
+    found.append(Same(value) if not isinstance(value, (dict, list, tuple, set)) else type(value))
+    if depth < _DEPTH:
+        for item in _inside(value):
+            _keep(item, found, seen, depth + 1)
+
+
+def _inside(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield str(key)
+            yield item
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        yield len(value)
+        yield from value
+    elif isinstance(value, types.FunctionType):
+        yield from _cells(value)
+        yield value.__defaults__
+        yield value.__kwdefaults__
+    elif isinstance(value, types.MethodType):
+        yield value.__func__
+        yield value.__self__
+    elif isinstance(value, partial):
+        yield value.func
+        yield value.args
+        yield value.keywords
+    elif type(value).__module__.split(".")[0] not in _OURS and hasattr(value, "__dict__"):
+        yield vars(value)
+
+
+def _cells(function: types.FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # a variable that has no value yet
+            yield None
+
+
+@contextmanager
+def restored(*functions: Function) -> Iterator[None]:
+    """Puts back what functions keep: while they are traced that is fake tensors, which the next call cannot use."""
+    cells: list[tuple[Any, Any]] = []
+    contents: list[tuple[Any, Any]] = []
+    seen: set[int] = set()
+
+    def remember(value: Any, depth: int) -> None:
+        if id(value) in seen or depth > _DEPTH or isinstance(value, (Tensor, str, bytes)) or len(seen) > _MOST:
+            return
+        seen.add(id(value))
+        if isinstance(value, types.FunctionType):
+            cells.extend((cell, held) for cell, held in zip(value.__closure__ or (), _cells(value), strict=True))
+        if isinstance(value, (dict, list, set)):
+            contents.append((value, value.copy()))
+        for item in _inside(value):
+            remember(item, depth + 1)
+
+    for function in functions:
+        remember(function, 0)
+    try:
+        yield
+    finally:
+        for cell, held in cells:
+            cell.cell_contents = held
+        for value, content in contents:
+            if isinstance(value, list):
+                value[:] = content
+            else:
+                value.clear()
+                value.update(content)
+
+
+def is_traced(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the tensors of a call are those of a trace."""
+    return any(isinstance(tensor, FakeTensor) for tensor in tensors.values())
+
+
+def for_a_trace(
+    options: dict[str, Any], as_options: AsOptions, islands: Collection[Same], live: Callable[[], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Options with functions in the place of those of other nodes, for a trace.
+
+    as_options: makes of a dictionary that a function is given one in which it is noticed what is read. islands: the
+    functions that are called at every step instead of traced; live: the transformer_options at that time.
+    """
+
+    def adapted(value: Any, place: tuple[str, ...]) -> Any:
+        if isinstance(value, dict):
+            return {key: adapted(item, (*place, str(key))) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(adapted(item, place) for item in value)
+        if not callable(value):
+            return value
+        if Same(value) in islands and _BLOCKS not in place:
+            return _island(value, live)
+        return _traced(value, as_options)
+
+    return {name: adapted(value, (name,)) if name in OPTIONS else value for name, value in options.items()}
+
+
+def _traced(function: Function, as_options: AsOptions) -> Function:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        plain = [as_options(each) if type(each) is dict else each for each in args]
+        return function(
+            *plain, **{key: as_options(each) if type(each) is dict else each for key, each in kwargs.items()}
+        )
+
+    return call
+
+
+def _island(function: Function, live: Callable[[], Mapping[str, Any]]) -> Function:
+    """A function as one step of a trace. Of the options that it is given those of the step itself count."""
+
+    def called(args: Any, kwargs: Any) -> Any:
+        def current(value: Any) -> Any:
+            return {**live(), **value} if isinstance(value, _Static) else value
+
+        with torch.no_grad():
+            return function(*map(current, args), **{key: current(each) for key, each in kwargs.items()})
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        def static(value: Any) -> Any:
+            if not isinstance(value, dict) or _holds_activations(value):
+                return value
+            return _Static({key: each for key, each in value.items() if not _tensors_in(each)})
+
+        given = [static(each) for each in args], {key: static(each) for key, each in kwargs.items()}
+        return as_one_step(name_of(function), called, given)
+
+    return call
+
+
+class _Static(dict[str, Any]):
+    """Options that a block of the model adds, without tensors; a leaf to torch's pytree."""
+
+
+_ACTIVATIONS = ("img", "txt", "x", "vec")
+
+
+def _holds_activations(value: dict[str, Any]) -> bool:
+    """Whether a dictionary is what a block of a transformer gives its patches, not options."""
+    return any(isinstance(value.get(name), Tensor) for name in _ACTIVATIONS)
+
+
+def _tensors_in(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return True
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return any(map(_tensors_in, items))
+
+
+@contextmanager
+def methods_replaced(core: torch.nn.Module, methods: Mapping[str, Function], stand_in: object) -> Iterator[None]:
+    """Core's module with other methods; those bound to what stands for the module are bound to the module itself."""
+    for name, method in methods.items():
+        bound = isinstance(method, types.MethodType) and method.__self__ is stand_in
+        vars(core)[name] = types.MethodType(method.__func__, core) if bound else method  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for name in methods:
+            vars(core).pop(name, None)
+
+
+def kept_by_module(core: torch.nn.Module) -> Hashable:
+    """What the parts of a module keep besides weights, as a key."""
+    found: list[Hashable] = []
+    for path, part in core.named_modules():
+        for name, value in vars(part).items():
+            found.append((path, name, value if isinstance(value, (int, float, str)) else Same(value)))
+    return tuple(found)
+
+
+def refusal(functions: Collection[Function], does: str) -> NotImplementedError:
+    """The error for functions of other nodes that a GGML model cannot take; does: why not."""
+    names = ", ".join(dict.fromkeys(map(name_of, functions)))
+    return NotImplementedError(
+        f"A node in this workflow puts a function of its own into the model ({names}). It {does}. A GGML model "
+        "runs in another process, where that cannot be done: remove that node, or load the model with ComfyUI's own "
+        "loader."
+    )
