@@ -184,7 +184,8 @@ class _Editor:
             return None if through is None else self._source(scope, node, through, through["type"])
         if node_type in self._subgraphs:
             inner = self._inside(scope, node)
-            links = [inner.graph.links[each] for each in inner.graph.outputs[output].get("linkIds") or []]
+            named = inner.graph.outputs[output].get("linkIds") or []
+            links = [inner.graph.links[each] for each in named if each in inner.graph.links]
             if not links:
                 return None
             if links[0].origin == _INPUTS:
