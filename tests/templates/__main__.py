@@ -30,7 +30,7 @@ def main() -> None:
     results = []
     for number, template in enumerate(wanted, 1):
         began = time.monotonic()
-        result = planning.plan(template, options.folder)
+        result = planning.plan(template, options.folder, planning.CARDS if options.plan else ())
         results.append(result)
         print(f"{number}/{len(wanted)} {report.line(result)} ({time.monotonic() - began:.0f} s)", flush=True)
         if options.json:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,6 @@ from .files import write_hollow
 from .packages import Template, nodes_of
 
 CARDS = ("RX 580 8 GB, Linux", "RTX 3060 12 GB, Windows")
-_LONGEST = 300.0  # seconds of a plan
 _MIB = 1 << 20
 Prompt = dict[str, Any]
 
@@ -69,7 +67,7 @@ def converted(prompt: Prompt, result: Result) -> Prompt:
     return dict(changed)
 
 
-def plan(template: Template, folder: Path) -> Result:
+def plan(template: Template, folder: Path, cards: Sequence[str] = CARDS) -> Result:
     """Opens, converts and plans a template for each card. folder: of models and inputs, which are kept there."""
     host.start()
     host.use_folders(folder / "models", folder / "input")
@@ -82,10 +80,10 @@ def plan(template: Template, folder: Path) -> Result:
     host.use_folders(folder / "models", folder / "input")
     prompt = converted(prompt, result)
     with _islands() as islands:
-        verdicts = [_planned(prompt, card, result) for card in CARDS]
+        verdicts = [_planned(prompt, card, result) for card in cards]
     for where in dict.fromkeys(islands):
         result.why.append(f"an island: {where}")
-    result.planned = all(verdicts) and not islands
+    result.planned = bool(verdicts) and all(verdicts) and not islands
     result.why = list(dict.fromkeys(result.why))
     return result
 
@@ -99,20 +97,14 @@ def _size(prompt: Prompt) -> inputs.Size:
 def _planned(prompt: Prompt, card: str, result: Result) -> bool:
     """Whether all of a prompt is planned for a card; what the plan says goes to the result."""
     planner, request = pack.part("nodes.planner.planner"), pack.part("nodes.planner.request")
-    size, ends = _size(prompt), time.monotonic() + _LONGEST
-    asked = request.PlanRequest(
-        request.FIT, request.profile_named(card),
-        unknown=pack.part("nodes.planner.unknown").Size(size.width, size.height, 1),
-    )  # fmt: skip
-    try:
-        made = planner.make_plan(prompt, asked, gone=lambda: time.monotonic() > ends)
-    except planner.RequestGone:
-        result.why.append(f"planning it takes more than {_LONGEST:.0f} s")
-        return False
+    size = _size(prompt)
+    asked = request.PlanRequest(profile=request.profile_named(card))
+    unknown = pack.part("nodes.planner.unknown").Size(size.width, size.height, 1)
+    try:  # without the search for advice, which plans a workflow that does not fit a dozen times
+        found = planner._plan(prompt, request.machine_of(asked), unknown, None)
     except Exception as error:  # the yardstick is there to find them
         result.why.append(f"{type(error).__name__}: {error}")
         return False
-    found = made.plan
     result.why += found.gaps
     if not found.phases and found.shortage is None:
         result.why.append("no model of it is computed by this pack")
