@@ -1,4 +1,5 @@
-// On each node of this pack: where its model is and what it takes, or what the planner says.
+// On each node of this pack: where its model is and what it takes, or what the planner says. On loaders of others: what
+// becomes of them where every model runs on GGML.
 
 import { app } from "../../scripts/app.js";
 import { heldBytes } from "./bars.js";
@@ -20,7 +21,11 @@ export function redrawWith(tab) {
 
 /** Give a new node of this pack its badge, which says nothing yet. */
 export function addBadge(node) {
-  if (!isOurs(node)) return;
+  if (isOurs(node)) give(node);
+}
+
+function give(node) {
+  said.set(node, null);
   node.badges.push(() => {
     void redrawn.badges;
     const { text, color } = said.get(node) ?? { text: "", color: PLAIN };
@@ -28,10 +33,17 @@ export function addBadge(node) {
   });
 }
 
-/** Have the badges say what the plan is, or nothing where there is none. */
-export function showBadges(plan) {
+/** Have the badges say what the plan is, and what became of loaders of others; nothing where there is neither. */
+export function showBadges(plan, conversion) {
+  const converted = new Set(conversion?.converted.map(({ node }) => node));
+  const kept = new Set(conversion?.kept.map(({ node }) => node));
   for (const [id, node] of root()) {
-    if (isOurs(node)) said.set(node, plan ? badge(plan, id, node) : null);
+    const isLoader = converted.has(id) || kept.has(id);
+    if (isLoader && !said.has(node)) give(node);
+    if (!said.has(node)) continue;
+    const planned = plan && (isOurs(node) || converted.has(id)) ? badge(plan, id, node) : null;
+    if (converted.has(id)) said.set(node, { text: ["GGML", planned?.text].filter(Boolean).join(" · "), color: planned?.color ?? PLAIN });
+    else said.set(node, kept.has(id) ? { text: text("on_torch"), color: PLAIN } : planned);
   }
   redrawn.badges = (redrawn.badges ?? 0) + 1;
   app.canvas.setDirty(true, true);

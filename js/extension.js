@@ -3,6 +3,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { addBadge, redrawWith, showBadges } from "./badges.js";
+import { commands, menuCommands } from "./convert.js";
 import { setUsualValues } from "./defaults.js";
 import { livePlan } from "./live_plan.js";
 import { isOpen, mount, unmount } from "./panel.js";
@@ -15,6 +16,8 @@ const TAB = "ggml-memory";
 app.registerExtension({
   name: "GGML.Memory",
   settings: settings(whatIsPlannedMayDiffer),
+  commands,
+  menuCommands,
 
   async setup() {
     await loadTexts();
@@ -32,13 +35,14 @@ app.registerExtension({
     api.addEventListener("graphChanged", planIfLive);
     api.addEventListener("execution_start", () => livePlan.forgetMeasured());
     api.addEventListener("ggml.measured", ({ detail }) => livePlan.noteMeasured(detail));
+    api.addEventListener("ggml.converted", ({ detail }) => livePlan.noteConversion(detail));
     api.addEventListener("ggml.rejected", ({ detail }) => {
       livePlan.set(detail);
       open();
     });
     livePlan.addEventListener("change", () => {
       tab.iconBadge = livePlan.plan && !livePlan.plan.fits ? "!" : "";
-      showBadges(on(BADGES) ? livePlan.plan : null);
+      showBadges(on(BADGES) ? livePlan.plan : null, livePlan.conversion);
     });
     livePlan.addEventListener("error", ({ detail }) => {
       app.extensionManager.toast.add({ severity: "warn", summary: text("title"), detail, life: 10000 });

@@ -34,10 +34,15 @@ export function setInputs(change) {
     widget.callback?.(value, app.canvas, node);
   }
   app.canvas.setDirty(true, true);
+  capture();
+  return null;
+}
+
+/** Have the editor notice what was changed, as one step that can be undone. */
+export function capture() {
   const tracker = app.extensionManager.workflow?.activeWorkflow?.changeTracker;
   if (tracker?.captureCanvasState) tracker.captureCanvasState();
   else tracker?.checkState(); // before front end 1.45
-  return null;
 }
 
 /** The nodes of the whole workflow, also while a subgraph of it is open. */

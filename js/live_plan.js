@@ -3,6 +3,7 @@
 import { app } from "../../scripts/app.js";
 import { ask, Refused } from "./ask.js";
 import { isOurs, root } from "./graph.js";
+import { CONVERT, on } from "./settings.js";
 
 const QUIET = 400; // milliseconds without a change before it is asked for
 const FILE_MISSING = 404; // the front end says so itself, and offers to download it
@@ -12,6 +13,7 @@ const NUMBERS = ["gpu_budget", "ram_budget", "unknown_width", "unknown_height", 
 /** Says "change" when anything of it has, and "error" with the words of a graph that cannot be planned. */
 class LivePlan extends EventTarget {
   plan = null; // as POST /ggml/plan answers
+  conversion = null; // what became of loaders of others, as POST /ggml/plan says it; null where nothing is converted
   error = "";
   waiting = false;
   #graph = {}; // the types of the nodes that are planned, by id
@@ -30,6 +32,12 @@ class LivePlan extends EventTarget {
   set(plan) {
     this.#asking.abort();
     this.#settle(plan, "");
+  }
+
+  /** What became of loaders of others in the run that begins. */
+  noteConversion(conversion) {
+    this.conversion = conversion;
+    this.#tell();
   }
 
   /** What was answered holds no longer, such as when a setting has changed. */
@@ -53,7 +61,8 @@ class LivePlan extends EventTarget {
   }
 
   async #renew() {
-    if (![...root()].some(([, node]) => isOurs(node))) {
+    if (!on(CONVERT)) this.conversion = null;
+    if (!on(CONVERT) && ![...root()].some(([, node]) => isOurs(node))) {
       this.#asking.abort();
       this.#asked = "";
       this.#settle(null, "");
@@ -71,7 +80,10 @@ class LivePlan extends EventTarget {
     const { signal } = this.#asking;
     try {
       const plan = await ask("/ggml/plan", body, signal);
-      if (!signal.aborted) this.#settle(plan, "");
+      if (signal.aborted) return;
+      this.conversion = plan.conversion ?? null;
+      for (const { node, to } of plan.conversion?.converted ?? []) this.#graph[node] = to;
+      this.#settle(plan, "");
     } catch (error) {
       if (signal.aborted) return;
       if (!(error instanceof Refused)) this.#asked = "";
@@ -105,6 +117,7 @@ function question(prompt) {
   const inputs = Object.values(prompt).find((node) => node.class_type === PLANNER)?.inputs ?? {};
   const numbers = NUMBERS.filter((name) => Number.isInteger(inputs[name])).map((name) => [name, inputs[name]]);
   const asked = { prompt, ...Object.fromEntries(numbers) };
+  if (on(CONVERT)) asked.convert = true;
   if (typeof inputs.mode === "string") asked.mode = inputs.mode;
   if (typeof inputs.hardware === "string" && inputs.hardware !== "this machine") asked.profile = inputs.hardware;
   return asked;

@@ -4,6 +4,7 @@ import { app } from "../../scripts/app.js";
 
 export const LIVE = "GGML.Memory.Live";
 export const BADGES = "GGML.Memory.Badges";
+export const CONVERT = "GGML.Convert.Always";
 const RESERVE = "GGML.Memory.Reserve";
 const DEVICES = ["auto", "CPU", "Vulkan0", "Vulkan1", "Vulkan2", "Vulkan3"];
 
@@ -25,6 +26,12 @@ export function on(id) {
 /** Their declarations. `onPlan` is called when one has changed that plans depend on. */
 export function settings(onPlan) {
   return [
+    {
+      id: CONVERT, name: "Run every model on GGML", type: "boolean", defaultValue: false,
+      tooltip: "A workflow that is run has its model loaders converted to those of this pack, on auto. The graph stays "
+        + "as it is; a badge on each loader says what was done.",
+      onChange: (_value, before) => before !== undefined && onPlan(),
+    },
     {
       id: LIVE, name: "Plan the memory while the workflow is edited", type: "boolean", defaultValue: true,
       tooltip: "Off: the memory panel is filled only when a planner refuses a workflow.",

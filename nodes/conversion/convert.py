@@ -96,7 +96,7 @@ def swap_of(
         if value is _MISSING:
             continue
         if isinstance(each, Dropped):
-            _drop(name, value, each, placed, notes)
+            _drop(name, "over a link" if is_linked(value) else value, each, placed, notes)
             continue
         ours[each.name] = value if is_linked(value) else _carried(name, value, each, offers[each.name], offered)
     if not ours:
@@ -152,10 +152,8 @@ def _drop(name: str, value: Any, dropped: Dropped, placed: list[str], notes: lis
 
 def _carried(name: str, value: Any, carried: Carried, offer: tuple[str, Mapping[str, Any]], offered: bool) -> Any:
     """Our value for a foreign one. Raises KeepsIts where ours does not offer it."""
-    try:
+    if isinstance(value, str):
         value = carried.values.get(value, value)
-    except TypeError:  # a value that cannot be one
-        return value
     kind, options = offer
     if kind != "COMBO" or value in options.get("options", ()) or not (offered or carried.otherwise):
         return value

@@ -97,7 +97,9 @@ def _values(
         if options.get("control_after_generate") or (kind == "INT" and name in _SEEDS):
             stored.skip_control(kind in _CHOICES)
         if kind == _DYNAMIC_COMBO:
-            chosen = next((each["inputs"] for each in options["options"] if each["key"] == value), {})
+            chosen: Mapping[str, Any] = next(
+                (each["inputs"] for each in options["options"] if each["key"] == value), {}
+            )
             yield from _values(_inputs(chosen), stored, f"{prefix}{name}.", keeps)
 
 

@@ -12,6 +12,8 @@ from typing import Any
 from ...native.client import RunnerError
 from ...native.planning import Profile, ProfileError, plan_json, profile_of, report
 from ...native.weights import WeightFileError
+from ..conversion.convert import convert
+from ..conversion.report import Report
 from .planner import make_plan
 from .request import MODES, REJECT, THIS_MACHINE, profile_named, profile_names, request_of
 from .workflow_file import WorkflowError, prompt_of
@@ -24,14 +26,20 @@ def run(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
         prompt = prompt_of(json.loads(options.workflow.read_text(encoding="utf-8")))
+        report_of_loaders = Report()
+        if options.convert:
+            prompt, report_of_loaders = convert(prompt)
         request = request_of({**vars(options), "hardware": THIS_MACHINE})
         result = make_plan(prompt, replace(request, profile=_profile(options.hardware)))
     except (OSError, ValueError, WorkflowError, ProfileError, WeightFileError, RunnerError) as error:
         print(f"{options.workflow}: {error}", file=sys.stderr)
         return UNUSABLE
     if options.json:
-        print(json.dumps({**plan_json(result.plan, result.advice), "chosen": result.change}, indent=2))
+        told = {**plan_json(result.plan, result.advice), "chosen": result.change}
+        print(json.dumps({**told, "conversion": report_of_loaders.to_json()} if options.convert else told, indent=2))
     else:
+        for line in report_of_loaders.lines():
+            print(line)
         print(report(result.plan, result.advice, result.choice))
     return FITS if result.plan.fits else DOES_NOT_FIT
 
@@ -44,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--hardware", default=THIS_MACHINE, help=f"{known}; or a JSON file that describes a machine")
     parser.add_argument("--gpu-budget", type=int, default=0, metavar="MIB", help="of each GPU; 0: free, less 512")
     parser.add_argument("--ram-budget", type=int, default=0, metavar="MIB", help="0: free, less a fifth of all")
+    parser.add_argument("--convert", action="store_true", help="plan with loaders of this pack instead of others")
     parser.add_argument("--unknown-width", type=int, default=0, metavar="PIXELS", help="where it cannot be known")
     parser.add_argument("--unknown-height", type=int, default=0, metavar="PIXELS")
     parser.add_argument("--unknown-batch", type=int, default=1)

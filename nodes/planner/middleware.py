@@ -1,4 +1,7 @@
-"""Plans prompts that are posted to ComfyUI: refuses those that do not fit, sets what the mode `fit` chose."""
+"""What happens to prompts that are posted to ComfyUI before it sees them.
+
+Loaders are converted where that is wanted. Then the planner refuses what does not fit, and sets what `fit` chose.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ from server import PromptServer
 
 from ...native.planning import ProfileError, plan_json, report, verdict
 from ...native.weights import WeightFileError
+from ..conversion.convert import convert
+from ..conversion.wanted import ConversionError, is_wanted, with_report
 from .planner import PLANNER, PlanResult, beside_execution, make_plan, planner_request, store_result
 from .request import FIT, REJECT, WARN, PlanRequest, RequestError
 from .walk import Change, Prompt, changed, prompt_fault
@@ -24,16 +29,25 @@ from .walk import Change, Prompt, changed, prompt_fault
 log = logging.getLogger(__name__)
 # From the middleware, which sees a prompt first, to the handler that ComfyUI lets change it.
 _chosen: ContextVar[Change | None] = ContextVar("chosen", default=None)
+_converts: ContextVar[bool] = ContextVar("converts", default=False)
 
 
 @web.middleware
 async def plan_posted_prompt(request: web.Request, handler: Any) -> web.StreamResponse:
-    """Refuses a posted prompt whose planner says that it does not fit; passes all other requests on to ComfyUI.
+    """Converts a posted prompt where that is wanted, and refuses it if its planner says that it does not fit.
 
-    A failed validation of the planner node would not do: ComfyUI then still runs outputs that need none of our nodes.
+    All other requests are passed on to ComfyUI. A failed validation of the planner node would not do: ComfyUI then
+    still runs outputs that need none of our nodes.
     """
     if request.method == "POST" and request.path in ("/prompt", "/api/prompt"):
         posted = await _posted(request)
+        try:
+            _converts.set(is_wanted(request, posted))
+        except ConversionError as error:
+            return web.json_response(_refusal(posted["prompt"], str(error), "", [], "convert"), status=400)
+        if _converts.get():
+            posted = await asyncio.to_thread(_converted, posted)
+            _show(posted, "ggml.converted", posted["extra_data"]["ggml"])
         if _planners(posted["prompt"]):
             outcome = await asyncio.to_thread(beside_execution, lambda: _plan_posted(posted))
             if isinstance(outcome, PlanResult):
@@ -64,11 +78,18 @@ async def _is_accepted(posted: Mapping[str, Any]) -> bool:
 
 
 def apply_choice(posted: dict[str, Any]) -> dict[str, Any]:
-    """ComfyUI's on_prompt handler: the posted body with the inputs that the mode `fit` chose."""
+    """ComfyUI's on_prompt handler: the posted body as converted, with the inputs that the mode `fit` chose."""
+    if _converts.get() and isinstance(posted.get("prompt"), dict):
+        posted = _converted(posted)
     change = _chosen.get()
     if not change:
         return posted
     return {**posted, "prompt": changed(posted["prompt"], change)}
+
+
+def _converted(posted: Mapping[str, Any]) -> dict[str, Any]:
+    prompt, report = convert(posted["prompt"])
+    return with_report({**posted, "prompt": prompt}, report.to_json())
 
 
 async def _posted(request: web.Request) -> dict[str, Any]:
@@ -119,7 +140,7 @@ def _plan_posted(posted: Mapping[str, Any]) -> PlanResult | _Refusal | None:
             way_out = "Choose the mode warn to run it without a plan."
             return _Refusal(_refusal(prompt, f"{why} {way_out}", "", [planner], "mode"), lacks_memory=False)
         if not result.plan.fits and request.mode in (REJECT, FIT):
-            _show_refused(posted, result)
+            _show(posted, "ggml.rejected", plan_json(result.plan, result.advice))
             return _not_fitting(prompt, result)
         last = _stored(prompt, request, result)
     return last
@@ -139,11 +160,11 @@ def _not_fitting(prompt: Prompt, result: PlanResult) -> _Refusal:
     return _Refusal(body, lacks_memory=result.plan.shortage is not None)
 
 
-def _show_refused(posted: Mapping[str, Any], result: PlanResult) -> None:
-    """Sends the plan to the editor that posted the prompt, whose memory panel offers the advice."""
+def _show(posted: Mapping[str, Any], event: str, what: Mapping[str, Any]) -> None:
+    """Sends something to the editor that posted the prompt: a plan, whose advice its panel offers, or a report."""
     editor = posted.get("client_id")
     if isinstance(editor, str):
-        PromptServer.instance.send_sync("ggml.rejected", plan_json(result.plan, result.advice), editor)
+        PromptServer.instance.send_sync(event, what, editor)
 
 
 def _stored(prompt: Prompt, request: PlanRequest, result: PlanResult) -> PlanResult:

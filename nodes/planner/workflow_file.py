@@ -9,7 +9,9 @@ from typing import Any
 
 import nodes as core
 
-from ..conversion.widgets import class_inputs, widget_values
+from ..conversion.editor import stored_values
+from ..conversion.table import ROWS
+from ..conversion.widgets import class_inputs
 from .walk import Prompt
 
 _MUTED, _BYPASSED = 2, 4  # modes of a node in the editor
@@ -121,7 +123,7 @@ class _Editor:
             # The editor mutes what is in a subgraph one by one, and of a subgraph in another sends what is not.
             if node["type"] in self._subgraphs and not (left_out and scope.parent is None):
                 yield from self._executed(self._inside(scope, node))
-            elif node["type"] in core.NODE_CLASS_MAPPINGS and not left_out:
+            elif not left_out and (node["type"] in core.NODE_CLASS_MAPPINGS or node["type"] in ROWS):
                 yield scope, node
 
     def _inside(self, scope: _Scope, host: Mapping[str, Any]) -> _Scope:
@@ -138,7 +140,7 @@ class _Editor:
         return types
 
     def _inputs(self, scope: _Scope, node: Mapping[str, Any]) -> dict[str, Any]:
-        inputs = widget_values(node)
+        inputs = stored_values(node)
         if scope.parent is not None:
             own = str(node["id"])
             chosen = self._promotions(scope.host).values
@@ -257,8 +259,8 @@ class _Editor:
         if node["type"] in self._subgraphs:
             values = self._promotions(node).inputs
             name = slot["name"]
-        elif node["type"] in core.NODE_CLASS_MAPPINGS:
-            values = widget_values(node)
+        elif node["type"] in core.NODE_CLASS_MAPPINGS or node["type"] in ROWS:
+            values = stored_values(node)
             name = (slot.get("widget") or {}).get("name", slot["name"])
         else:
             return None

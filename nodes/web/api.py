@@ -1,4 +1,4 @@
-"""The HTTP routes of this pack: plans, hardware profiles, devices, health, and the models of language servers."""
+"""The HTTP routes of this pack: plans, conversion, hardware profiles, devices, health, models of language servers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from ...native.client import RunnerError, shared
 from ...native.llm.model import LanguageModelError
 from ...native.planning import ProfileError, described_machine, plan_json, profile_of
 from ...native.weights import WeightFileError
+from ..conversion.convert import convert
+from ..conversion.editor import convert_workflow
 from ..language.server import LIST_TIMEOUT, listed_models, server_at
 from ..loaders.device_inputs import devices
 from ..planner.planner import PlanResult, RequestGone, beside_execution, make_plan
@@ -24,8 +26,9 @@ _NUMBERS = ("gpu_budget", "ram_budget", "unknown_width", "unknown_height", "unkn
 
 
 def add_routes(routes: web.RouteTableDef) -> None:
-    """Adds POST /ggml/plan and /ggml/language_models, GET /ggml/profiles, /ggml/devices and /ggml/health."""
+    """Adds POST /ggml/plan, /ggml/convert, /ggml/language_models, GET /ggml/profiles, /ggml/devices, /ggml/health."""
     routes.post("/ggml/plan")(_plan)
+    routes.post("/ggml/convert")(_convert)
     routes.post("/ggml/language_models")(_language_models)
     routes.get("/ggml/profiles")(_profiles)
     routes.get("/ggml/devices")(_devices)
@@ -44,6 +47,13 @@ async def _plan(request: web.Request) -> web.Response:
     if body.get("mode", REJECT) not in MODES:
         return _bad_request(f"mode is one of {', '.join(MODES)}")
 
+    if not isinstance(body.get("convert", False), bool):
+        return _bad_request("convert is true or false")
+    conversion: dict[str, Any] = {}
+    if body.get("convert"):
+        body["prompt"], report = await asyncio.to_thread(convert, body["prompt"])
+        conversion = {"conversion": report.to_json()}
+
     def gone() -> bool:  # an editor whose graph has changed drops its request
         return request.transport is None or request.transport.is_closing()
 
@@ -57,7 +67,28 @@ async def _plan(request: web.Request) -> web.Response:
         return _bad_request(f"{error}")
     except Exception as error:  # of a malformed prompt
         return _bad_request(f"the workflow cannot be planned: {type(error).__name__}: {error}")
-    return web.json_response({**plan_json(result.plan, result.advice), "chosen": result.change})
+    return web.json_response({**plan_json(result.plan, result.advice), "chosen": result.change, **conversion})
+
+
+async def _convert(request: web.Request) -> web.Response:
+    """POST /ggml/convert: {"workflow": of ComfyUI's editor} or {"prompt": in API format} with loaders of this pack.
+
+    Nothing runs and nothing is saved. Answers {"workflow" or "prompt", "converted", "kept"}.
+    """
+    body = await _body(request)
+    if isinstance(body, web.Response):
+        return body
+    workflow = body.get("workflow")
+    if isinstance(workflow, dict):
+        try:
+            graph, report = await asyncio.to_thread(convert_workflow, workflow)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:  # of a damaged one
+            return _bad_request(f"the workflow cannot be converted: {type(error).__name__}: {error}")
+        return web.json_response({"workflow": graph, **report.to_json()})
+    if fault := prompt_fault(body.get("prompt")):
+        return _bad_request(fault)
+    prompt, report = await asyncio.to_thread(convert, body["prompt"])
+    return web.json_response({"prompt": prompt, **report.to_json()})
 
 
 def _plan_of(body: dict[str, Any], gone: Callable[[], bool]) -> PlanResult:
