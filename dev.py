@@ -32,6 +32,7 @@ from tools import (
     server,
     setup,
     steps,
+    templates,
     vulkan,
     workflow,
 )
@@ -85,6 +86,10 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument("--python", metavar="FILE", type=Path, action="append", default=[], help="one to use besides")
     command.add_argument("--keep", action="store_true", help="keep the environments, of 6 GiB each, in .dev/matrix")
     command.set_defaults(run=run_matrix)
+
+    command = commands.add_parser("templates", help="open, convert, plan and run ComfyUI's official templates")
+    templates.add_arguments(command)
+    command.set_defaults(run=run_templates)
 
     commands.add_parser("test", help="ruff, mypy and pytest; what follows goes to pytest (--all: every combination)")
     commands.add_parser("llama", help="test language models on a GPU; what follows goes to pytest")
@@ -154,6 +159,12 @@ def run_matrix(options: argparse.Namespace) -> int:
         return 0
     set_up()
     return matrix.run_rows(places.here(), rows, options.python, options.keep)
+
+
+def run_templates(options: argparse.Namespace) -> int:
+    """Takes the chosen templates."""
+    set_up()
+    return templates.run(places.here(), options)
 
 
 @contextlib.contextmanager

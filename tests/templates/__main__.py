@@ -8,7 +8,7 @@ import json
 import time
 from pathlib import Path
 
-from . import packages, planning, report
+from . import packages, planning, report, running
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--package", type=Path, help="the folder of other templates than the installed ones")
     parser.add_argument("--plan", action="store_true", help="plan them, at real size")
     parser.add_argument("--run", action="store_true", help="run them, small")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="templates that are not named keep what it says")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write the table there")
     options = parser.parse_args()
     wanted = [
@@ -27,17 +27,29 @@ def main() -> None:
         for each in packages.templates(options.package or packages.installed())
         if not options.names or any(fnmatch.fnmatch(each.name, glob) for glob in options.names)
     ]
-    results = []
+    results = known(options.json)
     for number, template in enumerate(wanted, 1):
         began = time.monotonic()
-        result = planning.plan(template, options.folder, planning.CARDS if options.plan else ())
-        results.append(result)
+        result = planning.plan(template, options.folder / "real", planning.CARDS if options.plan else ())
+        if options.run and result.opened:
+            running.run(template, options.folder / "small", result)
+        results[template.name] = result
         print(f"{number}/{len(wanted)} {report.line(result)} ({time.monotonic() - began:.0f} s)", flush=True)
         if options.json:
-            options.json.write_text(json.dumps([each.to_json() for each in results], indent=1), encoding="utf-8")
-    print(*report.counts(results), sep="\n")
+            said = [each.to_json() for _, each in sorted(results.items())]
+            options.json.write_text(json.dumps(said, indent=1), encoding="utf-8")
+    found = [each for _, each in sorted(results.items())]
+    print(*report.counts(found), sep="\n")
     if options.page:
-        report.write(options.page, results)
+        report.write(options.page, found)
+
+
+def known(path: Path | None) -> dict[str, planning.Result]:
+    """What a file of results says, by template; nothing where there is none."""
+    if path is None or not path.is_file():
+        return {}
+    said = [planning.Result.of_json(each) for each in json.loads(path.read_text(encoding="utf-8"))]
+    return {each.name: each for each in said}
 
 
 if __name__ == "__main__":

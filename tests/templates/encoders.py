@@ -51,9 +51,13 @@ class Encoder:
 
     def shapes(self) -> Shapes:
         """Names and shapes of a file of the real size."""
-        config = json.loads((_COMFY / self.file).read_text(encoding="utf-8")) if self.file else {}
-        module = self.core(config | dict(self.more), **_META)
+        module = self.core(self.config(), **_META)
         return {self._in_file(name): tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+    def config(self) -> dict[str, Any]:
+        """What core makes the real one of."""
+        said = json.loads((_COMFY / self.file).read_text(encoding="utf-8")) if self.file else {}
+        return {**said, **self.more}
 
     def contents(self) -> dict[str, bytes]:
         """Tensors of bytes in the file: its tokenizer."""

@@ -19,6 +19,7 @@ from .encoders import ENCODERS
 from .storage import STORAGES, HollowFile, Shapes, storage_of
 
 MODEL, VAE = "model.diffusion_model.", "first_stage_model."  # as checkpoints call them
+_TOKENIZER = "text_encoders."  # where checkpoints have it
 _VAE = "VAE "  # what the names of autoencoders begin with here, as models have the same
 _LORAS, _CHECKPOINTS = _FOLDERS = "loras", "checkpoints"
 _ENDS = re.compile(r"(^|\.)\d+\.")
@@ -81,7 +82,7 @@ def hollow(folder: str, name: str) -> HollowFile:
         STORAGES[part.stored or storage_of(name)](file, part.prefix, part.shapes())
         if part.name in ENCODERS and not part.rank:
             for key, content in ENCODERS[part.name].contents().items():
-                file.add_bytes(part.prefix + key, content)
+                file.add_bytes((_TOKENIZER if part.prefix.startswith(_TOKENIZER) else part.prefix) + key, content)
         if part.name in DIFFUSION and not part.rank:
             config |= json.loads(DIFFUSION[part.name].metadata.get("config", "{}"))
         config |= autoencoders.CONFIG.get(part.name.removeprefix(_VAE), {})
@@ -266,44 +267,95 @@ ROWS: tuple[ModelRow, ...] = (
     _row("byt5", "ByT5"),
     _row("llama_3.1|llava_llama3", "Llama 3.1 8B"),
     # checkpoints
-    _checkpoint("sd_xl_base|sd_xl_turbo", "SDXL", _SD_VAE, _CLIP_L,
-                Part("CLIP-G of OpenCLIP", "conditioner.embedders.1.model.", "F16")),
-    _checkpoint("sd_xl_refiner", "SDXL refiner", _SD_VAE,
-                Part("CLIP-G of OpenCLIP", "conditioner.embedders.0.model.", "F16")),
-    _checkpoint("v1-5|dreamshaper", "SD1.5", _SD_VAE,
-                Part("CLIP-L without projection", "cond_stage_model.transformer.", "F16")),
-    _checkpoint("sd3.5_large_fp8", "SD3.5 large", Part("VAE FLUX.1, SD3", VAE, "BF16"),
-                Part("CLIP-L", "text_encoders.clip_l.transformer.", "F16"),
-                Part("CLIP-G", "text_encoders.clip_g.transformer.", "F16"),
-                Part("T5-XXL", "text_encoders.t5xxl.transformer.")),
+    _checkpoint(
+        "sd_xl_base|sd_xl_turbo",
+        "SDXL",
+        _SD_VAE,
+        _CLIP_L,
+        Part("CLIP-G of OpenCLIP", "conditioner.embedders.1.model.", "F16"),
+    ),
+    _checkpoint(
+        "sd_xl_refiner", "SDXL refiner", _SD_VAE, Part("CLIP-G of OpenCLIP", "conditioner.embedders.0.model.", "F16")
+    ),
+    _checkpoint(
+        "v1-5|dreamshaper", "SD1.5", _SD_VAE, Part("CLIP-L without projection", "cond_stage_model.transformer.", "F16")
+    ),
+    _checkpoint(
+        "sd3.5_large_fp8",
+        "SD3.5 large",
+        Part("VAE FLUX.1, SD3", VAE, "BF16"),
+        Part("CLIP-L", "text_encoders.clip_l.transformer.", "F16"),
+        Part("CLIP-G", "text_encoders.clip_g.transformer.", "F16"),
+        Part("T5-XXL", "text_encoders.t5xxl.transformer."),
+    ),
     _checkpoint("flux1-dev-fp8", "FLUX.1 dev", *_FLUX),
     _checkpoint("flux1-schnell-fp8", "FLUX.1 schnell", *_FLUX),
     _row("flux1-schnell", "FLUX.1 schnell"),
     _row("flux1", "FLUX.1 dev"),
-    _checkpoint("ltx-2.3-22b-(dev|distilled)-?(fp8)?.safe", "LTX-2.3", *_OF_LTX_2,
-                Part("LTX-2.3 text projection", "text_embedding_projection.", "BF16")),
-    _checkpoint("ltx-2-19b-(dev|distilled)-?(fp8)?.safe", "LTX-2", *_OF_LTX_2,
-                Part("LTX-2 text projection", "text_embedding_projection.", "BF16")),
+    _checkpoint(
+        "ltx-2.3-22b-(dev|distilled)-?(fp8)?.safe",
+        "LTX-2.3",
+        *_OF_LTX_2,
+        Part("LTX-2.3 text projection", "text_embedding_projection.", "BF16"),
+    ),
+    _checkpoint(
+        "ltx-2-19b-(dev|distilled)-?(fp8)?.safe",
+        "LTX-2",
+        *_OF_LTX_2,
+        Part("LTX-2 text projection", "text_embedding_projection.", "BF16"),
+    ),
     _checkpoint("ltx-video-2b-v0.9.5", "LTX-Video 0.9", Part("VAE LTX-Video 0.9.5, LTX-2", "vae.")),
     _checkpoint("ltx-video-2b-v0.9", "LTX-Video 0.9", Part("VAE LTX-Video 0.9", "vae.")),
-    _checkpoint("ace_step_v1_3.5b", "ACE-Step", Part("VAE ACE-Step", "vae."),
-                Part("UMT5-base", "text_encoders.umt5base.transformer.")),
-    _checkpoint("ace_step_1.5_turbo_aio", "ACE-Step 1.5", Part("VAE ACE-Step 1.5", "vae."),
-                Part("Qwen3 0.6B of ACE-Step", "text_encoders.qwen3_06b.transformer."),
-                Part("Qwen3 2B of ACE-Step", "text_encoders.qwen3_2b.transformer.")),
-    _checkpoint("stable_audio_3", "Stable Audio 3", Part("Stable Audio 3 beside"),
-                Part("VAE Stable Audio 3", "pretransform.model.")),
-    _checkpoint("stable-audio-open", "Stable Audio", Part("Stable Audio beside"),
-                Part("VAE Stable Audio", "pretransform.model.")),
+    _checkpoint(
+        "ace_step_v1_3.5b",
+        "ACE-Step",
+        Part("VAE ACE-Step", "vae."),
+        Part("UMT5-base", "text_encoders.umt5base.transformer."),
+    ),
+    _checkpoint(
+        "ace_step_1.5_turbo_aio",
+        "ACE-Step 1.5",
+        Part("VAE ACE-Step 1.5", "vae."),
+        Part("Qwen3 0.6B of ACE-Step", "text_encoders.qwen3_06b.transformer."),
+        Part("Qwen3 2B of ACE-Step", "text_encoders.qwen3_2b.transformer."),
+    ),
+    _checkpoint(
+        "stable_audio_3",
+        "Stable Audio 3",
+        Part("Stable Audio 3 beside"),
+        Part("VAE Stable Audio 3", "pretransform.model."),
+    ),
+    _checkpoint(
+        "stable-audio-open",
+        "Stable Audio",
+        Part("Stable Audio beside"),
+        Part("VAE Stable Audio", "pretransform.model."),
+    ),
     _checkpoint("hidream_o1", "HiDream O1"),
-    _checkpoint("netayume", "Lumina 2", Part("VAE FLUX.1, SD3", "vae."),
-                Part("Gemma 2 2B", "text_encoders.gemma2_2b.transformer.")),
-    _checkpoint("svd_xt", "VAE SVD", Part("VAE SVD", VAE, "F16"),
-                Part("CLIP vision H of OpenCLIP", "conditioner.embedders.0.open_clip.model.visual.", "F16")),
-    _checkpoint("hunyuan3d-dit-v2", "Hunyuan3D 2.0", Part("VAE Hunyuan3D", "vae."),
-                Part("DINOv2 giant", "conditioner.main_image_encoder.model.")),
-    _checkpoint("hunyuan_3d_v2.1", "Hunyuan3D 2.1", Part("VAE Hunyuan3D", "vae."),
-                Part("DINOv2 large", "conditioner.main_image_encoder.model.")),
+    _checkpoint(
+        "netayume",
+        "Lumina 2",
+        Part("VAE FLUX.1, SD3", "vae."),
+        Part("Gemma 2 2B", "text_encoders.gemma2_2b.transformer."),
+    ),
+    _checkpoint(
+        "svd_xt",
+        "VAE SVD",
+        Part("VAE SVD", VAE, "F16"),
+        Part("CLIP vision H of OpenCLIP", "conditioner.embedders.0.open_clip.model.visual.", "F16"),
+    ),
+    _checkpoint(
+        "hunyuan3d-dit-v2",
+        "Hunyuan3D 2.0",
+        Part("VAE Hunyuan3D", "vae."),
+        Part("DINOv2 giant", "conditioner.main_image_encoder.model."),
+    ),
+    _checkpoint(
+        "hunyuan_3d_v2.1",
+        "Hunyuan3D 2.1",
+        Part("VAE Hunyuan3D", "vae."),
+        Part("DINOv2 large", "conditioner.main_image_encoder.model."),
+    ),
     # LoRAs
     _lora("qwen|firered|illustration|gummycandy|wuli|removal_timestep", "Qwen-Image", 64),
     _lora("wan21_causvid_bidirect2_t2v_1_3b", "Wan t2v 1.3B"),

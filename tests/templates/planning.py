@@ -33,6 +33,12 @@ class Result:
     why: list[str] = field(default_factory=list)
     plans: dict[str, str] = field(default_factory=dict)
 
+    @staticmethod
+    def of_json(said: dict[str, Any]) -> Result:
+        """As the command wrote it."""
+        why = [each for each in said["why"].split("; ") if each]
+        return Result(**{**said, "why": why})
+
     def to_json(self) -> dict[str, Any]:
         """As the command writes it."""
         return {
