@@ -63,7 +63,7 @@ def needed_inputs(
     owner = node_class.PREPARE_CLASS_CLONE(None) if issubclass(node_class, io.ComfyNode) else node_class()
     waiting = set(lazy)
     while waiting:
-        asked = waiting & set(getattr(owner, "check_lazy_status")(**found, **dict.fromkeys(waiting)) or ())
+        asked = waiting & set(owner.check_lazy_status(**found, **dict.fromkeys(waiting)) or ())
         if not asked:
             break
         found |= {name: value(given[name]) for name in asked}

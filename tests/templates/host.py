@@ -1,4 +1,4 @@
-"""ComfyUI with all of its nodes and this pack's in this process, and the folders of models and inputs of the templates."""
+"""ComfyUI with all of its nodes and this pack's in this process, and the folders that templates load from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models beside diffusion models, text encoders and VAEs, of their real sizes: vision encoders and what else there is."""
+"""Models beside diffusion models, text encoders and VAEs, of their real sizes: vision encoders and the like."""
 
 from __future__ import annotations
 

@@ -21,7 +21,10 @@ _NARROWEST = 256  # columns and rows of a weight that is quantized
 
 @dataclass
 class HollowFile:
-    """A safetensors file whose weights are zeros. tensors: type and shape by name; contents: bytes of those that matter."""
+    """A safetensors file whose weights are zeros.
+
+    tensors: type and shape by name. contents: bytes of those that are read, such as tokenizers.
+    """
 
     tensors: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     contents: dict[str, bytes] = field(default_factory=dict)
