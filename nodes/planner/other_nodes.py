@@ -50,7 +50,7 @@ def title_of(class_type: str) -> str:
 def needed_inputs(
     class_type: str, given: Inputs, value: Callable[[Any], Any], is_link: Callable[[Any], bool]
 ) -> dict[str, Any]:
-    """The inputs of a node, followed; of those that ComfyUI evaluates when the node asks for them, None where it does not.
+    """The inputs of a node, followed; None for a lazy one that the node does not ask for, as ComfyUI leaves it out.
 
     given: its own. value: follows an input. An Unknown decides nothing: then all are followed.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,8 +19,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="module")
-def templates() -> Iterator[dict[str, packages.Template]]:
-    yield {each.name: each for each in packages.templates(packages.installed())}
+def templates() -> dict[str, packages.Template]:
+    return {each.name: each for each in packages.templates(packages.installed())}
 
 
 def test_a_template_is_planned(templates: dict[str, packages.Template], name: str, tmp_path: Path) -> None:
