@@ -33,6 +33,7 @@ from tools import (
     server,
     setup,
     steps,
+    templates,
     vulkan,
     workflow,
 )
@@ -96,6 +97,10 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument("--seed", metavar="N", type=int, default=0, help="of chance")
     command.add_argument("--json", metavar="FILE", type=Path, help="write every job with its faults and its end")
     command.set_defaults(run=storm)
+
+    command = commands.add_parser("templates", help="open, convert, plan and run ComfyUI's official templates")
+    templates.add_arguments(command)
+    command.set_defaults(run=run_templates)
 
     commands.add_parser("test", help="ruff, mypy and pytest; what follows goes to pytest (--all: every combination)")
     commands.add_parser("llama", help="test language models on a GPU; what follows goes to pytest")
@@ -171,6 +176,12 @@ def install_by_manager(options: argparse.Namespace) -> int:
     """Installs the committed state of this checkout."""
     set_up()
     return comfyui_manager.install(places.here(), options.keep)
+
+
+def run_templates(options: argparse.Namespace) -> int:
+    """Takes the chosen templates."""
+    set_up()
+    return templates.run(places.here(), options)
 
 
 @contextlib.contextmanager

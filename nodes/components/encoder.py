@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from comfy.clip_model import CLIPTextModel
 from torch import Tensor

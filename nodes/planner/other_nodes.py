@@ -32,6 +32,7 @@ _MADE = SETTINGS | {
     "AUDIO", "AUDIO_ENCODER_OUTPUT", "CLIP", "CLIP_VISION_OUTPUT", "CONDITIONING", "CONTROL_NET", "HOOKS",
     "HOOK_KEYFRAMES", "IMAGE", "MASK", "MODEL", "TIMESTEPS_RANGE", "VAE",
 }  # fmt: skip
+_ANY = frozenset({"*", "COMFY_MATCHTYPE_V3"})  # of outputs that are one of the inputs
 _WITHOUT_FILES = frozenset({"EmptyAudio", "EmptyImage", "SolidMask"})
 _MODELS = ("MODEL", "CLIP", "VAE", "GUIDER", "CONTROL_NET")
 _PASSED_ON = (*_MODELS, "CONDITIONING", "LATENT")
@@ -48,6 +49,37 @@ def title_of(class_type: str) -> str:
             return "Decoding the sound" if "AUDIO" in makes else "Decoding the picture"
         return "Encoding the sound" if "AUDIO" in takes else "Encoding the picture"
     return "Encoding the prompt" if "CLIP" in takes and "CONDITIONING" in makes else class_type
+
+
+def needed_inputs(
+    class_type: str, given: Inputs, value: Callable[[Any], Any], is_link: Callable[[Any], bool]
+) -> dict[str, Any]:
+    """The inputs of a node, followed; None for a lazy one that the node does not ask for, as ComfyUI leaves it out.
+
+    given: its own. value: follows an input. An Unknown decides nothing: then all are followed.
+    """
+    node_class = core.NODE_CLASS_MAPPINGS.get(class_type)
+    asks = getattr(node_class, "check_lazy_status", None)
+    lazy = {name for name in _lazy_inputs(node_class) if is_link(given.get(name))} if asks else set()
+    found = {name: value(each) for name, each in given.items() if name not in lazy}
+    if not lazy or any(isinstance(each, Unknown) for each in found.values()):
+        return {name: found[name] if name in found else value(each) for name, each in given.items()}
+    owner = node_class.PREPARE_CLASS_CLONE(None) if issubclass(node_class, io.ComfyNode) else node_class()
+    waiting = set(lazy)
+    while waiting:
+        asked = waiting & set(owner.check_lazy_status(**found, **dict.fromkeys(waiting)) or ())
+        if not asked:
+            break
+        found |= {name: value(given[name]) for name in asked}
+        waiting -= asked
+    return found | dict.fromkeys(waiting)
+
+
+def _lazy_inputs(node_class: Any) -> Iterator[str]:
+    for group in ("required", "optional"):
+        for name, described in (node_class.INPUT_TYPES().get(group) or {}).items():
+            if len(described) > 1 and isinstance(described[1], Mapping) and described[1].get("lazy"):
+                yield name
 
 
 def follow(class_type: str, inputs: Inputs, linked: bool, turn: NodeTurn) -> Outputs:
@@ -136,7 +168,7 @@ def _is_executed(node_class: Any) -> bool:
         and not getattr(node_class, "OUTPUT_NODE", False)
         and not getattr(node_class, "API_NODE", False)
         and not inspect.iscoroutinefunction(getattr(node_class, node_class.FUNCTION))
-        and set(_output_types(node_class)) <= _MADE
+        and set(_output_types(node_class)) <= _MADE | _ANY
         and set(_output_types(node_class)) & {"CONTROL_NET"} <= set(_input_types(node_class).values())
     )
 
@@ -158,7 +190,9 @@ def _assumed(node_class: Any, name: str, value: Any, inputs: Inputs, turn: NodeT
         return unwritten_zeros((size.batch, size.height, size.width, 3))
     assert vae is not None
     ratio = vae.first_stage_model.ratio
-    return {"samples": unwritten_zeros((size.batch, vae.latent_channels, size.height // ratio, size.width // ratio))}
+    frames = (1,) if vae.latent_dim == 3 else ()
+    shape = size.batch, vae.latent_channels, *frames, size.height // ratio, size.width // ratio
+    return {"samples": unwritten_zeros(shape)}
 
 
 def _passed_on(node_class: Any, inputs: Inputs, unknown: Unknown, turn: NodeTurn) -> Outputs:

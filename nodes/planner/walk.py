@@ -15,7 +15,7 @@ from ...native.engines.dry_run import Recorder
 from ...native.planning import Machine, Part
 from ..components.host import dry_run_host
 from .order import execution_order
-from .other_nodes import follow, is_ours, title_of
+from .other_nodes import follow, is_ours, needed_inputs, title_of
 from .planned_models import planned_model
 from .rules import RULES
 from .unknown import NodeTurn, Size, Unknown, Unplanned
@@ -95,7 +95,8 @@ class _Walk:
         if not isinstance(described, Mapping) or not isinstance(described.get("inputs"), Mapping):
             return (Unknown(f"node {node} is not described"),)
         class_type = str(described.get("class_type"))
-        inputs = {str(name): self.value(value) for name, value in described["inputs"].items()}
+        given = {str(name): value for name, value in described["inputs"].items()}
+        inputs = needed_inputs(class_type, given, self.value, _is_link)
         planned = RULES.get(class_type)
         self._recorder.part = Part(node, (planned and planned.title) or title_of(class_type))
         turn = NodeTurn(self._recorder, self._unknown)

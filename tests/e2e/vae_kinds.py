@@ -71,10 +71,11 @@ class VAEKind:
         for name, buffer in module.named_buffers():
             if name in values and name.rsplit(".", 1)[-1] in _OF_FILES:
                 values[name] = 0.5 + torch.rand(buffer.shape)
-        held = {self._in_file(name): x.clone().to(self.dtype).contiguous() for name, x in values.items()}
+        held = {self.in_file(name): x.clone().to(self.dtype).contiguous() for name, x in values.items()}
         return {**{name: torch.zeros(shape) for name, shape in self.markers.items() if name not in held}, **held}
 
-    def _in_file(self, name: str) -> str:
+    def in_file(self, name: str) -> str:
+        """What a file calls a tensor of the module."""
         for old, new in self.renamed.items():
             if name.startswith(old):
                 return new + name[len(old) :]

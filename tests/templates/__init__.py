@@ -1,0 +1,1 @@
+"""The official templates as the yardstick: opened, converted, planned at real size and run at small width."""

@@ -1,0 +1,56 @@
+"""Opens, converts, plans and runs official templates; `python3 dev.py templates` calls it in ComfyUI's environment."""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import time
+from pathlib import Path
+
+from . import packages, planning, report, running
+
+
+def main() -> None:
+    """Takes the templates that are named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="globs; without any, all templates")
+    parser.add_argument("--folder", type=Path, required=True, help="where model files and inputs are kept")
+    parser.add_argument("--package", type=Path, help="the folder of other templates than the installed ones")
+    parser.add_argument("--plan", action="store_true", help="plan them, at real size")
+    parser.add_argument("--run", action="store_true", help="run them, small")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="templates that are not named keep what it says")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write the table there")
+    options = parser.parse_args()
+    wanted = [
+        each
+        for each in packages.templates(options.package or packages.installed())
+        if not options.names or any(fnmatch.fnmatch(each.name, glob) for glob in options.names)
+    ]
+    results = known(options.json)
+    for number, template in enumerate(wanted, 1):
+        began = time.monotonic()
+        result = planning.plan(template, options.folder / "real", planning.CARDS if options.plan else ())
+        if options.run and result.opened:
+            running.run(template, options.folder / "small", result)
+        results[template.name] = result
+        print(f"{number}/{len(wanted)} {report.line(result)} ({time.monotonic() - began:.0f} s)", flush=True)
+        if options.json:
+            said = [each.to_json() for _, each in sorted(results.items())]
+            options.json.write_text(json.dumps(said, indent=1), encoding="utf-8")
+    found = [each for _, each in sorted(results.items())]
+    print(*report.counts(found), sep="\n")
+    if options.page:
+        report.write(options.page, found)
+
+
+def known(path: Path | None) -> dict[str, planning.Result]:
+    """What a file of results says, by template; nothing where there is none."""
+    if path is None or not path.is_file():
+        return {}
+    said = [planning.Result.of_json(each) for each in json.loads(path.read_text(encoding="utf-8"))]
+    return {each.name: each for each in said}
+
+
+if __name__ == "__main__":
+    main()

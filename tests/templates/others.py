@@ -1,0 +1,113 @@
+"""Models beside diffusion models, text encoders and VAEs, of their real sizes: vision encoders and the like."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests import pack
+
+pack.comfy()
+
+import comfy.clip_vision  # noqa: E402
+import comfy.ops  # noqa: E402
+from comfy.ldm.lightricks.latent_upsampler import LatentUpsampler  # noqa: E402
+
+from .. import checkpoints  # noqa: E402
+from .diffusion import DIFFUSION  # noqa: E402
+from .encoders import ENCODERS  # noqa: E402
+
+Shapes = Mapping[str, tuple[int, ...]]
+_COMFY = Path(comfy.clip_vision.__file__).parent
+_UPSAMPLER: dict[str, Any] = {
+    "in_channels": 128, "mid_channels": 1024, "num_blocks_per_stage": 4, "dims": 3, "spatial_upsample": True,
+    "temporal_upsample": False,
+}  # fmt: skip
+_META: dict[str, Any] = {"dtype": torch.float32, "device": "meta", "operations": comfy.ops.disable_weight_init}
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _without_projection() -> Shapes:
+    return {name: shape for name, shape in ENCODERS["CLIP-L"].shapes().items() if name != "text_projection.weight"}
+
+
+def _open_clip_g() -> Shapes:
+    return _shapes(checkpoints.open_clip(checkpoints.clip(1280, 20, 5120, 32), 32))
+
+
+def _beside(name: str) -> Callable[[], Shapes]:
+    return lambda: DIFFUSION[name].small().beside
+
+
+def _vision(config: str) -> Callable[[], Shapes]:
+    def made() -> Shapes:
+        said = json.loads((_COMFY / config).read_text(encoding="utf-8"))
+        kind = comfy.clip_vision.IMAGE_ENCODERS[said["model_type"]]
+        return _shapes(kind(said, torch.float32, "meta", comfy.ops.manual_cast).state_dict())
+
+    return made
+
+
+def _real_esrgan() -> Shapes:
+    """RRDBNet of 23 blocks, in the names of its authors."""
+    found: dict[str, tuple[int, ...]] = {}
+
+    def convolution(name: str, given: int, made: int) -> None:
+        found.update({f"{name}.weight": (made, given, 3, 3), f"{name}.bias": (made,)})
+
+    convolution("conv_first", 3, 64)
+    for block in range(23):
+        for dense in (1, 2, 3):
+            for layer in range(1, 6):
+                name = f"body.{block}.rdb{dense}.conv{layer}"
+                convolution(name, 64 + 32 * (layer - 1), 32 if layer < 5 else 64)
+    for name in ("conv_body", "conv_up1", "conv_up2", "conv_hr"):
+        convolution(name, 64, 64)
+    convolution("conv_last", 64, 3)
+    return found
+
+
+def _latent_upsampler() -> torch.nn.Module:
+    with torch.device("meta"):
+        return LatentUpsampler(**_UPSAMPLER, operations=comfy.ops.disable_weight_init)
+
+
+OTHERS: Mapping[str, Callable[[], Shapes]] = {
+    "CLIP-L without projection": _without_projection,
+    "CLIP-G of OpenCLIP": _open_clip_g,
+    "Stable Audio beside": _beside("Stable Audio"),
+    "Stable Audio 3 beside": _beside("Stable Audio 3"),
+    "LTX-2 text projection": lambda: {"aggregate_embed.weight": (3840, 3840 * 49)},
+    "LTX-2.3 text projection": lambda: {
+        f"{kind}_aggregate_embed.{end}": shape
+        for kind, width in (("video", 4096), ("audio", 2048))
+        for end, shape in (("weight", (width, 3840 * 49)), ("bias", (width,)))
+    },
+    "CLIP vision H": _vision("clip_vision_config_h.json"),
+    "CLIP vision G": _vision("clip_vision_config_g.json"),
+    "SigLIP 384": _vision("clip_vision_siglip_384.json"),
+    "DINOv2 giant": _vision("image_encoders/dino2_giant.json"),
+    "DINOv2 large": _vision("image_encoders/dino2_large.json"),
+    "FLUX.1 Redux": lambda: {
+        "redux_up.weight": (12288, 1152), "redux_up.bias": (12288,), "redux_down.weight": (4096, 12288),
+        "redux_down.bias": (4096,),
+    },
+    "RealESRGAN x4": _real_esrgan,
+    "LTX-2 latent upscaler": lambda: _shapes(_latent_upsampler().state_dict()),
+}  # fmt: skip
+# Of the metadata of a file.
+CONFIG: Mapping[str, Mapping[str, Any]] = {"LTX-2 latent upscaler": _UPSAMPLER}
+FILES: Mapping[str, str] = {
+    "clip_vision_h": "CLIP vision H",
+    "clip_vision_g": "CLIP vision G",
+    "sigclip_vision": "SigLIP 384",
+    "realesrgan_x4plus": "RealESRGAN x4",
+    "ltx-2(.3)?-spatial-upscaler": "LTX-2 latent upscaler",
+}

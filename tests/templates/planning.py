@@ -1,0 +1,149 @@
+"""Templates opened, converted, and planned for a card, with files of the real size and structure over zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from tests import pack
+
+from . import host, inputs
+from .files import write_hollow
+from .packages import Template, nodes_of
+
+CARDS = ("RX 580 8 GB, Linux", "RTX 3060 12 GB, Windows")
+_MIB = 1 << 20
+Prompt = dict[str, Any]
+
+
+@dataclass
+class Result:
+    """What became of a template. plans: what a card's plan says, by its name. equal: dB between ours and core's."""
+
+    name: str
+    opened: bool = False
+    converted: bool = False
+    planned: bool = False
+    run: bool | None = None  # None: not tried
+    equal: float | None = None
+    why: list[str] = field(default_factory=list)
+    plans: dict[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def of_json(said: dict[str, Any]) -> Result:
+        """As the command wrote it."""
+        why = [each for each in said["why"].split("; ") if each]
+        return Result(**{**said, "why": why})
+
+    def to_json(self) -> dict[str, Any]:
+        """As the command writes it."""
+        return {
+            "name": self.name, "opened": self.opened, "converted": self.converted, "planned": self.planned,
+            "run": self.run, "equal": self.equal, "why": "; ".join(self.why), "plans": self.plans,
+        }  # fmt: skip
+
+
+def opened(template: Template, result: Result) -> Prompt | None:
+    """The prompt of a template, all nodes of which this ComfyUI has; None where it cannot be opened."""
+    import nodes as core
+
+    files = pack.part("nodes.planner.workflow_file")
+    try:
+        prompt: Prompt = dict(files.prompt_of(template.content))
+    except files.WorkflowError as error:
+        result.why.append(str(error))
+        return None
+    unknown = sorted({node["class_type"] for node in prompt.values()} - set(core.NODE_CLASS_MAPPINGS))
+    others = sorted({node["type"] for node in nodes_of(template.content) if "+" in node["type"]} - set(unknown))
+    if unknown or others:
+        result.why.append(f"it has nodes of other packs, or of a newer ComfyUI: {', '.join((*unknown, *others))}")
+    result.opened = not unknown and not others
+    return prompt if result.opened else None
+
+
+def converted(prompt: Prompt, result: Result) -> Prompt:
+    """The prompt with our loaders; the result says which stayed core's."""
+    changed, report = pack.part("nodes.conversion.convert").convert(prompt)
+    result.converted = bool(report.converted) and not report.kept
+    result.why += dict.fromkeys(f"{each.class_type} {each.why}".removesuffix(".") for each in report.kept)
+    return dict(changed)
+
+
+def plan(template: Template, folder: Path, cards: Sequence[str] = CARDS) -> Result:
+    """Opens, converts and plans a template for each card. folder: of models and inputs, which are kept there."""
+    host.start()
+    host.use_folders(folder / "models", folder / "input")
+    result = Result(template.name)
+    prompt = opened(template, result)
+    if prompt is None:
+        return result
+    result.why += write_hollow(folder / "models", template.files).values()
+    inputs.write_inputs(prompt, folder / "input", _size(prompt))
+    host.use_folders(folder / "models", folder / "input")
+    prompt = converted(prompt, result)
+    with _islands() as islands:
+        verdicts = [_planned(prompt, card, result) for card in cards]
+    for where in dict.fromkeys(islands):
+        result.why.append(f"an island: {where}")
+    result.planned = bool(verdicts) and all(verdicts) and not islands
+    result.why = list(dict.fromkeys(result.why))
+    return result
+
+
+def _size(prompt: Prompt) -> inputs.Size:
+    """What is loaded is as large as models for it take."""
+    video = any(node["class_type"] == "LoadVideo" for node in prompt.values())
+    return inputs.Size(832, 480) if video else inputs.Size()
+
+
+def _planned(prompt: Prompt, card: str, result: Result) -> bool:
+    """Whether all of a prompt is planned for a card; what the plan says goes to the result."""
+    planner, request = pack.part("nodes.planner.planner"), pack.part("nodes.planner.request")
+    size = _size(prompt)
+    asked = request.PlanRequest(profile=request.profile_named(card))
+    unknown = pack.part("nodes.planner.unknown").Size(size.width, size.height, 1)
+    try:  # without the search for advice, which plans a workflow that does not fit a dozen times
+        found = planner._plan(prompt, request.machine_of(asked), unknown, None)
+    except Exception as error:  # the yardstick is there to find them
+        result.why.append(f"{type(error).__name__}: {error}")
+        return False
+    result.why += found.gaps
+    if not found.phases and found.shortage is None:
+        result.why.append("no model of it is computed by this pack")
+        return False
+    result.plans[card] = _cell(found)
+    return not found.gaps
+
+
+def _cell(found: Any) -> str:
+    """MiB of the card and of RAM, or what is lacking."""
+    if found.shortage is not None:
+        short = found.shortage
+        lacking = f"{short.over / _MIB:,.0f} MiB of {short.device}" if short.over else short.message
+        return f"{short.title} lacks {lacking}"
+    gpu, ram = (round(found.peaks.get(device, 0) / _MIB) for device in ("Vulkan0", "CPU"))
+    return f"{gpu:,} + {ram:,} MiB"
+
+
+@contextmanager
+def _islands() -> Iterator[list[str]]:
+    """The islands of diffusion models that are lowered within it, in words."""
+    ggml = pack.part("native.engines.ggml").GgmlModel
+    original, found = ggml.lowered, []
+
+    def lowered(self: Any, *args: Any, **kwargs: Any) -> Any:
+        made = original(self, *args, **kwargs)
+        if self.weights.name.endswith("diffusion model"):
+            found.extend(
+                f"{island.operation} in {self.weights.name}, {island.module_path}"
+                for part in made.parts
+                for island in part.islands
+            )
+        return made
+
+    with patch.object(ggml, "lowered", lowered):
+        yield found

@@ -1,0 +1,62 @@
+"""The planner follows of a node's branches those that ComfyUI evaluates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.pack import part
+
+other_nodes = part("nodes.planner.other_nodes")
+unknown = part("nodes.planner.unknown")
+
+import nodes as core  # noqa: E402
+
+
+class Switch:
+    """As ComfySwitchNode, in the older schema."""
+
+    FUNCTION, RETURN_TYPES = "choose", ("*",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        branch = ("*", {"lazy": True})
+        return {"required": {"switch": ("BOOLEAN", {}), "on_false": branch, "on_true": branch}}
+
+    def check_lazy_status(self, switch: bool, on_false: Any = None, on_true: Any = None) -> list[str]:
+        return ["on_true"] if switch else ["on_false"]
+
+
+@pytest.fixture
+def followed(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The inputs of a switch, and the links that were followed for them."""
+    monkeypatch.setitem(core.NODE_CLASS_MAPPINGS, "Switch", Switch)
+
+    def follow(switch: Any) -> tuple[dict[str, Any], list[str]]:
+        asked: list[str] = []
+
+        def value(each: Any) -> Any:
+            if not isinstance(each, list):
+                return each
+            asked.append(each[0])
+            return unknown.Unknown("it is not known") if each[0] == "unknown" else f"of {each[0]}"
+
+        given = {"switch": switch, "on_false": ["left", 0], "on_true": ["right", 0]}
+        return other_nodes.needed_inputs("Switch", given, value, lambda each: isinstance(each, list)), asked
+
+    return follow
+
+
+@pytest.mark.parametrize(("switch", "taken", "other"), [(True, "right", "on_false"), (False, "left", "on_true")])
+def test_the_branch_that_is_not_taken_is_not_followed(followed: Any, switch: bool, taken: str, other: str) -> None:
+    inputs, asked = followed(switch)
+    assert asked == [taken]
+    assert inputs[other] is None
+    assert f"of {taken}" in inputs.values()
+
+
+def test_an_unknown_switch_follows_both(followed: Any) -> None:
+    inputs, asked = followed(["unknown", 0])
+    assert sorted(asked) == ["left", "right", "unknown"]
+    assert isinstance(inputs["switch"], unknown.Unknown)
