@@ -38,6 +38,7 @@ class LowerOptions:
     chunk_threshold_bytes: activations from this size on are computed in chunks where that lowers the peak of memory.
     chunk_tokens: the least tokens of a chunk; matrix kernels are as fast with so many as with more.
     islands: torch computes what no program can express; without them that is an error.
+    values: without them large constants of whole numbers have only shapes, for what counts bytes alone.
     """
 
     flash: bool = True
@@ -47,6 +48,7 @@ class LowerOptions:
     chunk_threshold_bytes: int = 16 << 20
     chunk_tokens: int = 512
     islands: bool = True
+    values: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class WeightType:
     rotation: int = 0  # columns that a Hadamard matrix has turned together; 0: none
 
 
+_LARGE_TABLE = 1 << 22  # numbers
 Made = int | Operand  # a tensor with the layout `layout(out)`, or a window in an order of its own
 Handler = Callable[..., Made | tuple[Made, ...]]  # one result, or one for each output
 HandlerType = TypeVar("HandlerType", bound=Handler)
@@ -175,9 +178,12 @@ class Lowering:
         if stage == Stage.CONSTANT:
             if window.storage not in self.constants:
                 raise LowerError("a result that no handler makes, such as the statistics of a norm")
-            values = as_constant(self.constants.compact(once))
-            shape = values.shape[: len(shape)]  # numpy gives a number one dimension
-            tensor = constant(self.b, values)
+            if not self.options.values and _is_large_table(once):
+                tensor = self.b.constant_without_values("I32", shape)
+            else:
+                values = as_constant(self.constants.compact(once))
+                shape = values.shape[: len(shape)]  # numpy gives a number one dimension
+                tensor = constant(self.b, values)
             self.constants.forget()
         else:
             name = f"host.{len(self.host.items)}"
@@ -310,3 +316,9 @@ class Lowering:
         copy = Window(window.storage, tuple(flat.shape), (1,), 0, window.dtype)
         self.host.items.append(TracedOp("clone", flat.clone, (), {}, (copy,), ""))
         self.stage[window.storage] = Stage.HOST
+
+
+def _is_large_table(window: Window) -> bool:
+    """Whether a constant is of so many whole numbers, such as the distance of every token from every other."""
+    whole = not window.dtype.is_floating_point and window.dtype != torch.bool
+    return whole and window.numel > _LARGE_TABLE

@@ -18,7 +18,7 @@ ALL = sorted(
 
 # From the lowest floor to the highest: a module imports from its own floor and from those below.
 FLOORS = """
-native native.placement native.errors native.lru native.ggml_types
+native native.placement native.errors native.lru native.ggml_types native.quota native.heap
 native.threads native.process
 native.program
 native.weights
@@ -90,7 +90,7 @@ RETIRED = {
 LEAST, MOST = 80, 400  # lines of a file with one subject
 SMALL = {  # why a file may be shorter: those files
     "what all share, with no place further up": """
-        native/errors.py native/lru.py native/output_check.py native/placement.py
+        native/errors.py native/heap.py native/lru.py native/output_check.py native/placement.py native/quota.py
         native/threads.py
     """,
     "imported where nothing else may be: before the pipes are taken, or in llama.cpp's child": """
