@@ -164,7 +164,7 @@ class Runner:
         """Dry-runs calls one after the other: the memory they would take; nothing is loaded.
 
         capacity: bytes by device. foreign: those of the devices that belong to another machine.
-        Raises RunnerError for a device that is not there, RunnerLost, and QuotaExceeded, after which the runner is idle.
+        Raises RunnerError for a device that is not there, RunnerLost, and QuotaExceeded, with the runner idle again.
         """
         programs = {step.program.digest: step.program for step in steps if isinstance(step, Step) and step.program}
         request, quota = dry_run_request(capacity, steps, foreign), current_quota()

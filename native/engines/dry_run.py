@@ -79,7 +79,8 @@ class Recorder:
     @property
     def nbytes(self) -> int:
         """The memory of the steps, about."""
-        programs = {step.program.digest: step.program for step, _ in self.steps if isinstance(step, Step) and step.program}
+        found = (step.program for step, _ in self.steps if isinstance(step, Step))
+        programs = {id(program): program for program in found if program}
         return len(self.steps) * _ROW_BYTES + sum(map(program_bytes, programs.values()))
 
     def _add(self, step: Step, maker: Part) -> None:

@@ -12,7 +12,7 @@ import torch
 from ..program.builder import Builder, LowerError
 from ..trace.graph import Trace, TracedOp, Window
 from ..trace.values import with_windows
-from .constants import Constants
+from .constants import Constants, is_large_table
 from .grids import constant
 from .host import HostPart, Island, Lowered, as_constant, is_host_input
 from .storages import StorageLayout, written
@@ -60,7 +60,6 @@ class WeightType:
     rotation: int = 0  # columns that a Hadamard matrix has turned together; 0: none
 
 
-_LARGE_TABLE = 1 << 22  # numbers
 Made = int | Operand  # a tensor with the layout `layout(out)`, or a window in an order of its own
 Handler = Callable[..., Made | tuple[Made, ...]]  # one result, or one for each output
 HandlerType = TypeVar("HandlerType", bound=Handler)
@@ -95,7 +94,7 @@ class Lowering:
         self.options = options
         self.ranks = ranks
         self.step: TracedOp | None = None
-        self.constants = Constants(trace)
+        self.constants = Constants(trace, options.values)
         self.weight_names = {window.storage: name for name, window in trace.weights.items()}
         self.stage: dict[int, Stage] = dict.fromkeys(self.weight_names, Stage.DEVICE)
         self.version: dict[int, int] = {}
@@ -178,7 +177,7 @@ class Lowering:
         if stage == Stage.CONSTANT:
             if window.storage not in self.constants:
                 raise LowerError("a result that no handler makes, such as the statistics of a norm")
-            if not self.options.values and _is_large_table(once):
+            if not self.options.values and is_large_table(once):
                 tensor = self.b.constant_without_values("I32", shape)
             else:
                 values = as_constant(self.constants.compact(once))
@@ -316,9 +315,3 @@ class Lowering:
         copy = Window(window.storage, tuple(flat.shape), (1,), 0, window.dtype)
         self.host.items.append(TracedOp("clone", flat.clone, (), {}, (copy,), ""))
         self.stage[window.storage] = Stage.HOST
-
-
-def _is_large_table(window: Window) -> bool:
-    """Whether a constant is of so many whole numbers, such as the distance of every token from every other."""
-    whole = not window.dtype.is_floating_point and window.dtype != torch.bool
-    return whole and window.numel > _LARGE_TABLE
