@@ -42,7 +42,8 @@ class _Writer:
 
     def prompt(self, clip: list[Any]) -> list[Any]:
         words = self.random.choice((2, 5, 30, 90, 200))
-        return [self.add("CLIPTextEncode", clip=clip, text=f"{self.number} a red circle " * words), 0]
+        begins = f"{self.number}, {len(self.graph)}: "  # else ComfyUI knows the result of another one
+        return [self.add("CLIPTextEncode", clip=clip, text=begins + "a red circle " * words), 0]
 
 
 def flux(random_: random.Random, number: int, loaders: dict[str, Any]) -> Graph:

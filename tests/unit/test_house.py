@@ -90,7 +90,7 @@ RETIRED = {
 LEAST, MOST = 80, 400  # lines of a file with one subject
 SMALL = {  # why a file may be shorter: those files
     "what all share, with no place further up": """
-        native/errors.py native/heap.py native/lru.py native/output_check.py native/placement.py native/quota.py
+        native/errors.py native/heap.py native/lru.py native/output_check.py native/placement.py
         native/threads.py
     """,
     "imported where nothing else may be: before the pipes are taken, or in llama.cpp's child": """
@@ -108,7 +108,7 @@ SMALL = {  # why a file may be shorter: those files
         native/runner/graph/segments.py native/runner/graph/sources.py
         native/runner/weight_memory/arrays.py nodes/components/call_arguments.py
         nodes/components/latent_axes.py nodes/loaders/found.py nodes/loaders/small_vaes.py nodes/planner/order.py
-        nodes/planner/chart.py nodes/planner/size_guard.py
+        nodes/planner/chart.py
     """,
     "handlers of one kind of operation": """
         native/lower/handlers/linear_algebra.py native/lower/handlers/rounding.py
