@@ -47,6 +47,7 @@ class HostStorages:
             return torch.empty(window.shape, dtype=window.dtype)
         flat = self.flat[window.storage]
         if flat.stride() == (0,):
+            check_quota(flat.numel() * flat.element_size())
             flat = self.flat[window.storage] = flat.clone()
         if flat.is_complex() and not window.dtype.is_complex:  # of view_as_real
             flat = torch.view_as_real(flat)

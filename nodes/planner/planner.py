@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from time import sleep
+from time import sleep, thread_time
 from typing import Any, TypeVar
 
 import folder_paths
@@ -33,6 +33,7 @@ _WAY_OUT = "Make the picture, the video or the prompt smaller, or split the work
 _STORED = 16  # results
 _STORED_BYTES = 64 << 20  # of walks
 _POLL = 0.05  # seconds
+_SHORT = 0.2  # seconds of work that leave nothing to give back
 _LONGEST_NAME = 256  # characters of a file's
 
 
@@ -80,7 +81,7 @@ def make_plan(
     takes more than SECONDS or QUOTA_BYTES ends with a gap that says so.
     """
     with _planning:
-        planned_for, runner = machine or machine_of(request), _started()
+        planned_for, runner, began = machine or machine_of(request), _started(), thread_time()
 
         def planned(candidate: Prompt) -> Plan:
             if gone():
@@ -94,7 +95,8 @@ def make_plan(
             stopped = (f"planning was stopped after {reason}. {_WAY_OUT}",)
             return PlanResult(Plan(planned_for, (), None, stopped, stopped), (), {})
         finally:
-            trim_heap()
+            if thread_time() - began > _SHORT:
+                trim_heap()
 
 
 def planner_request(prompt: Prompt, node: str) -> PlanRequest:
