@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from ..ggml_build import has_ggml, missing_words
 from ..output_check import check_outputs
 from ..placement import Placement, as_placement
 from ..program import Program
+from ..quota import check_quota, current_quota
 from ..threads import wanted_threads
 from ..weights.weight_set import WeightSet
 from ..wire.failures import Failure, exception
@@ -164,12 +165,17 @@ class Runner:
         """Dry-runs calls one after the other: the memory they would take; nothing is loaded.
 
         capacity: bytes by device. foreign: those of the devices that belong to another machine.
-        Raises RunnerError for a device that is not there, RunnerLost.
+        Raises RunnerError for a device that is not there, RunnerLost, and QuotaExceeded, with the runner idle again.
         """
         programs = {step.program.digest: step.program for step in steps if isinstance(step, Step) and step.program}
-        request = dry_run_request(capacity, steps, foreign)
-        with self._working:
-            return self._answer(lambda _: request, DryRun, Supplies(programs))[0]
+        request, quota = dry_run_request(capacity, steps, foreign), current_quota()
+
+        def within_quota() -> bool:
+            check_quota()
+            return False
+
+        with self._working, quota.waiting() if quota else nullcontext():
+            return self._answer(lambda _: request, DryRun, Supplies(programs), within_quota)[0]
 
     def profile(
         self, weights: WeightSet, placement: Placement | str, program: Program, inputs: dict[str, np.ndarray]

@@ -24,6 +24,8 @@ from .kept import Kept
 from .model import Function
 
 _WRITABLE = 1 << 30  # bytes
+_ROW_BYTES = 1 << 10  # of an operation
+_KEPT_BYTES = 48 << 20  # of programs, and of traces
 
 
 class Recorder:
@@ -74,6 +76,13 @@ class Recorder:
             return None
         return plan_of(self.machine, self.steps, self.loaders, done, notes, gaps)
 
+    @property
+    def nbytes(self) -> int:
+        """The memory of the steps, about."""
+        found = (step.program for step, _ in self.steps if isinstance(step, Step))
+        programs = {id(program): program for program in found if program}
+        return len(self.steps) * _ROW_BYTES + sum(map(program_bytes, programs.values()))
+
     def _add(self, step: Step, maker: Part) -> None:
         part = replace(self.part, loader=maker.node, prefix=maker.prefix, loading=step.do == "load")
         self.steps.append((step, part))
@@ -122,9 +131,22 @@ def _constant_result(program: Program, tensor: int) -> np.ndarray | None:
     return None
 
 
+def program_bytes(program: Program) -> int:
+    """The memory of a program without values, about."""
+    return len(program.tensors) * _ROW_BYTES
+
+
+def _counted_bytes(counted: _Counted) -> int:
+    return sum(map(program_bytes, counted.programs)) + sum(values.nbytes for values in counted.known.values())
+
+
+def _trace_bytes(traced: Trace) -> int:
+    return len(traced.steps) * _ROW_BYTES + sum(values.nbytes for values in traced.constants.values())
+
+
 # So that a workflow that was planned before is planned at once.
-_programs: Kept[_Counted] = Kept()
-_traces: Kept[Trace] = Kept()
+_programs: Kept[_Counted] = Kept(_KEPT_BYTES, _counted_bytes)
+_traces: Kept[Trace] = Kept(_KEPT_BYTES, _trace_bytes)
 
 
 class DryRunModel(GgmlModel):
@@ -135,7 +157,7 @@ class DryRunModel(GgmlModel):
         recorder: Recorder,
     ) -> None:  # fmt: skip
         """module: as for Model."""
-        super().__init__(module, weights, placement, options, recorder.runner)
+        super().__init__(module, weights, placement, replace(options, values=False), recorder.runner)
         self._recorder = recorder
         self._maker = recorder.part
         self._sets = {weights.digest: weights}

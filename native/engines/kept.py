@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -22,10 +22,11 @@ Value = TypeVar("Value", bound=_Made)
 
 
 class Kept(Generic[Value]):
-    """Up to CAPACITY values by key and answers; what was used least recently goes."""
+    """Values by key and answers; what was used least recently goes."""
 
-    def __init__(self) -> None:
-        self._values: LRU[Hashable, tuple[Value, ...]] = LRU(CAPACITY, len)
+    def __init__(self, capacity: int = CAPACITY, size: Callable[[Value], int] = lambda _: 1) -> None:
+        """capacity: in the unit of `size`, of a value."""
+        self._values: LRU[Hashable, tuple[Value, ...]] = LRU(capacity, lambda values: sum(map(size, values)))
 
     def get(self, key: Hashable, inputs: Mapping[str, torch.Tensor]) -> Value | None:
         """The value that was made for this key and for inputs like these."""

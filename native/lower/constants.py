@@ -11,15 +11,19 @@ from ..trace.graph import Trace, TracedOp, Window, windows_in
 from ..trace.values import HostStorages
 from .strides import is_contiguous
 
+_LARGE_TABLE = 1 << 22  # numbers
 _KEPT_BYTES = 1 << 20  # a storage up to this size is not made twice
 
 
 class Constants(HostStorages):
     """Storages whose values follow from shapes alone."""
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, values: bool = True) -> None:
+        """values: without them large tables of whole numbers are zeros that take no memory."""
         super().__init__()
+        self._values = values
         self.flat |= trace.constants
+        self._sizes = trace.storages
         self._makers: dict[int, TracedOp] = {}  # of storages that can be made again, in the order of the trace
         writes = Counter(trace.constants.keys())
         for step in trace.steps:
@@ -31,6 +35,11 @@ class Constants(HostStorages):
 
     def run(self, step: TracedOp) -> None:
         """Note a step, to perform it when a result is asked for; at once where storages are written into later."""
+        if not self._values and all(out is None or is_large_table(out) for out in step.outputs):
+            for out in step.outputs:
+                if out is not None:
+                    self.fill(out.storage, self._sizes[out.storage] if out.storage >= 0 else out.numel, 0, out.dtype)
+            return
         touched = [window.storage for window in windows_in((step.args, step.kwargs, step.outputs))]
         if any(storage >= 0 and storage not in self._stable for storage in touched):
             super().run(step)
@@ -87,6 +96,12 @@ class Constants(HostStorages):
         stride = tuple(stride // count for stride in window.stride)
         offset = part.offset + window.offset // count
         return self._of_stacked(replace(window, storage=part.storage, stride=stride, offset=offset))
+
+
+def is_large_table(window: Window) -> bool:
+    """Whether a window is of so many whole numbers, such as the distance of every token from every other."""
+    whole = not window.dtype.is_floating_point and window.dtype != torch.bool and not window.dtype.is_complex
+    return whole and window.numel > _LARGE_TABLE
 
 
 def _written(step: TracedOp) -> list[int]:

@@ -12,7 +12,7 @@ import torch
 from ..program.builder import Builder, LowerError
 from ..trace.graph import Trace, TracedOp, Window
 from ..trace.values import with_windows
-from .constants import Constants
+from .constants import Constants, is_large_table
 from .grids import constant
 from .host import HostPart, Island, Lowered, as_constant, is_host_input
 from .storages import StorageLayout, written
@@ -38,6 +38,7 @@ class LowerOptions:
     chunk_threshold_bytes: activations from this size on are computed in chunks where that lowers the peak of memory.
     chunk_tokens: the least tokens of a chunk; matrix kernels are as fast with so many as with more.
     islands: torch computes what no program can express; without them that is an error.
+    values: without them large constants of whole numbers have only shapes, for what counts bytes alone.
     """
 
     flash: bool = True
@@ -47,6 +48,7 @@ class LowerOptions:
     chunk_threshold_bytes: int = 16 << 20
     chunk_tokens: int = 512
     islands: bool = True
+    values: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ class Lowering:
         self.options = options
         self.branches = branches
         self.step: TracedOp | None = None
-        self.constants = Constants(trace)
+        self.constants = Constants(trace, options.values)
         self.weight_names = {window.storage: name for name, window in trace.weights.items()}
         self.stage: dict[int, Stage] = dict.fromkeys(self.weight_names, Stage.DEVICE)
         self.version: dict[int, int] = {}
@@ -196,9 +198,12 @@ class Lowering:
         if stage == Stage.CONSTANT:
             if window.storage not in self.constants:
                 raise LowerError("a result that no handler makes, such as the statistics of a norm")
-            values = as_constant(self.constants.compact(once))
-            shape = values.shape[: len(shape)]  # numpy gives a number one dimension
-            tensor = constant(self.b, values)
+            if not self.options.values and is_large_table(once):
+                tensor = self.b.constant_without_values("I32", shape)
+            else:
+                values = as_constant(self.constants.compact(once))
+                shape = values.shape[: len(shape)]  # numpy gives a number one dimension
+                tensor = constant(self.b, values)
             self.constants.forget()
         else:
             name = f"host.{len(self.host.items)}"

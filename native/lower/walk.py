@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from ..program.builder import LowerError
+from ..quota import check_quota
 from ..trace.graph import Trace, TracedOp, windows_in
 from ..trace.record import decompose
 from .host import Lowered
@@ -45,6 +46,7 @@ def walk(low: Lowering) -> Lowered:
     """Lower every step and collect the outputs; raises LowerError and HandlerBug."""
     steps = fuse(low.trace).steps
     for number, step in enumerate(steps):
+        check_quota()
         low.step = step
         low.b.module_path = step.module_path
         try:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ggml_types import LAYOUTS
+from ..quota import check_rows
 from .early_copies import copy_early
 from .ops import OPERATIONS, parameters_of
 from .parameters import Permute, View
@@ -15,6 +16,7 @@ from .program import Output, Program
 from .schedule import schedule
 from .tensor import Ne, Tensor, Value, nbytes, ne_of
 
+_ROWS_BETWEEN = 64  # looks at the quota
 _SHARED_BYTES = 1 << 20  # results up to this size are computed once and kept; larger ones would hold memory
 
 
@@ -53,6 +55,12 @@ class Builder:
         self.constants[key] = array
         type_ = {"float32": "F32", "float16": "F16", "int32": "I32"}[array.dtype.name]
         return self.leaf("constant", key, type_, array.shape)
+
+    def constant_without_values(self, type_: str, shape: Sequence[int]) -> int:
+        """The same for what only counts bytes; each is one of its own."""
+        key = f"constant.{len(self.constants)}"
+        self.constants[key] = np.broadcast_to(np.zeros((), {"F32": np.float32, "I32": np.int32}[type_]), tuple(shape))
+        return self.leaf("constant", key, type_, shape)
 
     # -- operations
 
@@ -94,6 +102,8 @@ class Builder:
         self.tensors.append(tensor)
         self.module_paths.append(self.module_path)
         self._seen[tensor] = len(self.tensors) - 1
+        if len(self.tensors) % _ROWS_BETWEEN == 0:
+            check_rows(len(self.tensors))
         return len(self.tensors) - 1
 
     def reshape(self, index: int, shape: Sequence[int]) -> int:

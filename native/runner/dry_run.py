@@ -8,7 +8,7 @@ from math import prod
 
 import numpy as np
 
-from ..errors import Missing, RunnerError
+from ..errors import Interrupted, IsInterrupted, Missing, RunnerError
 from ..ggml_types import LAYOUTS, tensor_bytes
 from ..lru import LRU
 from ..program import Program
@@ -43,11 +43,13 @@ class DryRunCache:
         self.estimates: LRU[Hashable, Estimate] = LRU(64)  # but for what the device has
 
 
-def dry_run(real: Store, cache: DryRunCache, request: DryRunRequest) -> DryRun:
+def dry_run(
+    real: Store, cache: DryRunCache, request: DryRunRequest, interrupted: IsInterrupted = lambda: False
+) -> DryRun:
     """Counts what each step after the other takes of empty devices, until one cannot be done.
 
     real: whose devices and programs they are about. Devices that compute in RAM take of the CPU's capacity too.
-    Raises Missing for programs that the client has not sent.
+    Raises Missing for programs that the client has not sent, and Interrupted.
     """
     _require_programs(real, request)
     devices = counting_devices(real.devices, request.capacity, request.foreign)
@@ -56,6 +58,8 @@ def dry_run(real: Store, cache: DryRunCache, request: DryRunRequest) -> DryRun:
     done: list[DryRunStep] = []
     try:
         for step in request.steps:
+            if interrupted():
+                raise Interrupted("the dry run was interrupted")
             for device in devices.all():
                 device.begin_request()
             measured = None

@@ -1,4 +1,4 @@
-"""Memory of this process in bytes, and the return of freed memory to the system."""
+"""Memory of this process in bytes."""
 
 from __future__ import annotations
 
@@ -18,16 +18,6 @@ def process_memory() -> tuple[int, int]:
         elif line.startswith("VmRSS:"):
             resident = int(line.split()[1]) * 1024
     return private, resident
-
-
-def trim_heap() -> None:
-    """Give the system what was freed: glibc keeps blocks below 32 MiB for itself once it has seen a larger one freed.
-
-    Source: mallopt(3), M_MMAP_THRESHOLD. Elsewhere nothing.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim:
-        trim(0)
 
 
 def _windows_memory() -> tuple[int, int]:

@@ -9,6 +9,7 @@ from time import monotonic
 import numpy as np
 
 from ..errors import Interrupted, RunnerError
+from ..heap import trim_heap
 from ..wire.failures import Failure, failure
 from ..wire.frames import FrameWriter, PeerGone
 from ..wire.messages import (
@@ -42,7 +43,7 @@ from .device.devices import Limits, ggml_devices
 from .dry_run import DryRunCache, dry_run, estimate
 from .graph.execute import execute
 from .graph.profile import seconds_of_rows
-from .process_memory import process_memory, trim_heap
+from .process_memory import process_memory
 from .store import Store
 
 _PROGRESS_INTERVAL = 0.05  # seconds
@@ -117,7 +118,7 @@ class Service:
                 seconds = seconds_of_rows(graph, self._shared(run.arena), run.inputs, self._is_interrupted, report)
                 return ProfileReply(tuple(seconds.items()))
             case DryRunRequest():
-                return dry_run(self._store, self._dry_run_cache, request)
+                return dry_run(self._store, self._dry_run_cache, request, self._is_interrupted)
             case EstimateRequest():
                 return estimate(self._store, self._dry_run_cache, request)
         return Done()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 
+from ..quota import check_quota
 from .graph import TracedOp, Window
 
 
@@ -60,6 +61,7 @@ class Recorder:
 
     def add(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> None:
         """Append a step, unless it only made views."""
+        check_quota()
         inputs = self.windows((tuple(args), dict(kwargs)))
         known = len(self.storages)
         results = result if isinstance(result, (tuple, list)) else (result,)

@@ -7,7 +7,10 @@ from typing import Any
 
 import torch
 
+from ..quota import check_quota
 from .graph import TracedOp, Window
+
+_LARGE = 1 << 20  # bytes of a result beside which those before it count
 
 
 def with_windows(value: Any, replace: Callable[[Window], Any]) -> Any:
@@ -44,6 +47,7 @@ class HostStorages:
             return torch.empty(window.shape, dtype=window.dtype)
         flat = self.flat[window.storage]
         if flat.stride() == (0,):
+            check_quota(flat.numel() * flat.element_size())
             flat = self.flat[window.storage] = flat.clone()
         if flat.is_complex() and not window.dtype.is_complex:  # of view_as_real
             flat = torch.view_as_real(flat)
@@ -63,8 +67,14 @@ class HostStorages:
 
     def run(self, step: TracedOp) -> None:
         """Perform a step, and keep its results."""
+        made = {window.storage: window.numel * window.dtype.itemsize for window in step.outputs if window is not None}
+        nbytes = sum(made.values())
+        check_quota(nbytes + (self._held() if nbytes > _LARGE else 0))
         result = self.call(step)
         results = result if isinstance(result, (tuple, list)) else (result,)
         for tensor, window in zip(results, step.outputs, strict=False):
             if window is not None and window.storage not in self.flat:
                 self.put(window.storage, tensor, window)
+
+    def _held(self) -> int:
+        return sum(flat.nbytes for flat in self.flat.values() if flat.stride() != (0,))

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from time import sleep
+from time import sleep, thread_time
 from typing import Any, TypeVar
 
 import folder_paths
@@ -16,8 +16,10 @@ from server import PromptServer
 
 from ...native.client import Runner, another
 from ...native.engines.dry_run import Recorder
+from ...native.heap import trim_heap
 from ...native.lru import LRU
 from ...native.planning import Advice, Machine, Plan
+from ...native.quota import Quota, QuotaExceeded, within
 from .advice import Planned, advice
 from .request import FIT, PlanRequest, machine_of, request_of
 from .search import describe_choice, search
@@ -26,8 +28,12 @@ from .walk import Change, Prompt, Walked, inputs_of, walk
 
 Result = TypeVar("Result")
 PLANNER = "GGMLMemoryPlanner"  # the node's id
-_STORED = 16  # results, and walks
+SECONDS, QUOTA_BYTES = 20.0, 320 << 20  # of a plan; with what it makes in passing ComfyUI grows by less than 500 MB
+_WAY_OUT = "Make the picture, the video or the prompt smaller, or split the workflow in two."
+_STORED = 16  # results
+_STORED_BYTES = 64 << 20  # of walks
 _POLL = 0.05  # seconds
+_SHORT = 0.2  # seconds of work that leave nothing to give back
 _LONGEST_NAME = 256  # characters of a file's
 
 
@@ -58,7 +64,7 @@ class _Walk:
 _planning = threading.Lock()
 _runner: Runner | None = None
 _results: LRU[str, PlanResult] = LRU(_STORED)
-_walks: LRU[Any, _Walk] = LRU(_STORED)
+_walks: LRU[Any, _Walk] = LRU(_STORED_BYTES, lambda walk: walk.recorder.nbytes)
 
 
 def make_plan(
@@ -71,25 +77,26 @@ def make_plan(
     """Plans a prompt and, where it does not fit, looks for changes with which it would.
 
     targets: the output nodes that run; None for all. machine: replaces that of the request. gone: whether the client
-    has left. Raises what the loaders raise for unusable files and devices, RunnerError and RequestGone.
+    has left. Raises what the loaders raise for unusable files and devices, RunnerError and RequestGone. A plan that
+    takes more than SECONDS or QUOTA_BYTES ends with a gap that says so.
     """
     with _planning:
-        planned_for = machine or machine_of(request)
+        planned_for, runner, began = machine or machine_of(request), _started(), thread_time()
 
         def planned(candidate: Prompt) -> Plan:
             if gone():
                 raise RequestGone
-            return _plan(candidate, planned_for, request.unknown, targets)
+            return _plan(candidate, runner, planned_for, request.unknown, targets)
 
-        if request.mode == FIT:
-            change, plan = search(prompt, planned_for, planned)
-            if plan.shortage is None:
-                return PlanResult(plan, (), change, describe_choice(prompt, change))
-        plan = planned(prompt)
-        if plan.shortage is None:
-            return PlanResult(plan, (), {})
-        by_search = [] if request.mode == FIT else _advise_fit(prompt, planned_for, planned)  # FIT has just failed
-        return PlanResult(plan, (*by_search, *advice(prompt, plan.shortage, planned)), {})
+        try:
+            with within(Quota(SECONDS, QUOTA_BYTES)):
+                return _result(prompt, request, planned_for, planned)
+        except QuotaExceeded as reason:
+            stopped = (f"planning was stopped after {reason}. {_WAY_OUT}",)
+            return PlanResult(Plan(planned_for, (), None, stopped, stopped), (), {})
+        finally:
+            if thread_time() - began > _SHORT:
+                trim_heap()
 
 
 def planner_request(prompt: Prompt, node: str) -> PlanRequest:
@@ -130,6 +137,33 @@ def _is_executing() -> bool:
     return bool(running)
 
 
+def _result(prompt: Prompt, request: PlanRequest, machine: Machine, planned: Planned) -> PlanResult:
+    """The plan, with the changes of the mode `fit` or with advice; raises QuotaExceeded."""
+    if request.mode == FIT:
+        change, plan = search(prompt, machine, planned)
+        if plan.shortage is None:
+            return PlanResult(plan, (), change, describe_choice(prompt, change))
+    plan = planned(prompt)
+    if plan.shortage is None:
+        return PlanResult(plan, (), {})
+    advised: list[Advice] = []
+    with suppress(QuotaExceeded):  # what is known stands without what is not
+        if request.mode != FIT:  # which has just failed
+            advised += _advise_fit(prompt, machine, planned)
+        advised += advice(prompt, plan.shortage, planned)
+    return PlanResult(plan, tuple(advised), {})
+
+
+def _started() -> Runner:
+    """The runner of plans, whose start takes seconds that no plan should be stopped for."""
+    global _runner
+    if _runner is None:
+        _runner = another()
+    if _runner.pid is None:
+        _runner.devices()
+    return _runner
+
+
 def _advise_fit(prompt: Prompt, machine: Machine, planned: Planned) -> list[Advice]:
     """The advice to use the mode `fit`, where that finds a change."""
     change, plan = search(prompt, machine, planned)
@@ -138,19 +172,18 @@ def _advise_fit(prompt: Prompt, machine: Machine, planned: Planned) -> list[Advi
     return [Advice(f"mode fit, which chooses {describe_choice(prompt, change)}", change, plan.peaks)]
 
 
-def _plan(prompt: Prompt, machine: Machine, unknown: Size, targets: Sequence[str] | None) -> Plan:
+def _plan(
+    prompt: Prompt, runner: Runner, machine: Machine, unknown: Size, targets: Sequence[str] | None
+) -> Plan:  # fmt: skip
     """The plan of a prompt. Walking a prompt takes longer than the dry run of what it records, so walks are stored."""
-    global _runner
-    if _runner is None:
-        _runner = another()
     devices = tuple((device.name, device.type, device.description) for device in machine.devices)
     key = _key(prompt), devices, unknown, None if targets is None else tuple(targets)
     stored = _walks.get(key)
-    if stored and stored.recorder.runner is _runner and _files(prompt) == stored.files:
+    if stored and stored.recorder.runner is runner and _files(prompt) == stored.files:
         plan = stored.recorder.plan(stored.outcome.notes, stored.outcome.gaps, machine)
         if plan is not None:
             return plan
-    recorder = Recorder(_runner, machine)
+    recorder = Recorder(runner, machine)
     files = _files(prompt)
     outcome = walk(prompt, recorder, unknown, targets)
     _walks.put(key, _Walk(recorder, outcome, files))

@@ -18,6 +18,7 @@ from ..components.core_module import component_parts, component_patchers
 from ..components.patcher import ComponentPatcher
 from .language import chat, language_server, prompt_expander
 from .loaders import LOADERS
+from .size_guard import SizeGuard
 from .unknown import Inputs, NodeTurn, Outputs, Rule, Unknown, Unplanned, known
 
 _UPSCALED, _SHARED = 512, 32  # pixels of an upscaler's tile and of its overlap (comfy_extras/nodes_upscale_model.py)
@@ -74,26 +75,27 @@ def _sampled(guider: Any, inputs: Inputs, turn: NodeTurn) -> dict[str, Any]:
     patcher = guider.model_patcher
     space = patcher.model.latent_format
     latent = _latent(inputs, "latent_image", turn, space.latent_channels, space.spacial_downscale_ratio)
-    ratios = {name: ratio for name, ratio in latent.items() if name.startswith("downscale_ratio_")}
-    given = comfy.sample.fix_empty_latent_channels(patcher, latent["samples"], **ratios)
-    samples, shapes = comfy.utils.pack_latents(given.unbind()) if given.is_nested else (given, [given.shape])
-    guider.conds = {name: [dict(cond) for cond in conds] for name, conds in guider.original_conds.items()}
-    comfy.samplers.preprocess_conds_hooks(guider.conds)
-    options = comfy.model_patcher.create_model_options_clone(patcher.model_options)
-    comfy.sampler_helpers.prepare_model_patcher(patcher, guider.conds, options)
-    more, _ = comfy.sampler_helpers.get_additional_models(guider.conds, torch.float32)
-    for each in (*reversed([each for each in more if isinstance(each, ComponentPatcher)]), patcher):
-        each.load()
-    patcher.pre_run()
-    guider.inner_model = patcher.model
-    noise, sigma = torch.zeros_like(samples), torch.ones(samples.shape[0])
-    mask = None
-    guider.conds = comfy.samplers.process_conds(
-        patcher.model, noise, guider.conds, torch.device("cpu"), samples, mask, 0, latent_shapes=shapes
-    )
-    guider.predict_noise(noise, sigma, options, 0)
-    patcher.cleanup()
-    comfy.sampler_helpers.cleanup_additional_models(more)
+    with SizeGuard():
+        ratios = {name: ratio for name, ratio in latent.items() if name.startswith("downscale_ratio_")}
+        given = comfy.sample.fix_empty_latent_channels(patcher, latent["samples"], **ratios)
+        samples, shapes = comfy.utils.pack_latents(given.unbind()) if given.is_nested else (given, [given.shape])
+        guider.conds = {name: [dict(cond) for cond in conds] for name, conds in guider.original_conds.items()}
+        comfy.samplers.preprocess_conds_hooks(guider.conds)
+        options = comfy.model_patcher.create_model_options_clone(patcher.model_options)
+        comfy.sampler_helpers.prepare_model_patcher(patcher, guider.conds, options)
+        more, _ = comfy.sampler_helpers.get_additional_models(guider.conds, torch.float32)
+        for each in (*reversed([each for each in more if isinstance(each, ComponentPatcher)]), patcher):
+            each.load()
+        patcher.pre_run()
+        guider.inner_model = patcher.model
+        noise, sigma = torch.zeros_like(samples), torch.ones(samples.shape[0])
+        mask = None
+        guider.conds = comfy.samplers.process_conds(
+            patcher.model, noise, guider.conds, torch.device("cpu"), samples, mask, 0, latent_shapes=shapes
+        )
+        guider.predict_noise(noise, sigma, options, 0)
+        patcher.cleanup()
+        comfy.sampler_helpers.cleanup_additional_models(more)
     return {**latent, "samples": given}
 
 

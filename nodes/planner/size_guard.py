@@ -1,4 +1,4 @@
-"""A torch dispatch mode under which nodes executed for a plan cannot allocate large tensors."""
+"""A torch dispatch mode under which nodes executed for a plan neither compute nor allocate large tensors."""
 
 from __future__ import annotations
 
@@ -8,26 +8,71 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
+from ...native.engines.dry_run import unwritten_zeros
+from ...native.quota import check_quota
 from .unknown import Unplanned
 
 _MAX_BYTES = 1 << 30  # bytes
+_COMPUTED_BYTES = 16 << 20
+_OF_PICTURES = 4  # dimensions, or more; a mask has three, and its values may steer what a node does
 _REPEAT = torch.ops.aten.repeat.default
 
 
 class SizeGuard(TorchDispatchMode):
-    """Raises Unplanned from an operation whose result would be larger than 1 GiB."""
+    """Gives zeros without memory for large pictures and latents, whose values are not known anyway.
+
+    Raises Unplanned from an operation whose result would be larger than 1 GiB.
+    """
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Runs an operation after checking the size of its result (TorchDispatchMode)."""
         kwargs = kwargs or {}
-        if func._schema.returns and func._schema.returns[0].alias_info is None:  # no view, nothing in place
-            nbytes = 4 * max(_elements(func, args, kwargs), default=0)
-            if nbytes > _MAX_BYTES:
-                raise Unplanned(f"it makes a tensor of {nbytes / 2**30:,.1f} GiB")
+        check_quota()
+        if not func._schema.returns or func._schema.returns[0].alias_info is not None:  # a view, or in place
+            if func._schema.is_mutable and isinstance(args[0], torch.Tensor) and _is_large(args[0]):
+                return args[0]
+            return func(*args, **kwargs)
+        nbytes = 4 * max(_elements(func, args, kwargs), default=0)
+        if nbytes > _MAX_BYTES:
+            raise Unplanned(f"it makes a tensor of {nbytes / 2**30:,.1f} GiB")
+        if nbytes > _COMPUTED_BYTES:
+            made = _shaped(func, args, kwargs)
+            if isinstance(made, torch.Tensor) and _is_large(made):
+                return _zeros(made)
+            check_quota(nbytes)
         return func(*args, **kwargs)
+
+
+def _is_large(x: torch.Tensor) -> bool:
+    """Whether a tensor is of pictures, and takes more than may be computed."""
+    return x.ndim >= _OF_PICTURES and x.dtype.is_floating_point and 4 * x.numel() > _COMPUTED_BYTES
+
+
+def _zeros(made: torch.Tensor) -> torch.Tensor:
+    if made.dtype == torch.float32:
+        return unwritten_zeros(made.shape)
+    return torch.zeros((), dtype=made.dtype).expand(made.shape)
+
+
+def _shaped(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The result of an operation without values; None where its shape hangs on values."""
+
+    def without_values(value: Any) -> Any:
+        return value.to("meta") if isinstance(value, torch.Tensor) else value
+
+    try:
+        given, named = tree_map(without_values, (tuple(args), dict(kwargs)))
+        return func(*given, **{**named, **({"device": "meta"} if "device" in _names(func) else {})})
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def _names(func: Any) -> set[str]:
+    return {argument.name for argument in func._schema.arguments}
 
 
 def _elements(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[int]:

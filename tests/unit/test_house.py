@@ -25,7 +25,7 @@ ALL = sorted(
 
 # From the lowest floor to the highest: a module imports from its own floor and from those below.
 FLOORS = """
-native native.placement native.errors native.lru native.ggml_types
+native native.placement native.errors native.lru native.ggml_types native.quota native.heap
 native.threads native.process native.ggml_build
 native.program
 native.weights
@@ -97,7 +97,7 @@ RETIRED = {
 LEAST, MOST = 80, 400  # lines of a file with one subject
 SMALL = {  # why a file may be shorter: those files
     "what all share, with no place further up": """
-        native/errors.py native/ggml_build.py native/lru.py native/output_check.py native/placement.py
+        native/errors.py native/ggml_build.py native/heap.py native/lru.py native/output_check.py native/placement.py
         native/threads.py
     """,
     "imported where nothing else may be: before the pipes are taken, or in llama.cpp's child": """
@@ -117,7 +117,7 @@ SMALL = {  # why a file may be shorter: those files
         native/runner/weight_memory/arrays.py nodes/components/call_arguments.py
         nodes/components/core_function.py nodes/components/latent_axes.py nodes/components/memory_weights.py
         nodes/components/not_finite.py nodes/loaders/found.py nodes/loaders/small_vaes.py nodes/planner/chart.py
-        nodes/planner/lora_files.py nodes/planner/order.py nodes/planner/size_guard.py
+        nodes/planner/lora_files.py nodes/planner/order.py
     """,
     "handlers of one kind of operation": """
         native/lower/handlers/linear_algebra.py native/lower/handlers/rounding.py

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...quota import check_quota
 from ...trace.graph import Window
 from ..lowering import Lowering, handler
 from ..strides import Layout, Operand, Shape, binary, contiguous, contiguous_stride, physical_order
@@ -17,6 +18,7 @@ from .norms import rms_norm
 _AXES = 3  # with more of them the table takes fewer operations
 _STILL = 1e30  # divisor of an angle that stays 0
 _TOLERANCE = 2e-5  # of a cosine or sine
+_PART_BYTES = 8 << 20
 
 
 def _rotated(low: Lowering, x: Operand, table: Window, halves: bool) -> Operand:
@@ -170,27 +172,52 @@ def axes(table: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]] | None:
     table: [tokens, pairs, 2, 2]. Every pair rotates along one axis. The slowest pair of an axis, whose angles stay
     below a half turn, gives the positions; a token at position 1 the speeds of the others. None where that is not so.
     """
-    cosine, sine = table[..., 0, 0], table[..., 1, 0]
-    if max(np.abs(cosine - table[..., 1, 1]).max(), np.abs(sine + table[..., 0, 1]).max()) > _TOLERANCE:
+    parts = _parts(table)
+    if max(map(_impurity, parts)) > _TOLERANCE:
         return None
-    rotation = np.empty(cosine.shape, np.complex128)
-    rotation.real, rotation.imag = cosine, sine
-    angle = np.angle(rotation)
     found = []
-    left = np.abs(rotation - 1).max(0) > _TOLERANCE  # pairs that rotate at all
+    left = np.concatenate([np.abs(_turns(part) - 1).max(0) for part in parts]) > _TOLERANCE  # pairs that rotate at all
+    widest = np.concatenate([np.abs(np.angle(_turns(part))).max(0) for part in parts])
     while left.any():
-        slowest = np.flatnonzero(left)[np.abs(angle[:, left]).max(0).argmin()]
-        steps = angle[:, slowest]
+        slowest = np.flatnonzero(left)[widest[left].argmin()]
+        steps = np.angle(_turns(table[:, slowest]))
         unit = np.abs(steps[np.abs(steps) > _TOLERANCE]).min()
         positions = np.rint(steps / unit)
         if not (np.abs(positions) == 1).any():
             return None
         one = int(np.flatnonzero(np.abs(positions) == 1)[0])
-        speed = angle[one] * positions[one]
-        fits = left & (np.abs(np.exp(1j * positions[:, None] * speed) - rotation).max(0) <= _TOLERANCE)
+        speed = np.angle(_turns(table[one])) * positions[one]
+        speeds = np.split(speed, np.cumsum([part.shape[1] for part in parts])[:-1])
+        fits = left & np.concatenate([_fits(part, positions, each) for part, each in zip(parts, speeds, strict=True)])
         if not fits[slowest]:
             return None
         divisors = np.where(fits, 1 / np.where(fits, speed, 1), _STILL)
         found.append((positions.astype(np.int32), divisors.astype(np.float32)))
         left &= ~fits
     return found
+
+
+def _parts(table: np.ndarray) -> list[np.ndarray]:
+    """Some pairs of a table after the others, so that what is made of a large one stays small."""
+    step = max(1, _PART_BYTES // (table.shape[0] * np.dtype(np.complex128).itemsize))
+    return [table[:, start : start + step] for start in range(0, table.shape[1], step)]
+
+
+def _turns(matrices: np.ndarray) -> np.ndarray:
+    """Rotation matrices [.., 2, 2] as complex numbers."""
+    check_quota()
+    turns = np.empty(matrices.shape[:-2], np.complex128)
+    turns.real, turns.imag = matrices[..., 0, 0], matrices[..., 1, 0]
+    return turns
+
+
+def _impurity(matrices: np.ndarray) -> float:
+    """How far matrices [.., 2, 2] are from rotations, at most."""
+    cosines = np.abs(matrices[..., 0, 0] - matrices[..., 1, 1]).max()
+    return float(max(cosines, np.abs(matrices[..., 1, 0] + matrices[..., 0, 1]).max()))
+
+
+def _fits(matrices: np.ndarray, positions: np.ndarray, speed: np.ndarray) -> np.ndarray:
+    """Which pairs [tokens, pairs, 2, 2] rotate by position * speed; positions: [tokens], speed: [pairs]."""
+    fits: np.ndarray = np.abs(np.exp(1j * positions[:, None] * speed) - _turns(matrices)).max(0) <= _TOLERANCE
+    return fits

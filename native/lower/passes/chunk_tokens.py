@@ -15,6 +15,7 @@ from ...program.tensor import Ne, Value
 from .rewriter import Rewriting, needed, users
 
 _TILE = 64  # tokens; the matrix kernels of a GPU work on whole tiles
+_MOST_CHUNKS = 64  # the wide results of one are then an eighth of the narrow ones; more only make programs long
 _F32_BYTES = 4
 
 
@@ -108,7 +109,7 @@ def _chunked(rewriting: Rewriting, product: int, region: set[int], tokens: int) 
     """The product's result, computed in chunks that are then concatenated."""
     b = rewriting.b
     count = b[product].ne[1]
-    step = -(-count // (count // tokens) // _TILE) * _TILE
+    step = -(-count // min(count // tokens, _MOST_CHUNKS) // _TILE) * _TILE
     results = []
     for start in range(0, count, step):
         chunk = range(start, min(start + step, count))

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from ...ggml_types import LAYOUTS
+from ...heap import trim_heap
 from ...program import Program, Tensor
 from ...program.ops import OPERATIONS
 from ...program.parameters import View
@@ -20,7 +21,6 @@ from ...weights.weight_set import Parameter
 from ..device.buffers import Allocation, Ne, allocate, describe, require
 from ..device.devices import Device
 from ..ggml_binding import context, ggml
-from ..process_memory import trim_heap
 from .files import FileSource, LoadProgress
 
 _PROBE_TOKENS = 4

@@ -1,0 +1,53 @@
+"""Random workflows, one after the other: each phase takes what is planned, and budgets are what they are said to be.
+
+A run takes one sequence of random_workflows.py, another one each day of the year; `--all` takes 300 workflows.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from . import random_graphs, random_workflows
+
+SEQUENCES = 60
+STEP = 4  # samples are fewer than sequences
+FEW = 3  # workflows of a sequence, where not all are asked for
+
+
+def test_random_workflows_take_what_is_planned(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    everything = request.config.getoption("--all")
+    numbers = range(SEQUENCES) if everything else [request.config.getoption("--sample") * STEP % SEQUENCES]
+    outcome = random_workflows.Outcome()
+    with random_workflows.bench(tmp_path) as bench:
+        for number in numbers:
+            chosen = random_graphs.sequence(number)
+            if not everything:
+                chosen.graphs = chosen.graphs[:FEW]
+            with random_workflows.family(chosen, tmp_path):
+                random_workflows.play(bench, chosen, outcome)
+                if everything:
+                    random_workflows.with_budgets(bench, chosen, outcome)
+    assert outcome.workflows == sum(random_graphs.LENGTH if everything else FEW for _ in numbers)
+    assert not [str(each) for each in outcome.deviations if each.beyond]
+    assert not outcome.wrong
+
+
+def test_sequences_have_everything() -> None:
+    """All that workflows are said to vary, in 300 of them; each is the same every time."""
+    graphs = [graph for number in range(SEQUENCES) for graph in random_graphs.sequence(number).graphs]
+    assert len(graphs) == 300
+    types = [[node["class_type"] for node in graph.values()] for graph in graphs]
+    for name in (
+        "LoraLoader", "LoraLoaderModelOnly", "VAEEncode", "VAEEncodeTiled", "VAEEncodeForInpaint", "SetLatentNoiseMask",
+        "VAEDecode", "VAEDecodeTiled", "LatentUpscale", "SmallInputs",
+    ):  # fmt: skip
+        assert sum(name in each for each in types) >= 10, name
+    assert sum(each.count("KSampler") == 2 for each in types) >= 50
+    assert sum(each.count("GGMLDiffusionModel") == 2 for each in types) >= 20
+    for device in random_graphs.DEVICES:
+        for kind in ("GGMLDiffusionModel", "GGMLTextEncoders", "GGMLVAE"):
+            placed = [node["inputs"] for graph in graphs for node in graph.values() if node["class_type"] == kind]
+            assert {each["weights"] for each in placed if each["device"] == device} == set(random_graphs.RESIDENCIES)
+    assert random_graphs.sequence(7) == random_graphs.sequence(7)
