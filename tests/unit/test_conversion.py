@@ -330,3 +330,31 @@ def test_a_link_to_an_input_that_ours_has_not_goes_and_others_stay() -> None:
     assert graph["links"] == []
     assert graph["nodes"][0]["outputs"][0]["links"] == []
     assert "weight_dtype over a link is left out" in report.lines()[1]
+
+
+def test_a_widget_that_a_subgraphs_node_shows_has_the_value_of_that_node() -> None:
+    loader = node(
+        2, "VAELoader", inputs=[{"name": "vae_name", "type": "COMBO", "widget": {"name": "vae_name"}, "link": 5}],
+        outputs=[{"name": "VAE", "type": "VAE", "links": [6]}], widgets_values=["inner.safetensors"],
+    )  # fmt: skip
+    subgraph = {
+        "id": "s", "nodes": [loader], "inputs": [{"name": "vae_name", "type": "COMBO", "linkIds": [5]}],
+        "outputs": [{"name": "VAE", "type": "VAE", "linkIds": [6]}],
+        "links": [
+            {"id": 5, "origin_id": -10, "origin_slot": 0, "target_id": 2, "target_slot": 0},
+            {"id": 6, "origin_id": 2, "origin_slot": 0, "target_id": -20, "target_slot": 0},
+        ],
+    }  # fmt: skip
+    slot = {"name": "vae_name", "type": "COMBO", "link": None}
+    shown = node(7, "s", inputs=[slot], widgets_values=["one.safetensors"])
+    plain = node(8, "s", inputs=[], widgets_values=[])
+    decode = node(9, "VAEDecode", inputs=[{"name": "vae", "type": "VAE", "link": 1}])
+    content = {
+        "nodes": [shown, plain, decode], "links": [[1, 7, 0, 9, 0, "VAE"]], "definitions": {"subgraphs": [subgraph]},
+    }  # fmt: skip
+    read = workflow_file.prompt_of(content)
+    assert read["7:2"]["inputs"] == {"vae_name": "one.safetensors"}
+    assert read["8:2"]["inputs"] == {"vae_name": "inner.safetensors"}
+    assert read["9"]["inputs"] == {"vae": ["7:2", 0]}
+    graph, _ = editor.convert_workflow(content)
+    assert workflow_file.prompt_of(graph)["7:2"]["inputs"]["vae_name"] == "one.safetensors"
