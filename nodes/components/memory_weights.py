@@ -17,7 +17,7 @@ class NotInMemory(ValueError):
 
 
 def module_in_memory(module: torch.nn.Module, name: str) -> tuple[torch.nn.Module, WeightSet]:
-    """A copy of a module on the meta device, and its weights, which share memory with it where they can.
+    """A copy of a module on the meta device, and a copy of its weights: nodes change those of a module in place.
 
     name: of the model, for messages. Raises NotInMemory for weights in a form that only their own code reads.
     """
@@ -53,6 +53,6 @@ def _array(model: str, name: str, value: Tensor) -> np.ndarray:
         plain = dequantize()
     plain = plain.to("cpu")
     if plain.dtype is torch.bfloat16 and plain.ndim == 2 and len(plain) > 1:
-        return plain.contiguous().view(torch.int16).numpy().view(np.uint16)
+        return plain.contiguous().view(torch.int16).numpy().view(np.uint16).copy()
     keeps = plain.dtype is torch.float16 and plain.ndim > 1 and plain.shape[:-1].numel() > 1
-    return plain.to(torch.float16 if keeps else torch.float32).contiguous().numpy()
+    return plain.to(torch.float16 if keeps else torch.float32, copy=True).contiguous().numpy()
