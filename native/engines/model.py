@@ -32,14 +32,14 @@ class LowRank:
 
     @property
     def branch(self) -> Branch:
-        """What a program hangs on."""
+        """The shapes that a program hangs on."""
         (rank, columns), rows = self.down.shape, self.up.shape[0]
         return Branch(ARRAY_TYPES[str(self.down.dtype)], rank, self.row, rows, self.column, columns)
 
 
 @dataclass(frozen=True, eq=False)
 class Patches:
-    """What is changed in a model, by parameter name: branches beside weights, and arrays in the place of weights.
+    """Changes of a model, by parameter name: branches beside weights, and arrays in the place of weights.
 
     An array may have another shape than the weight, as an input layer has that takes more channels.
     """
@@ -77,7 +77,7 @@ class Model(ABC):
 
     @property
     def _patched(self) -> Hashable:
-        """What the trace and the program hang on besides the weights of the file."""
+        """The part of the keys of traces and programs that patches are."""
         return tuple(self._branches.items()), tuple(self._reshaped.items())
 
     def _reshape(self, shapes: Mapping[str, tuple[int, ...]]) -> None:

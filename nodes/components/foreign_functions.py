@@ -87,7 +87,7 @@ def _names(code: types.CodeType, option: str) -> bool:
 
 
 def kept_by(*functions: Function) -> Hashable:
-    """What functions keep between calls, as a key: variables of closures and attributes of objects."""
+    """The state of functions between calls, as a key: variables of closures and attributes of objects."""
     found: list[Hashable] = []
     seen: set[int] = set()
     for function in functions:
@@ -264,10 +264,10 @@ def _tensors_in(value: Any) -> bool:
 
 
 @contextmanager
-def methods_replaced(core: torch.nn.Module, methods: Mapping[str, Function], stand_in: object) -> Iterator[None]:
-    """Core's module with other methods; those bound to what stands for the module are bound to the module itself."""
+def methods_replaced(core: torch.nn.Module, methods: Mapping[str, Function], component: object) -> Iterator[None]:
+    """Core's module with other methods; those bound to its component are bound to the module itself."""
     for name, method in methods.items():
-        bound = isinstance(method, types.MethodType) and method.__self__ is stand_in
+        bound = isinstance(method, types.MethodType) and method.__self__ is component
         vars(core)[name] = types.MethodType(method.__func__, core) if bound else method  # type: ignore[attr-defined]
     try:
         yield
@@ -277,7 +277,7 @@ def methods_replaced(core: torch.nn.Module, methods: Mapping[str, Function], sta
 
 
 def kept_by_module(core: torch.nn.Module) -> Hashable:
-    """What the parts of a module keep besides weights, as a key."""
+    """The state of a module's parts besides weights, as a key."""
     found: list[Hashable] = []
     for path, part in core.named_modules():
         for name, value in vars(part).items():

@@ -128,7 +128,7 @@ class _Collector(logging.Handler):
 
 @contextmanager
 def _complaints() -> Iterator[list[str]]:
-    """What core logs in this thread about a patch that it leaves out."""
+    """Collects what core logs in this thread about a patch that it leaves out."""
     collector = _Collector()
     logging.getLogger().addHandler(collector)
     try:

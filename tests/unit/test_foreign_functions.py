@@ -1,4 +1,4 @@
-"""What is found out about functions of other nodes: where they come from, what they keep and what they read."""
+"""Functions of other nodes: where they come from, what they keep and what they read."""
 
 from __future__ import annotations
 

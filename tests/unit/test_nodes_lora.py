@@ -49,7 +49,7 @@ def entry(adapter: Any, strength: float = 1.0, model: float = 1.0, offset: Any =
 
 
 def added(branches: Any, shape: torch.Size) -> torch.Tensor:
-    """What branches add to a weight."""
+    """The sum that branches add to a weight."""
     found = torch.zeros(shape)
     for each in branches:
         rows, columns = each.up.shape[0], each.down.shape[1]

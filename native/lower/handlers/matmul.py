@@ -50,7 +50,7 @@ def _beside_each_other(branches: Sequence[Branch]) -> list[list[tuple[int, Branc
 
 
 def _branches(low: Lowering, name: str, branches: list[tuple[int, Branch]], columns: int, rows: int) -> int:
-    """What branches that share no rows add to a product of so many rows; zeros where none is."""
+    """The sum of branches that share no rows, for a product of so many rows; zeros where none is."""
     b, parts, width = low.b, [], low.b[columns].ne[0]
     for place, (number, branch) in enumerate(branches):
         x = columns
