@@ -1,4 +1,4 @@
-"""Official templates: of twenty-five that stand for all, those whose turn it is are planned; the first one is run."""
+"""Official templates: of twenty-five that stand for all, those whose turn it is are planned."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SAMPLES
-from tests.templates import packages, planning, report, running
+from tests.templates import packages, planning, report
 from tests.templates.stratified import NOT_PLANNED, STRATIFIED
 
 
@@ -28,11 +28,3 @@ def test_a_template_is_planned(templates: dict[str, packages.Template], name: st
     assert result.opened, report.line(result)
     assert result.converted, report.line(result)
     assert result.planned == (name not in NOT_PLANNED), report.line(result)
-
-
-def test_a_template_draws_what_core_draws(templates: dict[str, packages.Template], tmp_path: Path) -> None:
-    result = planning.Result("default")
-    running.run(templates["default"], tmp_path, result)
-    assert result.run, result.why
-    assert result.equal is not None
-    assert result.equal >= report.ALIKE

@@ -75,7 +75,7 @@ class VAEKind:
         return {**{name: torch.zeros(shape) for name, shape in self.markers.items() if name not in held}, **held}
 
     def in_file(self, name: str) -> str:
-        """What a file calls a tensor of the module."""
+        """The name in a file of a tensor of the module."""
         for old, new in self.renamed.items():
             if name.startswith(old):
                 return new + name[len(old) :]

@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def known(path: Path | None) -> dict[str, planning.Result]:
-    """What a file of results says, by template; nothing where there is none."""
+    """The results in a file, by template; nothing where there is none."""
     if path is None or not path.is_file():
         return {}
     said = [planning.Result.of_json(each) for each in json.loads(path.read_text(encoding="utf-8"))]

@@ -55,7 +55,7 @@ class Encoder:
         return {self._in_file(name): tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
     def config(self) -> dict[str, Any]:
-        """What core makes the real one of."""
+        """The configuration of the real one."""
         said = json.loads((_COMFY / self.file).read_text(encoding="utf-8")) if self.file else {}
         return {**said, **self.more}
 
@@ -129,7 +129,8 @@ ENCODERS: Mapping[str, Encoder] = {
     "UMT5-base": _t5("umt5_config_base", "unigram"),
     "ByT5": _t5("byt5_config_small_glyph"),
     "T5Gemma": Encoder(sa3.T5GemmaModel, tokenizer="bpe"),
-    "Llama 3.1 8B": Encoder(llama.Llama2),
+    "Llama 3.1 8B": Encoder(llama.Llama2, more={"vocab_size": 128256}),
+    "LLaVA Llama 3 8B": Encoder(llama.Llama2),
     "Qwen2.5-VL 7B": Encoder(llama.Qwen25_7BVLI),
     "Qwen2.5-VL 3B": Encoder(llama.Qwen25_3B),
     "Qwen3 0.6B": Encoder(llama.Qwen3_06B),

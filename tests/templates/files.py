@@ -27,7 +27,7 @@ _ENDS = re.compile(r"(^|\.)\d+\.")
 
 @dataclass(frozen=True)
 class Part:
-    """What a file holds under a prefix, by its name in the tables of this folder. stored: as STORAGES has it.
+    """The model that a file holds under a prefix, by its name in the tables of this folder. stored: as STORAGES has it.
 
     rank: of a LoRA for that diffusion model; 0: the model itself.
     """
@@ -265,7 +265,8 @@ ROWS: tuple[ModelRow, ...] = (
     _row("clip_l", "CLIP-L", stored="F16"),
     _row("clip_g_hidream", "CLIP-G", stored="F16"),
     _row("byt5", "ByT5"),
-    _row("llama_3.1|llava_llama3", "Llama 3.1 8B"),
+    _row("llama_3.1", "Llama 3.1 8B"),
+    _row("llava_llama3", "LLaVA Llama 3 8B"),
     # checkpoints
     _checkpoint(
         "sd_xl_base|sd_xl_turbo",

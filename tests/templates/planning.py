@@ -22,7 +22,7 @@ Prompt = dict[str, Any]
 
 @dataclass
 class Result:
-    """What became of a template. plans: what a card's plan says, by its name. equal: dB between ours and core's."""
+    """How far a template came. plans: what a card's plan says, by its name. equal: dB between ours and core's."""
 
     name: str
     opened: bool = False
@@ -95,7 +95,7 @@ def plan(template: Template, folder: Path, cards: Sequence[str] = CARDS) -> Resu
 
 
 def _size(prompt: Prompt) -> inputs.Size:
-    """What is loaded is as large as models for it take."""
+    """Pixels of what is loaded, as large as models for it take."""
     video = any(node["class_type"] == "LoadVideo" for node in prompt.values())
     return inputs.Size(832, 480) if video else inputs.Size()
 

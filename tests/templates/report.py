@@ -1,4 +1,4 @@
-"""What became of the templates, as lines and as the table of docs/templates.md."""
+"""Results of templates, as lines and as the table of docs/templates.md."""
 
 from __future__ import annotations
 

@@ -54,12 +54,12 @@ SMALL_FILES: Mapping[str, Callable[[], Tensors]] = {"v1-5|dreamshaper": _sd15}
 
 def run(template: Template, folder: Path, result: planning.Result) -> None:
     """Runs a template both ways and notes how far the pictures are apart. folder: of small models, kept there."""
-    absent = write_small(folder / "models", template.files)
+    absent = write_small(folder / "server" / "models", template.files)
     if absent:
         result.why.append(f"it has no small stand-in of {', '.join(absent)}")
         return
     host.start()
-    host.use_folders(folder / "models", folder / "server" / "input")
+    host.use_folders(folder / "server" / "models", folder / "server" / "input")
     prompt = planning.opened(template, planning.Result(template.name))
     if prompt is None:
         return
@@ -67,7 +67,7 @@ def run(template: Template, folder: Path, result: planning.Result) -> None:
     ours, _ = pack.part("nodes.conversion.convert").convert(prompt)
     inputs.write_inputs(prompt, folder / "server" / "input", _SIZE)
     try:
-        with comfy_server.running(folder / "server", folder / "models") as client:
+        with comfy_server.running(folder / "server", folder / "server" / "models") as client:
             expected, found = (client.pictures(client.run(each)) for each in (prompt, dict(ours)))
     except (comfy_server.JobFailed, comfy_server.Refused) as error:
         result.run = False
