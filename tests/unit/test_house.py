@@ -98,7 +98,7 @@ SMALL = {  # why a file may be shorter: those files
         native/llm/task.py native/runner/serve.py
     """,
     "one type, or one table, that many import": """
-        native/program/tensor.py native/trace/values.py
+        native/program/tensor.py
         native/weights/codes.py native/weights/foreign.py nodes/planner/unknown.py
     """,
     "one algorithm": """
