@@ -37,6 +37,9 @@ planning, files = part("native.planning"), part("nodes.loaders.files")
 import comfy.nested_tensor  # noqa: E402
 import execution  # noqa: E402
 import folder_paths  # noqa: E402
+from comfy_extras.nodes_mask import SolidMask  # noqa: E402
+from comfy_extras.nodes_primitive import Int  # noqa: E402
+from comfy_extras.nodes_sd3 import EmptySD3LatentImage  # noqa: E402
 from server import PromptServer  # noqa: E402
 
 import nodes as core  # noqa: E402
@@ -46,6 +49,9 @@ KIB, MIB = 1 << 10, 1 << 20
 ENOUGH = 1 << 40
 LATENTS = {1: (24,), 2: (8, 12), 3: (2, 8, 12)}
 
+NODES = (
+    extension.GGMLDiffusionModel, extension.GGMLTextEncoders, extension.GGMLVAE, EmptySD3LatentImage, SolidMask, Int,
+)  # fmt: skip
 Peaks = Mapping[str, Mapping[str, int]]  # node -> device -> bytes
 
 
@@ -169,7 +175,7 @@ def bench(folder: Path) -> Iterator[Bench]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(host.COMFYUI, "observer", actual.OBSERVER)
         patch.setattr(PromptServer, "instance", _NoServer(), raising=False)
-        for node in (*_pack_nodes(), *_extra_nodes()):
+        for node in NODES:
             patch.setitem(core.NODE_CLASS_MAPPINGS, node.GET_SCHEMA().node_id, node)
         patch.setitem(core.NODE_CLASS_MAPPINGS, "SmallInputs", SmallInputs)
         for kind in ("diffusion_models", "text_encoders", "vae", "loras"):
@@ -182,20 +188,6 @@ def bench(folder: Path) -> Iterator[Bench]:
         patch.setattr(folder_paths, "temp_directory", str(folder / "temp"))
         patch.setattr(folder_paths, "output_directory", str(folder / "output"))
         yield Bench()
-
-
-def _pack_nodes() -> list[Any]:
-    loaders = (extension.GGMLDiffusionModel, extension.GGMLTextEncoders, extension.GGMLVAE)
-    return list(loaders)
-
-
-def _extra_nodes() -> list[Any]:
-    import comfy_extras.nodes_primitive
-
-    return [
-        comfy_extras.nodes_sd3.EmptySD3LatentImage, comfy_extras.nodes_mask.SolidMask,
-        comfy_extras.nodes_primitive.Int,
-    ]  # fmt: skip
 
 
 @contextmanager

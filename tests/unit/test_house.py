@@ -105,7 +105,7 @@ SMALL = {  # why a file may be shorter: those files
         native/llm/task.py native/runner/serve.py native/trace/one_step.py nodes/components/peft_dora.py
     """,
     "one type, or one table, that many import": """
-        native/llm/server_models.py native/program/tensor.py native/trace/values.py
+        native/llm/server_models.py native/program/tensor.py
         native/weights/codes.py native/weights/foreign.py nodes/planner/unknown.py
         nodes/conversion/report.py
     """,
