@@ -34,7 +34,7 @@ MEMORY = r"MiB|memory|Memory|allocate"
 
 @dataclass(frozen=True)
 class Scene:
-    """What a fault can strike: a server, its model folder, the job that runs, chance."""
+    """A server, its model folder and the job that runs, for a fault to strike by chance."""
 
     client: Client
     models: Path

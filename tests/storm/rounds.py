@@ -55,7 +55,7 @@ class Storm:
         return {name: Counter(event.outcome for event in self.events if name in event.faults) for name in FAULTS}
 
     def bad(self) -> list[Event]:
-        """What must not happen."""
+        """Events that must not happen."""
         return [event for event in self.events if event.outcome in BAD]
 
 
