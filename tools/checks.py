@@ -42,7 +42,10 @@ def static_checks(places: Places) -> dict[str, tuple[Command, Path]]:
     return {
         "ruff": ([python, "-m", "ruff", "check", "."], places.root),
         "ruff format": ([python, "-m", "ruff", "format", "--check", "."], places.root),
-        "mypy of dev.py, plan.py and tools": ([python, "-m", "mypy", "dev.py", "plan.py", "tools"], places.root),
+        "mypy of the scripts and tools": (
+            [python, "-m", "mypy", "dev.py", "install.py", "plan.py", "tools"],
+            places.root,
+        ),
         "mypy of the pack": ([*pack, "-p", "pack.native", "-p", "pack.nodes"], type_check_folder(places)),
     }
 
