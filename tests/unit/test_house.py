@@ -102,7 +102,10 @@ SMALL = {  # why a file may be shorter: those files
     """,
     "imported where nothing else may be: before the pipes are taken, or in llama.cpp's child": """
         native/process/job_object.py native/process/startup.py native/runner/cpu_cores.py native/llm/serve.py
-        native/llm/task.py native/runner/serve.py native/trace/one_step.py nodes/components/peft_dora.py
+        native/llm/task.py native/runner/serve.py
+    """,
+    "one way into another's list or record: of core's adapters, of a trace's steps": """
+        native/trace/one_step.py nodes/components/peft_dora.py
     """,
     "one type, or one table, that many import": """
         native/llm/server_models.py native/program/tensor.py

@@ -99,7 +99,10 @@ def test_shapes_and_hidden_parameters(write_gguf: Write) -> None:
     path = write_gguf("model.gguf", {"a": ((4, 32), "Q4_0"), "b": ((8,), "F16")})
     changed = weights(path).with_arrays({"a": np.ones((4, 32), np.float16), "c": np.ones((2, 3), np.float32)})
     assert changed.shapes() == {"a": ((4, 32), "F16"), "b": ((8,), "F32"), "c": ((2, 3), "F32")}
-    assert list(changed.parameters) == ["b"]
+    assert list(changed.parameters) == ["a", "b"]  # a small one stays beside its array
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("native.weights.weight_set._STAYS", 0)
+        assert list(weights(path).with_arrays({"a": changed.arrays["a"]}).parameters) == ["b"]
     assert changed.with_arrays({"e": np.ones(3, np.float32)}).shapes() == {**changed.shapes(), "e": ((3,), "F32")}
     with pytest.raises(TypeError, match="float64"):
         changed.with_arrays({"d": np.ones(3)})
