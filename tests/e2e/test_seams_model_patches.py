@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests import core_models, random_models
-from tests.conftest import THIRDS
+from tests.conftest import SAMPLES
 from tests.core_models import psnr
 from tests.pack import part
 
@@ -116,7 +116,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """The nodes whose turn it is, or all of them."""
     if "node" in metafunc.fixturenames:
         option = metafunc.config.getoption
-        kept = NODES if option("--all") else NODES[option("--sample") % (2 * THIRDS) :: 2 * THIRDS]
+        kept = NODES if option("--all") else NODES[option("--sample") % SAMPLES :: SAMPLES]
         metafunc.parametrize("node", kept, ids=lambda node: node.name)
 
 

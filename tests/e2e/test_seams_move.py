@@ -43,7 +43,8 @@ def test_a_diffusion_model_with_a_lora(device: str) -> None:
     with FLUX.detection():
         core = core_models.core_model(FLUX.tensors())
     key = "diffusion_model.double_blocks.0.img_attn.qkv.weight"
-    rows, columns = core.model.state_dict()[key].shape
+    before = core.model.state_dict()[key].clone()
+    rows, columns = before.shape
     source = torch.Generator().manual_seed(9)
     up, down = torch.randn(rows, 4, generator=source), torch.randn(4, columns, generator=source)
     adapter = part("nodes.components.lora").LoRAAdapter({key}, (up, down, 4.0, None, None, None))
@@ -52,7 +53,10 @@ def test_a_diffusion_model_with_a_lora(device: str) -> None:
     expected, plain = sampled(patched, FLUX), sampled(core, FLUX)
     sampled(patched, FLUX)  # its weights are changed in place, and put back
     ours = moved(patched, device)
-    assert ours.model.diffusion_model.engine_model.placement.device == device
+    engine_model = ours.model.diffusion_model.engine_model
+    assert engine_model.placement.device == device
+    sent = engine_model.file_weights.arrays[key.removeprefix("diffusion_model.")]
+    assert torch.equal(torch.from_numpy(sent), before)  # so that the LoRA counts once
     assert apart(plain, expected) > 10 * BOUND
     assert apart(sampled(ours, FLUX), expected) <= BOUND
     assert apart(sampled(core, FLUX), plain) == 0  # what was given is as it was
