@@ -61,23 +61,30 @@ def load_core_model(loader: CoreLoader, path: str, placement: Placement, device:
     file lacks some of it.
     """
     if not path.lower().endswith(HEADERS):
+        value = _in_memory(loader, path)
+        _check_bound(loader, path, value)
         return with_components(
-            _in_memory(loader, path),
+            value,
             lambda module: CoreModule(*module_in_memory(module, _name(loader, module)), placement, loader.repeats),
             device,
         )
     recording = Recording(read_header(path))
     value = _without_values(loader, recording)
-    if type(value).__name__ in _BOUND:
-        raise WeightFileError(
-            f"{path} is a {loader.kind} that {_BOUND[type(value).__name__]}, whose weights are in another process. Use "
-            "a ControlNet that has all of its weights, or load both with ComfyUI's own loaders."
-        )
+    _check_bound(loader, path, value)
 
     def component(module: torch.nn.Module) -> CoreModule:
         return CoreModule(module, _weights(loader, module, recording), placement, loader.repeats)
 
     return with_components(value, component, device)
+
+
+def _check_bound(loader: CoreLoader, path: str, value: Any) -> None:
+    """Raises WeightFileError for an object that computes with weights of the diffusion model."""
+    if type(value).__name__ in _BOUND:
+        raise WeightFileError(
+            f"{path} is a {loader.kind} that {_BOUND[type(value).__name__]}, whose weights are in another process. Use "
+            "a ControlNet that has all of its weights, or load both with ComfyUI's own loaders."
+        )
 
 
 def _in_memory(loader: CoreLoader, path: str) -> Any:
