@@ -45,7 +45,9 @@ def chat_model(models: list[ListedModel]) -> str | None:
 
 
 def _model(entry: dict[str, Any]) -> ListedModel:
-    name = readable(str(entry["id"]))[:_MAX_NAME]
+    if not isinstance(entry["id"], str):
+        raise TypeError("a model's name is a text")
+    name = readable(entry["id"])[:_MAX_NAME]
     return ListedModel(name, _said_to_chat(entry) and not _OTHER_PURPOSE.search(name))
 
 
