@@ -83,7 +83,7 @@ def _step(low: Lowering, step: TracedOp) -> None:
     if stage < Stage.DEVICE:
         low.host_step(step, stage)
         return
-    if name != "linear" or low.weight_name(step.args[1]) is None:
+    if low.branches and not _multiplies(low, name, step):
         _check_unbranched(low, read)
     function = HANDLERS.get(name) or (HANDLERS.get(name[:-1]) if name.endswith("_") else None)
     if function is None:
@@ -101,6 +101,12 @@ def _step(low: Lowering, step: TracedOp) -> None:
             f"{_where(low)}: a bug in the handler of {name} ({function.__module__}.{function.__qualname__}): "
             f"{type(error).__name__}: {error}. Please report the model and this line."
         ) from error
+
+
+def _multiplies(low: Lowering, name: str, step: TracedOp) -> bool:
+    """Whether a step is a product with a whole weight, beside which branches are computed."""
+    weight = step.args[1] if len(step.args) > 1 else step.kwargs.get("weight")
+    return name == "linear" and low.weight_name(weight) is not None
 
 
 def _check_unbranched(low: Lowering, read: Sequence[int]) -> None:
