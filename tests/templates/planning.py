@@ -107,7 +107,7 @@ def _planned(prompt: Prompt, card: str, result: Result) -> bool:
     asked = request.PlanRequest(profile=request.profile_named(card))
     unknown = pack.part("nodes.planner.unknown").Size(size.width, size.height, 1)
     try:  # without the search for advice, which plans a workflow that does not fit a dozen times
-        found = planner._plan(prompt, request.machine_of(asked), unknown, None)
+        found = planner._plan(prompt, planner._started(), request.machine_of(asked), unknown, None)
     except Exception as error:  # the yardstick is there to find them
         result.why.append(f"{type(error).__name__}: {error}")
         return False
