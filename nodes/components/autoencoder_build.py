@@ -40,6 +40,7 @@ class ComponentVAE(comfy.sd.VAE):
         raise NotImplementedError("A GGML VAE cannot be saved: it is the file it was loaded from, unchanged.")
 
 
+@torch.inference_mode(False)  # ComfyUI runs nodes in it, and what is made in it cannot be traced
 def autoencoder(
     recording: Recording, tensors: Mapping[str, Tensor] | None = None, metadata: Mapping[str, Any] | None = None
 ) -> tuple[ComponentVAE, WeightSet]:

@@ -36,6 +36,7 @@ _FEW = 4
 LARGEST_COMPUTED = 1 << 30  # bytes of weights that the file has in another layout and that are kept in RAM
 
 
+@torch.inference_mode(False)  # ComfyUI runs nodes in it, and what is made in it cannot be traced
 def diffusion_model(header: WeightFile) -> tuple[comfy.model_base.BaseModel, WeightSet]:
     """Core's model around a diffusion model without values, and its weights.
 
@@ -87,6 +88,7 @@ class Part:
     weights: WeightSet
 
 
+@torch.inference_mode(False)  # ComfyUI runs nodes in it, and what is made in it cannot be traced
 def text_encoders(
     headers: Sequence[WeightFile], kind: comfy.sd.CLIPType | None, sizes: Mapping[str, Any] | None = None
 ) -> tuple[comfy.sd.CLIP, list[Part]]:

@@ -47,6 +47,7 @@ class Checkpoint:
         return self.recording.header.path
 
 
+@torch.inference_mode(False)  # ComfyUI runs nodes in it, and what is made in it cannot be traced
 def checkpoint(header: WeightFile, sizes: Mapping[str, Any] | None = None) -> Checkpoint:
     """The models of a checkpoint, as comfy.sd.load_checkpoint_guess_config finds them; of a diffusion model just that.
 

@@ -79,7 +79,8 @@ def compared(small: Small, path: Path, device: str) -> tuple[Any, float]:
     save_file({name: value.contiguous() for name, value in tensors.items()}, path, small.metadata)
     with small.detection():
         core = core_models.core_model(tensors, small.metadata)
-        ours = loader.load_diffusion(weights.read_header(path), device)
+        with torch.inference_mode():  # as ComfyUI runs nodes
+            ours = loader.load_diffusion(weights.read_header(path), device)
     assert type(ours.model) is type(core.model)
     assert type(ours.model.model_config).__name__ == small.kind
     expected = sampled(core, small)

@@ -39,7 +39,8 @@ def turn(pytestconfig: pytest.Config) -> int | None:
 
 def loaded(path: Path, device: str = "CPU", mode: str = "auto", tile: int = 0) -> Any:
     where = placement.Placement(device, engine="ggml" if device == "CPU" else "auto")
-    return loader.vae_of(weights.read_header(path), where, loader.TileChoice(mode, tile, 64))
+    with torch.inference_mode():  # as ComfyUI runs nodes
+        return loader.vae_of(weights.read_header(path), where, loader.TileChoice(mode, tile, 64))
 
 
 def pair(kind: VAEKind, folder: Path, device: str = "CPU") -> tuple[Any, Any]:
