@@ -12,6 +12,4 @@ STRATIFIED = (
     "hunyuan_video_text_to_video", "video_wan2_2_14B_t2v", "video_wan2_2_5B_ti2v", "text_to_video_wan",
 )  # fmt: skip
 # Those of them that the planner cannot plan whole, and why.
-NOT_PLANNED: dict[str, str] = {
-    "image_anima_base_v1": "tracing it ends in an AssertionError: elem.device.type must be 'meta', got cpu",
-}
+NOT_PLANNED: dict[str, str] = {}
