@@ -170,6 +170,7 @@ def test_a_node_says_which_build_there_is(
     for name, content in {**about, **files}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content, encoding="utf-8")
+    monkeypatch.delitem(sys.modules, "ggml", raising=False)  # which other tests have imported
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     said, is_best = ggml_build.build_words()
     assert words in said

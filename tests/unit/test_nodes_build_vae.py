@@ -83,7 +83,7 @@ def test_real_width_of_flux_2_takes_no_memory(tmp_path: Path) -> None:
         "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0,
         "batch_norm_latent": True,
     }  # fmt: skip
-    with build._parameters_without_values():
+    with build.parameters_without_values():
         module = comfy.ldm.models.autoencoder.AutoencoderKL(ddconfig=sizes, embed_dim=32)
     shapes = {name: tuple(x.shape) for name, x in module.state_dict().items() if x.ndim}
     inside = {
@@ -99,7 +99,7 @@ def test_real_width_of_flux_2_takes_no_memory(tmp_path: Path) -> None:
 
 def test_other_threads_go_on_making_modules_with_values() -> None:
     made: list[torch.nn.Module] = []
-    with build._parameters_without_values():
+    with build.parameters_without_values():
         assert torch.nn.Linear(4, 4).weight.is_meta
         thread = threading.Thread(target=lambda: made.append(torch.nn.Linear(4, 4)))
         thread.start()
