@@ -15,9 +15,13 @@ from native.ggml_types import tensor_bytes
 from native.placement import RESIDENCIES, Placement
 from native.program import Program
 from native.runner.device.quirks import HALF_SUMS
+from native.weights import read_header
+from native.weights.names import weight_set
+from native.weights.scales import under
 from native.weights.weight_set import WeightSet
 from native.wire.messages import DeviceInfo, DryRun, ExternalModel, ModelMemory, Step
-from tests.runner_toys import DEVICES, Table, new_runner, weight_file
+from tests.faults import damage
+from tests.runner_toys import DEVICES, Table, linear, new_runner, weight_file
 
 MIB = 1 << 20
 SIDE, LAYERS = 512, 6
@@ -178,6 +182,22 @@ def test_f16_weights_that_are_computed_with_as_f32(dry_runner: Runner, sets: dic
         more = cast.models[0].compute - step.models[0].compute
         assert 2 * SIDE * SIDE < more <= 4 * SIDE * SIDE, more  # the cast weight, but for what was free beside it
     runner.close()
+
+
+def test_a_tensor_larger_than_software_takes_is_none_for_a_card(dry_runner: Runner, tmp_path: Path) -> None:
+    """As Wan 14B's in F16, which lavapipe refuses to multiply with."""
+    rows, columns = 30720, 5120
+    path = tmp_path / "large.safetensors"
+    header = damage.header_of({"w": ("F16", (rows, columns))}, {})
+    damage.write(path, damage.whole(header), header.size)
+    read = read_header(str(path))
+    steps = [Step("run", weight_set(read, "large", under(read, ""), ["w"]), Placement("Vulkan0", "device"),
+                  linear(rows, columns, 1, "F16"))]  # fmt: skip
+    (here,) = [device for device in dry_runner.devices() if device.name == "Vulkan0"]
+    card = DeviceInfo("Vulkan0", "GPU", "AMD Radeon RX 580 Series (RADV POLARIS10)", here.features, True, "linux")
+    capacity = {"CPU": ENOUGH, "Vulkan0": ENOUGH}
+    assert "cannot compute it" in str(dry_runner.dry_run(capacity, steps).error)
+    assert dry_runner.dry_run(capacity, steps, [card]).error is None
 
 
 def test_nothing_is_opened_and_nothing_stays(dry_runner: Runner, sets: dict[str, WeightSet], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from ..ggml_binding import ggml
 from .devices import Device, Devices
 from .quirks import is_software
 
+_SOFTWARE_RANGE = 1 << 27  # bytes of a tensor that shaders reach on lavapipe (Mesa, lp_limits.h); 4 GiB on cards
 _SOMEWHERE = 1 << 12  # an address that nobody reads: ggml's allocator leaves alone what has one
 
 
@@ -27,6 +28,7 @@ class CountingDevice(Device):
         super().__init__(
             info or model.info, model.handle, (model.buffer_type, model.repack_buffer_type), model.limits, model.driver
         )
+        self._is_another_card = info is not None and is_software(model.description)
         self._capacity = capacity
         self._sharers: Sequence[Device] = ()  # itself and the others that take from the same RAM
         self._ram = 0  # bytes of it
@@ -41,6 +43,13 @@ class CountingDevice(Device):
         if self._sharers:
             free = min(free, self._ram - sum(device.held for device in self._sharers))
         return max(0, free), self._capacity
+
+    def supports(self, operation: Any) -> bool:
+        """As Device; a software driver that answers for a card has a limit to a tensor's size that the card has not."""
+        if super().supports(operation):
+            return True
+        tensors = [operation, *(source for source in operation.contents.src if source)]
+        return self._is_another_card and any(ggml.ggml_nbytes(tensor) > _SOFTWARE_RANGE for tensor in tensors)
 
     def new_buffer(self, buffer_type: int, size: int) -> Any:
         """A buffer of that type without any memory."""

@@ -91,6 +91,10 @@ class Device(ABC):
     def compute(self, graph: Any) -> int:
         """Compute the nodes of a ggml graph and wait for them; returns the ggml_status."""
 
+    def supports(self, operation: Any) -> bool:
+        """Whether it can compute a ggml tensor from those that it is made of."""
+        return bool(ggml.ggml_backend_dev_supports_op(self.handle, operation))
+
     def max_buffer(self, buffer_type: int) -> int:
         """The most that one buffer of a type may have, whatever is free."""
         return min(ggml.ggml_backend_buft_get_max_size(buffer_type), self.limits.largest_buffer or _UNLIMITED)

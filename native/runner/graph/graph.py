@@ -205,7 +205,7 @@ class Graph:
         except (TypeError, ctypes.ArgumentError) as error:  # a number that ggml's call cannot hold
             raise OperationFault(f"its parameters {row.parameters} do not fit: {error}") from error
         _check_result(row, made)
-        if not is_view(row) and not ggml.ggml_backend_dev_supports_op(self.device.handle, made):
+        if not is_view(row) and not self.device.supports(made):
             taken = ", ".join(f"{s.type}{list(s.ne)}" for s in declared)
             raise OperationFault(f"{self.device.name} ({self.device.description}) cannot compute it for {taken}")
         return made
