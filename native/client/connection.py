@@ -99,9 +99,12 @@ class RunnerProcess:
         """End it at once."""
         self._child.kill()
 
-    def close(self) -> None:
-        """End it, as it does at the end of its stdin, and give the shared memory back."""
-        self.closed = True
+    def close(self, wanted: bool = True) -> None:
+        """End it, as it does at the end of its stdin, and give the shared memory back.
+
+        wanted: else it had ended by itself, which others who wait for its answers are to know.
+        """
+        self.closed |= wanted
         self._child.close()
         self.arena.close()
 

@@ -235,7 +235,7 @@ class Runner:
     def _living(self) -> RunnerProcess:
         with self._starting:
             if self._process and not self._process.alive:
-                self._process.close()
+                self._process.close(wanted=False)
                 self._process = None
             if not self._process:
                 if not has_ggml():
@@ -252,7 +252,7 @@ class Runner:
         with self._starting:  # also one that not even SIGKILL ends yet, held up in a driver
             if self._process is process:
                 self._process = None
-        process.close()
+        process.close(wanted=False)
         log.warning("The process that runs the models ended: %s", death)
         if process.loading_drivers and self.trouble is None:
             self.trouble = (

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,17 @@ def test_killed_while_idle_is_not_noticed(runner: Runner) -> None:
     assert runner.pid is not None
     os.kill(runner.pid, signal.SIGKILL)
     assert runner.memory().private > 0
+
+
+def test_killed_while_two_ask_both_are_answered(runner: Runner) -> None:
+    runner.memory()
+    assert runner.pid is not None
+    os.kill(runner.pid, signal.SIGSTOP)
+    with ThreadPoolExecutor() as pool:
+        answers = [pool.submit(ask) for ask in (runner.memory, runner.devices, runner.memory)]
+        time.sleep(0.5)  # until all wait for the one that is stopped
+        os.kill(runner.pid, signal.SIGKILL)
+        assert all(answer.result(PATIENCE) for answer in answers)
 
 
 def test_killed_twice_is_an_error_and_the_next_call_works(runner: Runner) -> None:
