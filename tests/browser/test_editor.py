@@ -245,7 +245,7 @@ def test_a_model_of_a_server_is_chosen_from_its_list(editor: Editor, nodes_2: bo
     editor.load("expand_with_server")
     node = editor.nodes()["GGMLLanguageServer"]
     before = editor.prompt()
-    assert set(before[node]["inputs"]) == {"url", "model", "key_variable", "timeout"}  # the button is not saved
+    assert set(before[node]["inputs"]) == {"url", "model", "key_variable", "timeout", "after_use"}  # no button
 
     def ask() -> None:
         if nodes_2:
