@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 FIFTHS = 5  # of the combinations of tests/e2e/test_seams_matrix.py
-THIRDS = 3  # of the model families of tests/parity/families
-SAMPLES = FIFTHS * THIRDS  # pairs of the two
+SIXTHS = 6  # of the model families of tests/parity/families, and of the kinds of files of tests/e2e
+SAMPLES = FIFTHS * SIXTHS  # pairs of the two
 
 # Files that share a server are run by one worker, so that it is started once; real sizes, so that memory suffices.
 TOGETHER = (
@@ -26,7 +26,7 @@ DIVIDED = ("tests/parity/families/test_families.py",)
 def pytest_addoption(parser: pytest.Parser) -> None:
     today = datetime.now(timezone.utc).timetuple().tm_yday
     group = parser.getgroup("combinations of placements and sizes, and model families")
-    group.addoption("--all", action="store_true", help="run all of them, not a fifth and a third")
+    group.addoption("--all", action="store_true", help="run all of them, not a fifth and a sixth")
     group.addoption(
         "--sample", type=int, choices=range(SAMPLES), default=today % SAMPLES, metavar="N",
         help=f"run sample N, 0 to {SAMPLES - 1}; without it, the one whose turn it is today",

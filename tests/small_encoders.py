@@ -13,15 +13,17 @@ import pytest
 import sentencepiece
 import torch
 
+from tests.conftest import SIXTHS
+
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 SMALL = {"num_hidden_layers": 3, "vocab_size": 512, "intermediate_size": 256, **HEADS}
 SMALL_T5 = {"vocab_size": 512, "d_model": 64, "d_kv": 16, "num_heads": 4}
 
 
-def third(metafunc: pytest.Metafunc, cases: Sequence[Any]) -> Sequence[Any]:
-    """The third of the cases whose turn it is, or all of them."""
+def in_turn(metafunc: pytest.Metafunc, cases: Sequence[Any]) -> Sequence[Any]:
+    """The sixth of the cases whose turn it is, or all of them."""
     option = metafunc.config.getoption
-    return cases if option("--all") else cases[option("--sample") % 3 :: 3]
+    return cases if option("--all") else cases[option("--sample") % SIXTHS :: SIXTHS]
 
 
 @cache

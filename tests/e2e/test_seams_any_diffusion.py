@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests import core_models
-from tests.conftest import THIRDS
+from tests.conftest import SIXTHS
 from tests.faults import damage
 from tests.pack import part
 
@@ -38,12 +38,12 @@ COMPUTED = 64 << 20  # bytes of weights that core's conversion computes, at most
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The third of the classes whose turn it is, or all of them."""
+    """The sixth of the classes whose turn it is, or all of them."""
     if "small" in metafunc.fixturenames:
         option = metafunc.config.getoption
         kept = [BY_KIND[kind] for kind in ON_VULKAN]
         if metafunc.function is not test_loads_and_samples_on_vulkan:
-            kept = list(SMALL) if option("--all") else list(SMALL[option("--sample") % THIRDS :: THIRDS])
+            kept = list(SMALL) if option("--all") else list(SMALL[option("--sample") % SIXTHS :: SIXTHS])
         if metafunc.function is test_loads_at_real_width:
             kept = [small for small in kept if small.sizes or small.other]  # of others the small file is as detected
         metafunc.parametrize("small", kept, ids=lambda small: small.kind)

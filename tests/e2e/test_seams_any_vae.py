@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import random_models
+from tests.conftest import SIXTHS
 from tests.pack import part
 
 from .vae_kinds import KINDS, VAEKind
@@ -26,15 +27,14 @@ weights = part("native.weights")
 import comfy.sd  # noqa: E402
 
 BY_NAME = {kind.name: kind for kind in KINDS}
-THIRDS = 3
 # Few channels, so that lavapipe is done in seconds.
 ON_VULKAN = ("TAESD", "HunyuanImage refiner", "Stable Audio 3")
 
 
 @pytest.fixture(scope="session")
 def turn(pytestconfig: pytest.Config) -> int | None:
-    """Which third of the kinds runs today; None: all of them."""
-    return None if pytestconfig.getoption("--all") else pytestconfig.getoption("--sample") % THIRDS
+    """Which sixth of the kinds runs today; None: all of them."""
+    return None if pytestconfig.getoption("--all") else pytestconfig.getoption("--sample") % SIXTHS
 
 
 def loaded(path: Path, device: str = "CPU", mode: str = "auto", tile: int = 0) -> Any:
@@ -89,7 +89,7 @@ def seeded(vae: Any, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("name", BY_NAME)
 def test_decodes_and_encodes_as_core(name: str, tmp_path: Path, turn: int | None) -> None:
     kind = BY_NAME[name]
-    if turn is not None and list(BY_NAME).index(name) % THIRDS != turn:
+    if turn is not None and list(BY_NAME).index(name) % SIXTHS != turn:
         pytest.skip("another day's third")
     ours, core = pair(kind, tmp_path)
     errors = both_ways(kind, ours, core)

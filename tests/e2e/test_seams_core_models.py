@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests import core_models
-from tests.conftest import THIRDS
+from tests.conftest import SIXTHS
 from tests.pack import part
 
 from .any_diffusion import Small
@@ -34,13 +34,14 @@ ALL = (*CONTROLS, *UPSCALERS, *LATENTS, *VISIONS, *SOUNDS)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Some on Vulkan; on the CPU the third whose turn it is and the first of each sort, or all."""
+    """One on Vulkan; on the CPU the sixth whose turn it is and the first of each sort, or all."""
     if "kind" not in metafunc.fixturenames:
         return
     option = metafunc.config.getoption
-    turn = ALL if option("--all") else ALL[option("--sample") % THIRDS :: THIRDS]
+    turn = ALL if option("--all") else ALL[option("--sample") % SIXTHS :: SIXTHS]
     cases = [(kind, "CPU") for kind in ALL if kind in turn or kind.name in ON_VULKAN]
-    cases += [(kind, "Vulkan0") for kind in ALL if kind.name in ON_VULKAN]
+    on_vulkan = ON_VULKAN if option("--all") else (ON_VULKAN[option("--sample") % len(ON_VULKAN)],)
+    cases += [(kind, "Vulkan0") for kind in ALL if kind.name in on_vulkan]
     metafunc.parametrize(("kind", "device"), cases, ids=[f"{kind.name}-{device}" for kind, device in cases])
 
 

@@ -148,7 +148,7 @@ def length_of(module: Any) -> int:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "name" in metafunc.fixturenames:
-        metafunc.parametrize("name", small_encoders.third(metafunc, list(CASES)))
+        metafunc.parametrize("name", small_encoders.in_turn(metafunc, list(CASES)))
 
 
 def test_encodes_as_core(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:

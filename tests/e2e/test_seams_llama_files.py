@@ -230,7 +230,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.function is test_encodes_as_core:
         cases = [(name, stored) for name in CASES for stored in ("F16", "Q8_0")]
-        metafunc.parametrize(("name", "stored"), small_encoders.third(metafunc, cases))
+        metafunc.parametrize(("name", "stored"), small_encoders.in_turn(metafunc, cases))
 
 
 def test_encodes_as_core(tmp_path: Path, name: str, stored: str) -> None:

@@ -1,6 +1,6 @@
 """Core's nodes that put functions into a model: each acts, and gives what it gives in core.
 
-At 256 pixels and six steps, on a U-Net like SD1.5's and on FLUX.1. A run takes a third of the nodes.
+At 256 pixels and six steps, on a U-Net like SD1.5's and on FLUX.1. A run takes those nodes whose turn it is.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests import core_models, random_models
+from tests.conftest import SIXTHS
 from tests.pack import part
 
 from .small_diffusion import Small
@@ -114,11 +115,11 @@ def compared(name: str, path: Path, device: str) -> float:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A third of the formats each day, or all of them."""
+    """A sixth of the formats each day, or all of them."""
     if "format_" in metafunc.fixturenames:
         option = metafunc.config.getoption
         metafunc.parametrize(
-            "format_", list(FORMATS) if option("--all") else list(FORMATS)[option("--sample") % 3 :: 3]
+            "format_", list(FORMATS) if option("--all") else list(FORMATS)[option("--sample") % SIXTHS :: SIXTHS]
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.conftest import THIRDS
+from tests.conftest import SIXTHS
 
 from . import (
     control,
@@ -31,10 +31,10 @@ _FILES = (
 CASES: tuple[FamilyCase, ...] = tuple(case for file in _FILES for case in file.CASES)
 
 
-def third(number: int) -> list[FamilyCase]:
-    """Every third case, and those that are new or whose code is not what it was when they were measured."""
+def in_turn(number: int) -> list[FamilyCase]:
+    """Every sixth case, and those that are new or whose code is not what it was when they were measured."""
     known = results.known()
     return [
         case for i, case in enumerate(CASES)
-        if i % THIRDS == number % THIRDS or case.name not in known or results.changed(known[case.name])
+        if i % SIXTHS == number % SIXTHS or case.name not in known or results.changed(known[case.name])
     ]  # fmt: skip

@@ -9,7 +9,7 @@ from native.client import Runner
 from ..places import PLACES, Place
 from . import coverage, results
 from .case import GELU, QUANTIZED, FamilyCase
-from .cases import CASES, third
+from .cases import CASES, in_turn
 from .run import errors, quantized_error, stop
 
 BY_NAME = {case.name: case for case in CASES}
@@ -20,10 +20,10 @@ ON_CPU, ON_VULKAN, ON_VULKAN_F16 = PLACES
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The third of the cases whose turn it is, or all of them; by whether they are known to stop."""
+    """The in_turn of the cases whose turn it is, or all of them; by whether they are known to stop."""
     if "case" in metafunc.fixturenames:
         option = metafunc.config.getoption
-        cases = list(CASES) if option("--all") else third(option("--sample"))
+        cases = list(CASES) if option("--all") else in_turn(option("--sample"))
         stops = metafunc.function is test_family_that_stops
         kept = [case for case in cases if (case.name in STOPS) == stops]
         if metafunc.function is test_family_on_vulkan:
