@@ -105,8 +105,9 @@ def _step(low: Lowering, step: TracedOp) -> None:
 
 def _multiplies(low: Lowering, name: str, step: TracedOp) -> bool:
     """Whether a step is a product with a whole weight, beside which branches are computed."""
-    weight = step.args[1] if len(step.args) > 1 else step.kwargs.get("weight")
-    return name == "linear" and low.weight_name(weight) is not None
+    if name != "linear":
+        return False
+    return low.weight_name(step.args[1] if len(step.args) > 1 else step.kwargs["weight"]) is not None
 
 
 def _check_unbranched(low: Lowering, read: Sequence[int]) -> None:

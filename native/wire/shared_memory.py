@@ -12,6 +12,7 @@ import secrets
 import sys
 import tempfile
 
+from ..errors import RunnerError
 from ..placement import MIB
 
 ALIGNMENT = 64  # bytes; every tensor in the arena starts at a multiple of it
@@ -46,14 +47,20 @@ class Arena:
         self.memory: memoryview = memoryview(b"")
 
     def reserve(self, size: int) -> None:
-        """Make it hold at least `size` bytes; what it held before may be gone."""
+        """Make it hold at least `size` bytes; what it held before may be gone. Raises RunnerError."""
         if size <= self.size:
             return
         size = -(-size // MIB) * MIB  # to whole MiB
-        self.memory = memoryview(b"")
-        if self.descriptor is not None:
-            os.ftruncate(self.descriptor, size)
-        self.memory = memoryview(_map(self.descriptor, self.name, size))
+        self.memory, self.size = memoryview(b""), 0
+        try:
+            if self.descriptor is not None:
+                os.ftruncate(self.descriptor, size)
+            self.memory = memoryview(_map(self.descriptor, self.name, size))
+        except OSError as error:
+            raise RunnerError(
+                f"The system gives no {size / MIB:,.0f} MiB of shared memory to the process that runs the models: "
+                f"{error.strerror}. Close other programs, or choose a smaller picture."
+            ) from error
         self.size = size
 
     def close(self) -> None:

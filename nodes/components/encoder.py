@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
+from weakref import ref
 
 import torch
 from comfy.clip_model import CLIPTextModel
@@ -56,7 +57,8 @@ class EncoderModule(TracedModule):
         stored: Parameter | Array = self._local[names[0]] if names[0] in self._local else weights.arrays[names[0]]
         transposed = weights.arrays.get(_PROJECTION)
         self._transposed = None if transposed is None else content(transposed)  # as files in open_clip's names have it
-        self._embedding = TokenEmbedding(layer, lambda: self.local_patches.get(names[0], stored))
+        here = ref(self)  # no circle, so that a dropped encoder leaves memory at once
+        self._embedding = TokenEmbedding(layer, lambda: here().local_patches.get(names[0], stored))  # type: ignore[union-attr]
 
     def get_input_embeddings(self) -> TokenEmbedding:
         """The lookup of tokens."""

@@ -18,11 +18,11 @@ MINUTES = 3.0
 def test_nothing_goes_wrong_in_silence() -> None:
     """Each day another storm; the report has its seed."""
     seed = datetime.now(timezone.utc).timetuple().tm_yday
-    found = storm(MINUTES, seed)
+    found = storm(MINUTES, seed, vulkan=False)  # on software a picture takes a minute where two workers share it
     print(f"seed {seed}\n{report(found)}")
     assert not found.bad(), f"seed {seed}\n{report(found)}"
-    assert found.counts()["right"] >= 5
-    assert sum(bool(event.faults) for event in found.events) >= 3
+    assert found.counts()["right"] >= 3
+    assert sum(bool(event.faults) for event in found.events) >= 2
 
 
 @pytest.mark.parametrize(

@@ -25,12 +25,12 @@ from .jobs import drawn
 from .rounds import OUTCOMES, Storm, play, watched_server
 
 
-def storm(minutes: float, seed: int) -> Storm:
+def storm(minutes: float, seed: int, vulkan: bool = True) -> Storm:
     """Rounds for so many minutes, after the pictures are known; a server that died is followed by another."""
     chance, found = random.Random(seed), Storm()
     with server_that(hostile(random.Random(seed))) as url, tempfile.TemporaryDirectory(prefix="storm") as folder:
         with _server(Path(folder), found) as (client, _):
-            tasks = drawn(client, url)  # with time to compile shaders
+            tasks = drawn(client, url, vulkan)  # with time to compile shaders
         end = time.monotonic() + 60 * minutes
         with patch.dict(os.environ, {"GGML_RUNNER_TIMEOUT": f"{RUNNER_TIMEOUT:g}"}):
             while time.monotonic() < end:

@@ -66,6 +66,7 @@ def _placed(base: Workflow, device: str = "CPU", engine: str = "ggml", weights: 
     return changed(base, {"GGMLDiffusionModel": diffusion, "GGMLTextEncoders": rest, "GGMLVAE": rest})
 
 
-def drawn(client: Client, language_server: str) -> list[Task]:
-    """Every workflow with the picture that it makes while nothing goes wrong."""
-    return [Task(name, each, client.draw(each)) for name, each in workflows(language_server).items()]
+def drawn(client: Client, language_server: str, vulkan: bool) -> list[Task]:
+    """Every workflow with the picture that it makes while nothing goes wrong; vulkan: also those on a GPU."""
+    chosen = {name: each for name, each in workflows(language_server).items() if vulkan or "Vulkan" not in name}
+    return [Task(name, each, client.draw(each)) for name, each in chosen.items()]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import inspect
 import io
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -232,3 +234,18 @@ IMPORTS = (
 def test_neither_side_of_the_wire_loads_what_is_the_others(module: str, unwanted: str) -> None:
     code = f"import sys, {module}; sys.exit({unwanted!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PACK, check=False).returncode == 0
+
+
+def test_shared_memory_that_the_system_refuses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    arena = Arena()
+
+    def refuse(_descriptor: int, _size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", refuse)
+        with pytest.raises(errors.RunnerError, match=r"no 3 MiB of shared memory.*No space left"):
+            arena.reserve((2 << 20) + 1)
+    arena.reserve(1)  # what follows goes on
+    assert len(arena.memory) == 1 << 20
+    arena.close()
