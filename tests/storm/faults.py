@@ -262,7 +262,7 @@ FAULTS: Mapping[str, Fault] = {
     "a child is stopped": Fault(_stops, ENDED),
     "the runner hangs": Fault(_stops_for_good, ENDED, weight=0.25),  # takes RUNNER_TIMEOUT
     "no memory": Fault(_leaves_no_memory, f"{MEMORY}|{ENDED}"),
-    "a full disk": Fault(_fills_the_disk, r"(^SaveImage: |shared memory).*(File too large|No space)"),
+    "a full disk": Fault(_fills_the_disk, r"File too large|No space"),  # also of core's own progress bar, in its log
     "a file vanishes": Fault(_takes_a_file, "{file}"),
     "a damaged file": Fault(_damages_a_file, "{file}"),
     "a file cut off": Fault(_cuts_a_file, "{file}"),
