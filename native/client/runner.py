@@ -250,9 +250,11 @@ class Runner:
         if process.closed:
             raise RunnerError("The runner was closed while it worked on this.") from death
         with self._starting:  # also one that not even SIGKILL ends yet, held up in a driver
-            if self._process is process:
+            known = self._process is process  # else another caller, or `_living`, has closed it
+            if known:
                 self._process = None
-        process.close(wanted=False)
+        if known:
+            process.close(wanted=False)
         log.warning("The process that runs the models ended: %s", death)
         if process.loading_drivers and self.trouble is None:
             self.trouble = (
