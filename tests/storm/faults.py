@@ -161,29 +161,30 @@ def _takes_a_file(scene: Scene) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _damages_a_file(scene: Scene) -> Iterator[None]:
-    """Another file with a damaged header comes in its place; damaged weights nobody could notice."""
-    file = _model_file(scene)
-    with _put_back(file):
-        content = file.read_bytes()
-        size = min(len(content) // 2, 2000)
-        other = file.with_name(file.name + ".other")
-        other.write_bytes(damage_bytes(content[:size], scene.chance) + content[size:])
-        os.replace(other, file)
-        yield
+def _comes_instead(changed: Callable[[bytes, random.Random], bytes]) -> Strike:
+    """Another file comes in the place of one of the job's, with what `changed` makes of its content."""
+
+    @contextmanager
+    def strike(scene: Scene) -> Iterator[None]:
+        file = _model_file(scene)
+        with _put_back(file):
+            other = file.with_name(file.name + ".other")
+            other.write_bytes(changed(file.read_bytes(), scene.chance))
+            os.replace(other, file)
+            yield
+
+    return strike
 
 
-@contextmanager
-def _cuts_a_file(scene: Scene) -> Iterator[None]:
-    """Another file, cut off somewhere, comes in its place, as a broken download does."""
-    file = _model_file(scene)
-    with _put_back(file):
-        content = file.read_bytes()
-        other = file.with_name(file.name + ".other")
-        other.write_bytes(content[: scene.chance.randrange(len(content))])
-        os.replace(other, file)
-        yield
+def _with_damaged_header(content: bytes, chance: random.Random) -> bytes:
+    """Of the header alone: damaged weights nobody could notice."""
+    size = min(len(content) // 2, 2000)
+    return damage_bytes(content[:size], chance) + content[size:]
+
+
+def _cut_off(content: bytes, chance: random.Random) -> bytes:
+    """As a broken download is."""
+    return content[: chance.randrange(len(content))]
 
 
 @contextmanager
@@ -264,8 +265,8 @@ FAULTS: Mapping[str, Fault] = {
     "no memory": Fault(_leaves_no_memory, f"{MEMORY}|{ENDED}"),
     "a full disk": Fault(_fills_the_disk, r"File too large|No space"),  # also of core's own progress bar, in its log
     "a file vanishes": Fault(_takes_a_file, "{file}"),
-    "a damaged file": Fault(_damages_a_file, "{file}"),
-    "a file cut off": Fault(_cuts_a_file, "{file}"),
+    "a damaged file": Fault(_comes_instead(_with_damaged_header), "{file}"),
+    "a file cut off": Fault(_comes_instead(_cut_off), "{file}"),
     "a mapped file cut off": Fault(_cuts_a_mapped_file, "{file}"),
     "an interrupt": Fault(_interrupts, ""),
     "memory freed": Fault(_frees, ""),
