@@ -26,6 +26,10 @@ class ProcessDied(Exception):
     """The runner's process ended before it answered; the message ends with what it wrote to stderr."""
 
 
+class ProcessHung(ProcessDied):
+    """It gave no sign of progress for too long, and was ended."""
+
+
 class Call:
     """A request on its way: its replies arrive in a queue, or how the process ended."""
 
@@ -136,7 +140,7 @@ class RunnerProcess:
             now = monotonic()
             if now - last_sign > timeout:
                 self.kill()
-                raise ProcessDied(f"no sign of progress for {timeout:g} seconds; {self._child.exit_report()}")
+                raise ProcessHung(f"no sign of progress for {timeout:g} seconds; {self._child.exit_report()}")
             if interrupted and not interrupting and now - looked >= _POLL:
                 looked = now
                 if interrupted():

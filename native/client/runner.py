@@ -66,6 +66,7 @@ class Runner:
     options: the process's arguments (see runner/__main__.py), such as `--threads N`.
     environment: variables it gets besides ours.
     timeout: seconds without progress after which the process counts as dead (default 600, or GGML_RUNNER_TIMEOUT).
+    attempts: how often a request is tried that ends the process.
     """
 
     def __init__(
@@ -73,12 +74,14 @@ class Runner:
         options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         timeout: float | None = None,
+        attempts: int = 2,
     ) -> None:
         self.trouble: str | None = None  # why devices may be missing, for the person at the node
         self.peaks: dict[str, int] = {}  # by device: the most bytes held since the last load or run began
         self._options = options
+        self._attempts = attempts
         self._environment = dict(environment or {})
-        self._timeout = timeout if timeout is not None else float(os.environ.get(_TIMEOUT_VARIABLE, _TIMEOUT))
+        self.timeout = timeout if timeout is not None else float(os.environ.get(_TIMEOUT_VARIABLE, _TIMEOUT))
         self._process: RunnerProcess | None = None
         self._starting = threading.Lock()
         self._working = threading.Lock()
@@ -207,7 +210,7 @@ class Runner:
         return process.pid if process and process.alive else None
 
     def _query(self, request: Query, expected: type[Result]) -> Result:
-        return self._answer(lambda _: request, expected, timeout=min(_QUERY_TIMEOUT, self._timeout))[0]
+        return self._answer(lambda _: request, expected, timeout=min(_QUERY_TIMEOUT, self.timeout))[0]
 
     def _answer(
         self,
@@ -220,13 +223,15 @@ class Runner:
     ) -> tuple[Result, Arena]:
         """As `_ask` from a living process, with its shared memory; if the process dies, once more from a new one."""
         death = ProcessDied()
-        for _ in range(2):
+        for _ in range(self._attempts):
             process = self._living()
             try:
                 return self._ask(process, compose, expected, supplies, interrupted, progress, timeout), process.arena
             except ProcessDied as error:
                 self._after_exit(process, error)
                 death = error
+        if self._attempts == 1:
+            raise RunnerLost(str(death)) from death
         raise RunnerLost(
             f"The process that runs the models ended twice over the same request. {death}\n"
             "Update the graphics driver, choose another device in the node, or use a smaller picture or file."
@@ -282,7 +287,7 @@ class Runner:
         """
         sent: set[Failure] = set()
         while True:
-            reply = process.exchange(compose(process.arena), payload, timeout or self._timeout, interrupted, progress)
+            reply = process.exchange(compose(process.arena), payload, timeout or self.timeout, interrupted, progress)
             for name, nbytes in reply.peaks.items():
                 self.peaks[name] = max(nbytes, self.peaks.get(name, 0))
             if isinstance(reply.result, expected):

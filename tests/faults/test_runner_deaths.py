@@ -103,12 +103,12 @@ def test_a_hanging_runner_is_killed_and_the_run_repeated() -> None:
     runner = new_runner(timeout=PATIENCE)
     runner.memory()
     first = runner.pid
-    runner._timeout = 10  # seconds, for the process that hangs; the next one may take its time to start
+    runner.timeout = 10  # seconds, for the process that hangs; the next one may take its time to start
     stop = on_progress(runner, signal.SIGSTOP)
 
     def progress(fraction: float) -> None:
         stop(fraction)
-        runner._timeout = PATIENCE
+        runner.timeout = PATIENCE
 
     (found,) = runner.run(NO_WEIGHTS, "CPU", LONG, INPUTS, progress=progress)
     assert found.any()

@@ -36,10 +36,11 @@ class ModelCase:
     gelu: bool = False
 
 
-def _attention(
+def sdpa(
     _function: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None,
     skip_reshape: bool = False, skip_output_reshape: bool = False, **_: Any,
 ) -> Tensor:  # fmt: skip
+    """Attention as torch's one operation, as this pack has it in place of ComfyUI's own."""
     if not skip_reshape:
         q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -56,7 +57,7 @@ def _flux(device: str, guidance: bool = False) -> torch.nn.Module:
 
 
 def call_flux(m: Any, t: Inputs) -> Tensor:
-    options = {"optimized_attention_override": _attention}
+    options = {"optimized_attention_override": sdpa}
     control = {"input": [t["control"]], "output": [None, t["control"]]} if "control" in t else None
     return m(
         t["x"], t["timestep"], t["context"], t["y"], guidance=t.get("guidance"), control=control,
