@@ -20,6 +20,7 @@ from tools import (
     bench,
     bench_report,
     bench_rows,
+    card,
     checks,
     comfyui,
     comfyui_manager,
@@ -80,6 +81,10 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument("--plot", metavar="FILE.svg", type=Path, help="where the picture goes; else beside the JSON")
     command.add_argument("--markdown", action="store_true", help="show the table as a README has it")
     command.set_defaults(run=measure)
+
+    command = commands.add_parser("card", help="check what a card computes, its memory and its speed")
+    card.add_arguments(command)
+    command.set_defaults(run=check_card)
 
     command = commands.add_parser("matrix", help="test in old and new ComfyUI, torch and Python")
     command.add_argument("--row", metavar="NAME", action="append", default=[], help="only this one; may be repeated")
@@ -159,6 +164,12 @@ def measure(options: argparse.Namespace) -> int:
     plot = options.plot or (options.json.with_suffix(".svg") if options.json else None)
     show = bench_report.markdown if options.markdown else bench_report.table
     return bench.run(bench.Bench(places.here(), options.device), rows, options.json, plot, show)
+
+
+def check_card(options: argparse.Namespace) -> int:
+    """Checks the card that is there, or lavapipe where there is none."""
+    set_up()
+    return card.run(places.here(), options)
 
 
 def run_matrix(options: argparse.Namespace) -> int:

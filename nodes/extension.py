@@ -7,6 +7,7 @@ import gc
 from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
+from .card_check import GGMLCardCheck
 from .components.host import COMFYUI
 from .devices import GGMLDevices
 from .language.chat import GGMLChat
@@ -70,4 +71,5 @@ class GGMLExtension(ComfyExtension):
             GGMLChat,
             GGMLMemoryPlanner,
             GGMLDevices,
+            GGMLCardCheck,
         ]

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from .check import CardOptions, check_card, checked_device
+from .check import CardOptions, Watch, check_card, checked_device
 from .page import to_page
 from .report import CardReport, Finding, Rate, Verdict, to_json
 
-__all__ = ["CardOptions", "CardReport", "Finding", "Rate", "Verdict", "check_card", "checked_device", "to_json", "to_page"]
+__all__ = [
+    "CardOptions",
+    "CardReport",
+    "Finding",
+    "Rate",
+    "Verdict",
+    "Watch",
+    "check_card",
+    "checked_device",
+    "to_json",
+    "to_page",
+]

@@ -64,7 +64,9 @@ class Block:
             f"constant {name}": np.array(values, types[f"constant {name}"])
             for name, values in stored["constants"].items()
         }
-        return Work(self.name, Program(tensors, outputs), values, tuple(f"{self.name} as a whole" for _ in outputs), True)
+        return Work(
+            self.name, Program(tensors, outputs), values, tuple(f"{self.name} as a whole" for _ in outputs), True
+        )
 
 
 def blocks() -> tuple[Block, ...]:

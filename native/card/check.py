@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -22,7 +23,7 @@ from .memory import check_memory
 from .peaks import published_peak
 from .rates import Sizes, measure, measure_block, measure_upload
 from .report import CardReport, Finding, Rate, Verdict
-from .results import Reference, check_operations, check_whole
+from .results import START, Reference, check_operations, check_start, check_whole
 from .trial import Clock, Stopped, Trial
 
 USUAL = "as it is"
@@ -75,113 +76,113 @@ def check_card(options: CardOptions, watch: Watch | None = None) -> CardReport:
     watch = watch or Watch()
     began = monotonic()
     clock = Clock(began + options.seconds, options.limit, watch.interrupted)
-    builds = {"ggml": build_words()[0], "python": platform.python_version()}
-    nameless = Device(options.device, "", "", 0, 0, 0, ())
-    now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    report = CardReport(nameless, f"{platform.system()} {platform.release()}, {platform.machine()}", builds, now)
     with tempfile.TemporaryDirectory(prefix="ggml-card-", ignore_cleanup_errors=True) as folder:
-        for report in _Check(options, watch, clock, Path(folder)).reports(report):
-            watch.progress(min(1.0, (monotonic() - began) / options.seconds), "")
-    return replace(report, seconds=monotonic() - began)
+        check = _Check(options, watch, clock, Path(folder))
+        check.run()
+    return replace(check.report, seconds=monotonic() - began)
 
 
 class _Check:
-    """One check under way. Its processes are `reference`, on the processor, and `card`."""
+    """One check under way, and its report so far."""
 
     def __init__(self, options: CardOptions, watch: Watch, clock: Clock, folder: Path) -> None:
         self._options, self._watch, self._clock, self._folder = options, watch, clock, folder
-        self._threads = ("--threads", str(options.threads)) if options.threads else ()
         self._ended = 0  # processes
+        self.report = CardReport(
+            Device(options.device, "", "", 0, 0, 0, ()),
+            f"{platform.system()} {platform.release()}, {platform.machine()}",
+            {"ggml": build_words()[0], "Python": platform.python_version()},
+            datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        )
 
-    def reports(self, report: CardReport) -> Iterator[CardReport]:
-        """The report, each with one finding or rate more; raises Interrupted."""
+    def run(self) -> None:
+        """All there is time for; raises Interrupted."""
         with self._trial(self._options.device, {}) as card, self._trial(CPU, {}) as processor:
-            self._watch.progress(0.0, "the driver")
+            self._tell("the driver")
             try:
                 device = card.described()
             except Stopped as error:
-                yield self._with(report, Finding("start", error.verdict, str(error)))
+                self._note(Finding(START, error.verdict, str(error)))
                 return
-            report = replace(report, device=device, peak=published_peak(device.description), settings=(USUAL,))
-            yield report
+            peak = published_peak(device.description)
+            self.report = replace(self.report, device=device, peak=peak, settings=(USUAL,))
             narrow = "software" in device.features if self._options.narrow is None else self._options.narrow
             models = [each for each in blocks() if not self._options.models or each.name in self._options.models]
-            for report in self._results(report, card, Reference(processor), models, NARROW if narrow else REAL):
-                yield report
-            sizes = Sizes.small() if narrow else Sizes()
+            self._check_results(card, Reference(processor), models, NARROW if narrow else REAL)
             if self._options.rates:
-                for report in self._rates(report, card, models, USUAL, sizes):
-                    yield report
-        if self._options.full and not report.faults:
-            for setting in list(SETTINGS)[1:]:
+                self._measure(card, models, USUAL, narrow)
+        if self._options.full and not self.report.faults:
+            for setting in _settings(device):
                 with self._trial(self._options.device, SETTINGS[setting]) as card:
-                    report = replace(report, settings=(*report.settings, setting))
-                    for report in self._rates(report, card, models, setting, sizes):
-                        yield report
+                    self.report = replace(self.report, settings=(*self.report.settings, setting))
+                    self._measure(card, models, setting, narrow)
 
-    def _results(
-        self, report: CardReport, card: Trial, reference: Reference, models: list[Block], size: str
-    ) -> Iterator[CardReport]:
-        report = self._with(report, self._checked(MEMORY, lambda: check_memory(card, report.device, self._options.memory)))
-        yield report
+    def _check_results(self, card: Trial, reference: Reference, models: Sequence[Block], size: str) -> None:
+        self._check(START, partial(check_start, card))
+        if self.report.findings[-1].verdict in _ENDS:
+            self._ended = _GIVES_UP
+        self._check(MEMORY, partial(check_memory, card, self.report.device, self._options.memory))
         for block in models:
-            check = f"operations of {block.name}"
-            report = self._with(report, self._checked(check, lambda: check_operations(card, reference, block, size)))
-            yield report
-            check = f"block of {block.name}"
-            report = self._with(report, self._checked(check, lambda: check_whole(card, reference, block, size)))
-            yield report
+            self._check(f"operations of {block.name}", partial(check_operations, card, reference, block, size))
+            self._check(f"block of {block.name}", partial(check_whole, card, reference, block, size))
 
-    def _rates(
-        self, report: CardReport, card: Trial, models: list[Block], setting: str, sizes: Sizes
-    ) -> Iterator[CardReport]:
+    def _check(self, check: str, function: Callable[[], Finding]) -> None:
+        """Note a check's finding; nothing is tried any more where the driver ended too many processes."""
+        if self._ended >= _GIVES_UP:
+            self._note(Finding(check, Verdict.LEFT_OUT, "as the driver ended or held up what came before"))
+            return
+        self._tell(check)
+        try:
+            self._note(function())
+        except Stopped as error:
+            self._note(Finding(check, error.verdict, str(error)))
+
+    def _measure(self, card: Trial, models: Sequence[Block], setting: str, narrow: bool) -> None:
+        """Note the speeds under a setting, of one block where there is little time."""
         if self._ended:
             return
-        self._watch.progress(self._done, f"speed, {setting}")
-        size = LARGE if sizes == Sizes() else NARROW
+        sizes = Sizes.small() if narrow else Sizes()
         try:
-            for rate in measure(card, setting, sizes):
-                report = _with_rate(report, rate)
-                yield report
-            report = _with_rate(report, measure_upload(card, setting, sizes))
-            yield report
-            for block in models if self._options.full or size == NARROW else models[:1]:
-                report = _with_rate(report, measure_block(card, block.work(size), setting))
-                yield report
+            for rate in self._rates(card, models if self._options.full else models[:1], setting, sizes):
+                self.report = replace(self.report, rates=(*self.report.rates, rate))
+                self._tell(f"speed, {setting}")
         except Stopped as error:
-            yield self._with(report, Finding(f"speed, {setting}", error.verdict, str(error)))
+            self._note(Finding(f"speed, {setting}", error.verdict, str(error)))
 
-    def _checked(self, check: str, function: Callable[[], Finding]) -> Finding:
-        """A check's finding; nothing is tried any more where the driver ended too many processes."""
-        if self._ended >= _GIVES_UP:
-            return Finding(check, Verdict.LEFT_OUT, "as the driver ended or held up what came before")
-        self._watch.progress(self._done, check)
-        try:
-            return function()
-        except Stopped as error:
-            return Finding(check, error.verdict, str(error))
+    def _rates(self, card: Trial, models: Sequence[Block], setting: str, sizes: Sizes) -> Iterator[Rate]:
+        yield from measure(card, setting, sizes)
+        yield measure_upload(card, setting, sizes)
+        for block in models:
+            yield measure_block(card, block.work(LARGE if sizes == Sizes() else NARROW), setting)
 
-    def _with(self, report: CardReport, finding: Finding) -> CardReport:
+    def _note(self, finding: Finding) -> None:
         self._ended += finding.verdict in _ENDS
-        return replace(report, findings=(*report.findings, finding))
+        self.report = replace(self.report, findings=(*self.report.findings, finding))
 
-    @property
-    def _done(self) -> float:
-        """The share of the time that is over."""
-        return min(1.0, max(0.0, 1.0 - self._clock.left / self._options.seconds))
+    def _tell(self, what: str) -> None:
+        """Show the share of the time that is over, and what comes next."""
+        self._watch.progress(min(1.0, max(0.0, 1.0 - self._clock.left / max(self._options.seconds, 1e-3))), what)
 
     @contextmanager
     def _trial(self, device: str, setting: Mapping[str, str]) -> Iterator[Trial]:
         environment = {**setting, **(self._options.environment if device != CPU else {})}
-        trial = Trial(device, self._folder, self._clock, environment, self._threads)
+        threads = ("--threads", str(self._options.threads)) if self._options.threads else ()
+        trial = Trial(device, self._folder, self._clock, environment, threads)
         try:
             yield trial
         finally:
             trial.close()
 
 
-def _with_rate(report: CardReport, rate: Rate) -> CardReport:
-    return replace(report, rates=(*report.rates, rate))
+def _settings(device: Device) -> list[str]:
+    """The settings besides the usual one that change anything on a device."""
+    lacking = {
+        setting
+        for setting, feature in _FEATURES.items()
+        if not any(each.startswith(feature) for each in device.features)
+    }
+    others = [setting for setting in list(SETTINGS)[1:] if setting not in lacking]
+    return others if len(others) > 2 else others[:-1]  # one alone, or none: all three together are the same
 
 
 def checked_device(environment: Mapping[str, str] | None = None) -> str:

@@ -50,6 +50,6 @@ def difference(found: np.ndarray, expected: np.ndarray, allowed: float) -> str:
         return ""
     zeros = float(np.mean((found == 0) & (expected != 0)))
     wrong = float(np.mean(apart > allowed * mean))
-    said = f"off by {error:.1%} where {allowed:.1%} are usual; {wrong:.2%} of its values are wrong"
+    off = f"{error:.1%}" if error < 10 else "more than 10 times"
+    said = f"off by {off} where {allowed:.1%} are usual; {wrong:.2%} of its values are wrong"
     return f"{said}, {zeros:.2%} are 0 instead" if zeros > 1e-4 else said
-

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
+from math import prod
 
 from ..program import Output, Program, Tensor
 from ..program.ops import is_view
-from ..program.tensor import nbytes
 from .blocks import Work
 
 Rows = tuple[Tensor, ...]
 
 
 def operations(work: Work, largest: int) -> list[Work]:
-    """Each different operation of a program once, in programs whose outputs take at most `largest` bytes where they can.
+    """Each different operation of a program once, in programs whose outputs take at most `largest` bytes.
 
-    What an operation reads is a random weight, seen through the same views as in the program.
+    One whose own output is larger has a program to itself. What it reads is a random weight, seen through the same
+    views as in the program.
     """
     rows = work.program.tensors
     seen: set[Hashable] = set()
@@ -28,7 +29,7 @@ def operations(work: Work, largest: int) -> list[Work]:
         if key in seen:
             continue
         seen.add(key)
-        if table.outputs and table.nbytes + nbytes(row) > largest:
+        if table.outputs and table.nbytes + 4 * prod(row.ne) > largest:
             made.append(table.work(work))
             table = _Table()
         table.add(rows, row)
@@ -69,14 +70,14 @@ class _Table:
             self.rows.append(Tensor("op", "cast", "F32", row.ne, (len(self.rows) - 1,), ("F32",)))
         self.outputs.append(Output(len(self.rows) - 1, tuple(reversed(row.ne))))
         self.names.append(_text(rows, row))
-        self.nbytes += nbytes(self.rows[-1])
+        self.nbytes += 4 * prod(row.ne)
 
     def work(self, whole: Work) -> Work:
         """All that was added."""
         return Work(whole.label, Program(tuple(self.rows), tuple(self.outputs)), {}, tuple(self.names))
 
     def _source(self, rows: Rows, index: int, placed: dict[int, int]) -> int:
-        """What an operation reads: a weight in place of what computes it, and the views on that."""
+        """The source of an operation: a weight in place of what computes it, and the views on that."""
         if index not in placed:
             row = rows[index]
             if row.kind == "op" and is_view(row):

@@ -16,8 +16,8 @@ from .trial import Stopped, Trial
 
 CHECK = "memory"
 _COLUMNS = 256
-_PIECE, _SMALL_PIECE = 256 * MIB, 16 * MIB  # bytes of a tensor; shaders of software drivers reach no further
-_SOFTWARE_MOST = 128 * MIB  # of what is the processor's memory anyway
+_PIECE, _SMALL_PIECE = 256 * MIB, 4 * MIB  # bytes of a tensor; shaders of software drivers reach no further
+_SOFTWARE_MOST = 32 * MIB  # of what is the processor's memory anyway
 _SHARE = 0.8  # of what is free: some goes to ggml's own needs and to other programs
 _SMALLEST = 1 / 16  # of the whole, below which no more is tried
 
@@ -66,8 +66,10 @@ def _filled(count: int, piece: int) -> tuple[Work, list[float]]:
         values[name] = (1.0 + number + rng.random(_COLUMNS)).astype("<f4")
         means.append(float(values[name].mean()))
         tensors.append(Tensor("weight", name, "F32", (_COLUMNS, 1, 1, 1)))
-    for number in range(count):  # all of them, before any is read
-        tensors.append(Tensor("op", "repeat", "F32", (_COLUMNS, rows, 1, 1), (number,), Nothing()))
+    ne = (_COLUMNS, rows, 1, 1)
+    tensors += [
+        Tensor("op", "repeat", "F32", ne, (number,), Nothing()) for number in range(count)
+    ]  # before any is read
     for number in range(count):
         tensors.append(Tensor("op", "mean", "F32", (1, rows, 1, 1), (count + number,), Nothing()))
         outputs.append(Output(len(tensors) - 1, (rows, 1)))

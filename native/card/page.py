@@ -9,19 +9,19 @@ GIB = 1 << 30
 
 def to_page(report: CardReport) -> str:
     """The page: the card, the outcome, every check, and a table of rates with a column for each setting."""
-    return "\n".join([*_head(report), "", *_findings(report), "", *_rates(report), *_peers(report)]).rstrip() + "\n"
+    return "\n".join([*_head(report), "", *_findings(report), "", *_rates(report)]).rstrip() + "\n"
 
 
 def _head(report: CardReport) -> list[str]:
     device = report.device
+    free, total, largest = (f"{each / GIB:.1f}" for each in (device.free, device.total, device.largest_buffer))
     lines = [
         f"## Card check: {device.description or device.name}",
         "",
         f"**{report.summary()}**",
         "",
         f"- device: {device.name}, {device.type or 'of unknown kind'}; driver: {device.driver or 'not told'}",
-        f"- memory: {device.free / GIB:.1f} of {device.total / GIB:.1f} GiB free, largest buffer "
-        f"{device.largest_buffer / GIB:.1f} GiB",
+        f"- memory: {free} of {total} GiB free, largest buffer {largest} GiB",
         f"- features: {', '.join(device.features) or 'none told'}",
     ]
     lines += [f"- {trait}" for trait in device.traits]
@@ -55,10 +55,6 @@ def _rates(report: CardReport) -> list[str]:
         cells = [_cell(found[each]) if each in found else "not measured" for each in settings]
         lines.append(f"| {name} | {' | '.join(cells)} | {_share(report, next(iter(found.values())))} |")
     return lines
-
-
-def _peers(report: CardReport) -> list[str]:
-    return ["", *(f"- {name}: {seconds:.3f} s" for name, seconds in report.peers.items())] if report.peers else []
 
 
 def _peak(report: CardReport) -> str:

@@ -17,7 +17,9 @@ def published_peak(description: str) -> tuple[float, float] | None:
     """
     name = " ".join(_MARKS.sub(" ", description).split())
     for row in json.loads(FILE.read_text(encoding="utf-8"))["cards"]:
-        found = re.search(rf"\b{re.escape(row['pattern'])}\b(?! ?(Ti|XT|XTX|Super|Laptop|Mobile|Max|M)\b)", name, re.IGNORECASE)
+        found = re.search(
+            rf"\b{re.escape(row['pattern'])}\b(?! ?(Ti|XT|XTX|Super|Laptop|Mobile|Max|M)\b)", name, re.IGNORECASE
+        )
         if found:
             return row["tflops"] * 1e12, row["gigabytes"] * 1e9
     return None

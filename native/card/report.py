@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from enum import Enum
 
 from ..wire.messages import Device
@@ -57,7 +57,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class CardReport:
-    """All that a check found. peers: seconds of another program for the same work, by name."""
+    """All that a check found."""
 
     device: Device
     system: str
@@ -67,7 +67,6 @@ class CardReport:
     settings: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     rates: tuple[Rate, ...] = ()
-    peers: Mapping[str, float] = field(default_factory=dict)
     peak: tuple[float, float] | None = None  # published: F32 FLOP/s without matrix cores, bytes/s
 
     @property
@@ -84,11 +83,7 @@ class CardReport:
         if not self.faults:
             return f"No fault was found.{unchecked}"
         faults = "; ".join(f"{each.check}: {each.verdict.value}" for each in self.faults)
-        return f"Faults were found: {faults}.{unchecked} Update the graphics driver first."
-
-    def with_peers(self, peers: Mapping[str, float]) -> CardReport:
-        """The report with another program's seconds."""
-        return replace(self, peers={**self.peers, **peers})
+        return f"Faults were found: {faults}.{unchecked}"
 
 
 def to_json(report: CardReport) -> str:

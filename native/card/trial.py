@@ -1,4 +1,4 @@
-"""Runs programs on a device in a process that may die or hang, and says how that ended; and on the processor beside it."""
+"""Runs programs on a device in a process that may die or hang, and says how that ended."""
 
 from __future__ import annotations
 
@@ -80,6 +80,7 @@ class Trial:
     def repeat(self, work: Work, times: int) -> tuple[list[list[np.ndarray]], list[float]]:
         """The outputs and seconds of several runs, after one that is not timed; raises as `run`."""
         with self._weights(work) as weights:
+
             def once(runner: Runner) -> list[np.ndarray]:
                 return runner.run(weights, self._placement, work.program, {}, self._enough, checked=False)
 
@@ -139,7 +140,7 @@ class Trial:
                 path.unlink()
 
     def _call(self, function: Callable[[Runner], Result]) -> Result:
-        """What the runner answers, in the time there is."""
+        """The runner's answer, within the time there is."""
         self.clock.look()
         if self._runner is None:
             environment = {**(_WITHOUT_VULKAN if self.device == CPU else {}), **self.environment}
@@ -155,7 +156,7 @@ class Trial:
             self._runner = None
             runner.close()
             hung = isinstance(error.__cause__, ProcessHung)
-            raise Stopped(Verdict.HUNG if hung else Verdict.DIED, str(error)) from error
+            raise Stopped(Verdict.HUNG if hung else Verdict.DIED, _without_stacks(str(error))) from error
         except RunnerError as error:
             if self.clock.interrupted():  # and the process did not end by itself
                 raise Interrupted("the card check was interrupted") from error
@@ -169,3 +170,14 @@ class Trial:
             timer.daemon = True
             timer.start()
         return enough
+
+
+def _without_stacks(text: str) -> str:
+    """How a process ended, without where its Python was."""
+    lines = []
+    for line in text.splitlines():
+        if line.startswith(("Thread 0x", "Current thread 0x", "Extension modules")):
+            break
+        if line.strip():
+            lines.append(line)
+    return "\n".join(lines)

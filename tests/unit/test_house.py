@@ -41,6 +41,7 @@ native.runner.service
 native.runner.serve
 native.runner.__main__
 native.client
+native.card
 native.trace
 native.lower.strides native.lower.host native.lower.storages
 native.lower.constants native.lower.grids
@@ -63,7 +64,7 @@ nodes nodes.node_text nodes.settings nodes.versions
 nodes.components
 nodes.loaders
 nodes.language
-nodes.devices
+nodes.devices nodes.card_check
 nodes.planner
 nodes.web
 nodes.extension
@@ -109,10 +110,11 @@ SMALL = {  # why a file may be shorter: those files
     """,
     "one type, or one table, that many import": """
         native/llm/server_models.py native/program/tensor.py
-        native/weights/codes.py native/weights/foreign.py nodes/planner/unknown.py
+        native/card/peaks.py native/weights/codes.py native/weights/foreign.py nodes/planner/unknown.py
         nodes/conversion/report.py
     """,
     "one algorithm": """
+        native/card/compare.py native/card/memory.py
         native/engines/kept.py native/program/schedule.py native/trace/kept_state.py
         native/lower/grids.py native/lower/passes/fuse.py native/lower/passes/rewriter.py
         native/runner/graph/call.py native/runner/graph/execute.py native/runner/graph/profile.py
@@ -128,7 +130,7 @@ SMALL = {  # why a file may be shorter: those files
     "one side of a seam": """
         nodes/conversion/wanted.py
         native/client/tensors.py native/engines/choose.py native/llm/answer.py
-        native/runner/ggml_binding.py native/runner/process_memory.py native/wire/failures.py
+        native/card/page.py native/runner/ggml_binding.py native/runner/process_memory.py native/wire/failures.py
         nodes/language/patcher.py
     """,
     "one node, or an entry of ComfyUI": """

@@ -90,6 +90,7 @@ def test_ids_and_outputs_stay(registered: dict[str, Any]) -> None:
         "GGMLChat": ["STRING", "STRING"],
         "GGMLMemoryPlanner": ["STRING", "IMAGE", "MODEL", "CLIP", "VAE"],
         "GGMLDevices": ["STRING"],
+        "GGMLCardCheck": ["STRING", "STRING"],
     }
 
 
@@ -179,6 +180,7 @@ def test_valid_inputs_pass(no_runner: None) -> None:
     assert errors("GGMLCheckpoint", **CHECKPOINT, engine="torch", tile_size=256) == []
     assert errors("GGMLMemoryPlanner", mode="reject", gpu_budget=0, ram_budget=0) == []
     assert errors("GGMLDevices") == []
+    assert errors("GGMLCardCheck") == errors("GGMLCardCheck", device="CPU", extent="full") == []
     assert errors("GGMLLanguageModel", **LANGUAGE_MODEL) == []
     assert errors("GGMLLanguageServer", **SERVER) == []
 
