@@ -42,7 +42,8 @@ def single(work: Work) -> Iterator[Work]:
     """Each operation of a program of such operations as a program of its own."""
     for output, name in zip(work.program.outputs, work.names, strict=True):
         rows = work.program.tensors
-        kept, numbers = [], {}
+        kept: list[Tensor] = []
+        numbers: dict[int, int] = {}
         for index in sorted(_needed(rows, output.tensor)):
             numbers[index] = len(kept)
             row = rows[index]

@@ -66,10 +66,8 @@ def _filled(count: int, piece: int) -> tuple[Work, list[float]]:
         values[name] = (1.0 + number + rng.random(_COLUMNS)).astype("<f4")
         means.append(float(values[name].mean()))
         tensors.append(Tensor("weight", name, "F32", (_COLUMNS, 1, 1, 1)))
-    ne = (_COLUMNS, rows, 1, 1)
-    tensors += [
-        Tensor("op", "repeat", "F32", ne, (number,), Nothing()) for number in range(count)
-    ]  # before any is read
+    ne = (_COLUMNS, rows, 1, 1)  # of all of them, before any is read
+    tensors += [Tensor("op", "repeat", "F32", ne, (number,), Nothing()) for number in range(count)]
     for number in range(count):
         tensors.append(Tensor("op", "mean", "F32", (1, rows, 1, 1), (count + number,), Nothing()))
         outputs.append(Output(len(tensors) - 1, (rows, 1)))

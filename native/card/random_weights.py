@@ -73,9 +73,9 @@ def _content(row: Tensor, values: Mapping[str, np.ndarray], use: tuple[Tensor, i
     if matrix:
         drawn *= inner**-0.5
     elif reader.name in ("sqrt", "log") or (reader.name == "div" and position == 1):
-        drawn = 0.5 + np.abs(drawn)
+        drawn = np.abs(drawn) + np.float32(0.5)
     elif position and count == max(row.ne):  # norms, biases
-        drawn = 0.1 * drawn + (reader.name == "mul")
+        drawn = drawn * np.float32(0.1) + np.float32(reader.name == "mul")
     return np.resize(drawn.astype("<f2" if row.type == "F16" else "<f4"), count)
 
 

@@ -78,13 +78,12 @@ class Trial:
             ))  # fmt: skip
 
     def repeat(self, work: Work, times: int) -> tuple[list[list[np.ndarray]], list[float]]:
-        """The outputs and seconds of several runs, after one that is not timed; raises as `run`."""
+        """The outputs and seconds of several runs, of which the first also loads and compiles; raises as `run`."""
         with self._weights(work) as weights:
 
             def once(runner: Runner) -> list[np.ndarray]:
                 return runner.run(weights, self._placement, work.program, {}, self._enough, checked=False)
 
-            self._call(once)
             outputs, seconds = [], []
             for _ in range(times):
                 start = perf_counter()

@@ -101,6 +101,12 @@ def test_vulkan_draws_what_the_cpu_draws(comfyui: Client) -> None:
     assert difference(cpu, vulkan) < 4
 
 
+def test_a_card_is_checked_only_where_there_is_one(comfyui: Client) -> None:
+    """The node's error; tests/faults/test_card_check.py checks lavapipe."""
+    job = comfyui.run({"1": {"class_type": "GGMLCardCheck", "inputs": {"device": "CPU"}}})
+    assert "There is no GPU to check" in str(job.error)
+
+
 def test_the_devices_are_listed(comfyui: Client) -> None:
     job = comfyui.run({"1": {"class_type": "GGMLDevices", "inputs": {}}})
     text = "".join(job.outputs["1"]["text"])

@@ -22,7 +22,7 @@ SOFTWARE = {
     name: os.environ.get(name, value) for name, value in vulkan.software_environment(places.here()).items()
 }  # fmt: skip
 MODEL = "Wan 2.2 5B"  # its block is the quickest
-OPERATIONS, WHOLE = f"operations of {MODEL}", f"block of {MODEL}"
+OPERATIONS = f"operations of {MODEL}"
 WRONG, DIED, HUNG, REFUSED, RIGHT = Verdict.WRONG, Verdict.DIED, Verdict.HUNG, Verdict.REFUSED, Verdict.RIGHT
 FAULTS: dict[str, tuple[dict[str, Verdict], str]] = {  # what must be found, and what the page must say
     "zeros": ({OPERATIONS: WRONG, "memory": WRONG}, "are 0 instead"),
@@ -41,7 +41,7 @@ FAULTS: dict[str, tuple[dict[str, Verdict], str]] = {  # what must be found, and
     "refuses to start": ({"start": DIED}, "ErrorInitializationFailed"),
     "hides": ({"start": REFUSED}, "there is no device Vulkan0"),
 }
-Check = Callable[..., CardReport]
+TURNS = 3
 
 
 @pytest.fixture(scope="module")
@@ -64,21 +64,22 @@ def check(environment: Mapping[str, str], limit: float, watch: Watch | None = No
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_planted_fault_is_found(fault: str, planted: Callable[[str], Mapping[str, str]]) -> None:
+def test_planted_fault_is_found(
+    fault: str, planted: Callable[[str], Mapping[str, str]], request: pytest.FixtureRequest
+) -> None:
+    """A third of them at each run, all with --all."""
+    turn = list(FAULTS).index(fault) % TURNS == request.config.getoption("--sample") % TURNS
+    if not turn and not request.config.getoption("--all"):
+        pytest.skip("another day's turn")
     expected, said = FAULTS[fault]
     report = check(planted(fault), 8 if fault == "hangs" else 120)
     found = {finding.check: finding.verdict for finding in report.findings}
     assert {name: found.get(name) for name in expected} == expected
     assert said in to_page(report)
     assert report.faults
-
-
-def test_miscompiled_operation_is_named(planted: Callable[[str], Mapping[str, str]]) -> None:
-    """And those that do not have it are not."""
-    report = check(planted("miscompiles"), 120)
-    wrong = next(finding for finding in report.findings if finding.check == OPERATIONS).wrong
-    assert wrong
-    assert {text.split(" of ")[0] for text in wrong} <= {"soft_max", "flash_attn", "silu", "gelu"}
+    if fault == "miscompiles":  # what has no `exp` in it is right
+        wrong = [text.split(" of ")[0] for finding in report.findings for text in finding.wrong]
+        assert set(wrong) <= {"soft_max", "flash_attn", "silu", "gelu"}
 
 
 def test_interrupted_while_the_driver_hangs(planted: Callable[[str], Mapping[str, str]]) -> None:
