@@ -90,6 +90,14 @@ def test_interrupted_while_the_driver_hangs(planted: Callable[[str], Mapping[str
     assert time.monotonic() - began < 30
 
 
+def test_slow_is_not_hung(planted: Callable[[str], Mapping[str, str]]) -> None:
+    """Where the whole time is up before the limit of one run, nobody knows."""
+    options = CardOptions("Vulkan0", seconds=6, limit=60, environment=planted("hangs"), threads=2)
+    report = check_card(options)
+    assert not report.faults
+    assert {finding.verdict for finding in report.findings} == {Verdict.LEFT_OUT}
+
+
 def test_time_that_is_up_leaves_the_rest_out() -> None:
     report = check_card(CardOptions("CPU", narrow=True, seconds=0.0))
     assert [finding.verdict for finding in report.findings] == [Verdict.LEFT_OUT]
