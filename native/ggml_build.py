@@ -16,6 +16,12 @@ def has_ggml() -> bool:
     return importlib.util.find_spec("ggml") is not None
 
 
+def has_vulkan() -> bool:
+    """Whether ggml is a build with Vulkan."""
+    spec = importlib.util.find_spec("ggml")
+    return bool(spec and spec.origin and any(Path(spec.origin).parent.rglob("*ggml-vulkan*")))
+
+
 def build_words() -> tuple[str, bool]:
     """The build in a sentence, with what to do where it is not the best, and whether it is that."""
     spec = importlib.util.find_spec("ggml")
@@ -27,7 +33,7 @@ def build_words() -> tuple[str, bool]:
         version = VERSION
     if version != VERSION:
         return f"{PACKAGE} {version} is installed, this pack needs {VERSION}: {_install()}", False
-    if any(Path(spec.origin).parent.rglob("*ggml-vulkan*")):
+    if has_vulkan():
         return f"{PACKAGE} {version} with Vulkan", True
     return f"{PACKAGE} {version} for the CPU alone, so that no GPU is used. For the one with Vulkan {_install()}", False
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..native.client import Device
+from ..native.client import Device, shared
 from ..native.ggml_build import build_words
 from ..native.placement import CPU
 from .loaders.device_inputs import devices, first_gpu
@@ -59,6 +59,7 @@ class GGMLDevices(io.ComfyNode):
     @classmethod
     def execute(cls) -> io.NodeOutput:
         """Shows the devices; starts the runner where it does not run. Raises RunnerError."""
-        text = f"{build_words()[0]}\n{describe(devices())}"
+        found = describe(devices())
+        text = "\n".join([build_words()[0], found, *shared().unusable])
         show(cls, text)
         return io.NodeOutput(text, ui=ui.PreviewText(text))

@@ -156,7 +156,9 @@ class Trial:
             runner.close()
             hung = isinstance(error.__cause__, ProcessHung)
             if hung and runner.timeout < self.clock.limit:  # it may only have been slow
-                raise Stopped(Verdict.LEFT_OUT, f"the time was up after {runner.timeout:.0f} s without a sign") from error
+                raise Stopped(
+                    Verdict.LEFT_OUT, f"the time was up after {runner.timeout:.0f} s without a sign"
+                ) from error
             raise Stopped(Verdict.HUNG if hung else Verdict.DIED, _without_stacks(str(error))) from error
         except RunnerError as error:
             if self.clock.interrupted():  # and the process did not end by itself

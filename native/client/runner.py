@@ -77,6 +77,7 @@ class Runner:
         attempts: int = 2,
     ) -> None:
         self.trouble: str | None = None  # why devices may be missing, for the person at the node
+        self.unusable: tuple[str, ...] = ()  # devices that `devices` leaves out, in words
         self.peaks: dict[str, int] = {}  # by device: the most bytes held since the last load or run began
         self._options = options
         self._attempts = attempts
@@ -89,7 +90,9 @@ class Runner:
 
     def devices(self) -> list[Device]:
         """Every device of this machine with its memory; loads the drivers, in the runner."""
-        return list(self._query(DevicesRequest(), Devices).devices)
+        found = self._query(DevicesRequest(), Devices)
+        self.unusable = found.unusable
+        return list(found.devices)
 
     def memory(self) -> MemoryReport:
         """The memory that the runner holds, in bytes."""

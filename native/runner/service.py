@@ -87,7 +87,8 @@ class Service:
     def _result(self, number: int, request: Query | Work, payload: bytes) -> Result:
         match request:
             case DevicesRequest():
-                return Devices(tuple(device.describe() for device in self._devices.all()))
+                found = tuple(device.describe() for device in self._devices.all())
+                return Devices(found, self._devices.unusable)
             case MemoryRequest():
                 return self._memory()
             case LoadRequest():

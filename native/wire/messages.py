@@ -217,9 +217,10 @@ class Device:
 
 @dataclass(frozen=True)
 class Devices:
-    """Every device of this machine, the CPU last."""
+    """Every device of this machine, the CPU last. unusable: others that ggml cannot compute with, in words."""
 
     devices: tuple[Device, ...]
+    unusable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

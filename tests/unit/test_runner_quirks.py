@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from native.client import Runner
+from native.client import Runner, RunnerError
 from native.runner.device import quirks as traits
 from native.runner.device.quirks import traits_of
-from native.runner.device.vulkan_info import is_small_bar
+from native.runner.device.vulkan_info import VulkanFacts, is_small_bar, without_unusable
 from native.wire.messages import DeviceInfo
 from tests.runner_toys import NO_WEIGHTS, Table, new_runner
 
@@ -127,3 +127,35 @@ def test_an_rx_580_gets_small_submits_unless_the_user_says_otherwise(disguised: 
         runner.close()
     assert counts["plain"] == counts["own"]
     assert counts["old"] - counts["plain"] >= 200 // 17 - 200 // 100 - 1
+
+
+def test_devices_without_16_bit_storage_are_not_named_to_ggml() -> None:
+    facts = [("a", VulkanFacts("", False)), ("b", VulkanFacts("", False, False)), ("c", VulkanFacts("", False))]
+    for given, kept in {"0,1,2": "0,2", "1, 2": "2", "0": None, "": None}.items():
+        variables, said = without_unusable(facts, {"GGML_VK_VISIBLE_DEVICES": given})
+        assert variables == ({} if kept is None else {"GGML_VK_VISIBLE_DEVICES": kept})
+        assert len(said) == 1
+        assert said[0].startswith("b cannot be used")
+    assert without_unusable(facts, {"GGML_VK_VISIBLE_DEVICES": "1"})[0] == {"GGML_DISABLE_VULKAN": "1"}
+    assert without_unusable(facts[:1], {"GGML_VK_VISIBLE_DEVICES": "0"}) == ({}, ())
+
+
+def test_an_unusable_device_is_named_and_switches_no_other_off() -> None:
+    """SwiftShader, which Chromium brings, has no 16-bit storage: ggml would end the process."""
+    drivers = [Path("/usr/share/vulkan/icd.d/lvp_icd.x86_64.json"), Path("/usr/lib/chromium/vk_swiftshader_icd.json")]
+    if not all(driver.exists() for driver in drivers):
+        pytest.skip("needs lavapipe and Chromium")
+    runner = new_runner(VK_ICD_FILENAMES=":".join(map(str, drivers)), GGML_VK_VISIBLE_DEVICES="0,1")
+    try:
+        found = runner.devices()
+        assert [device.name for device in found] == ["Vulkan0", "CPU"]
+        assert "llvmpipe" in found[0].description
+        assert len(runner.unusable) == 1
+        assert "SwiftShader" in runner.unusable[0]
+        assert "does not support 16-bit storage" in runner.unusable[0]
+        table = Table()
+        program = table.program(table.op("neg", (4,), table.input("x", (4,))))
+        with pytest.raises(RunnerError, match="there is no device 'Vulkan1'.*SwiftShader.*16-bit storage"):
+            runner.run(NO_WEIGHTS, "Vulkan1", program, {"x": np.ones(4, "f4")})
+    finally:
+        runner.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from ...errors import RunnerError
+from ...ggml_build import has_vulkan
 from ...placement import CPU
 from ...wire import messages
 from ..ggml_binding import ggml, pointer, vulkan_features
 from .accumulation import probe, sums_in_half
 from .quirks import HALF_SUMS, describe_traits, is_software, starting, traits_of
-from .vulkan_info import VulkanFacts, vulkan_facts
+from .vulkan_info import DISABLED, VulkanFacts, vulkan_facts, without_unusable
 
 _UNLIMITED = 1 << 62  # bytes
 _TYPES = {0: "CPU", 1: "GPU", 2: "IGPU", 3: "ACCEL", 4: "META"}  # enum ggml_backend_dev_type
@@ -233,6 +235,7 @@ class Devices:
         self._known = list(first)
         self._find_all: Callable[[], Sequence[Device]] | None = find_all
         self._lock = Lock()
+        self.unusable: tuple[str, ...] = ()  # others of this machine, in words
 
     def all(self) -> list[Device]:
         """Every device; loads the drivers."""
@@ -253,7 +256,8 @@ class Devices:
                 if device.name == name:
                     return device
         there = "; ".join(f"{device.name} ({device.description})" for device in self.all())
-        raise RunnerError(f"there is no device {name!r} on this machine. There are: {there}. Choose one of them.")
+        said = f"there is no device {name!r} on this machine. There are: {there}. Choose one of them."
+        raise RunnerError(" ".join([said, *self.unusable]))
 
 
 def ggml_devices(limits: Limits, interrupted: Callable[[], bool], loading: Callable[[bool], None]) -> Devices:
@@ -266,13 +270,17 @@ def ggml_devices(limits: Limits, interrupted: Callable[[], bool], loading: Calla
 
     def find_all() -> list[Device]:
         loading(True)
+        facts = vulkan_facts() if has_vulkan() and DISABLED not in os.environ else []
+        variables, devices.unusable = without_unusable(facts, os.environ)
+        os.environ.update(variables)
         handles = [ggml.ggml_backend_dev_get(index) for index in range(ggml.ggml_backend_dev_count())]
-        vulkan = vulkan_facts() if vulkan_features else {}
+        vulkan = dict(facts)
         found = [GgmlDevice(handle, limits, interrupted, vulkan) for handle in handles if handle != cpu.handle]
         loading(False)
         return [*found, cpu]
 
-    return Devices([cpu], find_all)
+    devices = Devices([cpu], find_all)  # which asks it when it is complete
+    return devices
 
 
 def _available_memory(fallback: int) -> int:
