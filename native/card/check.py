@@ -110,15 +110,14 @@ class _Check:
             narrow = "software" in device.features if self._options.narrow is None else self._options.narrow
             models = [each for each in blocks() if not self._options.models or each.name in self._options.models]
             ends, self._clock.ends = self._clock.ends, self._clock.ends - _FOR_SPEED * self._options.seconds
-            self._check_results(card, Reference(processor), models, NARROW if narrow else REAL)
+            reference = Reference(processor)
+            self._check_results(card, reference, models, NARROW if narrow else REAL)
             self._clock.ends = ends
             if self._options.rates:
                 self._measure(card, models, USUAL, narrow)
-        if self._options.full and not self.report.faults:
-            for setting in _settings(device):
-                with self._trial(self._options.device, SETTINGS[setting]) as card:
-                    self.report = replace(self.report, settings=(*self.report.settings, setting))
-                    self._measure(card, models, setting, narrow)
+            if self._options.full and not self.report.faults:
+                for setting in _settings(device):
+                    self._check_setting(setting, reference, models, narrow)
 
     def _check_results(self, card: Trial, reference: Reference, models: Sequence[Block], size: str) -> None:
         self._check(START, partial(check_start, card))
@@ -132,6 +131,16 @@ class _Check:
                 self._note(Finding(whole, Verdict.LEFT_OUT, "as its operations are wrong"))
             else:
                 self._check(whole, partial(check_whole, card, reference, block, size))
+
+    def _check_setting(self, setting: str, reference: Reference, models: Sequence[Block], narrow: bool) -> None:
+        """Speeds, and then the operations again, under another setting of the driver."""
+        self.report = replace(self.report, settings=(*self.report.settings, setting))
+        with self._trial(self._options.device, SETTINGS[setting]) as card:
+            self._measure(card, models, setting, narrow)
+            for block in models:
+                check = f"operations of {block.name}, {setting}"
+                size = NARROW if narrow else REAL
+                self._check(check, partial(_renamed, check, partial(check_operations, card, reference, block, size)))
 
     def _check(self, check: str, function: Callable[[], Finding]) -> None:
         """Note a check's finding; nothing is tried any more where the driver ended too many processes."""
@@ -179,6 +188,10 @@ class _Check:
             yield trial
         finally:
             trial.close()
+
+
+def _renamed(check: str, function: Callable[[], Finding]) -> Finding:
+    return replace(function(), check=check)
 
 
 def _settings(device: Device) -> list[str]:
