@@ -23,6 +23,7 @@ from tests.faults import damage
 from tests.faults.loaders import is_paragraph
 
 build = pack.part("nodes.components.build")
+encoder_build = pack.part("nodes.components.encoder_build")
 encoders = pack.part("nodes.loaders.text_encoders")
 loader = pack.part("nodes.loaders.diffusion")
 placement = pack.part("native.placement")
@@ -69,7 +70,7 @@ def loaded(family: str, path: Path) -> Any:
     header = weights.read_header(path)
     if family in ENCODERS:
         kind = comfy.sd.CLIPType.STABLE_DIFFUSION if family == "clip" else comfy.sd.CLIPType.SD3
-        clip, parts = build.text_encoders([header], kind)
+        clip, parts = encoder_build.text_encoders([header], kind)
         held = [part.weights for part in parts]
         name = type(clip.cond_stage_model).__name__
     else:
