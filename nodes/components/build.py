@@ -50,6 +50,7 @@ def diffusion_weights(model: comfy.model_base.BaseModel, recording: Recording, p
     """The weights of the diffusion model in core's model; prefix: of its tensors' names in the file."""
     _check_blocks(recording.header, model.diffusion_model, prefix)
     _check_layers(recording.header, model.diffusion_model, prefix)
+    _check_first_blocks(recording, model.diffusion_model, prefix)
     _read_beside(model, recording)
     return weights_of(model.diffusion_model, recording, f"{type(model.model_config).__name__} diffusion model")
 
@@ -103,6 +104,26 @@ def _check_layers(header: WeightFile, core: torch.nn.Module, prefix: str) -> Non
             raise WeightFileError(
                 f"{header.path} has {name} but no {layer}.weight. The file is incomplete or damaged: download it again."
             )
+
+
+def _check_first_blocks(recording: Recording, core: torch.nn.Module, prefix: str) -> None:
+    """Raise WeightFileError for what core has not because the first block, by which it detects, lacks it alone."""
+    known = core.state_dict().keys()
+    for path, blocks in core.named_modules():
+        if not isinstance(blocks, torch.nn.ModuleList):
+            continue
+        start = f"{prefix}{path}."
+        found: dict[str, set[str]] = {}
+        for name in recording.state_dict:
+            if name.startswith(start) and name[len(prefix) :] not in known:
+                number, _, rest = name[len(start) :].partition(".")
+                found.setdefault(rest, set()).add(number)
+        for rest, numbers in found.items():
+            if "0" not in numbers and 2 * len(numbers) >= len(blocks):
+                raise WeightFileError(
+                    f"{recording.header.path} has {start}{min(numbers)}.{rest} but no {start}0.{rest}. The file is "
+                    "incomplete or damaged: download it again."
+                )
 
 
 def weights_of(

@@ -81,7 +81,7 @@ def load_encoders(
 def place_encoders(clip: comfy.sd.CLIP, parts: Iterable[Part], placement: Placement) -> None:
     """Have the modules of core's CLIP computed where `placement` says."""
     for part in parts:
-        setattr(part.owner, part.name, encoder(part.core, part.weights, placement))
+        setattr(part.owner, part.name, encoder(part.core, part.weights, placement, part.owner))
     _patch(clip, load_device(placement.device))
 
 

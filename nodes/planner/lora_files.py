@@ -31,8 +31,8 @@ def unreadable_lora(inputs: Mapping[str, Any]) -> tuple[str, str] | None:
                 halves = _without_the_other(file.keys())
         except Exception as error:  # SafetensorError, and what the system says
             return name, (
-                f"The LoRA {path} cannot be read: {error}. The file is incomplete, damaged or of another format: "
-                "download or copy it again, or choose another."
+                f"The LoRA {path} cannot be read: {error!s:.300}. The file is incomplete, damaged or of another "
+                "format: download or copy it again, or choose another."
             )
         if halves:
             return name, (

@@ -56,7 +56,7 @@ VAES = ("picture VAE", "video VAE")
 CHECKPOINT, LORA = "checkpoint", "LoRA"
 # Of these core takes what a file has, or builds the model without, as some files are.
 OPTIONAL = {"pos_embed", "y_embedder.mlp.0.weight", "y_embedder.mlp.0.bias", "y_embedder.mlp.2.weight",
-            "y_embedder.mlp.2.bias", "text_projection.weight"}  # fmt: skip
+            "y_embedder.mlp.2.bias", "text_projection.weight", "vae_shift", "vae_scale"}  # fmt: skip
 FAMILIES = (*DIFFUSION, *ENCODERS, *VAES, CHECKPOINT, LORA)
 BY_KIND = {small.kind: small for small in SMALL}
 
