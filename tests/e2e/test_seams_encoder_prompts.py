@@ -22,6 +22,7 @@ import comfy.sd  # noqa: E402
 import comfy.text_encoders.gemma4 as gemma4  # noqa: E402
 import comfy.text_encoders.gpt_oss as gpt_oss  # noqa: E402
 import comfy.text_encoders.llama as llama  # noqa: E402
+import comfy.text_encoders.lt as lt  # noqa: E402
 import comfy.text_encoders.minimax as minimax  # noqa: E402
 import comfy.text_encoders.sa3 as sa3  # noqa: E402
 
@@ -55,6 +56,7 @@ class Case:
     type: str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
     prompts: bool = False
+    beside: Callable[[], Tensors] | None = None  # the tensors of a second file
 
     def tensors(self) -> Tensors:
         """As a file has them."""
@@ -85,10 +87,20 @@ def _gpt_oss(config: Mapping[str, Any], dtype: Any, device: str, operations: Any
     return gpt_oss.GptOssModel(gpt_oss.GptOss20BConfig(**config), device=device, dtype=dtype, ops=WithExperts)
 
 
+def _projection() -> Tensors:
+    """Of LTX-2, from all states of its encoder."""
+    generator = torch.Generator().manual_seed(2)
+    shape = NARROW["hidden_size"], NARROW["hidden_size"] * 49
+    return {"text_embedding_projection.aggregate_embed.weight": torch.randn(shape, generator=generator).half() * 0.02}
+
+
 SENSES = ("vision_model.", "multi_modal_projector.", "audio_model.", "audio_projector.")
 _gemma4 = partial(Case, tokenizer="json", absent=SENSES)
 CASES = {
     "Gemma 3 12B": Case(llama.Gemma3_12B, NARROW | {"num_hidden_layers": 48}, "bpe", SENSES),
+    "LTX-2": Case(
+        llama.Gemma3_12B, NARROW | {"num_hidden_layers": 48}, "bpe", SENSES, "ltxv", prompts=True, beside=_projection
+    ),
     "Gemma 3 4B with eyes": Case(llama.Gemma3_4B_Vision, NARROW | {"num_hidden_layers": 3}, "bpe"),
     "Gemma 4 E2B": _gemma4(gemma4.Gemma4_E2B, NARROW | {"num_hidden_layers": 35, "hidden_size_per_layer_input": 32}),
     "Gemma 4 E4B": _gemma4(gemma4.Gemma4_E4B, NARROW | {"num_hidden_layers": 42, "hidden_size_per_layer_input": 32}),
@@ -121,6 +133,15 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         return config
 
     monkeypatch.setattr(sa3, "T5GemmaEncoderConfig", narrow)
+    built = lt.LTXAVTEModel.__init__
+
+    def with_narrow_projection(self: Any, *args: Any, **kwargs: Any) -> None:
+        built(self, *args, **kwargs)
+        linear, (rows, columns) = self.gemma3_12b.operations.Linear, next(iter(_projection().values())).shape
+        device = self.text_embedding_projection.weight.device
+        self.text_embedding_projection = linear(columns, rows, bias=False, dtype=torch.float32, device=device)
+
+    monkeypatch.setattr(lt.LTXAVTEModel, "__init__", with_narrow_projection)
 
 
 def _sizes(core: Any) -> Mapping[str, Any]:
@@ -130,14 +151,18 @@ def _sizes(core: Any) -> Mapping[str, Any]:
 def both(name: str, folder: Path) -> tuple[Any, Any]:
     """Ours and core's CLIP of a small file."""
     case = CASES[name]
-    tensors = case.tensors()
-    save_file(tensors, folder / "encoder.safetensors")
-    header = weights.read_header(folder / "encoder.safetensors")
+    files = [case.tensors(), *([case.beside()] if case.beside else [])]
+    headers = []
+    for number, tensors in enumerate(files):
+        save_file(tensors, folder / f"{number}.safetensors")
+        headers.append(weights.read_header(folder / f"{number}.safetensors"))
     with torch.inference_mode():  # as ComfyUI runs nodes
-        ours, _ = encoders.load_encoders([header], case.type, "CPU", dict(case.options))
+        ours, _ = encoders.load_encoders(headers, case.type, "CPU", dict(case.options))
+    kind = getattr(comfy.sd.CLIPType, case.type.upper(), comfy.sd.CLIPType.STABLE_DIFFUSION)
     core = comfy.sd.load_text_encoder_state_dicts(
-        [dict(tensors)], embedding_directory=[], model_options={"dtype": torch.float32, **case.options}
-    )
+        [dict(each) for each in files], embedding_directory=[], clip_type=kind,
+        model_options={"dtype": torch.float32, **case.options},
+    )  # fmt: skip
     assert type(ours.tokenizer).__qualname__ == type(core.tokenizer).__qualname__
     return ours, core
 
