@@ -329,6 +329,19 @@ def test_a_tower_alone_is_named(tmp_path: Path) -> None:
             encoders.load_encoders([weights.read_header(tmp_path / f"{name}.gguf")], "auto", placement.Placement("CPU"))
 
 
+@pytest.mark.parametrize(
+    ("architecture", "way_out"), [("gpt-oss", "as safetensors"), ("gemma4", "GGML Language Model")]
+)
+def test_what_is_not_read_is_refused_with_the_way_out(tmp_path: Path, architecture: str, way_out: str) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "encoder.gguf", architecture)
+    for name in ("token_embd.weight", "blk.0.attn_q.weight", "blk.0.attn_norm.weight"):
+        writer.add_tensor(name, np.ones((32, 32), np.float16))
+    finish(writer)
+    header = weights.read_header(tmp_path / "encoder.gguf")
+    with pytest.raises(weights.WeightFileError, match=f"encoder.gguf .*{way_out}"):
+        encoders.load_encoders([header], "auto", "CPU")
+
+
 def test_a_model_that_comfyui_knows_by_its_tower_needs_it(tmp_path: Path) -> None:
     written(TOWERS["Qwen3 VL 4B"][0], tmp_path / "encoder.gguf", "F16")
     with pytest.raises(weights.WeightFileError, match="called mmproj"):
