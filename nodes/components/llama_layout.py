@@ -26,8 +26,8 @@ VISUAL_PREFIX = {"qwen35": "model.visual.", "qwen3vl": "model.visual."}
 TOWER = "v.patch_embd.weight"
 # By architecture: why it is not read, and what to do instead.
 REFUSED = {
-    "gpt-oss": "has the rows of its experts' gates and of their products apart, which ComfyUI has in turns: all of them "
-    "would have to be converted. Use the text encoder as safetensors, as the diffusion model's page names it.",
+    "gpt-oss": "has the rows of its experts' gates and of their products apart, which ComfyUI has in turns: all of "
+    "them would have to be converted. Use the text encoder as safetensors, as the diffusion model's page names it.",
     "gemma4": "is a Gemma 4, with which ComfyUI only writes text. Choose it in GGML Language Model for that, or load "
     "it as safetensors with ComfyUI's own CLIP loader.",
 }
