@@ -65,7 +65,7 @@ def _experts_without_values(layer: type[torch.nn.Module]) -> type[torch.nn.Modul
 _mixed = getattr(comfy.ops, "mixed_precision_ops", None)  # older ComfyUIs have neither it nor experts
 _experts = getattr(_mixed({}, torch.float32), "MoEExperts", None) if _mixed else None
 if _experts is not None:
-    MetaOperations.MoEExperts = _experts_without_values(_experts)  # type: ignore[attr-defined]
+    MetaOperations.MoEExperts = _experts_without_values(_experts)
 
 
 def layers_elsewhere(does: str) -> NotImplementedError:

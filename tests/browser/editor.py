@@ -77,7 +77,7 @@ class Editor:
         return said
 
     def texts(self, css: str) -> list[str]:
-        """What each element of a selector says, read at one moment: the panel is drawn anew at any time."""
+        """The text of each element of a selector, read at one moment: the panel is drawn anew at any time."""
         texts: list[str] = self.run(
             "return [...document.querySelectorAll(arguments[0])].map((each) => each.innerText)", css
         )
