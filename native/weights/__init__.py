@@ -2,8 +2,6 @@
 
 from .convert import PIECE, Piece, convert, pieces, read_parameter, read_rows
 from .header import read_header
-from .identify import Kind, identify
-from .names import clip_l, t5
 from .runs import Run, StoredTensor
 from .weight_file import FileTensor, WeightFile, WeightFileError
 from .weight_set import (
@@ -23,7 +21,6 @@ __all__ = [
     "Array",
     "ComputedArray",
     "FileTensor",
-    "Kind",
     "Parameter",
     "Piece",
     "Run",
@@ -33,15 +30,12 @@ __all__ = [
     "WeightSet",
     "array_digest",
     "check_unchanged",
-    "clip_l",
     "content",
     "convert",
-    "identify",
     "load_type",
     "mappable",
     "pieces",
     "read_header",
     "read_parameter",
     "read_rows",
-    "t5",
 ]

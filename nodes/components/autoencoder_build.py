@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ...native.weights import WeightFileError, WeightSet
-from ...native.weights.identify import another_kind
-from .build import described, own_values, parameters_without_values, refuse_others, weights_of
+from .build import described, own_values, parameters_without_values, weights_of
+from .identify import another_kind, refuse_adapters
 from .recording import Recording
 
 # The widths of every picture VAE that core's detection builds, at the levels of its encoder; and blocks at each.
@@ -53,7 +53,7 @@ def autoencoder(
     header = recording.header
     given = [tensors] if tensors is not None else list(_candidates(recording))
     if tensors is None:
-        refuse_others(header, "a VAE")
+        refuse_adapters(header, "a VAE")
     texts = {key: value for key, value in header.metadata.items() if isinstance(value, str)} | dict(metadata or {})
     with described(header, "VAE"), recording, torch.no_grad(), parameters_without_values():
         built = (_core_vae(dict(each), texts) for each in given)

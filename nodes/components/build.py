@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import comfy.model_base
 import comfy.sd
-import folder_paths
 import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ...native.placement import MIB
 from ...native.weights import Array, Parameter, WeightFile, WeightFileError, WeightSet
-from ...native.weights.identify import ADAPTERS, another_kind, identify
 from .component import MetaOperations
-from .llama_layout import in_transformers_layout, with_towers
+from .identify import another_kind, refuse_adapters
 from .recording import Recording
 
-# By core's names of two encoders: the model that they are for. Core takes other files for one without a choice.
-PAIRS = {
-    ("CLIP_L", "CLIP_G"): "STABLE_DIFFUSION",
-    ("T5_XXL", "CLIP_L"): "FLUX",
-    ("LLAMA3_8", "CLIP_L"): "HUNYUAN_VIDEO",
-    ("GEMMA_3_4B", "JINA_CLIP_2"): "NEWBIE",
-}
-OTHER_SHAPE = re.compile(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?torch\.Size\((.*?)\)")  # as torch says it
 WEIGHTS = ("weight_", "qweight", "gamma", "scale", "parametrizations.")  # what layers have in place of a `weight`
 # Parameters of so few elements may have values that the module gives them, such as the scale of TAESD's latents.
 _FEW = 4
@@ -37,12 +26,15 @@ LARGEST_COMPUTED = 1 << 30  # bytes of weights that the file has in another layo
 
 
 @torch.inference_mode(False)  # ComfyUI runs nodes in it, and what is made in it cannot be traced
-def diffusion_model(header: WeightFile) -> tuple[comfy.model_base.BaseModel, WeightSet]:
+def diffusion_model(
+    header: WeightFile, wanted: str = "a diffusion model"
+) -> tuple[comfy.model_base.BaseModel, WeightSet]:
     """Core's model around a diffusion model without values, and its weights.
 
+    wanted: what is asked for, for messages.
     Raises WeightFileError where core does not know the model, or the file has not all of it.
     """
-    refuse_others(header, "a diffusion model")
+    refuse_adapters(header, wanted)
     recording = Recording(header)
     options = {"dtype": torch.float32, "custom_operations": MetaOperations}
     with described(header, "diffusion model"), recording, torch.no_grad():
@@ -50,7 +42,7 @@ def diffusion_model(header: WeightFile) -> tuple[comfy.model_base.BaseModel, Wei
             dict(recording.state_dict), model_options=options, metadata=metadata_of(header), disable_dynamic=True
         )
     if patcher is None:
-        raise another_kind(header, "a diffusion model")
+        raise another_kind(header, wanted)
     return patcher.model, diffusion_weights(patcher.model, recording)
 
 
@@ -58,6 +50,7 @@ def diffusion_weights(model: comfy.model_base.BaseModel, recording: Recording, p
     """The weights of the diffusion model in core's model; prefix: of its tensors' names in the file."""
     _check_blocks(recording.header, model.diffusion_model, prefix)
     _check_layers(recording.header, model.diffusion_model, prefix)
+    _check_first_blocks(recording, model.diffusion_model, prefix)
     _read_beside(model, recording)
     return weights_of(model.diffusion_model, recording, f"{type(model.model_config).__name__} diffusion model")
 
@@ -76,106 +69,6 @@ def _read_beside(model: comfy.model_base.BaseModel, recording: Recording) -> Non
             if tensor is not None and recording.knows(tensor):
                 values = recording.values(tensor).to(torch.float32)
                 part._parameters[name] = torch.nn.Parameter(values, requires_grad=False)
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """A module inside a model of core's, to be replaced by a component: the attribute `name` of `owner`."""
-
-    owner: torch.nn.Module
-    name: str
-    core: torch.nn.Module
-    weights: WeightSet
-
-
-@torch.inference_mode(False)  # ComfyUI runs nodes in it, and what is made in it cannot be traced
-def text_encoders(
-    headers: Sequence[WeightFile], kind: comfy.sd.CLIPType | None, sizes: Mapping[str, Any] | None = None
-) -> tuple[comfy.sd.CLIP, list[Part]]:
-    """Core's CLIP of these files, and its modules without values.
-
-    kind: which model the encoders are for; None: for the one that they leave no doubt of.
-    sizes: `model_options` of core that give encoders other sizes.
-    Raises WeightFileError where core does not know the encoders, or the files have not all of them.
-    """
-    for header in headers:
-        refuse_others(header, "a text encoder", "vae", "flux2_vae", "video_vae")
-    headers = with_towers(headers)
-    recordings = [Recording(header) for header in headers]
-    with ExitStack() as stack:
-        stack.enter_context(described(headers[0], "set of text encoders"))
-        stack.enter_context(_variants_named(headers[0]))
-        for each in recordings:
-            stack.enter_context(each)
-        stack.enter_context(torch.no_grad())
-        tensors = [in_transformers_layout(each.header, dict(each.state_dict)) for each in recordings]
-        clip = comfy.sd.load_text_encoder_state_dicts(
-            tensors, embedding_directory=folder_paths.get_folder_paths("embeddings"),
-            clip_type=kind or _kind_of(headers, tensors), model_options=encoder_options(sizes), disable_dynamic=True,
-        )  # fmt: skip
-    return clip, list(parts_of(clip.cond_stage_model, recordings))
-
-
-def encoder_options(sizes: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Core's `model_options` of text encoders without values."""
-    # The patcher is replaced. A device that is not the initial one keeps core from loading the model now; two that are
-    # the same keep it from asking how much memory they have.
-    meta = torch.device("meta")
-    devices = {"load_device": meta, "offload_device": meta, "initial_device": torch.device("cpu")}
-    return {"dtype": torch.float32, "custom_operations": MetaOperations, **devices, **(sizes or {})}
-
-
-@contextmanager
-def _variants_named(header: WeightFile) -> Iterator[None]:
-    """Around core's loading of encoders: raises WeightFileError where one has other sizes than core's."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not (other := OTHER_SHAPE.search(" ".join(str(error).split()))):
-            raise
-        raise WeightFileError(
-            f"{header.path} does not fit the text encoders that ComfyUI takes it for: {other[1]} is {other[2]}, where "
-            f"{other[3]} is needed. It is a variant of one (as UMT5 and T5XXL-Unchained are of T5), or it is for "
-            "another model: choose the file that the diffusion model's page names, or its `type`."
-        ) from error
-
-
-def _kind_of(headers: Sequence[WeightFile], tensors: Sequence[Mapping[str, torch.Tensor]]) -> comfy.sd.CLIPType:
-    """The model that encoders are for. Raises WeightFileError for two that several models, or none, have together."""
-    found = {getattr(comfy.sd.detect_te_model(each), "name", None) for each in tensors}
-    for pair, kind in PAIRS.items():
-        if found == set(pair) or len(headers) != 2 or None in found:
-            return getattr(comfy.sd.CLIPType, kind)
-    paths = " and ".join(header.path for header in headers)
-    raise WeightFileError(f"{paths}: the files do not say which model these two encoders are for. Choose it in `type`.")
-
-
-def parts_of(owner: torch.nn.Module, recordings: Sequence[Recording]) -> Iterator[Part]:
-    """The transformers of text encoders, and other modules with parameters beside them."""
-    for holder, name, module in transformers_of(owner):
-        tensors = module.state_dict(keep_vars=True).values()
-        source = max(recordings, key=lambda each: sum(each.knows(tensor) for tensor in tensors))
-        _drop_absent(module, source)
-        yield Part(holder, name, module, weights_of(module, source, f"{type(module).__name__} ({name})"))
-
-
-def transformers_of(owner: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str, torch.nn.Module]]:
-    """Of text encoders: the owner of each transformer or module with parameters beside one, its name there and it."""
-    for name, module in list(owner.named_children()):
-        if any(isinstance(getattr(part, "transformer", None), torch.nn.Module) for part in module.modules()):
-            yield from transformers_of(module)
-        elif any(True for _ in module.parameters()):
-            yield owner, name, module
-
-
-def _drop_absent(module: torch.nn.Module, recording: Recording) -> None:
-    """Take away parts of which the file has nothing: the projection of a CLIP, the eyes of a language model."""
-    asked: Any = getattr(module, "get_input_embeddings", None)
-    needed = asked() if asked else None
-    for name, part in list(module.named_children()):
-        tensors = list(part.state_dict(keep_vars=True).values())
-        if tensors and part is not needed and not any(map(recording.knows, tensors)):
-            setattr(module, name, None)
 
 
 def _check_blocks(header: WeightFile, core: torch.nn.Module, prefix: str) -> None:
@@ -211,6 +104,26 @@ def _check_layers(header: WeightFile, core: torch.nn.Module, prefix: str) -> Non
             raise WeightFileError(
                 f"{header.path} has {name} but no {layer}.weight. The file is incomplete or damaged: download it again."
             )
+
+
+def _check_first_blocks(recording: Recording, core: torch.nn.Module, prefix: str) -> None:
+    """Raise WeightFileError for what core has not because the first block, by which it detects, lacks it alone."""
+    known = core.state_dict().keys()
+    for path, blocks in core.named_modules():
+        if not isinstance(blocks, torch.nn.ModuleList):
+            continue
+        start = f"{prefix}{path}."
+        found: dict[str, set[str]] = {}
+        for name in recording.state_dict:
+            if name.startswith(start) and name[len(prefix) :] not in known:
+                number, _, rest = name[len(start) :].partition(".")
+                found.setdefault(rest, set()).add(number)
+        for rest, numbers in found.items():
+            if "0" not in numbers and 2 * len(numbers) >= len(blocks):
+                raise WeightFileError(
+                    f"{recording.header.path} has {start}{min(numbers)}.{rest} but no {start}0.{rest}. The file is "
+                    "incomplete or damaged: download it again."
+                )
 
 
 def weights_of(
@@ -292,13 +205,6 @@ def _in_linear(core: torch.nn.Module, name: str) -> bool:
     """Whether a parameter is the weight of a linear layer."""
     layer, _, part = name.rpartition(".")
     return part == "weight" and isinstance(core.get_submodule(layer), torch.nn.Linear)
-
-
-def refuse_others(header: WeightFile, wanted: str, *keys: str) -> None:
-    """Raise WeightFileError for a file that holds no more than an adapter, or a kind of model with one of the keys."""
-    kinds = identify(header)
-    if len(kinds) == 1 and (kinds[0] in ADAPTERS or kinds[0].key in keys):
-        raise another_kind(header, wanted)
 
 
 @contextmanager

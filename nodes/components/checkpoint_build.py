@@ -15,17 +15,11 @@ import torch
 from torch import Tensor
 
 from ...native.weights import WeightFile, WeightSet
-from .build import (
-    Part,
-    described,
-    diffusion_model,
-    diffusion_weights,
-    encoder_options,
-    metadata_of,
-    parts_of,
-    refuse_others,
-)
+from .build import described, diffusion_model, diffusion_weights, metadata_of
 from .component import MetaOperations
+from .encoder_build import Part, encoder_options, parts_of
+from .encoder_sizes import options_of
+from .identify import encoders_in, refuse_adapters
 from .recording import Recording
 
 
@@ -53,13 +47,14 @@ def checkpoint(header: WeightFile, sizes: Mapping[str, Any] | None = None) -> Ch
 
     sizes: as text_encoders has it. Raises WeightFileError where core does not know the model, or the file lacks some.
     """
-    refuse_others(header, "a checkpoint", "vae", "flux2_vae", "video_vae")
+    refuse_adapters(header, "a checkpoint")
     recording, texts = Recording(header), metadata_of(header)
     tensors = dict(recording.state_dict)
     with described(header, "checkpoint"), recording, torch.no_grad():
         prefix = comfy.model_detection.unet_prefix_from_state_dict(tensors)
         config = comfy.model_detection.model_config_from_unet(tensors, prefix, metadata=texts)
         if config is not None:
+            of_file = {key: found for each in encoders_in(tensors) for key, found in options_of(each).items()}
             config.custom_operations = MetaOperations
             config.set_inference_dtype(torch.float32, None)
             # load_state_dict_guess_config would make it on the GPU that torch has, and load it there.
@@ -70,11 +65,11 @@ def checkpoint(header: WeightFile, sizes: Mapping[str, Any] | None = None) -> Ch
             _, clip, _, _ = comfy.sd.load_state_dict_guess_config(
                 dict(recording.state_dict), output_vae=False, output_model=False, metadata=texts, disable_dynamic=True,
                 model_options={"dtype": torch.float32, "custom_operations": MetaOperations},
-                te_model_options=encoder_options(sizes),
+                te_model_options=encoder_options({**of_file, **(sizes or {})}),
                 embedding_directory=folder_paths.get_folder_paths("embeddings"),
             )  # fmt: skip
     if config is None:
-        return Checkpoint(recording, *diffusion_model(header), None, [], {})
+        return Checkpoint(recording, *diffusion_model(header, "a checkpoint"), None, [], {})
     weights = diffusion_weights(model, recording, prefix)
     encoders = [] if clip is None else list(parts_of(clip.cond_stage_model, [recording]))
     eyes = config.clip_vision_prefix

@@ -46,6 +46,28 @@ for _name, _layer in list(vars(comfy.ops.disable_weight_init).items()):
         setattr(MetaOperations, _name, _without_values(_layer))
 
 
+def _experts_without_values(layer: type[torch.nn.Module]) -> type[torch.nn.Module]:
+    """Core's experts of a mixture, which have a weight only once a file is loaded, with one on the meta device."""
+
+    class OnMeta(layer):  # type: ignore[misc, valid-type]
+        _load_from_state_dict = torch.nn.Module._load_from_state_dict
+        state_dict = torch.nn.Module.state_dict
+        _apply = torch.nn.Module._apply
+
+        def __init__(self, *args: Any, device: Any = None, **kwargs: Any) -> None:
+            super().__init__(*args, device="meta", **kwargs)
+            self.weight = torch.nn.Parameter(torch.empty(self._orig_shape, device="meta"))
+
+    OnMeta.__name__ = layer.__name__
+    return OnMeta
+
+
+_mixed = getattr(comfy.ops, "mixed_precision_ops", None)  # older ComfyUIs have neither it nor experts
+_experts = getattr(_mixed({}, torch.float32), "MoEExperts", None) if _mixed else None
+if _experts is not None:
+    MetaOperations.MoEExperts = _experts_without_values(_experts)
+
+
 def layers_elsewhere(does: str) -> NotImplementedError:
     """The error for a node that needs a layer of a model; does: what it does with it."""
     return NotImplementedError(

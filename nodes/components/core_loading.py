@@ -14,11 +14,11 @@ import torch
 
 from ...native.placement import Placement
 from ...native.weights import WeightFileError, WeightSet, read_header
-from ...native.weights.identify import another_kind
 from .build import described, metadata_of, own_values, parameters_without_values, weights_of
 from .component import MetaOperations
 from .core_function import with_names
 from .core_module import CoreModule, with_components
+from .identify import another_kind
 from .memory_weights import module_in_memory
 from .recording import Recording
 

@@ -9,6 +9,7 @@ from weakref import ref
 
 import torch
 from comfy.clip_model import CLIPTextModel
+from comfy.sd1_clip import SDClipModel
 from torch import Tensor
 from torch.func import functional_call
 
@@ -43,25 +44,27 @@ class TokenEmbedding:
 
 
 class EncoderModule(TracedModule):
-    """Takes the place of `transformer` in comfy.sd1_clip.SDClipModel and its kin."""
+    """Takes the place of `transformer` in comfy.sd1_clip.SDClipModel and its kin, and of layers beside one."""
 
     input_words: Mapping[str, str] = {"embeds": "What the prompt's words or embeddings stand for"}
 
-    def __init__(self, core: Any, weights: WeightSet, placement: Placement) -> None:
-        """core: the transformer on the meta device. Tokens are looked up in the file."""
-        layer = core.get_input_embeddings()
+    def __init__(self, core: Any, weights: WeightSet, placement: Placement, looks_up: bool = True) -> None:
+        """core: the transformer on the meta device. looks_up: tokens are looked up in the file, outside of it."""
+        layer = core.get_input_embeddings() if hasattr(core, "get_input_embeddings") else None
         names = [f"{name}.weight" for name, part in core.named_modules() if part is layer]
-        local = [name for name in (*names, _PROJECTION) if name in weights.shapes()]
+        local = [name for name in (*names, _PROJECTION) if name in weights.shapes()] if looks_up else []
         super().__init__(core, weights, placement, local, f16_overflow=True)
         self._local = {name: weights.parameters[name] for name in local if name in weights.parameters}
-        stored: Parameter | Array = self._local[names[0]] if names[0] in self._local else weights.arrays[names[0]]
         transposed = weights.arrays.get(_PROJECTION)
         self._transposed = None if transposed is None else content(transposed)  # as files in open_clip's names have it
         here = ref(self)  # no circle, so that a dropped encoder leaves memory at once
-        self._embedding = TokenEmbedding(layer, lambda: here().local_patches.get(names[0], stored))  # type: ignore[union-attr]
+        self._embedding: TokenEmbedding | None = None
+        if layer is not None and looks_up:
+            stored: Parameter | Array = self._local[names[0]] if names[0] in self._local else weights.arrays[names[0]]
+            self._embedding = TokenEmbedding(layer, lambda: here().local_patches.get(names[0], stored))  # type: ignore[union-attr]
 
-    def get_input_embeddings(self) -> TokenEmbedding:
-        """The lookup of tokens."""
+    def get_input_embeddings(self) -> TokenEmbedding | None:
+        """The lookup of tokens; None where the module looks them up itself, or has none."""
         return self._embedding
 
     def call(self, name: str, args: Any, kwargs: Any) -> Any:
@@ -110,6 +113,9 @@ class PooledEncoder(EncoderModule):
         return None if parameter is None else torch.from_numpy(read_parameter(parameter))
 
 
-def encoder(core: torch.nn.Module, weights: WeightSet, placement: Placement) -> EncoderModule:
-    """The component for a transformer."""
-    return (PooledEncoder if isinstance(core, CLIPTextModel) else EncoderModule)(core, weights, placement)
+def encoder(
+    core: torch.nn.Module, weights: WeightSet, placement: Placement, owner: torch.nn.Module | None = None
+) -> EncoderModule:
+    """The component for a transformer. owner: core's module that calls it; one of its own kind gives it tokens."""
+    kind = PooledEncoder if isinstance(core, CLIPTextModel) else EncoderModule
+    return kind(core, weights, placement, owner is None or isinstance(owner, SDClipModel))

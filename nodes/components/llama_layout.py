@@ -24,6 +24,13 @@ SHIFTED = ("gemma", "gemma2", "gemma3", "qwen35")
 MODEL_PREFIX = {"qwen35": "model.language_model."}
 VISUAL_PREFIX = {"qwen35": "model.visual.", "qwen3vl": "model.visual."}
 TOWER = "v.patch_embd.weight"
+# By architecture: why it is not read, and what to do instead.
+REFUSED = {
+    "gpt-oss": "has the rows of its experts' gates and of their products apart, which ComfyUI has in turns: all of "
+    "them would have to be converted. Use the text encoder as safetensors, as the diffusion model's page names it.",
+    "gemma4": "is a Gemma 4, with which ComfyUI only writes text. Choose it in GGML Language Model for that, or load "
+    "it as safetensors with ComfyUI's own CLIP loader.",
+}
 
 
 def with_towers(headers: Sequence[WeightFile]) -> list[WeightFile]:
@@ -64,6 +71,8 @@ def in_transformers_layout(header: WeightFile, tensors: dict[str, Tensor]) -> di
     if not is_llama(tensors):
         return tensors
     kind = header.architecture or ""
+    if kind in REFUSED:
+        raise WeightFileError(f"{header.path} {REFUSED[kind]}")
     model, visual = MODEL_PREFIX.get(kind, "model."), VISUAL_PREFIX.get(kind, "visual.")
     names = names_in_transformers(tensors, model, visual)
     unknown = [name for name in tensors if re.match(r"(enc\.|v\.)?blk\.", name) and name not in names]

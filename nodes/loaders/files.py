@@ -6,12 +6,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import folder_paths
 
-from ...native.weights import WeightFileError, WeightSet
 from ...native.weights.weight_file import shard_paths
 
 GGUF_FOLDERS = {
@@ -83,19 +81,3 @@ def fingerprint(folder: str, names: Iterable[str]) -> list[tuple[str, int, int]]
                 now = os.stat(part)
                 found.append((part, now.st_size, now.st_mtime_ns))
     return found
-
-
-@contextmanager
-def shape_errors_named(weights: WeightSet) -> Iterator[None]:
-    """Around code that derives a module from these shapes: raises WeightFileError where they describe none."""
-    try:
-        yield
-    except WeightFileError:
-        raise
-    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        paths = ", ".join(path for path, _, _ in weights.files)
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise WeightFileError(
-            f"The tensors in {paths} do not describe a whole {weights.name} ({why:.300}). "
-            "The file is incomplete or damaged: download it again."
-        ) from error

@@ -14,10 +14,10 @@ from comfy.model_patcher import ModelPatcher
 from ...native.placement import AUTO, Placement
 from ...native.weights import WeightSet
 from ..components.autoencoder_build import ComponentVAE
-from ..components.build import transformers_of
 from ..components.component import Component
 from ..components.core_module import CoreModule, with_components
 from ..components.encoder import encoder
+from ..components.encoder_build import transformers_of
 from ..components.memory_weights import NotInMemory, module_in_memory
 from ..components.patcher import ComponentPatcher
 from ..components.tile_choice import TileChoice

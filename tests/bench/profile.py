@@ -28,8 +28,8 @@ from native.program.ops import flops
 from native.program.tensor import nbytes, row_text
 from native.trace import trace
 from native.weights import WeightSet, read_header
-from native.weights.names import weight_set
 from native.weights.scales import under
+from tests.weight_sets import weight_set
 
 from . import hollow, liveness
 

@@ -53,7 +53,7 @@ def test_encodes_as_core(tmp_path: Path, build: Any, sizes: dict[str, Any]) -> N
         [tensors], embedding_directory=[], model_options={"dtype": torch.float32, **sizes}
     )
     header = weights.read_header(tmp_path / "encoder.safetensors")
-    ours, held = encoders.load_any_encoders([header], "auto", placement.Placement("CPU"), sizes)
+    ours, held = encoders.load_encoders([header], "auto", placement.Placement("CPU"), sizes)
     assert type(ours.tokenizer) is type(core.tokenizer)
     assert sum(len(each.parameters) for each in held) == len(tensors)
     for prompt in (PROMPT, PROMPT + ", twice as long as before"):

@@ -178,8 +178,8 @@ def error(absent: Any) -> Exception:
     [
         (lambda: {"lora_unet_x.lora_down.weight": torch.ones(4, 8), "lora_unet_x.lora_up.weight": torch.ones(8, 4)},
          "seems to be a LoRA, not a checkpoint. Choose it in Load LoRA"),
-        (random_models.t5, "seems to be a T5 text encoder, not a .*. Choose it in GGML Text Encoders"),
-        (random_models.clip_l, "seems to be a CLIP-L text encoder, not a .*. Choose it in GGML Text Encoders"),
+        (random_models.t5, "seems to be a text encoder .T5_BASE., not a .*. Choose it in GGML Text Encoders"),
+        (random_models.clip_l, "seems to be a text encoder .CLIP_L., not a .*. Choose it in GGML Text Encoders"),
         (random_models.vae, "seems to be a VAE, not a checkpoint. Choose it in GGML VAE"),
         (lambda: {"some.tensor": torch.ones(4, 8)}, "whole.safetensors is not a"),
         (lambda: {name: x for name, x in checkpoints.flux().items() if ".double_blocks.0." not in name},

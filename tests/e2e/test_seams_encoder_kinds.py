@@ -163,7 +163,7 @@ def test_encodes_as_core(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPa
         save_file(each, tmp_path / f"{number}.safetensors")
         headers.append(weights.read_header(tmp_path / f"{number}.safetensors"))
     with torch.inference_mode():  # as ComfyUI runs nodes
-        ours, held = encoders.load_any_encoders(headers, case.type, placement.Placement("CPU"))
+        ours, held = encoders.load_encoders(headers, case.type, placement.Placement("CPU"))
     kinds = comfy.sd.CLIPType
     found = {"HunyuanVideo": "HUNYUAN_VIDEO", "NewBie": "NEWBIE"}  # without a `type`
     kind = getattr(kinds, found.get(name, case.type.upper()), kinds.STABLE_DIFFUSION)
@@ -189,7 +189,7 @@ def test_a_variant_of_t5_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest
     save_file(t5_xxl(vocab_size=600), tmp_path / "unchained.safetensors")
     header = weights.read_header(tmp_path / "unchained.safetensors")
     with pytest.raises(weights.WeightFileError, match=r"shared.weight is \[600, 64\], where \[512, 64\] is needed"):
-        encoders.load_any_encoders([header], "sd3", placement.Placement("CPU"))
+        encoders.load_encoders([header], "sd3", placement.Placement("CPU"))
 
 
 def test_two_encoders_of_several_models_need_a_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +199,7 @@ def test_two_encoders_of_several_models_need_a_type(tmp_path: Path, monkeypatch:
         save_file(tensors, tmp_path / f"{name}.safetensors")
         headers.append(weights.read_header(tmp_path / f"{name}.safetensors"))
     with pytest.raises(weights.WeightFileError, match="Choose it in `type`"):
-        encoders.load_any_encoders(headers, "auto", placement.Placement("CPU"))
+        encoders.load_encoders(headers, "auto", placement.Placement("CPU"))
 
 
 def test_long_clip_keeps_its_tokens_with_flux(tmp_path: Path) -> None:
@@ -209,8 +209,7 @@ def test_long_clip_keeps_its_tokens_with_flux(tmp_path: Path) -> None:
     )
     save_file(t5_xxl(vocab_size=32128), tmp_path / "t5.safetensors")
     headers = [weights.read_header(tmp_path / f"{name}.safetensors") for name in ("t5", "clip")]
-    found = encoders.read_encoders(headers)
-    clip = encoders.load_encoders(found["clip_l"], found["t5"], placement.Placement("CPU"))
+    clip, _ = encoders.load_encoders(headers, "flux", "CPU")
     tokens = clip.tokenize("a red square and " * 40)["l"]
     assert [len(each) for each in tokens] == [248]
     assert clip.encode_from_tokens(clip.tokenize("a red square"), return_pooled=True)[1].shape == (1, 128)

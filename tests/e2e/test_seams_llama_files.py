@@ -238,7 +238,7 @@ def test_encodes_as_core(tmp_path: Path, name: str, stored: str) -> None:
     tensors = written(case, tmp_path / "encoder.gguf", stored)
     sizes = {f"{case.option}_model_config": dict(case.sizes)}
     header = weights.read_header(tmp_path / "encoder.gguf")
-    ours, (held,) = encoders.load_any_encoders([header], case.type, placement.Placement("CPU"), sizes)
+    ours, (held,) = encoders.load_encoders([header], case.type, placement.Placement("CPU"), sizes)
     quantized = {parameter.stored for parameter in held.parameters.values() if len(parameter.shape) == 2}
     assert quantized == {stored} if case.core is not t5.T5 else stored in quantized
     for key in held.shapes():
@@ -306,7 +306,7 @@ def test_sees_as_core(tmp_path: Path, name: str) -> None:
     tensors = written(case, tmp_path / "encoder.gguf", "F16") | written_tower(case, kind, tmp_path / "mmproj.gguf")
     sizes = {f"{case.option}_model_config": dict(case.sizes)}
     headers = [weights.read_header(tmp_path / name) for name in ("mmproj.gguf", "encoder.gguf")]
-    ours, (held,) = encoders.load_any_encoders(headers, model, placement.Placement("CPU"), sizes)
+    ours, (held,) = encoders.load_encoders(headers, model, placement.Placement("CPU"), sizes)
     assert {path for path, _, _ in held.files} == {header.path for header in headers}
     shapes = held.shapes()
     assert {
@@ -326,12 +326,23 @@ def test_a_tower_alone_is_named(tmp_path: Path) -> None:
     written_tower(case, "gemma3", tmp_path / "other.gguf")
     for name, says in (("mmproj", "language model's GGUF file in clip_name1"), ("other", "vision tower \\(gemma3\\)")):
         with pytest.raises(weights.WeightFileError, match=says):
-            encoders.load_any_encoders(
-                [weights.read_header(tmp_path / f"{name}.gguf")], "auto", placement.Placement("CPU")
-            )
+            encoders.load_encoders([weights.read_header(tmp_path / f"{name}.gguf")], "auto", placement.Placement("CPU"))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "way_out"), [("gpt-oss", "as safetensors"), ("gemma4", "GGML Language Model")]
+)
+def test_what_is_not_read_is_refused_with_the_way_out(tmp_path: Path, architecture: str, way_out: str) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "encoder.gguf", architecture)
+    for name in ("token_embd.weight", "blk.0.attn_q.weight", "blk.0.attn_norm.weight"):
+        writer.add_tensor(name, np.ones((32, 32), np.float16))
+    finish(writer)
+    header = weights.read_header(tmp_path / "encoder.gguf")
+    with pytest.raises(weights.WeightFileError, match=f"encoder.gguf .*{way_out}"):
+        encoders.load_encoders([header], "auto", "CPU")
 
 
 def test_a_model_that_comfyui_knows_by_its_tower_needs_it(tmp_path: Path) -> None:
     written(TOWERS["Qwen3 VL 4B"][0], tmp_path / "encoder.gguf", "F16")
     with pytest.raises(weights.WeightFileError, match="called mmproj"):
-        encoders.load_any_encoders([weights.read_header(tmp_path / "encoder.gguf")], "auto", placement.Placement("CPU"))
+        encoders.load_encoders([weights.read_header(tmp_path / "encoder.gguf")], "auto", placement.Placement("CPU"))

@@ -45,8 +45,8 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
         random_models.write_gguf(folder / "t5.gguf", "t5", t5, np.float32),
         random_models.write_safetensors(folder / "clip_l.safetensors", clip_l, torch.float32),
     ]
-    found = encoders.read_encoders([weights.read_header(path) for path in paths])
-    return encoders.load_encoders(found["clip_l"], found["t5"], "CPU"), core_clip(t5, clip_l)
+    headers = [weights.read_header(path) for path in paths]
+    return encoders.load_encoders(headers, "flux", "CPU")[0], core_clip(t5, clip_l)
 
 
 @pytest.fixture(autouse=True)

@@ -150,7 +150,7 @@ def test_a_quantized_text_encoder(tmp_path: Path) -> None:
     options = {"dtype": torch.float32, **QWEN3_SIZES}
     core = comfy.sd.load_text_encoder_state_dicts([values], embedding_directory=[], model_options=options)
     header = weights.read_header(tmp_path / "encoder.safetensors")
-    ours, held = encoders.load_any_encoders([header], "auto", placement.Placement("CPU"), QWEN3_SIZES)
+    ours, held = encoders.load_encoders([header], "auto", placement.Placement("CPU"), QWEN3_SIZES)
     assert {each.rotation for part in held for each in part.parameters.values()} == {0, 256}
     found, expected = (clip.encode_from_tokens(clip.tokenize("a red square and a dog")) for clip in (ours, core))
     assert core_models.relative_error(found, expected) <= 2e-2

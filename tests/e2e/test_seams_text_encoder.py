@@ -34,9 +34,9 @@ def load(folder: Path, half: bool, engine: str = "ggml") -> Clips:
     t5_path = random_models.write_gguf(folder / "t5.gguf", "t5", t5, np.float16 if half else np.float32)
     dtype = torch.float16 if half else torch.float32
     clip_path = random_models.write_safetensors(folder / "clip_l.safetensors", clip_l, dtype)
-    found = encoders.read_encoders([weights.read_header(t5_path), weights.read_header(clip_path)])
+    headers = [weights.read_header(t5_path), weights.read_header(clip_path)]
     placed = placement.Placement("CPU", engine=engine)
-    return encoders.load_encoders(found["clip_l"], found["t5"], placed), core_clip(t5, clip_l)
+    return encoders.load_encoders(headers, "flux", placed)[0], core_clip(t5, clip_l)
 
 
 @pytest.fixture(scope="module", params=["ggml", "torch"])
@@ -133,8 +133,8 @@ def test_clip_without_a_projection(tmp_path: Path) -> None:
     del tensors["text_projection.weight"]
     save_file(tensors, tmp_path / "clip_l.safetensors")
     t5_path = random_models.write_gguf(tmp_path / "t5.gguf", "t5", random_models.t5())
-    found = encoders.read_encoders([weights.read_header(tmp_path / "clip_l.safetensors"), weights.read_header(t5_path)])
-    clip = encoders.load_encoders(found["clip_l"], found["t5"], "CPU")
+    headers = [weights.read_header(tmp_path / "clip_l.safetensors"), weights.read_header(t5_path)]
+    clip, _ = encoders.load_encoders(headers, "auto", "CPU")
     clip.load_model()
     model = clip.cond_stage_model.clip_l
     embeds, *_ = model.process_tokens([[49406, 320, 49407]], torch.device("cpu"))

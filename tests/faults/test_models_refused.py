@@ -81,9 +81,9 @@ def test_a_picture_by_the_name_of_a_model(refusal: Refusal, tmp_path: Path, load
 @pytest.mark.parametrize(
     ("loader", "given", "told"),
     [
-        ("GGMLDiffusionModel", "text_encoders/t5", "seems to be a T5 text encoder"),
+        ("GGMLDiffusionModel", "text_encoders/t5", "seems to be a text encoder (T5_BASE)"),
         ("GGMLTextEncoders", "vae/vae", "seems to be a VAE"),
-        ("GGMLVAE", "diffusion_models/flux", "seems to be a FLUX.1 diffusion model"),
+        ("GGMLVAE", "diffusion_models/flux", "seems to be a diffusion model (FluxSchnell)"),
     ],
 )
 def test_another_kind_of_model(refusal: Refusal, models: Path, loader: str, given: str, told: str, kind: str) -> None:
@@ -91,6 +91,6 @@ def test_another_kind_of_model(refusal: Refusal, models: Path, loader: str, give
 
 
 def test_the_same_encoder_twice(comfyui: Client, good: Workflow) -> None:
-    with pytest.raises(JobFailed, match="t5.*both a T5 text encoder") as failure:
+    with pytest.raises(JobFailed, match="T5_BASE and T5_BASE do not say which model") as failure:
         comfyui.run(changed(good, {"GGMLTextEncoders": {"clip_name2": "t5.safetensors"}}))
     assert failure.value.node == node_id(good, "GGMLTextEncoders")

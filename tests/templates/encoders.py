@@ -85,7 +85,7 @@ def _tekken() -> tuple[str, bytes]:
 
 
 @cache
-def _json() -> tuple[str, bytes]:
+def tokenizer_json() -> tuple[str, bytes]:
     """A byte-level tokenizer without merges."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -99,7 +99,7 @@ def _json() -> tuple[str, bytes]:
 
 
 _TOKENIZERS: Mapping[str, Callable[[], tuple[str, bytes]]] = {
-    "unigram": _sentencepiece("unigram"), "bpe": _sentencepiece("bpe"), "tekken": _tekken, "json": _json,
+    "unigram": _sentencepiece("unigram"), "bpe": _sentencepiece("bpe"), "tekken": _tekken, "json": tokenizer_json,
 }  # fmt: skip
 _OF_QWEN35 = {"model.": "model.language_model.", "visual.": "model.visual."}
 _OF_QWEN3VL = {"visual.": "model.visual."}

@@ -149,12 +149,12 @@ def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
 
 
 FOREIGN: dict[str, tuple[str, Callable[[], Tensors] | str]] = {
-    "t5": ("a T5 text encoder", random_models.t5),
-    "clip_l": ("a CLIP-L text encoder", random_models.clip_l),
+    "t5": ("a text encoder (T5_BASE)", random_models.t5),
+    "clip_l": ("a text encoder (CLIP_L)", random_models.clip_l),
     "vae": ("a VAE", random_models.vae),
     "lora": ("a LoRA", "lora_unet_double_blocks_0_img_attn_proj.lora_down.weight"),
     "controlnet": ("a ControlNet", lambda: random_models.flux() | {"controlnet_blocks.0.weight": torch.ones(4, 4)}),
-    "language": ("a language model", "blk.0.attn_q.weight"),
+    "language": ("a language model", lambda: {"token_embd.weight": torch.ones(4, 4)}),
     "unknown": ("nor any model known here", "a.b"),
 }
 

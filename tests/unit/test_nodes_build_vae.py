@@ -123,12 +123,12 @@ def test_a_tensor_of_another_size_is_named(tmp_path: Path) -> None:
 
 
 FOREIGN: dict[str, tuple[str, Callable[[], Tensors] | str]] = {
-    "flux": ("a FLUX.1 diffusion model", random_models.flux),
-    "t5": ("a T5 text encoder", random_models.t5),
-    "clip_l": ("a CLIP-L text encoder", random_models.clip_l),
+    "flux": ("a diffusion model (FluxSchnell)", random_models.flux),
+    "t5": ("a text encoder (T5_BASE)", random_models.t5),
+    "clip_l": ("a text encoder (CLIP_L)", random_models.clip_l),
     "lora": ("a LoRA", "lora_unet_double_blocks_0_img_attn_proj.lora_down.weight"),
     "controlnet": ("a ControlNet", "controlnet_blocks.0.weight"),
-    "language": ("a language model", "blk.0.attn_q.weight"),
+    "language": ("a language model", lambda: {"token_embd.weight": torch.ones(4, 4)}),
     "unknown": ("nor any model known here", "a.b"),
 }
 

@@ -28,27 +28,41 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_encoders_are_known_by_their_tensors_in_any_order(folder: Path) -> None:
-    found = encoders.read_encoders(
-        [weights.read_header(folder / "clip_l.safetensors"), weights.read_header(folder / "t5.gguf")]
-    )
-    assert encoders.t5_config(found["t5"]) == random_models.T5
-    assert encoders.clip_config(found["clip_l"]) == random_models.CLIP
+def load(folder: Path, names: list[str], model: str = "auto") -> tuple[Any, Any]:
+    return encoders.load_encoders([weights.read_header(folder / name) for name in names], model, "CPU")
+
+
+@pytest.mark.parametrize("model", ["auto", "flux"])
+def test_encoders_of_any_size_in_any_order(folder: Path, model: str) -> None:
+    clip, held = load(folder, ["clip_l.safetensors", "t5.gguf"], model)
+    assert type(clip.cond_stage_model).__name__ == "FluxClipModel_"
+    assert [len(each.parameters) for each in held] == [len(random_models.clip_l()), len(random_models.t5())]
+    heads = {each.num_heads for each in clip.cond_stage_model.t5xxl.transformer.engine_model.module.modules()
+             if hasattr(each, "num_heads")}  # fmt: skip
+    assert heads == {random_models.T5["num_heads"]}
+
+
+def test_tokenizers_are_read_once(folder: Path) -> None:
+    first, second = (load(folder, ["clip_l.safetensors", "t5.gguf"])[0] for _ in range(2))
+    assert first.tokenizer is second.tokenizer
 
 
 @pytest.mark.parametrize(
-    ("names", "message"),
+    ("names", "model", "message"),
     [
-        (["t5.gguf"], r"holds no CLIP-L \(such as clip_l\.safetensors\)\. Choose one in another input"),
-        (["clip_l.safetensors"], r"holds no T5-XXL \(such as"),
-        (["t5.gguf", "t5.gguf"], "are both a T5 text encoder"),
-        (["t5.gguf", "vae.gguf"], "seems to be a VAE"),
-        (["flux.gguf"], "seems to be a FLUX.1 diffusion model"),
+        (["t5.gguf"], "flux", "is a T5_BASE, beside which FLUX has a CLIP_L. Choose that in another input"),
+        (["clip_l.safetensors"], "flux", "is a CLIP_L, beside which FLUX has a T5_XXL"),
+        (["t5.gguf", "t5.gguf"], "auto", "T5_BASE and T5_BASE do not say which model they are for"),
+        (["t5.gguf", "t5.gguf"], "flux", r"CLIPTextModel \(clip_l.transformer\), of which .* have nothing"),
+        (["t5.gguf", "clip_l.safetensors", "vae.gguf"], "flux", "vae.gguf seems to be a VAE"),
+        (["t5.gguf", "vae.gguf"], "auto", "vae.gguf seems to be a VAE"),
+        (["vae.gguf"], "flux", "vae.gguf seems to be a VAE, not a text encoder. Choose it in GGML VAE"),
+        (["flux.gguf"], "auto", r"seems to be a diffusion model \(FluxSchnell\)"),
     ],
 )
-def test_other_files_are_refused_in_clear_words(folder: Path, names: list[str], message: str) -> None:
+def test_other_files_are_refused_in_clear_words(folder: Path, names: list[str], model: str, message: str) -> None:
     with pytest.raises(weights.WeightFileError, match=message):
-        encoders.read_encoders([weights.read_header(folder / name) for name in names])
+        load(folder, names, model)
 
 
 @pytest.mark.parametrize(
@@ -61,18 +75,17 @@ def test_other_files_are_refused_in_clear_words(folder: Path, names: list[str], 
 def test_encoder_whose_shapes_tell_no_sizes_is_refused(tmp_path: Path, name: str, flat: str) -> None:
     tensors = {"t5": random_models.t5(), "clip_l": random_models.clip_l()}
     tensors[name][flat] = tensors[name][flat].flatten()
-    paths = [random_models.write_safetensors(tmp_path / f"{key}.safetensors", tensors[key]) for key in tensors]
-    found = encoders.read_encoders([weights.read_header(path) for path in paths])
-    message = rf"{name}\.safetensors do not describe a whole .*Error: .*download it again"
-    with pytest.raises(weights.WeightFileError, match=message):
-        encoders.load_encoders(found["clip_l"], found["t5"], "CPU")
+    for key in tensors:
+        random_models.write_safetensors(tmp_path / f"{key}.safetensors", tensors[key])
+    with pytest.raises(weights.WeightFileError, match=r"\.safetensors do not describe a whole .*Error: .*download it"):
+        load(tmp_path, ["t5.safetensors", "clip_l.safetensors"])
 
 
 def test_another_vocabulary_is_no_t5_of_flux(folder: Path, tmp_path: Path) -> None:
     """UMT5 in place of T5-XXL drew nonsense without a word (ComfyUI-GGUF #343)."""
-    path = random_models.write_safetensors(tmp_path / "umt5.safetensors", random_models.t5(vocab_size=4000))
-    with pytest.raises(weights.WeightFileError, match=r"umt5.safetensors has 4,000 tokens .* would draw nonsense"):
-        encoders.read_encoders([weights.read_header(folder / "clip_l.safetensors"), weights.read_header(path)])
+    random_models.write_safetensors(tmp_path / "umt5.safetensors", random_models.t5(vocab_size=4000))
+    with pytest.raises(weights.WeightFileError, match=r"shared.weight is \[4000, 96\], where \[32128, 96\] is needed"):
+        load(folder, ["clip_l.safetensors", str(tmp_path / "umt5.safetensors")])
 
 
 @pytest.mark.parametrize(("stored", "is_lossy"), [("Q4_K", True), ("IQ4_XS", True), ("Q5_K", False), ("F16", False)])
@@ -150,7 +163,7 @@ def test_vae_that_lacks_a_block_is_refused(tmp_path: Path) -> None:
 
 
 def test_token_embedding_reads_rows(folder: Path) -> None:
-    read = weights.t5(weights.read_header(folder / "t5.gguf"))
+    _, (_, read) = load(folder, ["t5.gguf", "clip_l.safetensors"])
     layer = part("nodes.components.component").MetaOperations.Embedding(1, 1)
     embedding = part("nodes.components.encoder").TokenEmbedding(layer, lambda: read.parameters["shared.weight"])
     tokens = torch.tensor([[5, 32127, 0], [5, 5, 1]])

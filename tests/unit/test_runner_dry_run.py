@@ -16,12 +16,12 @@ from native.placement import RESIDENCIES, Placement
 from native.program import Program
 from native.runner.device.quirks import HALF_SUMS
 from native.weights import read_header
-from native.weights.names import weight_set
 from native.weights.scales import under
 from native.weights.weight_set import WeightSet
 from native.wire.messages import DeviceInfo, DryRun, ExternalModel, ModelMemory, Step
 from tests.faults import damage
 from tests.runner_toys import DEVICES, Table, linear, new_runner, weight_file
+from tests.weight_sets import weight_set
 
 MIB = 1 << 20
 SIDE, LAYERS = 512, 6
