@@ -1,0 +1,96 @@
+"""The work of a program, by what its speed hangs on: floating-point operations of products, bytes of all else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from math import prod
+from typing import NamedTuple
+
+from ..program import Program, Tensor
+from ..program.ops import flops, is_view
+from ..program.tensor import nbytes
+
+_PRODUCTS = ("mul_mat", "flash_attn", "conv_2d", "conv_2d_dw", "conv_3d")
+_KEPT = 256  # programs whose work is remembered
+
+
+class Work(NamedTuple):
+    """Operations that are alike.
+
+    kind: the operation, of products with the type of the weights: "mul_mat Q4_K", "flash_attn F16", "norm".
+    size: what the speed hangs on: columns of a product, channels of an attention's head, elements under a kernel; of
+    all else bytes.
+    """
+
+    kind: str
+    size: float
+    flops: float
+    nbytes: float  # read and written
+
+
+def work_of(program: Program) -> tuple[tuple[Work, int], ...]:
+    """The work of a program and how often each is done."""
+    return _work_of(_ById(program))
+
+
+class _ById:
+    """A program as a key of a cache: programs are never changed, and comparing two of them takes long."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+
+    def __hash__(self) -> int:
+        return id(self.program)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ById) and other.program is self.program
+
+
+@lru_cache(_KEPT)
+def _work_of(key: _ById) -> tuple[tuple[Work, int], ...]:
+    rows = key.program.tensors
+    found = Counter(row_work(rows, index) for index, row in enumerate(rows) if row.kind == "op" and not is_view(row))
+    return tuple(found.items())
+
+
+def row_work(rows: Sequence[Tensor], index: int) -> Work:
+    """The work of an operation, a row of a program's table."""
+    row = rows[index]
+    return _work(row, [rows[source] for source in row.sources], rows)
+
+
+def _work(row: Tensor, sources: Sequence[Tensor], rows: Sequence[Tensor]) -> Work:
+    touched = float(nbytes(row) + sum(map(nbytes, sources)))
+    if row.name in _PRODUCTS:
+        operations = flops(row, sources)
+        return Work(f"{row.name} {_type(row, sources)}", _size(row, sources), operations, touched)
+    if row.name == "get_rows":
+        touched = 2.0 * nbytes(row)
+    return Work(_turning(row, sources, rows), touched, 0.0, touched)
+
+
+def _type(row: Tensor, sources: Sequence[Tensor]) -> str:
+    """The type of the weights, kernels or keys."""
+    return sources[1 if row.name == "flash_attn" else 0].type
+
+
+def _size(row: Tensor, sources: Sequence[Tensor]) -> float:
+    first = sources[0].ne
+    if row.name == "mul_mat":
+        return float(prod(row.ne[1:]) if first[2] * first[3] == 1 else row.ne[1])
+    if row.name == "flash_attn":
+        return float(first[0])
+    if row.name == "conv_3d":
+        return flops(row, sources) / (2.0 * prod(row.ne))
+    return float(prod(first[:3]))
+
+
+def _turning(row: Tensor, sources: Sequence[Tensor], rows: Sequence[Tensor]) -> str:
+    """The operation; "transpose" for a copy that reads elements which do not follow one another."""
+    source = sources[0]
+    while row.name in ("cont", "cast") and source.kind == "op" and source.name in ("view", "reshape"):
+        source = rows[source.sources[0]]
+    turned = row.name in ("cont", "cast") and source.kind == "op" and source.name == "permute"
+    return "transpose" if turned and source.parameters[0] != 0 else row.name
