@@ -24,12 +24,13 @@ from .torch_rates import TorchBench
 
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q5_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS")
 HEADS = ((40, 8), (64, 8), (128, 4), (512, 1))  # channels, and the number of heads
-OTHERS = ("add", "mul", "scale", "gelu", "silu", "norm", "soft_max", "sum_rows", "cont", "repeat", "transpose")
+OTHERS = ("add", "mul", "scale", "gelu", "silu", "norm", "soft_max", "sum_rows", "cont", "repeat", "transpose", "concat", "rope")
 _TINY, _CHAIN = 64, 200  # elements of an operation that takes no time, and how many of them a long program has
-_ROUNDS = 5  # the first of them reads the weights and compiles what the driver compiles
+_ROUNDS = 8  # the first of them reads the weights and compiles what the driver compiles
+_NARROW = 64  # columns of a matrix of which little but the results counts
 _LEAST = 0.05  # of a measured time is left where what every operation takes is subtracted
 _ALIGNMENT = 4096
-Points = dict[str, list[tuple[float, float]]]  # size and rate, by kind
+Points = dict[str, dict[float, float]]  # rates by kind and size
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class _Sizes:
 
 _SOFTWARE = _Sizes(256, (1, 16, 64), 64, ((4, 64, 32), (64, 64, 16), (128, 128, 8)), ((64, 256), (256, 512)))
 _PROCESSOR = _Sizes(
-    1024, (1, 16, 256), 512, ((4, 128, 64), (64, 64, 64), (256, 256, 16)), ((64, 256), (1024, 512), (4096, 1024))
+    512, (1, 16, 256), 256, ((4, 64, 64), (64, 64, 32), (256, 256, 8)), ((64, 256), (512, 512), (2048, 1024))
 )
 _CARD = _Sizes(
     4096, (1, 16, 128, 1024), 2048, ((4, 128, 256), (64, 64, 256), (256, 256, 64), (512, 512, 64)),
@@ -82,6 +83,7 @@ def measure(runner: Runner, device: Device, interrupted: Callable[[], bool] = la
                 began = perf_counter()
                 repacked = runner.load(weights, Placement(device.name, DEVICE)).repacked
                 if not repacked:
+                    bench.unload(weights)
                     continue
                 repack = max(repack, repacked / (perf_counter() - began))
                 bench.measure(program, points, weights, DEVICE, REPACKED)
@@ -90,11 +92,12 @@ def measure(runner: Runner, device: Device, interrupted: Callable[[], bool] = la
                 loaded = runner.load(weights, Placement(device.name, DEVICE)).copied
                 upload = max(upload, loaded / (perf_counter() - began))
                 bench.measure(program, points, weights)
-    curves = {kind: tuple(sorted(found)) for kind, found in points.items()}
+        element = bench.element(points["mul_mat F16"])
+    curves = {kind: tuple(sorted(found.items())) for kind, found in points.items()}
     memory = max(rate for _, rate in curves["add"])
     today = date.today().isoformat()
     other = _of_torch(torch, sizes, memory) if torch else None
-    return Rates(curves, memory, launch, call, upload or memory, repack, date=today, torch=other)
+    return Rates(curves, memory, launch, call, upload or memory, repack, element, date=today, torch=other)
 
 
 def _of_torch(torch: TorchBench, sizes: _Sizes, upload: float) -> Rates:
@@ -125,8 +128,9 @@ class _Bench:
     def overheads(self) -> tuple[float, float]:
         """Seconds of a run, and of an operation in it, that compute nothing; notes the floor of those alone."""
         short, long = (_chain(length) for length in (1, _CHAIN))
-        self.floor = min(min(taken.values()) for taken in self._profiled(long, None, RAM))
+        self.floor = min(min(taken.values()) for taken in self._profiled(long, None, DEVICE))
         call, whole = self._run(short), self._run(long)
+        self.unload(_NOTHING)
         return call, max(0.0, whole - call) / _CHAIN
 
     def measure(
@@ -138,10 +142,23 @@ class _Bench:
         for row in profiles[0]:
             seconds = min(each[row] for each in profiles)
             work = row_work(program.tensors, row)
-            left = max(seconds - self.floor, _LEAST * seconds)
-            points.setdefault(work.kind + suffix, []).append((work.size, (work.flops or work.nbytes) / left))
-        if weights is not None:
-            self.runner.unload(weights.digest, Placement(self.device.name, residency))
+            rate = (work.flops or work.nbytes) / max(seconds - self.floor, _LEAST * seconds)
+            found = points.setdefault(work.kind + suffix, {})
+            found[work.size] = max(rate, found.get(work.size, 0.0))
+        self.unload(weights or _NOTHING, residency)
+
+    def element(self, known: dict[float, float]) -> float:
+        """Seconds of an element of a product on top of its arithmetic; known: the rates of F16."""
+        size, columns = self.sizes, self.sizes.columns[-1]
+        points: Points = {}
+        weights = self._file("narrow", {"matrix": ("F16", (size.side, _NARROW))})
+        self.measure(_product("F16", size.side, _NARROW, (columns,)), points, weights, RAM)
+        ((_, rate),) = points["mul_mat F16"].items()
+        return max(0.0, 2.0 * _NARROW * (1 / rate - 1 / known[float(columns)]))
+
+    def unload(self, weights: WeightSet, residency: str = DEVICE) -> None:
+        """Leave nothing of it in the runner."""
+        self.runner.unload(weights.digest, Placement(self.device.name, residency))
 
     def matrices(self, type_: str) -> WeightSet:
         """One matrix of a type."""
@@ -177,7 +194,7 @@ class _Bench:
         for _ in range(2 * _ROUNDS):
             self._check()
             began = perf_counter()
-            self.runner.run(_NOTHING, self.device.name, program, _inputs(program), checked=False)
+            self.runner.run(_NOTHING, Placement(self.device.name, DEVICE), program, _inputs(program), checked=False)
             taken.append(perf_counter() - began)
         return min(taken)
 
@@ -208,10 +225,15 @@ def _chain(length: int) -> Program:
 
 
 def _products(type_: str, sizes: _Sizes) -> Program:
+    return _product(type_, sizes.side, sizes.side, sizes.columns)
+
+
+def _product(type_: str, rows: int, columns: int, tokens: tuple[int, ...]) -> Program:
+    """A matrix times so many tokens, each in an operation of its own."""
     b = Builder()
-    matrix = b.leaf("weight", "matrix", type_, (sizes.side, sizes.side))
-    columns = [b.leaf("input", f"x{tokens}", "F32", (tokens, sizes.side)) for tokens in sizes.columns]
-    return _program(b, [b.op("mul_mat", matrix, each) for each in columns])
+    matrix = b.leaf("weight", "matrix", type_, (rows, columns))
+    inputs = [b.leaf("input", f"x{each}", "F32", (each, columns)) for each in tokens]
+    return _program(b, [b.op("mul_mat", matrix, each) for each in inputs])
 
 
 def _attentions(sizes: _Sizes, kv_type: str) -> Iterator[Program]:
@@ -234,10 +256,11 @@ def _convolutions(sizes: _Sizes, kernel: str) -> Program:
 
 
 def _others(sizes: _Sizes) -> Iterator[Program]:
-    """Each operation in several sizes."""
+    """Each operation in several sizes; the smallest twice, as the first operation of a program takes longer."""
     for name in OTHERS:
         b = Builder()
-        yield _program(b, [_other(b, name, b.leaf("input", f"x{rows}", "F32", (rows, n))) for rows, n in sizes.others])
+        leaves = [b.leaf("input", f"x{n}", "F32", shape) for n, shape in enumerate((sizes.others[0], *sizes.others))]
+        yield _program(b, [_other(b, name, each) for each in leaves])
 
 
 def _other(b: Builder, name: str, x: int) -> int:
@@ -248,5 +271,11 @@ def _other(b: Builder, name: str, x: int) -> int:
         return b.shaped(name, b.reshape(x, (1, rows, columns)), (2, rows, columns))
     if name == "transpose":
         return b.op("cont", b.permute(x, (1, 0, 2, 3)))
+    if name == "concat":
+        return b.op(name, x, x, dim=0)
+    if name == "rope":
+        heads = b.reshape(x, (rows, 1, columns))
+        positions = b.constant(np.arange(rows, dtype=np.int32))
+        return b.op(name, heads, positions, b.constant(np.ones(columns // 2, np.float32)))
     options = {"norm": {"eps": 1e-6}, "scale": {"factor": 0.5}}.get(name, {})
     return b.op(name, x, **options)

@@ -78,6 +78,7 @@ class TorchBench:
             "cont": (2, torch.clone),
             "repeat": (3, lambda x: x.repeat(2, 1)),
             "transpose": (2, lambda x: x.T.contiguous()),
+            "concat": (4, lambda x: torch.cat((x, x), -1)),
         }
         for name, (times, function) in functions.items():
             once, often = (self._plain(partial(_again, function, count), {"x": x}) for count in (1, _AGAIN))

@@ -20,7 +20,7 @@ _LIKE = {
     "gelu_erf": "gelu", "gelu_quick": "gelu", "tanh": "gelu", "sigmoid": "silu", "exp": "silu", "sin": "gelu",
     "cos": "gelu", "log": "silu", "elu": "silu", "softplus": "silu", "expm1": "silu", "rms_norm": "norm",
     "mean": "sum_rows", "cumsum": "sum_rows", "cast": "cont", "set": "cont", "sub": "add", "div": "mul",
-    "argsort": "soft_max", "upscale": "repeat", "pad": "cont", "concat": "cont", "get_rows": "cont",
+    "argsort": "soft_max", "upscale": "repeat", "pad": "cont", "get_rows": "cont",
 }  # fmt: skip
 _ELSE = ("add", "copy")
 # Of the peaks in a card's data sheet: published for an RX 470 are 53 to 66 % in quantized products and 49 to 60 % in
@@ -37,6 +37,7 @@ class Rates:
 
     curves: FLOP/s of products, bytes/s of other operations, at the sizes of native/planning/work.py, by kind.
     memory: bytes/s that no product can pass. launch, call: seconds of an operation and of a run, whatever it does.
+    element: seconds of an element of a product of matrices, on top of its arithmetic; it counts where rows are short.
     upload, repack: bytes/s of weights on their way to the device, and to the layout of the fastest kernels; 0: unknown.
     """
 
@@ -46,6 +47,7 @@ class Rates:
     call: float
     upload: float
     repack: float = 0.0
+    element: float = 0.0
     source: str = MEASURED
     date: str = ""  # of the measurement
     torch: Rates | None = field(default=None, repr=False)  # of the other engine, on the CPU
@@ -64,7 +66,7 @@ class Rates:
         if not work.flops:
             return self.launch + amount / (rate or self.memory)
         floor = work.nbytes / self.memory
-        return self.launch + max(amount / rate if rate else 0.0, floor)
+        return self.launch + max(amount / rate + self.element * work.elements if rate else 0.0, floor)
 
     def _curve(self, kind: str) -> Curve | None:
         name, _, type_ = kind.partition(" ")

@@ -1,7 +1,7 @@
 """The file of the rates that were measured on this machine: JSON, an entry for each device, driver and build of ggml.
 
 {"format": 1, "devices": [{"device", "driver", "ggml", "threads", "measured": date, "rates": {"memory", "launch",
-"call", "upload", "repack", "curves": {kind: [[size, rate], ...]}, "torch": the same again or null}}, ...]}. Rates are in
+"call", "upload", "repack", "element", "curves": {kind: [[size, rate], ...]}, "torch": the same again or null}}, ...]}. Rates are in
 FLOP/s or bytes/s, as native/planning/rates.py has them.
 """
 
@@ -67,7 +67,7 @@ def _rates(described: Mapping[str, Any]) -> Rates:
         for kind, curve in described["curves"].items()
         if curve
     }
-    numbers = {name: _number(described[name]) for name in ("launch", "call", "repack")}
+    numbers = {name: _number(described[name]) for name in ("launch", "call", "repack", "element")}
     more = {name: _positive(described[name]) for name in ("memory", "upload")}
     torch = described.get("torch")
     return Rates(curves, **numbers, **more, torch=None if torch is None else _rates(torch))
@@ -76,7 +76,7 @@ def _rates(described: Mapping[str, Any]) -> Rates:
 def _json(rates: Rates) -> dict[str, Any]:
     return {
         "memory": rates.memory, "launch": rates.launch, "call": rates.call, "upload": rates.upload,
-        "repack": rates.repack, "curves": {kind: [list(each) for each in curve] for kind, curve in rates.curves.items()},
+        "repack": rates.repack, "element": rates.element, "curves": {kind: [list(each) for each in curve] for kind, curve in rates.curves.items()},
         "torch": None if rates.torch is None else _json(rates.torch),
     }  # fmt: skip
 

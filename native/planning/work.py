@@ -28,6 +28,7 @@ class Work(NamedTuple):
     size: float
     flops: float
     nbytes: float  # read and written
+    elements: int = 0  # of a product of matrices
 
 
 def work_of(program: Program) -> tuple[tuple[Work, int], ...]:
@@ -65,7 +66,8 @@ def _work(row: Tensor, sources: Sequence[Tensor], rows: Sequence[Tensor]) -> Wor
     touched = float(nbytes(row) + sum(map(nbytes, sources)))
     if row.name in _PRODUCTS:
         operations = flops(row, sources)
-        return Work(f"{row.name} {_type(row, sources)}", _size(row, sources), operations, touched)
+        elements = prod(row.ne) if row.name == "mul_mat" else 0
+        return Work(f"{row.name} {_type(row, sources)}", _size(row, sources), operations, touched, elements)
     if row.name == "get_rows":
         touched = 2.0 * nbytes(row)
     return Work(_turning(row, sources, rows), touched, 0.0, touched)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 IDLE = 30.0  # seconds without a plan or a prompt before a measurement begins
 _POLL = 1.0  # seconds
 _MEASURED = ("CPU", "GPU", "IGPU")  # types of devices
+_SWITCH = "GGML_IDLE_MEASUREMENT"  # an environment variable; 0: nothing is measured
 _read: LRU[tuple[Path, int], dict[RatesKey, Rates]] = LRU(1)
 
 
@@ -54,7 +56,9 @@ def rates_of(devices: Sequence[Device]) -> dict[str, Rates]:
 
 def measure_when_idle(devices: Sequence[Device], known: Mapping[str, Rates]) -> None:
     """Have the devices that were not measured yet measured once nobody waits for anything."""
-    _measurement.ask([each for each in devices if each.type in _MEASURED and each.name not in known])
+    if os.environ.get(_SWITCH) != "0":
+        wanted = [each for each in devices if each.type in _MEASURED and "software" not in each.features]
+        _measurement.ask([each for each in wanted if each.name not in known])
 
 
 class _Measurement:
@@ -89,8 +93,13 @@ class _Measurement:
                 self._measure(*wanted)
 
     def _measure(self, key: RatesKey, device: Device) -> None:
+        mark = rates_path().with_suffix(f".{device.name}.trying")  # stays where a driver takes the machine down
+        if mark.is_file() and mark.read_text(encoding="utf-8") == repr(key):
+            self._done(key)
+            return
         runner = another()
         try:
+            mark.write_text(repr(key), encoding="utf-8")
             write_rates(rates_path(), key, measure(runner, device, lambda: self._ending.is_set() or self._busy()))
             log.info("%s (%s) was measured: plans tell seconds now.", device.name, device.description)
         except Interrupted:
@@ -99,6 +108,10 @@ class _Measurement:
             log.info("%s could not be measured, so plans tell no seconds there: %s", device.name, error)
         finally:
             runner.close()
+            mark.unlink(missing_ok=True)
+        self._done(key)
+
+    def _done(self, key: RatesKey) -> None:
         with self._lock:
             self._tried.add(key)
             self._wanted.pop(key, None)
