@@ -24,7 +24,21 @@ from .torch_rates import TorchBench
 
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q5_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS")
 HEADS = ((40, 8), (64, 8), (128, 4), (512, 1))  # channels, and the number of heads
-OTHERS = ("add", "mul", "scale", "gelu", "silu", "norm", "soft_max", "sum_rows", "cont", "repeat", "transpose", "concat", "rope")
+OTHERS = (
+    "add",
+    "mul",
+    "scale",
+    "gelu",
+    "silu",
+    "norm",
+    "soft_max",
+    "sum_rows",
+    "cont",
+    "repeat",
+    "transpose",
+    "concat",
+    "rope",
+)
 _TINY, _CHAIN = 64, 200  # elements of an operation that takes no time, and how many of them a long program has
 _ROUNDS = 8  # the first of them reads the weights and compiles what the driver compiles
 _NARROW = 64  # columns of a matrix of which little but the results counts
@@ -35,7 +49,7 @@ Points = dict[str, dict[float, float]]  # rates by kind and size
 
 @dataclass(frozen=True)
 class _Sizes:
-    """What takes a device some milliseconds.
+    """Sizes of operations that take a device some milliseconds.
 
     side: rows and columns of a matrix; columns: of what it is multiplied with. attended: tokens. pictures: channels in
     and out, and their side. others: rows and columns of what all other operations take.

@@ -1,10 +1,10 @@
 """Profiles of other machines to plan for: a table of usual graphics cards, and users' own descriptions.
 
 A description is JSON, with amounts in MiB: {"name", "system": "linux" or "win32", "ram", "ram_free", "gpus":
-[{"description", "type", "memory", "free", "resizable_bar", "features", "tflops", "bandwidth"}]}. The last two are of the
-card's data sheet: 10^12 floating-point operations (F32, or F16 where products of matrices have units of their own) and
-10^9 bytes of its memory a second; with them a plan tells seconds, marked as not measured. `description` is the driver's name for the
-card, from which the runner derives its quirks. The RX 580's free memory on Linux is that of llama.cpp #5441, less the
+[{"description", "type", "memory", "free", "resizable_bar", "features", "tflops", "bandwidth"}]}. The last two are
+of the card's data sheet: 10^12 floating-point operations (F32, or F16 where products of matrices have units of their
+own) and 10^9 bytes of its memory a second; with them a plan tells seconds, marked as not measured. `description` is the
+driver's name for the card, from which the runner derives its quirks. The RX 580's free memory on Linux is that of llama.cpp #5441, less the
 window of 256 MiB that the runner does not use; desktops and other programs are covered by the planner's reserve.
 """
 
@@ -119,11 +119,11 @@ def _published(gpu: Mapping[str, Any]) -> Rates | None:
     """The rates of a card by its data sheet; None where the description has none."""
     if "tflops" not in gpu and "bandwidth" not in gpu:
         return None
-    numbers = gpu.get("tflops"), gpu.get("bandwidth")
-    if not all(type(each) in (int, float) and 0 < each < _FASTEST for each in numbers):
+    given = gpu.get("tflops"), gpu.get("bandwidth")
+    numbers = [float(each) for each in given if isinstance(each, (int, float)) and not isinstance(each, bool)]
+    if len(numbers) != 2 or not all(0 < each < _FASTEST for each in numbers):
         raise ProfileError(f"tflops and bandwidth of {gpu.get('description')!r} must be numbers above 0")
-    tflops, bandwidth = (float(each or 0) for each in numbers)
-    return published_rates(tflops * 1e12, bandwidth * 1e9)
+    return published_rates(numbers[0] * 1e12, numbers[1] * 1e9)
 
 
 def _text(described: Mapping[str, Any], key: str) -> str:

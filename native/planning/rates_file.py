@@ -1,8 +1,8 @@
 """The file of the rates that were measured on this machine: JSON, an entry for each device, driver and build of ggml.
 
-{"format": 1, "devices": [{"device", "driver", "ggml", "threads", "measured": date, "rates": {"memory", "launch",
-"call", "upload", "repack", "element", "curves": {kind: [[size, rate], ...]}, "torch": the same again or null}}, ...]}. Rates are in
-FLOP/s or bytes/s, as native/planning/rates.py has them.
+{"format": 1, "devices": [{"device", "driver", "ggml", "threads", "measured": date, "rates": {...}}, ...]}, where rates
+are {"memory", "launch", "call", "upload", "repack", "element", "curves": {kind: [[size, rate], ...]}, "torch": the same
+again or null}, in the units of native/planning/rates.py.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import Any
 from .rates import Rates
 
 FORMAT = 1
+_NUMBERS = ("memory", "launch", "call", "upload", "repack", "element")
 _LARGEST = 4 << 20  # bytes of a file that is read
 _ENTRIES = 64
 
 
 @dataclass(frozen=True)
 class RatesKey:
-    """What measured rates are of: with another driver, build or number of threads they are measured anew."""
+    """A device as its rates are kept: with another driver, build or number of threads they are measured anew."""
 
     device: str  # the driver's name for it
     driver: str
@@ -56,7 +57,8 @@ def write_rates(path: Path, key: RatesKey, rates: Rates) -> None:
 
 def _entry(described: Any) -> tuple[RatesKey, Rates] | None:
     with suppress(ValueError, TypeError, KeyError, AttributeError):
-        key = RatesKey(*(str(described[name]) for name in ("device", "driver", "ggml")), int(described["threads"]))
+        device, driver, ggml = (str(described[name]) for name in ("device", "driver", "ggml"))
+        key = RatesKey(device, driver, ggml, int(described["threads"]))
         return key, replace(_rates(described["rates"]), date=str(described.get("measured", "")))
     return None
 
@@ -67,18 +69,23 @@ def _rates(described: Mapping[str, Any]) -> Rates:
         for kind, curve in described["curves"].items()
         if curve
     }
-    numbers = {name: _number(described[name]) for name in ("launch", "call", "repack", "element")}
-    more = {name: _positive(described[name]) for name in ("memory", "upload")}
     torch = described.get("torch")
-    return Rates(curves, **numbers, **more, torch=None if torch is None else _rates(torch))
+    return Rates(
+        curves,
+        _positive(described["memory"]),
+        _number(described["launch"]),
+        _number(described["call"]),
+        _positive(described["upload"]),
+        _number(described["repack"]),
+        _number(described["element"]),
+        torch=None if torch is None else _rates(torch),
+    )
 
 
 def _json(rates: Rates) -> dict[str, Any]:
-    return {
-        "memory": rates.memory, "launch": rates.launch, "call": rates.call, "upload": rates.upload,
-        "repack": rates.repack, "element": rates.element, "curves": {kind: [list(each) for each in curve] for kind, curve in rates.curves.items()},
-        "torch": None if rates.torch is None else _json(rates.torch),
-    }  # fmt: skip
+    numbers = {name: getattr(rates, name) for name in _NUMBERS}
+    curves = {kind: [list(each) for each in curve] for kind, curve in rates.curves.items()}
+    return {**numbers, "curves": curves, "torch": None if rates.torch is None else _json(rates.torch)}
 
 
 def _number(value: Any) -> float:

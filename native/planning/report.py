@@ -62,8 +62,10 @@ def plan_json(plan: Plan, advised: Sequence[Advice] = ()) -> dict[str, Any]:
         "verdict": verdict(plan),
         "profile": plan.machine.profile or None,
         "seconds": plan.seconds,
-        "rates": {device: plan.machine.rates[device].source if device in plan.machine.rates else None
-                  for device in plan.capacity},
+        "rates": {
+            device: plan.machine.rates[device].source if device in plan.machine.rates else None
+            for device in plan.capacity
+        },
         "devices": {
             device: {"capacity": nbytes, "peak": plan.peaks[device]} for device, nbytes in plan.capacity.items()
         },

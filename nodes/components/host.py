@@ -215,7 +215,7 @@ class DryRunHost(Host):
     def map_tiles(
         self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, axes: Sequence[Axis]
     ) -> Tensor:
-        """Zeros that take no memory: every tile takes what the first one does, and only that is noted, with how often."""
+        """Zeros that take no memory: the first tile is noted, and how many there are, as each takes what it does."""
         with self._recorder.repeated(tile_count(x, tiling)):
             tile = function(first_tile(x, tiling))
         shape = (x.shape[0], *tile.shape[1:]) if is_whole(x, tiling) else mapped_shape(x, tile, tiling, axes)

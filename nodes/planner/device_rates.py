@@ -36,7 +36,7 @@ def rates_path() -> Path:
 
 
 def key_of(device: Device) -> RatesKey:
-    """What a device's rates are kept under."""
+    """The key under which a device's rates are kept."""
     threads = (wanted_threads() or 0) if device.type == CPU else 0
     return RatesKey(device.description, device.driver, installed_version(), threads)
 

@@ -34,7 +34,7 @@ def model_calls(inputs: Inputs, patcher: Any) -> int:
     if function is None or not steps:
         return steps
     counted = min(steps, _COUNTED)
-    calls = _counted(function, sampler.extra_options, sigmas[: counted + 1].float(), patcher)
+    calls = _counted(function, getattr(sampler, "extra_options", {}), sigmas[: counted + 1].float(), patcher)
     return round(calls * steps / counted) or steps
 
 

@@ -53,7 +53,7 @@ def _quickest(
     prompt: Prompt, machine: Machine, planned: Callable[[Prompt], Plan], options: Mapping[Place, Options],
     chosen: dict[Place, int], plan: Plan,
 ) -> tuple[Change, Plan]:  # fmt: skip
-    """What fits, with models moved to another device where the workflow is quicker for it and still fits."""
+    """The choice that fits, with models moved to another device where the workflow is quicker for it and still fits."""
     for place, others in options.items():
         for number in _on_other_devices(others, chosen[place]):
             tried = {**chosen, place: number}

@@ -29,7 +29,18 @@ WEIGHTS, PROCESSOR = WeightSet("toy", {}, ()), Placement("CPU")
 
 
 def model(**more: int) -> ModelMemory:
-    names = ("budget", "mapped", "copied", "repacked", "streamed", "staging", "buffers", "arrays", "constants", "compute")
+    names = (
+        "budget",
+        "mapped",
+        "copied",
+        "repacked",
+        "streamed",
+        "staging",
+        "buffers",
+        "arrays",
+        "constants",
+        "compute",
+    )
     return ModelMemory("toy", WEIGHTS.digest, "CPU", files_digest="f", work=0, **(dict.fromkeys(names, 0) | more))
 
 
