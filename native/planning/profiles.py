@@ -4,8 +4,9 @@ A description is JSON, with amounts in MiB: {"name", "system": "linux" or "win32
 [{"description", "type", "memory", "free", "resizable_bar", "features", "tflops", "bandwidth"}]}. The last two are
 of the card's data sheet: 10^12 floating-point operations (F32, or F16 where products of matrices have units of their
 own) and 10^9 bytes of its memory a second; with them a plan tells seconds, marked as not measured. `description` is the
-driver's name for the card, from which the runner derives its quirks. The RX 580's free memory on Linux is that of llama.cpp #5441, less the
-window of 256 MiB that the runner does not use; desktops and other programs are covered by the planner's reserve.
+driver's name for the card, from which the runner derives its quirks. The RX 580's free memory on Linux is that of
+llama.cpp #5441, less the window of 256 MiB that the runner does not use; desktops and other programs are covered by the
+planner's reserve.
 """
 
 from __future__ import annotations
