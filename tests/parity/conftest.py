@@ -1,7 +1,8 @@
-"""One runner for each place that parity is measured at."""
+"""One runner for each place that parity is measured at, and whose turn it is on Vulkan."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,9 @@ import pytest
 
 from native.client import Runner
 from tests.parity.places import PLACES, Place
+
+ON_VULKAN = PLACES[1:]
+BY_TURNS = ("test_operations.py", "test_op_info.py", "test_kernels.py")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -21,6 +25,27 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     for where in sorted({place for _, place, _, _ in counts}):
         run, left_out = (sum(each[i] for each in counts if each[1] == where) for i in (2, 3))
         terminalreporter.write_line(f"OpInfo samples on {where}: {run} run, {left_out} left out with a reason")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of operations on Vulkan every second case, in turns: with F32 the one half, with F16 the other.
+
+    Where a file is named, or with --all, every case.
+    """
+    if config.getoption("--all") or any(".py" in argument for argument in config.args):
+        return
+    turns: Counter[str] = Counter()
+    rest = []
+    for item in items:
+        place = getattr(item, "callspec", None) and item.callspec.params.get("place")
+        if item.path.name in BY_TURNS and place in ON_VULKAN:
+            key = f"{item.path.name} {item.originalname} {place.name}"
+            turns[key] += 1
+            if (turns[key] + ON_VULKAN.index(place) + config.getoption("--sample")) % 2:
+                rest.append(item)
+    config.hook.pytest_deselected(items=rest)
+    left_out = set(rest)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session", params=PLACES, ids=lambda place: place.name)
