@@ -11,7 +11,7 @@ from time import perf_counter
 
 import numpy as np
 
-from ..client import Device, Interrupted, Runner
+from ..client import Device, Runner
 from ..ggml_types import tensor_bytes
 from ..placement import CPU, DEVICE, RAM, Placement
 from ..planning.rates import REPACKED, Rates
@@ -20,6 +20,7 @@ from ..program import Output, Program
 from ..program.builder import Builder
 from ..weights import Parameter, WeightSet
 from ..weights.runs import Run
+from .shortest import shortest, shortest_call
 from .torch_rates import TorchBench
 
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q5_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS")
@@ -40,7 +41,6 @@ OTHERS = (
     "rope",
 )
 _TINY, _CHAIN = 64, 200  # elements of an operation that takes no time, and how many of them a long program has
-_ROUNDS = 8  # the first of them reads the weights and compiles what the driver compiles
 _NARROW = 64  # columns of a matrix of which little but the results counts
 _LEAST = 0.05  # of a measured time is left where what every operation takes is subtracted
 _ALIGNMENT = 4096
@@ -142,7 +142,7 @@ class _Bench:
     def overheads(self) -> tuple[float, float]:
         """Seconds of a run, and of an operation in it, that compute nothing; notes the floor of those alone."""
         short, long = (_chain(length) for length in (1, _CHAIN))
-        self.floor = min(min(taken.values()) for taken in self._profiled(long, None, DEVICE))
+        self.floor = min(self._profiled(long, None, DEVICE).values())
         call, whole = self._run(short), self._run(long)
         self.unload(_NOTHING)
         return call, max(0.0, whole - call) / _CHAIN
@@ -152,9 +152,7 @@ class _Bench:
         suffix: str = "",
     ) -> None:  # fmt: skip
         """Add the rates of a program's operations; suffix: of the kinds of products."""
-        profiles = self._profiled(program, weights, residency)
-        for row in profiles[0]:
-            seconds = min(each[row] for each in profiles)
+        for row, seconds in self._profiled(program, weights, residency).items():
             work = row_work(program.tensors, row)
             rate = (work.flops or work.nbytes) / max(seconds - self.floor, _LEAST * seconds)
             found = points.setdefault(work.kind + suffix, {})
@@ -195,26 +193,18 @@ class _Bench:
         status = path.stat()
         return WeightSet(name, parameters, ((str(path), status.st_size, status.st_mtime_ns),))
 
-    def _profiled(self, program: Program, weights: WeightSet | None, residency: str) -> list[dict[int, float]]:
+    def _profiled(self, program: Program, weights: WeightSet | None, residency: str) -> dict[int, float]:
+        """The shortest seconds of each operation; the first round reads the weights and compiles shaders."""
         held, placement = weights or _NOTHING, Placement(self.device.name, residency)
-        profiles = []
-        for _ in range(_ROUNDS):
-            self._check()
-            profiles.append(self.runner.profile(held, placement, program, _inputs(program)))
-        return profiles[1:]
+        inputs = _inputs(program)
+        self.runner.profile(held, placement, program, inputs)
+        return shortest(lambda: self.runner.profile(held, placement, program, inputs), self.interrupted)
 
     def _run(self, program: Program) -> float:
-        taken = []
-        for _ in range(2 * _ROUNDS):
-            self._check()
-            began = perf_counter()
-            self.runner.run(_NOTHING, Placement(self.device.name, DEVICE), program, _inputs(program), checked=False)
-            taken.append(perf_counter() - began)
-        return min(taken)
-
-    def _check(self) -> None:
-        if self.interrupted():
-            raise Interrupted("the measurement was interrupted")
+        placement, inputs = Placement(self.device.name, DEVICE), _inputs(program)
+        return shortest_call(
+            lambda: self.runner.run(_NOTHING, placement, program, inputs, checked=False), self.interrupted
+        )
 
 
 _NOTHING = WeightSet("nothing", {}, ())

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from math import prod
-from time import perf_counter
 from typing import Any
 
 import torch
 from torch.nn.functional import conv2d, gelu, layer_norm, linear, scaled_dot_product_attention, silu
 
-from ..client import Interrupted
 from ..placement import CPU
 from ..planning.rates import Rates
 from ..weights import WeightSet
+from .shortest import shortest_call
 from .torch_cpu import TorchModel
 
-_ROUNDS = 5
 _AGAIN = 9  # times in one run
 _F32 = 4  # bytes
 Tensors = dict[str, torch.Tensor]
@@ -101,11 +99,5 @@ class TorchBench:
         given: Tensors,
     ) -> float:  # fmt: skip
         """The shortest of some runs, less what a run takes that computes nothing."""
-        model, taken = TorchModel(module, weights, CPU), []
-        for _ in range(_ROUNDS):
-            if self._interrupted():
-                raise Interrupted("the measurement was interrupted")
-            began = perf_counter()
-            model.run(0, function, given)
-            taken.append(perf_counter() - began)
-        return max(min(taken) - self._call, 1e-7)
+        model = TorchModel(module, weights, CPU)
+        return max(shortest_call(lambda: model.run(0, function, given), self._interrupted) - self._call, 1e-7)

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from native.client import Interrupted
-from native.engines import rate_measurement
+from native.engines import rate_measurement, shortest
 from native.engines.rate_measurement import measure
 from native.planning.rates_file import RatesKey, read_rates, write_rates
 from tests.runner_toys import linear, new_runner
 
 
 def test_the_processor_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_measurement, "TYPES", ("F32", "Q4_0"))
-    monkeypatch.setattr(rate_measurement, "_ROUNDS", 2)
+    monkeypatch.setattr(rate_measurement, "TYPES", ("F32", "F16", "Q4_0"))
+    monkeypatch.setattr(shortest, "_MOST", 1)
     runner = new_runner()
     try:
         (processor,) = (device for device in runner.devices() if device.type == "CPU")
