@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import prod
 
 import torch
 
@@ -58,7 +57,7 @@ def likely_engine(weights: WeightSet, placement: Placement, tokens: int, rates: 
         return known or AUTO
     kind, size = (f"mul_mat {layer.type}", float(tokens))
     if len(layer.shape) > 2:
-        kind, size = f"conv_2d {layer.type}", float(prod(layer.shape[1:]))
+        kind, size = f"conv_2d {layer.type}", float(layer.shape[0])
     return TORCH if rates.torch.rate(kind, size) >= MARGIN * rates.rate(kind, size) else GGML
 
 

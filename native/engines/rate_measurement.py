@@ -39,6 +39,8 @@ OTHERS = (
     "transpose",
     "concat",
     "rope",
+    "broadcast",
+    "upscale",
 )
 _TINY, _CHAIN = 64, 200  # elements of an operation that takes no time, and how many of them a long program has
 _NARROW = 64  # columns of a matrix of which little but the results counts
@@ -62,12 +64,12 @@ class _Sizes:
     others: tuple[tuple[int, int], ...]
 
 
-_SOFTWARE = _Sizes(256, (1, 16, 64), 64, ((4, 64, 32), (64, 64, 16), (128, 128, 8)), ((64, 256), (256, 512)))
+_SOFTWARE = _Sizes(256, (1, 16, 64), 64, ((64, 4, 16), (64, 64, 16), (64, 128, 8)), ((64, 256), (256, 512)))
 _PROCESSOR = _Sizes(
-    512, (1, 16, 256), 256, ((4, 64, 64), (64, 64, 32), (256, 256, 8)), ((64, 256), (512, 512), (2048, 1024))
+    512, (1, 16, 256), 256, ((64, 4, 32), (64, 64, 32), (128, 256, 16)), ((64, 256), (512, 512), (2048, 1024))
 )
 _CARD = _Sizes(
-    4096, (1, 16, 128, 1024), 2048, ((4, 128, 256), (64, 64, 256), (256, 256, 64), (512, 512, 64)),
+    4096, (1, 16, 128, 1024), 2048, ((128, 4, 256), (64, 64, 256), (256, 256, 64), (512, 512, 64)),
     ((64, 256), (1024, 512), (4096, 2048)),
 )  # fmt: skip
 
@@ -275,6 +277,10 @@ def _other(b: Builder, name: str, x: int) -> int:
         return b.shaped(name, b.reshape(x, (1, rows, columns)), (2, rows, columns))
     if name == "transpose":
         return b.op("cont", b.permute(x, (1, 0, 2, 3)))
+    if name == "broadcast":
+        return b.op("add", x, b.leaf("input", f"{b[x].name} ones", "F32", (rows, 1)))
+    if name == "upscale":
+        return b.shaped(name, b.reshape(x, (1, 1, rows, columns)), (1, 1, 2 * rows, 2 * columns), mode="nearest")
     if name == "concat":
         return b.op(name, x, x, dim=0)
     if name == "rope":

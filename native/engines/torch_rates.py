@@ -9,7 +9,7 @@ from time import perf_counter, thread_time
 from typing import Any
 
 import torch
-from torch.nn.functional import conv2d, gelu, layer_norm, linear, scaled_dot_product_attention, silu
+from torch.nn.functional import conv2d, gelu, interpolate, layer_norm, linear, scaled_dot_product_attention, silu
 
 from ..placement import CPU
 from ..planning.rates import Rates
@@ -61,7 +61,7 @@ class TorchBench:
         alone = WeightSet(weights.name, {"kernel": weights.parameters[name]}, weights.files)
         x = torch.full((1, shape[1], side, side), 0.1)
         seconds = self._seconds(alone, module, lambda m, t: conv2d(t["x"], m.kernel, padding=1)[:, :1, :1], {"x": x})
-        self._note(f"conv_2d {alone.parameters['kernel'].type}", prod(shape[1:]), 2.0 * prod(shape) * side**2 / seconds)
+        self._note(f"conv_2d {alone.parameters['kernel'].type}", shape[0], 2.0 * prod(shape) * side**2 / seconds)
 
     def others(self, rows: int, columns: int) -> None:
         """Operations that multiply nothing."""
@@ -78,6 +78,8 @@ class TorchBench:
             "cont": (2, torch.clone),
             "repeat": (3, lambda x: x.repeat(2, 1)),
             "transpose": (2, lambda x: x.T.contiguous()),
+            "broadcast": (2, lambda x: x + x[:, :1]),
+            "upscale": (5, lambda x: interpolate(x[None, None], scale_factor=2.0)[0, 0]),
             "concat": (4, lambda x: torch.cat((x, x), -1)),
         }
         for name, (times, function) in functions.items():

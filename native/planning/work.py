@@ -13,6 +13,7 @@ from ..program.ops import flops, is_view
 from ..program.tensor import nbytes
 
 _PRODUCTS = ("mul_mat", "flash_attn", "conv_2d", "conv_2d_dw", "conv_3d")
+_PAIRED = ("add", "sub", "mul", "div")
 _KEPT = 256  # programs whose work is remembered
 
 
@@ -20,8 +21,8 @@ class Work(NamedTuple):
     """Operations that are alike.
 
     kind: the operation, of products with the type of the weights: "mul_mat Q4_K", "flash_attn F16", "norm".
-    size: what the speed hangs on: columns of a product, channels of an attention's head, elements under a kernel; of
-    all else bytes.
+    size: what the speed hangs on: columns of a product, channels of an attention's head, kernels of a convolution (which
+    gathers what is under them once for all of them), bytes of all else.
     """
 
     kind: str
@@ -85,12 +86,18 @@ def _size(row: Tensor, sources: Sequence[Tensor]) -> float:
     if row.name == "flash_attn":
         return float(first[0])
     if row.name == "conv_3d":
-        return flops(row, sources) / (2.0 * prod(row.ne))
-    return float(prod(first[:3]))
+        volumes = sources[1].ne[3]  # channels in, times batch; a kernel is for each pair of channels in and out
+        return float(max(1, round((first[3] * row.ne[3] / volumes) ** 0.5)))
+    return float(first[3])
 
 
 def _turning(row: Tensor, sources: Sequence[Tensor], rows: Sequence[Tensor]) -> str:
-    """The operation; "transpose" for a copy that reads elements which do not follow one another."""
+    """The operation; "transpose" for a copy that reads elements which do not follow one another.
+
+    "broadcast" where an operation has one element of its second source for a whole row of the first.
+    """
+    if len(sources) == 2 and row.name in _PAIRED and sources[1].ne[0] == 1 < row.ne[0]:
+        return "broadcast"
     source = sources[0]
     while row.name in ("cont", "cast") and source.kind == "op" and source.name in ("view", "reshape"):
         source = rows[source.sources[0]]

@@ -25,7 +25,7 @@ def test_the_processor_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             measure(runner, processor, lambda: True)
     finally:
         runner.close()
-    others = {"add", "gelu", "norm", "transpose", "rope", "concat"}
+    others = {"add", "gelu", "norm", "transpose", "rope", "concat", "broadcast", "upscale"}
     assert {"mul_mat F32", "mul_mat Q4_0", "flash_attn F32", "conv_2d F16", *others} <= rates.curves.keys()
     assert rates.torch is not None
     assert {"mul_mat Q4_0", "flash_attn F32", "conv_2d F32", *others - {"rope"}} <= rates.torch.curves.keys()
