@@ -18,8 +18,8 @@ Curve = tuple[tuple[float, float], ...]  # size and rate, by size
 # What stands for an operation that was not measured itself.
 _LIKE = {
     "gelu_erf": "gelu", "gelu_quick": "gelu", "tanh": "gelu", "sigmoid": "silu", "exp": "silu", "sin": "gelu",
-    "cos": "gelu", "log": "silu", "elu": "silu", "softplus": "silu", "expm1": "silu", "rms_norm": "norm", "group_norm": "norm",
-    "mean": "sum_rows", "cumsum": "sum_rows", "cast": "cont", "set": "cont", "sub": "add", "div": "mul",
+    "cos": "gelu", "log": "silu", "elu": "silu", "softplus": "silu", "expm1": "silu", "rms_norm": "norm",
+    "group_norm": "norm", "mean": "sum_rows", "cumsum": "sum_rows", "cast": "cont", "set": "cont", "sub": "add", "div": "mul",
     "argsort": "soft_max", "pad": "cont", "get_rows": "cont",
 }  # fmt: skip
 _ELSE = ("add", "copy")

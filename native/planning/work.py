@@ -21,8 +21,8 @@ class Work(NamedTuple):
     """Operations that are alike.
 
     kind: the operation, of products with the type of the weights: "mul_mat Q4_K", "flash_attn F16", "norm".
-    size: what the speed hangs on: columns of a product, channels of an attention's head, kernels of a convolution (which
-    gathers what is under them once for all of them), bytes of all else.
+    size: what the speed hangs on: columns of a product, channels of an attention's head, kernels of a convolution, as
+    what is under them is gathered once for all of them; bytes of all else.
     """
 
     kind: str
