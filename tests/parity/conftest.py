@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,25 +26,13 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(f"OpInfo samples on {where}: {run} run, {left_out} left out with a reason")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of operations on Vulkan every second case, in turns: with F32 the one half, with F16 the other.
-
-    Where a file is named, or with --all, every case.
-    """
-    if config.getoption("--all") or any(".py" in argument for argument in config.args):
-        return
-    turns: Counter[str] = Counter()
-    rest = []
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of operations on Vulkan a run takes every second case, of those with F16 others than with F32."""
     for item in items:
-        place = getattr(item, "callspec", None) and item.callspec.params.get("place")
+        place = isinstance(item, pytest.Function) and hasattr(item, "callspec") and item.callspec.params.get("place")
         if item.path.name in BY_TURNS and place in ON_VULKAN:
-            key = f"{item.path.name} {item.originalname} {place.name}"
-            turns[key] += 1
-            if (turns[key] + ON_VULKAN.index(place) + config.getoption("--sample")) % 2:
-                rest.append(item)
-    config.hook.pytest_deselected(items=rest)
-    left_out = set(rest)
-    items[:] = [item for item in items if item not in left_out]
+            item.add_marker(pytest.mark.turns(2))
 
 
 @pytest.fixture(scope="session", params=PLACES, ids=lambda place: place.name)

@@ -27,7 +27,6 @@ MIB = 1 << 20
 SIDE, LAYERS = 512, 6
 TYPES = ("F32", "F16", "Q8_0", "Q4_0", "Q4_K")
 LIMITS = (64 * MIB, 9 * MIB, 4 * MIB)  # of Vulkan0
-SEEDS = 8  # of which a run takes two, in turns
 TOKENS = (3, 700)  # small beside the weights, and large
 ENOUGH = 1 << 40
 
@@ -134,13 +133,9 @@ def random_steps(sets: dict[str, WeightSet], seed: int) -> list[Step]:
     return steps
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "seed" in metafunc.fixturenames:
-        option = metafunc.config.getoption
-        metafunc.parametrize("seed", range(SEEDS) if option("--all") else range(option("--sample") % 4, SEEDS, 4))
-
-
+@pytest.mark.turns(4)
 @pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("seed", range(8))
 def test_random_steps(dry_runner: Runner, sets: dict[str, WeightSet], limit: int, seed: int) -> None:
     steps = random_steps(sets, seed)
     runner = new_runner("--largest-segment", "1e6", "--device-memory", str(limit))
@@ -154,7 +149,7 @@ def test_random_steps_meet_all_that_can_happen(dry_runner: Runner, sets: dict[st
     """The steps above: streamed and repacked weights, sets that give way, too small budgets and too small devices."""
     ends, streamed, repacked, gave_way = set(), 0, 0, 0
     for limit in LIMITS:
-        for seed in range(SEEDS):
+        for seed in range(8):
             steps = random_steps(sets, seed)
             dry_run = dry_runner.dry_run({"CPU": ENOUGH, "Vulkan0": limit}, steps)
             ends.add(type(dry_run.error).__name__)
