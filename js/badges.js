@@ -5,6 +5,7 @@ import { app } from "../../scripts/app.js";
 import { heldBytes } from "./bars.js";
 import { mib } from "./element.js";
 import { isOurs, root } from "./graph.js";
+import { about } from "./seconds.js";
 import { text } from "./texts.js";
 
 const GOOD = "#1b5e20";
@@ -81,9 +82,11 @@ function mapped(model) {
   return model.bytes["in RAM from the file"] ?? 0;
 }
 
-/** Of a node with a phase of its own: what that takes. */
+/** Of a node with a phase of its own: what that takes, and how long. */
 function asWorker(plan, id) {
   const phase = plan.phases.find(({ node }) => node === id);
   const taken = Object.entries(phase?.devices ?? {}).filter(([, { peak }]) => peak > 0);
-  return taken.length ? taken.map(([device, { peak }]) => `${device} ${mib(peak)}`).join(" · ") : null;
+  if (!taken.length) return null;
+  const words = taken.map(([device, { peak }]) => `${device} ${mib(peak)}`);
+  return [...words, ...(phase.seconds === null ? [] : [about(phase.seconds)])].join(" · ");
 }

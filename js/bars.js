@@ -1,6 +1,7 @@
 // A bar for each phase on each device: what its models hold, the budget, and what was measured.
 
 import { element, mib } from "./element.js";
+import { about } from "./seconds.js";
 import { text } from "./texts.js";
 
 const NOT_HELD = ["in RAM from the file", "streamed"]; // pages of the file, which the system takes back as it needs
@@ -41,6 +42,7 @@ function drawn({ phase, peak, wanted, measured }, device, capacity, width, color
   if (rest > 0) segments.push(segment(text("meanwhile"), rest, share, "rest"));
   if (wanted > peak) segments.push(segment(text("lacking"), wanted - peak, share, "lacking"));
   const spoken = [mib(wanted || peak), measured === undefined ? "" : text("measured", { measured: mib(measured) })];
+  if (phase.seconds !== null && !wanted) spoken.push(about(phase.seconds));
   const said = spoken.filter(Boolean).join(", ");
   return element(
     "div",

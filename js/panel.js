@@ -6,6 +6,7 @@ import { DeviceMonitor } from "./device_monitor.js";
 import { element, styleSheet } from "./element.js";
 import { setInputs } from "./graph.js";
 import { livePlan } from "./live_plan.js";
+import { timeOf } from "./seconds.js";
 import { text } from "./texts.js";
 
 let shown = null; // what `mount` made
@@ -41,10 +42,12 @@ function described() {
   if (!plan) return [state || element("p", { class: "ggml-verdict" }, text("nothing"))];
   const colors = new Colors();
   const devices = Object.keys(plan.devices).filter((device) => plan.devices[device].peak > 0 || plan.shortage?.device === device);
+  const time = timeOf(plan, devices);
   const bars = devices.map((device) => deviceBars(plan, device, measured, colors));
   return [
     element("p", { class: `ggml-verdict ${plan.fits ? "ggml-good" : "ggml-bad"}`, role: "status" }, plan.verdict),
     plan.profile && element("p", {}, text("profile", { profile: plan.profile })),
+    time && element("p", { class: "ggml-time" }, time),
     state,
     plan.shortage && element("p", {}, plan.shortage.message),
     ...plan.advice.map(suggestion),

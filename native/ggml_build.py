@@ -27,15 +27,20 @@ def build_words() -> tuple[str, bool]:
     spec = importlib.util.find_spec("ggml")
     if spec is None or spec.origin is None:
         return missing_words(), False
-    try:
-        version = importlib.metadata.version(PACKAGE)
-    except importlib.metadata.PackageNotFoundError:  # built in a folder of its own
-        version = VERSION
+    version = installed_version()
     if version != VERSION:
         return f"{PACKAGE} {version} is installed, this pack needs {VERSION}: {_install()}", False
     if has_vulkan():
         return f"{PACKAGE} {version} with Vulkan", True
     return f"{PACKAGE} {version} for the CPU alone, so that no GPU is used. For the one with Vulkan {_install()}", False
+
+
+def installed_version() -> str:
+    """The version of the package."""
+    try:
+        return importlib.metadata.version(PACKAGE)
+    except importlib.metadata.PackageNotFoundError:  # built in a folder of its own
+        return VERSION
 
 
 def missing_words() -> str:

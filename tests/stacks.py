@@ -21,9 +21,13 @@ def _folder() -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Variables for a Python process that is to answer, as are its children."""
+    """Variables for a Python process that is to answer, as are its children; it measures no devices by itself."""
     paths = (str(_HOOK), os.environ.get("PYTHONPATH", ""))
-    return {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "TEST_STACKS": str(_folder())}
+    return {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "TEST_STACKS": str(_folder()),
+        "GGML_IDLE_MEASUREMENT": "0",
+    }
 
 
 def of(process: int) -> str:

@@ -8,8 +8,9 @@ import torch
 
 from ..lower import LowerOptions
 from ..placement import AUTO, CPU, GGML, TORCH, Placement
+from ..planning.rates import Rates
 from ..weights import WeightSet
-from .cpu_benchmark import _faster, typical_layer
+from .cpu_benchmark import MARGIN, _faster, known_choice, typical_layer
 from .ggml import GgmlModel
 from .model import Model
 from .torch_cpu import TorchModel
@@ -42,6 +43,22 @@ def engine_of(weights: WeightSet, placement: Placement, tokens: int) -> str:
         return placement.engine
     typical = typical_layer(weights) if placement.device == CPU else None
     return GGML if typical is None else _faster(weights, typical, placement, tokens)
+
+
+def likely_engine(weights: WeightSet, placement: Placement, tokens: int, rates: Rates | None) -> str:
+    """The engine that `auto` will take, as far as that is known without a measurement: AUTO where it is not."""
+    if placement.engine != AUTO:
+        return placement.engine
+    layer = typical_layer(weights) if placement.device == CPU else None
+    if layer is None:
+        return GGML
+    known = known_choice(layer, placement, tokens)
+    if known or rates is None or rates.torch is None:
+        return known or AUTO
+    kind, size = (f"mul_mat {layer.type}", float(tokens))
+    if len(layer.shape) > 2:
+        kind, size = f"conv_2d {layer.type}", float(layer.shape[0])
+    return TORCH if rates.torch.rate(kind, size) >= MARGIN * rates.rate(kind, size) else GGML
 
 
 def check_engine(placement: Placement) -> None:

@@ -52,6 +52,12 @@ _known: dict[tuple[str, tuple[int, ...], str, int], _Speeds] = {}
 _measuring = threading.Lock()
 
 
+def known_choice(layer: Parameter, placement: Placement, tokens: int) -> str | None:
+    """The engine that was measured to be the faster one for such a layer; None where none was."""
+    speeds = _known.get((layer.stored, layer.shape, placement.residency, tokens))
+    return None if speeds is None else _chosen(speeds)
+
+
 def _faster(weights: WeightSet, layer: Parameter, placement: Placement, tokens: int) -> str:
     key = layer.stored, layer.shape, placement.residency, tokens
     with _measuring:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
@@ -41,14 +42,25 @@ class Recorder:
         self.part = Part("", "")
         self.steps: list[tuple[Step | ExternalModel, Part]] = []
         self.loaders: dict[str, str] = {}  # nodes, by the digest of a model's weights
+        self._times = 1
         self._answers: list[bool] = []  # whether each estimate fitted, in the order of their steps
 
     def note(self, step: Step, maker: Part) -> None:
-        """Add a step of a model that was made in the turn `maker`; one that only repeats what was done is left out."""
-        before = self.steps[-1][0] if self.steps else None
+        """Add a step of a model that was made in the turn `maker`; one that repeats the last only counts as often."""
+        before, part = self.steps[-1] if self.steps else (None, self.part)
         if isinstance(before, Step) and _step_key(before) == _step_key(step):
+            self.steps[-1] = before, replace(part, times=part.times and self._times and part.times + self._times)
             return
         self._add(step, maker)
+
+    @contextmanager
+    def repeated(self, times: int) -> Iterator[None]:
+        """Within it every step counts for so many; 0: it is not known how many."""
+        before, self._times = self._times, self._times * times
+        try:
+            yield
+        finally:
+            self._times = before
 
     def note_external(self, external: ExternalModel, loader: str) -> None:
         """Add the coming of a model in another process, which the node `loader` names."""
@@ -84,7 +96,7 @@ class Recorder:
         return len(self.steps) * _ROW_BYTES + sum(map(program_bytes, programs.values()))
 
     def _add(self, step: Step, maker: Part) -> None:
-        part = replace(self.part, loader=maker.node, prefix=maker.prefix, loading=step.do == "load")
+        part = replace(self.part, loader=maker.node, prefix=maker.prefix, loading=step.do == "load", times=self._times)
         self.steps.append((step, part))
         self.loaders[step.weights.digest] = maker.node
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..client import OutOfMemory
 from ..wire.messages import Device, DeviceInfo, DryRun, ExternalModel, ModelMemory, Step
+from .rates import Rates
+from .seconds import seconds_of
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class Machine:
     capacity: Mapping[str, int]  # bytes that the workflow may take, by device name
     foreign: tuple[DeviceInfo, ...] = ()  # the devices of another machine
     profile: str = ""  # the other machine's name
+    rates: Mapping[str, Rates] = field(default_factory=dict)  # by device, of those whose speed is known
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Part:
     loader: str = ""  # id of the model's loader node
     prefix: str = ""  # before the names of that node's inputs `device` and `weights` for the model
     loading: bool = False  # the step only loads weights
+    times: int = 1  # that the step is done; 0: not known
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Phase:
     components: tuple[Component, ...]  # in memory at its end
     external: ExternalModel | None = None  # in a process of its own, in memory at its end
     external_loader: str = ""  # node id
+    seconds: float | None = None  # that it takes, about; None: not known
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,12 @@ class Plan:
         return {device: max((phase.peak[device] for phase in self.phases), default=0) for device in self.capacity}
 
     @property
+    def seconds(self) -> float | None:
+        """Seconds that all phases take, about; None where that is not known of one of them."""
+        known = [phase.seconds for phase in self.phases if phase.seconds is not None]
+        return sum(known) if known and len(known) == len(self.phases) else None
+
+    @property
     def capacity(self) -> Mapping[str, int]:
         """The bytes that the workflow may take, by device."""
         return self.machine.capacity
@@ -114,16 +125,21 @@ def plan_of(
     phases: list[Phase] = []
     external: ExternalModel | None = None
     external_loader = ""
+    loaded: tuple[ModelMemory, ...] = ()
     for (step, part), done in zip(steps, dry_run.steps, strict=False):
         if isinstance(step, ExternalModel):
             external, external_loader = step, part.loader
         elif not done.external:
             external, external_loader = None, ""
         joined = bool(phases) and phases[-1].node == part.node
-        before = phases.pop().peak if joined else {}
-        peak = {device: max(before.get(device, 0), nbytes) for device, nbytes in done.peak.items()}
+        before = phases.pop() if joined else None
+        peak = {device: max(before.peak[device] if before else 0, nbytes) for device, nbytes in done.peak.items()}
+        seconds = seconds_of(step, part.times, loaded, done, machine.rates)
+        if before is not None:
+            seconds = None if seconds is None or before.seconds is None else before.seconds + seconds
+        loaded = done.models
         components = tuple(Component(loaders.get(model.digest, ""), model) for model in done.models)
-        phases.append(Phase(part.node, part.title, peak, components, external, external_loader))
+        phases.append(Phase(part.node, part.title, peak, components, external, external_loader, seconds))
     shortage = None
     if dry_run.error is not None:
         part, device, over = steps[len(dry_run.steps)][1], "", 0

@@ -1,25 +1,30 @@
 """Profiles of other machines to plan for: a table of usual graphics cards, and users' own descriptions.
 
 A description is JSON, with amounts in MiB: {"name", "system": "linux" or "win32", "ram", "ram_free", "gpus":
-[{"description", "type", "memory", "free", "resizable_bar", "features"}]}. `description` is the driver's name for the
-card, from which the runner derives its quirks. The RX 580's free memory on Linux is that of llama.cpp #5441, less the
-window of 256 MiB that the runner does not use; desktops and other programs are covered by the planner's reserve.
+[{"description", "type", "memory", "free", "resizable_bar", "features", "tflops", "bandwidth"}]}. The last two are
+of the card's data sheet: 10^12 floating-point operations (F32, or F16 where products of matrices have units of their
+own) and 10^9 bytes of its memory a second; with them a plan tells seconds, marked as not measured. `description` is the
+driver's name for the card, from which the runner derives its quirks. The RX 580's free memory on Linux is that of
+llama.cpp #5441, less the window of 256 MiB that the runner does not use; desktops and other programs are covered by the
+planner's reserve.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..placement import CPU, MIB
 from ..wire.messages import Device, DeviceInfo
+from .rates import Rates, published_rates
 
 _RAM_IN_USE = 3 << 10  # MiB of a system, a browser and ComfyUI with torch; the default of ram - ram_free
 _LARGEST_BUFFER = 1 << 30  # bytes; ggml-vulkan allocates more only for a larger tensor (suballocation_block_size)
+_FASTEST = 1e6  # of a number in a data sheet
 _SYSTEMS = ("linux", "win32", "darwin")
 
 
@@ -34,6 +39,7 @@ class Profile:
     name: str
     devices: tuple[Device, ...]  # as its runner would report them
     foreign: tuple[DeviceInfo, ...]  # what its runner's quirks are derived from
+    rates: Mapping[str, Rates] = field(default_factory=dict)  # published ones, by device
 
 
 @cache
@@ -73,7 +79,8 @@ def profile_of(described: Any) -> Profile:
     rows = [_gpu(f"Vulkan{index}", gpu, system) for index, gpu in enumerate(gpus)]
     free = _mib(described, "ram_free", max(0, ram - _RAM_IN_USE * MIB))
     rows.append((Device(CPU, CPU, CPU, free, ram, ram, ()), DeviceInfo(CPU, CPU, CPU, (), False, system)))
-    return Profile(name, tuple(device for device, _ in rows), tuple(foreign for _, foreign in rows))
+    rates = {f"Vulkan{index}": found for index, gpu in enumerate(gpus) if (found := _published(gpu))}
+    return Profile(name, tuple(device for device, _ in rows), tuple(foreign for _, foreign in rows), rates)
 
 
 def described_machine(devices: Sequence[Device], system: str) -> dict[str, Any]:
@@ -107,6 +114,17 @@ def _gpu(name: str, gpu: Mapping[str, Any], system: str) -> tuple[Device, Device
     names = tuple(features)
     device = Device(name, description, type_, free, memory, min(_LARGEST_BUFFER, memory), names, (), small_bar)
     return device, DeviceInfo(name, type_, description, names, small_bar, system)
+
+
+def _published(gpu: Mapping[str, Any]) -> Rates | None:
+    """The rates of a card by its data sheet; None where the description has none."""
+    if "tflops" not in gpu and "bandwidth" not in gpu:
+        return None
+    given = gpu.get("tflops"), gpu.get("bandwidth")
+    numbers = [float(each) for each in given if isinstance(each, (int, float)) and not isinstance(each, bool)]
+    if len(numbers) != 2 or not all(0 < each < _FASTEST for each in numbers):
+        raise ProfileError(f"tflops and bandwidth of {gpu.get('description')!r} must be numbers above 0")
+    return published_rates(numbers[0] * 1e12, numbers[1] * 1e9)
 
 
 def _text(described: Mapping[str, Any], key: str) -> str:

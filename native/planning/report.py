@@ -9,6 +9,8 @@ from typing import Any
 from ..placement import MIB
 from ..wire.messages import ModelMemory
 from .plan import Advice, Phase, Plan
+from .rates import PUBLISHED
+from .seconds import about
 
 Peaks = Mapping[str, Mapping[str, int]]  # bytes by device, by node id
 
@@ -53,12 +55,17 @@ def shares(phase: Phase, device: str) -> dict[str, int]:
 
 
 def plan_json(plan: Plan, advised: Sequence[Advice] = ()) -> dict[str, Any]:
-    """A plan as JSON, sizes in bytes; docs/plan.schema.json is its schema."""
+    """A plan as JSON, sizes in bytes, times in seconds; docs/plan.schema.json is its schema."""
     shortage = plan.shortage
     return {
         "fits": plan.fits,
         "verdict": verdict(plan),
         "profile": plan.machine.profile or None,
+        "seconds": plan.seconds,
+        "rates": {
+            device: plan.machine.rates[device].source if device in plan.machine.rates else None
+            for device in plan.capacity
+        },
         "devices": {
             device: {"capacity": nbytes, "peak": plan.peaks[device]} for device, nbytes in plan.capacity.items()
         },
@@ -66,6 +73,7 @@ def plan_json(plan: Plan, advised: Sequence[Advice] = ()) -> dict[str, Any]:
             {
                 "node": phase.node,
                 "title": phase.title,
+                "seconds": phase.seconds,
                 "devices": {
                     device: {"peak": peak, "shares": shares(phase, device)} for device, peak in phase.peak.items()
                 },
@@ -109,8 +117,9 @@ def _lines(plan: Plan, advised: Sequence[Advice], chosen: str, actual: Peaks) ->
     for device, nbytes in plan.peaks.items():
         if nbytes:
             yield f"{device}: at most {_mib(nbytes)} of {_mib(plan.capacity[device])} MiB"
+    yield from _time(plan)
     for phase in plan.phases:
-        yield f"{phase.title} (node {phase.node})"
+        yield f"{phase.title} (node {phase.node})" + ("" if phase.seconds is None else f": {about(phase.seconds)}")
         for device, nbytes in phase.peak.items():
             if nbytes:
                 measured = actual.get(phase.node, {}).get(device)
@@ -124,6 +133,18 @@ def _lines(plan: Plan, advised: Sequence[Advice], chosen: str, actual: Peaks) ->
             for device, by_use in phase.external.taken.items():
                 yield f"  {phase.external.name} on {device}: {_listed(by_use)}"
     yield from plan.notes
+
+
+def _time(plan: Plan) -> Iterator[str]:
+    """How long it takes, and from which rates that is known; or on which devices it is not."""
+    used = sorted({each.memory.device for phase in plan.phases for each in phase.components})
+    unknown = [device for device in used if device not in plan.machine.rates]
+    if unknown:
+        yield f"How long it takes is not measured on {', '.join(unknown)}"
+    published = [device for device in used if device not in unknown and plan.machine.rates[device].source == PUBLISHED]
+    basis = f", by the published rates of {', '.join(published)}: not measured" if published else ""
+    if plan.seconds is not None and plan.shortage is None:
+        yield f"It takes {about(plan.seconds)}{basis}"
 
 
 def _shares_of(model: ModelMemory) -> dict[str, int]:

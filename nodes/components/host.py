@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import comfy.utils
 import torch
@@ -16,7 +16,7 @@ from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from ...native.client import Device, Interrupted, OutOfMemory, RunnerError, shared
-from ...native.engines.choose import check_engine, model_for
+from ...native.engines.choose import check_engine, likely_engine, model_for
 from ...native.engines.dry_run import DryRunModel, Recorder, unwritten_zeros
 from ...native.engines.model import Model
 from ...native.lower import LowerOptions
@@ -192,9 +192,10 @@ class DryRunHost(Host):
     def model_for(
         self, module: torch.nn.Module, weights: WeightSet, placement: Placement, options: LowerOptions, tokens: int
     ) -> Model:
-        """A model that computes nothing; no engine's speed is measured."""
+        """A model that computes nothing; no engine's speed is measured, but the rates say which one would be chosen."""
         check_engine(placement)
-        return DryRunModel(module, weights, placement, options, self._recorder)
+        engine = likely_engine(weights, placement, tokens, self._recorder.machine.rates.get(placement.device))
+        return DryRunModel(module, weights, replace(placement, engine=engine), options, self._recorder)
 
     def progress(self) -> Progress:
         """A progress bar that nobody sees."""
@@ -214,8 +215,9 @@ class DryRunHost(Host):
     def map_tiles(
         self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, axes: Sequence[Axis]
     ) -> Tensor:
-        """Zeros that take no memory: every tile takes what the first one does, and only that is noted."""
-        tile = function(first_tile(x, tiling))
+        """Zeros that take no memory: the first tile is noted, and how many there are, as each takes what it does."""
+        with self._recorder.repeated(tile_count(x, tiling)):
+            tile = function(first_tile(x, tiling))
         shape = (x.shape[0], *tile.shape[1:]) if is_whole(x, tiling) else mapped_shape(x, tile, tiling, axes)
         return unwritten_zeros(shape)
 

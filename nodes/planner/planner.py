@@ -21,6 +21,7 @@ from ...native.lru import LRU
 from ...native.planning import Advice, Machine, Plan
 from ...native.quota import Quota, QuotaExceeded, within
 from .advice import Planned, advice
+from .device_rates import measure_when_idle
 from .request import FIT, PlanRequest, machine_of, request_of
 from .search import describe_choice, search
 from .unknown import Size
@@ -82,6 +83,8 @@ def make_plan(
     """
     with _planning:
         planned_for, runner, began = machine or machine_of(request), _started(), thread_time()
+        if not planned_for.profile:
+            measure_when_idle(planned_for.devices, planned_for.rates)
 
         def planned(candidate: Prompt) -> Plan:
             if gone():
@@ -177,7 +180,8 @@ def _plan(
 ) -> Plan:  # fmt: skip
     """The plan of a prompt. Walking a prompt takes longer than the dry run of what it records, so walks are stored."""
     devices = tuple((device.name, device.type, device.description) for device in machine.devices)
-    key = _key(prompt), devices, unknown, None if targets is None else tuple(targets)
+    measured = tuple((name, rates.source, rates.date) for name, rates in machine.rates.items())
+    key = _key(prompt), devices, measured, unknown, None if targets is None else tuple(targets)
     stored = _walks.get(key)
     if stored and stored.recorder.runner is runner and _files(prompt) == stored.files:
         plan = stored.recorder.plan(stored.outcome.notes, stored.outcome.gaps, machine)

@@ -15,6 +15,7 @@ from ...native.placement import CPU, MIB
 from ...native.planning import Machine, Profile, ProfileError, known_profiles, read_profiles
 from ..loaders.device_inputs import devices
 from ..settings import gpu_reserve
+from .device_rates import rates_of
 from .unknown import Size, Unknown
 
 log = logging.getLogger(__name__)
@@ -113,11 +114,11 @@ def machine_of(request: PlanRequest) -> Machine:
     if request.profile is not None:
         profile = request.profile
         capacity = {device.name: _capacity(device, device.free, request) for device in profile.devices}
-        return Machine(profile.devices, capacity, profile.foreign, profile.name)
+        return Machine(profile.devices, capacity, profile.foreign, profile.name, profile.rates)
     present = tuple(devices())
     held = {device.name: device.held for device in shared().memory().devices}
     capacity = {device.name: _capacity(device, device.free + held.get(device.name, 0), request) for device in present}
-    return Machine(present, capacity)
+    return Machine(present, capacity, rates=rates_of(present))
 
 
 def _capacity(device: Device, free: int, request: PlanRequest) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -18,6 +19,7 @@ from ..components.core_module import component_parts, component_patchers
 from ..components.patcher import ComponentPatcher
 from .language import chat, language_server, prompt_expander
 from .loaders import LOADERS
+from .sampler_steps import model_calls
 from .size_guard import SizeGuard
 from .unknown import Inputs, NodeTurn, Outputs, Rule, Unknown, Unplanned, known
 
@@ -93,7 +95,8 @@ def _sampled(guider: Any, inputs: Inputs, turn: NodeTurn) -> dict[str, Any]:
         guider.conds = comfy.samplers.process_conds(
             patcher.model, noise, guider.conds, torch.device("cpu"), samples, mask, 0, latent_shapes=shapes
         )
-        guider.predict_noise(noise, sigma, options, 0)
+        with turn.recorder.repeated(model_calls(inputs, patcher)):
+            guider.predict_noise(noise, sigma, options, 0)
         patcher.cleanup()
         comfy.sampler_helpers.cleanup_additional_models(more)
     return {**latent, "samples": given}
@@ -140,17 +143,18 @@ def _upscale(inputs: Inputs, turn: NodeTurn) -> Outputs:
     count, height, width, colours = image.shape
     for patcher in component_patchers(model):
         patcher.load()
-    for rows, columns in product(_tile_lengths(height), _tile_lengths(width)):
-        model(unwritten_zeros((1, colours, rows, columns)))
+    for (rows, down), (columns, across) in product(_tile_lengths(height), _tile_lengths(width)):
+        with turn.recorder.repeated(count * down * across):
+            model(unwritten_zeros((1, colours, rows, columns)))
     return (unwritten_zeros((count, round(height * model.scale), round(width * model.scale), colours)),)
 
 
-def _tile_lengths(length: int) -> list[int]:
-    """The lengths of an upscaler's tiles along an axis, as comfy.utils.tiled_scale cuts it."""
+def _tile_lengths(length: int) -> list[tuple[int, int]]:
+    """The lengths of an upscaler's tiles along an axis and how many there are, as comfy.utils.tiled_scale cuts it."""
     if length <= _UPSCALED:
-        return [length]
+        return [(length, 1)]
     starts = range(0, length - _SHARED, _UPSCALED - _SHARED)
-    return list(dict.fromkeys(min(_UPSCALED, length - start) for start in starts))
+    return list(Counter(min(_UPSCALED, length - start) for start in starts).items())
 
 
 def _move(inputs: Inputs, _turn: NodeTurn) -> Outputs:

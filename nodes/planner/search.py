@@ -11,12 +11,14 @@ from typing import Any
 
 from ...native.placement import AUTO, CPU, MIB, RAM
 from ...native.planning import Machine, Plan
+from ...native.quota import QuotaExceeded
 from ..loaders.device_inputs import first_gpu
 from .loaders import LOADERS, Loader, LoaderPart, loader_nodes
 from .unknown import Inputs
 from .walk import Change, Prompt, changed
 
 _TILES = (1024, 768, 512, 384, 256, 192, 128)  # pixels
+_QUICKER = 0.9  # of the seconds; less is within what a plan knows
 _OVERLAP = 64  # pixels, the default of the VAE's node; a tile is at least twice as large
 Options = Sequence[dict[str, Any]]  # inputs to set, the fastest first
 Place = tuple[str, str]  # of a model in a prompt: its loader node, and the prefix of its inputs there
@@ -25,8 +27,9 @@ Place = tuple[str, str]  # of a model in a prompt: its loader node, and the pref
 def search(prompt: Prompt, machine: Machine, planned: Callable[[Prompt], Plan]) -> tuple[Change, Plan]:
     """The inputs to set and the plan with them; the plan has a shortage where nothing fits.
 
-    Each component starts with its fastest option (weights in the GPU's memory, streamed through it, on the CPU; the
-    whole picture, large tiles, small ones) and moves on to its next one where its phase lacks memory.
+    Each component starts with the option that is fastest as a rule (weights in the GPU's memory, streamed through it,
+    on the CPU; the whole picture, large tiles, small ones) and moves on to its next one where its phase lacks memory.
+    Where rates of the devices are known, other devices are tried then, and the quickest that fits is chosen.
     """
     loaders = {node: loader for node, loader, _ in loader_nodes(prompt)}
     options: dict[Place, Options] = {
@@ -36,17 +39,55 @@ def search(prompt: Prompt, machine: Machine, planned: Callable[[Prompt], Plan]) 
     }
     chosen = dict.fromkeys(options, 0)
     while True:
-        change: dict[str, dict[str, Any]] = {}
-        for (node, prefix), number in chosen.items():
-            if options[node, prefix][number]:
-                change.setdefault(node, {}).update(options[node, prefix][number])
+        change = _change(options, chosen)
         plan = planned(changed(prompt, change))
         if plan.shortage is None:
-            return change, plan
+            return _quickest(prompt, machine, planned, options, chosen, plan)
         place = _next_to_move(loaders, (plan.shortage.loader, plan.shortage.prefix), options, chosen)
         if place is None:
             return change, plan
         chosen[place] += 1
+
+
+def _quickest(
+    prompt: Prompt, machine: Machine, planned: Callable[[Prompt], Plan], options: Mapping[Place, Options],
+    chosen: dict[Place, int], plan: Plan,
+) -> tuple[Change, Plan]:  # fmt: skip
+    """The choice that fits, with models moved to another device where the workflow is quicker for it and still fits."""
+    for place, others in options.items():
+        for number in _on_other_devices(others, chosen[place]):
+            tried = {**chosen, place: number}
+            if plan.seconds is None or _device(others[number]) not in machine.rates:
+                continue
+            try:
+                other = planned(changed(prompt, _change(options, tried)))
+            except QuotaExceeded:  # what was found fits
+                return _change(options, chosen), plan
+            if other.shortage is None and other.seconds is not None and other.seconds < _QUICKER * plan.seconds:
+                chosen, plan = tried, other
+    return _change(options, chosen), plan
+
+
+def _on_other_devices(options: Options, chosen: int) -> Iterator[int]:
+    """The first option for each device that comes after the chosen one; those before it have turned out not to fit."""
+    seen = {_device(options[chosen])}
+    for number, option in list(enumerate(options))[chosen + 1 :]:
+        if _device(option) not in seen:
+            seen.add(_device(option))
+            yield number
+
+
+def _device(option: Mapping[str, Any]) -> Any:
+    return next((value for name, value in option.items() if name.endswith("device")), None)
+
+
+def _change(options: Mapping[Place, Options], chosen: Mapping[Place, int]) -> Change:
+    """The inputs of the chosen options, by node."""
+    change: dict[str, dict[str, Any]] = {}
+    for (node, prefix), number in chosen.items():
+        if options[node, prefix][number]:
+            change.setdefault(node, {}).update(options[node, prefix][number])
+    return change
 
 
 def describe_choice(prompt: Prompt, change: Change) -> str:

@@ -115,7 +115,8 @@ SMALL = {  # why a file may be shorter: those files
     """,
     "one algorithm": """
         native/card/compare.py native/card/memory.py
-        native/engines/kept.py native/program/schedule.py native/trace/kept_state.py
+        native/engines/kept.py native/engines/shortest.py native/planning/seconds.py
+        native/program/schedule.py native/trace/kept_state.py
         native/lower/grids.py native/lower/passes/fuse.py native/lower/passes/rewriter.py
         native/runner/graph/call.py native/runner/graph/execute.py native/runner/graph/profile.py
         native/runner/graph/segments.py native/runner/graph/sources.py
