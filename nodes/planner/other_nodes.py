@@ -125,12 +125,13 @@ def execute(class_type: str, inputs: Inputs) -> Outputs:
 
 
 def _why(class_type: str, inputs: Inputs, error: Exception) -> str:
-    """Why a node fails; of errors that are not written for people only that it does."""
+    """Why a node fails; of errors that are not written for people also their kind, without which a key says nothing."""
     fault = unreadable_lora(inputs)
     if fault:
         return fault[1].rstrip(".")
-    said = f": {error!s:.300}" if isinstance(error, (ValueError, RuntimeError, OSError)) else " with these inputs"
-    return f"{class_type} fails{said}"
+    kind = "" if isinstance(error, (ValueError, RuntimeError, OSError)) else type(error).__name__
+    said = ": ".join(each for each in (kind, f"{error!s:.300}".rstrip(".")) if each)
+    return f"{class_type} fails: {said or type(error).__name__}"
 
 
 def loads_models(function: Any) -> bool:
