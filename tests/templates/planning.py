@@ -17,12 +17,16 @@ from .packages import Template, nodes_of
 
 CARDS = ("RX 580 8 GB, Linux", "RTX 3060 12 GB, Windows")
 _MIB = 1 << 20
+_NONE = "none"  # in the place of a plan that could not be made
 Prompt = dict[str, Any]
 
 
 @dataclass
 class Result:
-    """How far a template came. plans: what a card's plan says, by its name. equal: dB between ours and core's."""
+    """How far a template came. equal: dB between ours and core's.
+
+    plans: what a card's plan says, by its name; of a card that it was not planned for there is none.
+    """
 
     name: str
     opened: bool = False
@@ -110,10 +114,12 @@ def _planned(prompt: Prompt, card: str, result: Result) -> bool:
         found = planner._plan(prompt, planner._started(), request.machine_of(asked), unknown, None)
     except Exception as error:  # the yardstick is there to find them
         result.why.append(f"{type(error).__name__}: {error}")
+        result.plans[card] = _NONE
         return False
     result.why += found.gaps
     if not found.phases and found.shortage is None:
         result.why.append("no model of it is computed by this pack")
+        result.plans[card] = _NONE
         return False
     result.plans[card] = _cell(found)
     return not found.gaps
