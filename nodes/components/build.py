@@ -33,6 +33,7 @@ OTHER_SHAPE = re.compile(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?to
 WEIGHTS = ("weight_", "qweight", "gamma", "scale", "parametrizations.")  # what layers have in place of a `weight`
 # Parameters of so few elements may have values that the module gives them, such as the scale of TAESD's latents.
 _FEW = 4
+_IN_CHECKPOINTS = "model.diffusion_model."  # what the names of a checkpoint's diffusion model begin with
 LARGEST_COMPUTED = 1 << 30  # bytes of weights that the file has in another layout and that are kept in RAM
 
 
@@ -295,9 +296,13 @@ def _in_linear(core: torch.nn.Module, name: str) -> bool:
 
 
 def refuse_others(header: WeightFile, wanted: str, *keys: str) -> None:
-    """Raise WeightFileError for a file that holds no more than an adapter, or a kind of model with one of the keys."""
+    """Raise WeightFileError for a file that holds no more than an adapter, or a kind of model with one of the keys.
+
+    A checkpoint holds a diffusion model besides, whether that is of a known kind or not.
+    """
     kinds = identify(header)
-    if len(kinds) == 1 and (kinds[0] in ADAPTERS or kinds[0].key in keys):
+    is_checkpoint = any(name.startswith(_IN_CHECKPOINTS) for name in header.tensors)
+    if len(kinds) == 1 and (kinds[0] in ADAPTERS or (kinds[0].key in keys and not is_checkpoint)):
         raise another_kind(header, wanted)
 
 

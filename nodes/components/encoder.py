@@ -15,6 +15,7 @@ from torch.func import functional_call
 from ...native.engines.torch_cpu.weight_reader import array_values
 from ...native.placement import Placement
 from ...native.weights import Array, Parameter, WeightSet, content, read_parameter, read_rows
+from .core_module import CoreModule
 from .traced_module import TracedModule
 from .weight_patches import values_of
 
@@ -110,6 +111,8 @@ class PooledEncoder(EncoderModule):
         return None if parameter is None else torch.from_numpy(read_parameter(parameter))
 
 
-def encoder(core: torch.nn.Module, weights: WeightSet, placement: Placement) -> EncoderModule:
-    """The component for a transformer."""
+def encoder(core: torch.nn.Module, weights: WeightSet, placement: Placement) -> TracedModule:
+    """The component for a transformer, or for what computes beside one, such as LTX-2's projection of its states."""
+    if not hasattr(core, "get_input_embeddings"):
+        return CoreModule(core, weights, placement)
     return (PooledEncoder if isinstance(core, CLIPTextModel) else EncoderModule)(core, weights, placement)

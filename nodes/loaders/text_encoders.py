@@ -25,7 +25,7 @@ from ..components.component import MetaOperations
 from ..components.encoder import encoder
 from ..components.patcher import ComponentPatcher
 from .device_inputs import check_device, companion_device, device_options, load_device, residency_inputs
-from .files import NONE, fingerprint, model_names, model_path, shape_errors_named
+from .files import NONE, fingerprint, model_names, model_path, part_names, shape_errors_named
 from .found import found, say
 
 T5_TOKENS = 32128
@@ -270,9 +270,10 @@ class GGMLTextEncoders(io.ComfyNode):
                     "better: below that much of the prompt is lost.",
                 ),
                 io.Combo.Input(
-                    "clip_name2", options=[NONE, *names], default=NONE, optional=True,
-                    tooltip="The other encoder, for models that have two, or the vision tower (mmproj) of a language "
-                    "model in GGUF. Leave it on none if the first file holds both.",
+                    "clip_name2", options=[NONE, *part_names("text_encoders")], default=NONE, optional=True,
+                    tooltip="The other encoder, for models that have two, the vision tower (mmproj) of a language "
+                    "model in GGUF, or the checkpoint that has the rest of it, as LTX-2's. Leave it on none if the "
+                    "first file holds all.",
                 ),
                 io.Combo.Input(
                     "clip_name3", options=[NONE, *names], default=NONE, optional=True, advanced=True,

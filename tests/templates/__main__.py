@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--plan", action="store_true", help="plan them, at real size")
     parser.add_argument("--run", action="store_true", help="run them, small")
     parser.add_argument("--card", action="append", choices=planning.CARDS, help="plan for this one alone")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="templates that are not named keep what it says")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="what is not named or done again stays as it says")
     parser.add_argument("--resume", action="store_true", help="leave out what that file has the plans of")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write the table there")
     options = parser.parse_args()
@@ -37,6 +37,8 @@ def main() -> None:
             continue
         began = time.monotonic()
         result = planning.plan(template, options.folder / "real", cards)
+        if before and not options.plan:
+            result.keep_plans(before)
         if options.run and result.opened:
             running.run(template, options.folder / "small", result)
         results[template.name] = result

@@ -37,6 +37,12 @@ class Result:
     why: list[str] = field(default_factory=list)
     plans: dict[str, str] = field(default_factory=dict)
 
+    def keep_plans(self, before: Result) -> None:
+        """Take over the plans that were made before, and why what they lack is not in them."""
+        self.plans, self.planned = before.plans, before.planned
+        if before.plans and not before.planned:
+            self.why = list(dict.fromkeys([*self.why, *before.why]))
+
     @staticmethod
     def of_json(said: dict[str, Any]) -> Result:
         """As the command wrote it."""

@@ -1,4 +1,4 @@
-"""What plans share: a trace that one encoder has made serves another, and a node that fails says why."""
+"""Dry runs of nodes: a trace that one encoder has made serves another, inputs are nested, failures say why."""
 
 from __future__ import annotations
 
@@ -50,3 +50,22 @@ def test_encoders_that_differ_in_what_is_read_here_share_a_trace(tmp_path: Path)
 )
 def test_a_node_that_fails_says_why(error: Exception, said: str) -> None:
     assert part("nodes.planner.other_nodes")._why("Anything", {}, error) == said
+
+
+def test_inputs_of_a_choice_are_nested_as_when_a_node_runs() -> None:
+    from comfy_api.latest import io
+
+    class Grows(io.ComfyNode):
+        @classmethod
+        def define_schema(cls) -> io.Schema:
+            pictures = io.Autogrow.TemplatePrefix(io.Image.Input("picture"), prefix="picture", min=1, max=4)
+            return io.Schema(node_id="Grows", inputs=[io.Autogrow.Input("pictures", template=pictures)])
+
+        @classmethod
+        def execute(cls, pictures: Any) -> io.NodeOutput:
+            raise NotImplementedError
+
+    given = {"pictures.picture0": 1, "pictures.picture1": 2, "gone": 3}
+    nodes_of_others = part("nodes.planner.other_nodes")
+    assert nodes_of_others._nested(Grows, given) == {"pictures": {"picture0": 1, "picture1": 2}}
+    assert nodes_of_others._input_types(Grows, given) == dict.fromkeys(list(given)[:2], "IMAGE")
