@@ -128,7 +128,8 @@ def _planned(prompt: Prompt, card: str, result: Result) -> bool:
         result.plans[card] = _NONE
         return False
     result.plans[card] = _cell(found)
-    return not found.gaps
+    cannot = found.shortage is not None and not found.shortage.over  # an operation that the card has not
+    return not found.gaps and not cannot
 
 
 def _cell(found: Any) -> str:

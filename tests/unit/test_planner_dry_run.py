@@ -68,4 +68,4 @@ def test_inputs_of_a_choice_are_nested_as_when_a_node_runs() -> None:
     given = {"pictures.picture0": 1, "pictures.picture1": 2, "gone": 3}
     nodes_of_others = part("nodes.planner.other_nodes")
     assert nodes_of_others._nested(Grows, given) == {"pictures": {"picture0": 1, "picture1": 2}}
-    assert nodes_of_others._input_types(Grows, given) == dict.fromkeys(list(given)[:2], "IMAGE")
+    assert nodes_of_others._input_types(Grows, given).items() >= dict.fromkeys(list(given)[:2], "IMAGE").items()
