@@ -24,7 +24,7 @@ export function timeOf(plan, devices) {
   const rates = devices.map((device) => plan.rates[device]);
   if (plan.seconds !== null && !plan.shortage) {
     const time = about(plan.seconds);
-    return text(rates.includes("published") ? "takes_published" : "takes", { time });
+    return rates.includes("published") ? text("takes_published", { time }) : text("takes", { time });
   }
   const unknown = devices.filter((device) => plan.rates[device] === null);
   return unknown.length ? text("not_timed", { devices: unknown.join(", ") }) : null;

@@ -6,6 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -74,6 +75,12 @@ class Model(ABC):
                     arrays |= dict(zip(branch.names(name, number), (each.down, each.up), strict=True))
             self.weights = self.file_weights.with_arrays(arrays) if arrays else self.file_weights
             self._reshape({name: array.shape for name, array in patches.weights.items()})
+
+    @cached_property
+    def identity(self) -> Hashable:
+        """The name and the parameters: models that have these alike have the same traces."""
+        shapes = self.file_weights.shapes()
+        return self.file_weights.name, frozenset((name, shape) for name, (shape, _) in shapes.items())
 
     @property
     def _patched(self) -> Hashable:

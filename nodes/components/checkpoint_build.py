@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.clip_vision
 import comfy.model_base
 import comfy.model_detection
 import comfy.sd
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...native.weights import WeightFile, WeightSet
-from .build import described, diffusion_model, diffusion_weights, metadata_of
+from .build import described, diffusion_model, diffusion_weights, metadata_of, parameters_without_values
 from .component import MetaOperations
 from .encoder_build import Part, encoder_options, parts_of
 from .encoder_sizes import options_of
@@ -33,7 +34,7 @@ class Checkpoint:
     clip: comfy.sd.CLIP | None  # None: the file has no text encoder
     encoders: list[Part]
     autoencoder: Mapping[str, Tensor]  # as comfy.sd.VAE takes it; {}: the file has none
-    has_vision: bool = False  # whether the file has a CLIP vision model besides
+    vision: Any = None  # a comfy.clip_vision.ClipVisionModel; None: the file has none
 
     @property
     def path(self) -> str:
@@ -62,6 +63,7 @@ def checkpoint(header: WeightFile, sizes: Mapping[str, Any] | None = None) -> Ch
             model.load_model_weights(tensors, prefix)
             vae = comfy.utils.state_dict_prefix_replace(tensors, dict.fromkeys(config.vae_key_prefix, ""), True)
             vae = config.process_vae_state_dict(vae)
+            vision = _vision(config.clip_vision_prefix, dict(recording.state_dict))
             _, clip, _, _ = comfy.sd.load_state_dict_guess_config(
                 dict(recording.state_dict), output_vae=False, output_model=False, metadata=texts, disable_dynamic=True,
                 model_options={"dtype": torch.float32, "custom_operations": MetaOperations},
@@ -72,6 +74,12 @@ def checkpoint(header: WeightFile, sizes: Mapping[str, Any] | None = None) -> Ch
         return Checkpoint(recording, *diffusion_model(header, "a checkpoint"), None, [], {})
     weights = diffusion_weights(model, recording, prefix)
     encoders = [] if clip is None else list(parts_of(clip.cond_stage_model, [recording]))
-    eyes = config.clip_vision_prefix
-    has_vision = bool(eyes) and any(name.startswith(eyes) for name in header.tensors)
-    return Checkpoint(recording, model, weights, clip, encoders, vae, has_vision)
+    return Checkpoint(recording, model, weights, clip, encoders, vae, vision)
+
+
+def _vision(prefix: str | None, tensors: dict[str, Tensor]) -> Any:
+    """Core's CLIP vision model of the tensors behind a prefix; None where there are none."""
+    if not prefix or not any(name.startswith(prefix) for name in tensors):
+        return None
+    with parameters_without_values():
+        return comfy.clip_vision.load_clipvision_from_sd(tensors, prefix, True)

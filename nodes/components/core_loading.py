@@ -71,6 +71,13 @@ def load_core_model(loader: CoreLoader, path: str, placement: Placement, device:
     recording = Recording(read_header(path))
     value = _without_values(loader, recording)
     _check_bound(loader, path, value)
+    return placed_core_model(loader, value, recording, placement, device)
+
+
+def placed_core_model(
+    loader: CoreLoader, value: Any, recording: Recording, placement: Placement, device: torch.device
+) -> Any:
+    """An object of core's that was made under the recording without values, with components in place of its modules."""
 
     def component(module: torch.nn.Module) -> CoreModule:
         return CoreModule(module, _weights(loader, module, recording), placement, loader.repeats)

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from ...native.engines.torch_cpu.weight_reader import array_values
 from ...native.placement import Placement
 from ...native.weights import Array, Parameter, WeightSet, content, read_parameter, read_rows
+from .core_module import CoreModule
 from .traced_module import TracedModule
 from .weight_patches import values_of
 
@@ -115,7 +116,12 @@ class PooledEncoder(EncoderModule):
 
 def encoder(
     core: torch.nn.Module, weights: WeightSet, placement: Placement, owner: torch.nn.Module | None = None
-) -> EncoderModule:
-    """The component for a transformer. owner: core's module that calls it; one of its own kind gives it tokens."""
+) -> TracedModule:
+    """The component for a transformer, or for what computes beside one, such as LTX-2's projection of its states.
+
+    owner: core's module that calls it; one of its own kind gives it tokens.
+    """
+    if not hasattr(core, "get_input_embeddings"):
+        return CoreModule(core, weights, placement)
     kind = PooledEncoder if isinstance(core, CLIPTextModel) else EncoderModule
     return kind(core, weights, placement, owner is None or isinstance(owner, SDClipModel))

@@ -84,7 +84,6 @@ class TracedModule(Component):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """As Component."""
         super().__init__(*args, **kwargs)
-        self._shapes = frozenset((name, tuple(tensor.shape)) for name, tensor in self._names.items())
         self._reads: set[str] = set()  # the names of the transformer_options that the module reads
         self._methods: dict[str, Callable[..., Any]] = {}  # that other nodes have put in the place of the module's
         self._islands: set[Same] = set()  # functions of other nodes that are called at every step
@@ -217,7 +216,8 @@ class TracedModule(Component):
                 )
             with own_attention(), self._with_foreign(core, foreign if traced else []):
                 flat, nesting = tree_flatten(attrgetter(name)(core)(*call.pop("", ()), **call))
-            _nestings[self._shapes, key] = nesting, [_TENSOR if isinstance(x, Tensor) else x for x in flat]
+            leaves = [_TENSOR if isinstance(x, Tensor) else x for x in flat]
+            _nestings[self.engine_model.identity, key] = nesting, leaves
             return tuple(x for x in flat if isinstance(x, Tensor))
 
         return self._nested(key, function, tensors)
@@ -225,5 +225,5 @@ class TracedModule(Component):
     def _nested(self, key: Hashable, function: Function, tensors: dict[str, Tensor]) -> Any:
         first = next((x for x in tensors.values() if x.is_floating_point()), torch.empty(0))
         results = iter(self.compute(key, function, tensors))
-        nesting, leaves = _nestings[self._shapes, key]
+        nesting, leaves = _nestings[self.engine_model.identity, key]
         return tree_unflatten([next(results).to(first) if x is _TENSOR else x for x in leaves], nesting)

@@ -80,8 +80,8 @@ def _encoders(foreign: str, count: int, kind: str = "", **more: Input) -> Row:
     return Row(foreign, "GGMLTextEncoders", inputs | typed | more, ("CLIP",), {"type": kind} if kind else {})
 
 
-def _vae(foreign: str) -> Row:
-    return Row(foreign, "GGMLVAE", {"vae_name": Carried("vae_name")}, ("VAE",))
+def _vae(foreign: str, name: str = "vae_name") -> Row:
+    return Row(foreign, "GGMLVAE", {name: Carried("vae_name")}, ("VAE",))
 
 
 def _checkpoint(foreign: str, *outputs: str, **before: Input) -> Row:
@@ -146,6 +146,12 @@ ROWS: Mapping[str, Row] = {
         _checkpoint("CheckpointLoader", config_name=_CONFIG),
         _checkpoint("ImageOnlyCheckpointLoader", "MODEL", CLIP_VISION, "VAE"),
         _checkpoint("unCLIPCheckpointLoader", "MODEL", "CLIP", "VAE", CLIP_VISION),
+        _vae("LTXVAudioVAELoader", "ckpt_name"),
+        Row(
+            "LTXAVTextEncoderLoader", "GGMLTextEncoders",
+            {"text_encoder": Carried("clip_name1"), "ckpt_name": Carried("clip_name2"), "device": _DEVICE},
+            ("CLIP",), {"type": "ltxv"},
+        ),
         *_GGUF,
         *(replace(row, foreign=f"{row.foreign}DynamicVRAM") for row in _GGUF if "Advanced" not in row.foreign),
         _vae("VAELoaderGGUF"),

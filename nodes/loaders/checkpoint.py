@@ -1,4 +1,4 @@
-"""GGML Checkpoint: one file to a MODEL, a CLIP and a VAE, each with a device and a residency of its own."""
+"""GGML Checkpoint: one file to a MODEL, a CLIP, a VAE and a CLIP vision model, on devices of their own."""
 
 from __future__ import annotations
 
@@ -11,15 +11,23 @@ from ...native.placement import AUTO, CPU, MIB, RESIDENCIES, Placement
 from ...native.weights import WeightFile, WeightFileError, read_header
 from ..components.autoencoder_build import autoencoder
 from ..components.checkpoint_build import Checkpoint, checkpoint
+from ..components.core_loading import CLIP_VISION, placed_core_model
+from ..components.core_module import component_parts
 from ..components.tile_choice import TileChoice, check_tiles
-from .device_inputs import check_device, companion_device, device_options, diffusion_device, residency_inputs
+from .device_inputs import (
+    check_device,
+    companion_device,
+    device_options,
+    diffusion_device,
+    load_device,
+    residency_inputs,
+)
 from .diffusion import found_model, placed_model
 from .files import fingerprint, model_names, model_path
-from .found import say
+from .found import found, say
 from .text_encoders import found_clip, lossy_warnings, place_encoders
 from .vae import OVERLAP, found_vae, load_vae, tile_inputs
 
-SEES = "Its CLIP vision model is left out: take that from ComfyUI's own Image Only Checkpoint Loader (img2vid model)."
 MODEL, CLIP, VAE = PARTS = ("", "clip_", "vae_")  # the beginnings of the names of each part's inputs
 
 
@@ -43,8 +51,8 @@ class Absent:
 def load_checkpoint(
     header: WeightFile, placements: Mapping[str, Placement], tiles: TileChoice,
     sizes: Mapping[str, Any] | None = None, begins: Callable[[str], None] = lambda _part: None,
-) -> tuple[tuple[Any, Any, Any], list[str], list[str]]:  # fmt: skip
-    """MODEL, CLIP and VAE of a file; what was found, and warnings for the user.
+) -> tuple[tuple[Any, Any, Any, Any], list[str], list[str]]:  # fmt: skip
+    """MODEL, CLIP, VAE and CLIP vision model of a file; what was found, and warnings for the user.
 
     placements: by PARTS. sizes: as build.checkpoint has it. begins: called with a part before it is made.
     Raises WeightFileError when the tensors are of no model that core knows, or not all of it.
@@ -54,10 +62,11 @@ def load_checkpoint(
     model = placed_model(read.model, read.weights, placements[MODEL])
     begins(CLIP)
     clip, of_clip = _clip(read, placements[CLIP])
+    vision, of_vision = _vision(read, placements[CLIP])
     begins(VAE)
     vae, of_vae = _vae(read, placements[VAE], tiles)
-    lines = [found_model(model), of_clip, of_vae, *([SEES] if read.has_vision else [])]
-    return (model, clip, vae), lines, lossy_warnings(part.weights for part in read.encoders)
+    lines = [found_model(model), of_clip, of_vae, *of_vision]
+    return (model, clip, vae, vision), lines, lossy_warnings(part.weights for part in read.encoders)
 
 
 def _clip(read: Checkpoint, placement: Placement) -> tuple[Any, str]:
@@ -67,6 +76,18 @@ def _clip(read: Checkpoint, placement: Placement) -> tuple[Any, str]:
         return Absent(absent), absent
     place_encoders(read.clip, read.encoders, placement)
     return read.clip, found_clip(read.clip, [part.weights for part in read.encoders])
+
+
+def _vision(read: Checkpoint, placement: Placement) -> tuple[Any, list[str]]:
+    """The CLIP vision model of a checkpoint, and what it is in words; few have one, so that none needs no word."""
+    if read.vision is None:
+        return Absent(f"{read.path} has no CLIP vision model. Choose it in GGML CLIP Vision and connect that."), []
+    device = load_device(placement.device)
+    vision = placed_core_model(CLIP_VISION, read.vision, read.recording, placement, device)
+    return vision, [
+        found(type(part.engine_model.module).__name__, [part.engine_model.file_weights])
+        for part in component_parts(vision)
+    ]
 
 
 def _vae(read: Checkpoint, placement: Placement, tiles: TileChoice) -> tuple[Any, str]:
@@ -82,7 +103,7 @@ def checkpoint_of(
     ckpt_name: str, device: str, clip_device: str, vae_device: str, weights: str = AUTO, clip_weights: str = AUTO,
     vae_weights: str = AUTO, tiling: str = AUTO, tile_size: int = 0, overlap: int = OVERLAP, budget: int = 0,
     engine: str = AUTO, begins: Callable[[str], None] = lambda _part: None,
-) -> tuple[tuple[Any, Any, Any], list[str], list[str]]:  # fmt: skip
+) -> tuple[tuple[Any, Any, Any, Any], list[str], list[str]]:  # fmt: skip
     """As load_checkpoint, of the node's inputs."""
     fits = check_tiles(tile_size, overlap)
     if fits is not True:
@@ -148,7 +169,7 @@ class GGMLCheckpoint(io.ComfyNode):
                     *tile_inputs(optional=True),
                 ),
             ],
-            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output(), io.ClipVision.Output()],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 

@@ -20,6 +20,7 @@ GGUF_FOLDERS = {
     "background_removal": "background_removal_gguf",
 }  # fmt: skip
 LANGUAGE_MODELS, PROJECTOR = "LLM", "mmproj"  # a folder key, and what is in the names of vision projectors
+CHECKPOINTS, OF_CHECKPOINTS = "checkpoints", ("text_encoders", "vae")  # what a checkpoint may hold besides
 SAFETENSORS = (".safetensors", ".sft")
 NONE = "none"  # a file input that is left empty
 
@@ -44,6 +45,12 @@ def model_names(folder: str) -> list[str]:
     return [*folder_paths.get_filename_list(GGUF_FOLDERS[folder]), *plain]
 
 
+def part_names(folder: str) -> list[str]:
+    """As model_names, and behind them the checkpoints that hold such a model among others."""
+    own = model_names(folder)
+    return [*own, *(name for name in model_names(CHECKPOINTS) if name not in own)]
+
+
 def language_model_names() -> list[str]:
     """The GGUF files of language models."""
     return [name for name in folder_paths.get_filename_list(GGUF_FOLDERS[LANGUAGE_MODELS]) if not _projects(name)]
@@ -59,11 +66,12 @@ def _projects(name: str) -> bool:
 
 
 def model_path(folder: str, name: str) -> str:
-    """The full path of what `model_names` listed; raises FileNotFoundError when it is gone."""
-    key = GGUF_FOLDERS[folder] if name.lower().endswith(".gguf") else folder
-    path = folder_paths.get_full_path(key, name)
+    """The full path of what `model_names` or `part_names` listed; raises FileNotFoundError when it is gone."""
+    folders = (folder, CHECKPOINTS) if folder in OF_CHECKPOINTS else (folder,)
+    keys = [GGUF_FOLDERS[each] if name.lower().endswith(".gguf") else each for each in folders]
+    path = next(filter(None, (folder_paths.get_full_path(key, name) for key in keys)), None)
     if path is None:
-        searched = ", ".join(folder_paths.get_folder_paths(key))
+        searched = ", ".join(path for key in keys for path in folder_paths.get_folder_paths(key))
         raise FileNotFoundError(
             f"The model file {name:.300} is not in any of the folders searched for it ({searched}). "
             "Put it there, or choose another file and press R to refresh the list."

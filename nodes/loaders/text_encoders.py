@@ -16,7 +16,7 @@ from ..components.encoder import encoder
 from ..components.encoder_build import Part, text_encoders
 from ..components.patcher import ComponentPatcher
 from .device_inputs import check_device, companion_device, device_options, load_device, residency_inputs
-from .files import NONE, fingerprint, model_names, model_path
+from .files import NONE, fingerprint, model_names, model_path, part_names
 from .found import found, say
 
 TYPES = (AUTO, "sdxl", *(kind.name.lower() for kind in comfy.sd.CLIPType))  # as core's CLIP loaders name them
@@ -113,9 +113,10 @@ class GGMLTextEncoders(io.ComfyNode):
                     "better: below that much of the prompt is lost.",
                 ),
                 io.Combo.Input(
-                    "clip_name2", options=[NONE, *names], default=NONE, optional=True,
-                    tooltip="The other encoder, for models that have two, or the vision tower (mmproj) of a language "
-                    "model in GGUF. Leave it on none if the first file holds both.",
+                    "clip_name2", options=[NONE, *part_names("text_encoders")], default=NONE, optional=True,
+                    tooltip="The other encoder, for models that have two, the vision tower (mmproj) of a language "
+                    "model in GGUF, or the checkpoint that has the rest of it, as LTX-2's. Leave it on none if the "
+                    "first file holds all.",
                 ),
                 io.Combo.Input(
                     "clip_name3", options=[NONE, *names], default=NONE, optional=True, advanced=True,

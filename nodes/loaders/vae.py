@@ -17,7 +17,7 @@ from ..components.patcher import ComponentPatcher
 from ..components.recording import Recording
 from ..components.tile_choice import MODES, TileChoice, check_tiles
 from .device_inputs import check_device, companion_device, device_options, load_device, residency_inputs
-from .files import fingerprint, model_names, model_path
+from .files import fingerprint, model_path, part_names
 from .found import found, say
 from .small_vaes import small_vae, small_vae_names, small_vae_paths
 
@@ -92,9 +92,9 @@ class GGMLVAE(io.ComfyNode):
             search_aliases=["GGUF", "VAE loader", "tiled VAE", "Vulkan", "AMD", "low VRAM", "RX 580"],
             inputs=[
                 io.Combo.Input(
-                    "vae_name", options=[*model_names("vae"), *small_vae_names()],
-                    tooltip="A file in models/vae, such as ae.safetensors of FLUX.1. It must be the VAE of the model "
-                    "that makes the latents.",
+                    "vae_name", options=[*part_names("vae"), *small_vae_names()],
+                    tooltip="A file in models/vae, such as ae.safetensors of FLUX.1, or a checkpoint whose VAE of "
+                    "sound it is, as LTX-2's. It must be the VAE of the model that makes the latents.",
                 ),
                 io.Combo.Input(
                     "device", options=device_options(), default=CPU,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import comfy.samplers
 import comfy.sd
 from comfy.model_management import InterruptProcessingException
 from comfy.model_patcher import ModelPatcher
-from comfy_api.latest import io
+from comfy_api.latest import _io, io
 
 import nodes as core
 
@@ -30,10 +31,10 @@ SETTINGS = frozenset({
 # Made of what comes over links they are cheap; without any, they are read from files.
 _MADE = SETTINGS | {
     "AUDIO", "AUDIO_ENCODER_OUTPUT", "CLIP", "CLIP_VISION_OUTPUT", "CONDITIONING", "CONTROL_NET", "HOOKS",
-    "HOOK_KEYFRAMES", "IMAGE", "MASK", "MODEL", "TIMESTEPS_RANGE", "VAE",
+    "HOOK_KEYFRAMES", "IMAGE", "MASK", "MODEL", "TIMESTEPS_RANGE", "VAE", "VIDEO", "VOXEL",
 }  # fmt: skip
 _ANY = frozenset({"*", "COMFY_MATCHTYPE_V3"})  # of outputs that are one of the inputs
-_WITHOUT_FILES = frozenset({"EmptyAudio", "EmptyImage", "SolidMask"})
+_NUMBERS = frozenset({"BOOLEAN", "FLOAT", "INT"})  # inputs that name no file
 _MODELS = ("MODEL", "CLIP", "VAE", "GUIDER", "CONTROL_NET")
 _PASSED_ON = (*_MODELS, "CONDITIONING", "LATENT")
 
@@ -92,7 +93,7 @@ def follow(class_type: str, inputs: Inputs, linked: bool, turn: NodeTurn) -> Out
     if node_class is None:
         raise Unplanned(f"this ComfyUI has no node {class_type}")
     makes = _output_types(node_class)
-    if not linked and not set(makes) <= SETTINGS and class_type not in _WITHOUT_FILES:
+    if not linked and not set(makes) <= SETTINGS and not set(_input_types(node_class).values()) <= _NUMBERS:
         return tuple(Unknown(f"{class_type} reads it from a file of its own", foreign=True) for _ in makes)
     inputs = {name: _assumed(node_class, name, value, inputs, turn) for name, value in inputs.items()}
     unknown = next((value for value in inputs.values() if isinstance(value, Unknown)), None)
@@ -109,7 +110,9 @@ def execute(class_type: str, inputs: Inputs) -> Outputs:
     try:
         with SizeGuard():
             function = getattr(node_class, node_class.FUNCTION)
-            if any(map(component_parts, inputs.values())) and loads_models(function):
+            ours = any(map(component_parts, inputs.values()))
+            inputs = _nested(node_class, inputs)
+            if ours and loads_models(function):
                 owner = node_class if inspect.ismethod(function) else node_class()
                 made = with_planned_loading(getattr(function, "__func__", function))(owner, **inputs)
                 return tuple(getattr(made, "result", made))
@@ -124,13 +127,26 @@ def execute(class_type: str, inputs: Inputs) -> Outputs:
         raise Unplanned(_why(class_type, inputs, error)) from error
 
 
+def _nested(node_class: Any, inputs: Inputs) -> Inputs:
+    """The inputs as ComfyUI calls a node with them: those called "choice.input" in a mapping, none that it has not."""
+    if not issubclass(node_class, io.ComfyNode):
+        return inputs
+    groups, _, paths = _io.get_finalized_class_inputs(node_class.INPUT_TYPES(), dict(inputs))
+    has = {name for group in ("required", "optional") for name in groups.get(group, {})}
+    takes_all = getattr(node_class, "ACCEPT_ALL_INPUTS", False)  # older ComfyUIs know no such nodes
+    taken = inputs if takes_all else {name: each for name, each in inputs.items() if name in has}
+    nested: Inputs = _io.build_nested_inputs(dict(taken), paths)
+    return nested
+
+
 def _why(class_type: str, inputs: Inputs, error: Exception) -> str:
-    """Why a node fails; of errors that are not written for people only that it does."""
+    """Why a node fails; of errors that are not written for people also their kind, without which a key says nothing."""
     fault = unreadable_lora(inputs)
     if fault:
         return fault[1].rstrip(".")
-    said = f": {error!s:.300}" if isinstance(error, (ValueError, RuntimeError, OSError)) else " with these inputs"
-    return f"{class_type} fails{said}"
+    kind = "" if isinstance(error, (ValueError, RuntimeError, OSError)) else type(error).__name__
+    said = ": ".join(each for each in (kind, f"{error!s:.300}".rstrip(".")) if each)
+    return f"{class_type} fails: {said or type(error).__name__}"
 
 
 def loads_models(function: Any) -> bool:
@@ -177,7 +193,7 @@ def _assumed(node_class: Any, name: str, value: Any, inputs: Inputs, turn: NodeT
     """An input, or what an unknown one is planned with: a text at its longest, images and latents of a given size."""
     if not isinstance(value, Unknown):
         return value
-    kind, size = _input_types(node_class).get(name), turn.unknown
+    kind, size = _input_types(node_class, inputs).get(name), turn.unknown
     if kind == "STRING":
         turn.assumptions.append(f"a {name} of {value.tokens} tokens, as {value.why}")
         return "a " * (value.tokens - 2)
@@ -197,7 +213,7 @@ def _assumed(node_class: Any, name: str, value: Any, inputs: Inputs, turn: NodeT
 
 def _passed_on(node_class: Any, inputs: Inputs, unknown: Unknown, turn: NodeTurn) -> Outputs:
     """The outputs of a node that changes nothing: each the next input of its type, or else unknown."""
-    types = _input_types(node_class)
+    types = _input_types(node_class, inputs)
     makes = _output_types(node_class)
     for name, value in inputs.items():
         if is_ours(value) and types.get(name) not in makes:
@@ -211,14 +227,16 @@ def _passed_on(node_class: Any, inputs: Inputs, unknown: Unknown, turn: NodeTurn
     return outputs
 
 
-def _input_types(node_class: Any) -> dict[str, str]:
-    """The type of each input, by name; "" for a choice of texts."""
-    return dict(_each_input(node_class))
+def _input_types(node_class: Any, given: Inputs = MappingProxyType({})) -> dict[str, str]:
+    """The type of each input, by name; "" for a choice of texts. given: its inputs, of which some bring others."""
+    return dict(_each_input(node_class, given))
 
 
-def _each_input(node_class: Any) -> Iterator[tuple[str, str]]:
+def _each_input(node_class: Any, given: Inputs) -> Iterator[tuple[str, str]]:
     try:
         groups = node_class.INPUT_TYPES()
+        if issubclass(node_class, io.ComfyNode):
+            groups, _, _ = _io.get_finalized_class_inputs(groups, dict(given))
     except Exception:  # another pack's code
         return
     for group in ("required", "optional"):

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import comfy.samplers
-import folder_paths
 import torch
-from PIL import Image
 
 from ...native.engines.dry_run import unwritten_zeros
 from ..components.core_module import component_parts, component_patchers
 from ..components.patcher import ComponentPatcher
+from .input_files import load_audio, load_image, load_image_mask, load_video
 from .language import chat, language_server, prompt_expander
 from .loaders import LOADERS
 from .sampler_steps import model_calls
@@ -24,7 +22,6 @@ from .size_guard import SizeGuard
 from .unknown import Inputs, NodeTurn, Outputs, Rule, Unknown, Unplanned, known
 
 _UPSCALED, _SHARED = 512, 32  # pixels of an upscaler's tile and of its overlap (comfy_extras/nodes_upscale_model.py)
-_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values for pictures that lie on their side
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ def _sampled(guider: Any, inputs: Inputs, turn: NodeTurn) -> dict[str, Any]:
         patcher.pre_run()
         guider.inner_model = patcher.model
         noise, sigma = torch.zeros_like(samples), torch.ones(samples.shape[0])
-        mask = None
+        mask = _denoise_mask(latent.get("noise_mask"), shapes)
         guider.conds = comfy.samplers.process_conds(
             patcher.model, noise, guider.conds, torch.device("cpu"), samples, mask, 0, latent_shapes=shapes
         )
@@ -102,25 +99,16 @@ def _sampled(guider: Any, inputs: Inputs, turn: NodeTurn) -> dict[str, Any]:
     return {**latent, "samples": given}
 
 
-def _load_image(inputs: Inputs, _turn: NodeTurn) -> Outputs:
-    """LoadImage: zeros in the size that the file's header gives, as it is turned, with all frames of an animation."""
-    path = Path(folder_paths.get_annotated_filepath(str(known(inputs, "image")))).resolve()
-    if not path.is_relative_to(Path(folder_paths.get_input_directory()).resolve()):
-        raise Unplanned("its picture is not in the input folder")
-    try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
-            if picture.getexif().get(_ORIENTATION) in _TURNED:
-                width, height = height, width
-    except OSError as error:
-        raise Unplanned(f"{path.name} cannot be read ({error})") from error
-    return unwritten_zeros((frames, height, width, 3)), unwritten_zeros((frames, height, width))
-
-
-def _load_image_mask(inputs: Inputs, turn: NodeTurn) -> Outputs:
-    """LoadImageMask."""
-    return (_load_image(inputs, turn)[1],)
+def _denoise_mask(given: Any, shapes: Sequence[Any]) -> torch.Tensor | None:
+    """The mask of a latent of these shapes, as comfy.samplers.CFGGuider.sample prepares it."""
+    if given is None:
+        return None
+    masks = list(given.unbind())[: len(shapes)] if given.is_nested else [given]
+    masks += [torch.ones(shape) for shape in shapes[len(masks) :]]
+    device = torch.device("cpu")
+    made = [comfy.sampler_helpers.prepare_mask(mask, shape, device) for mask, shape in zip(masks, shapes, strict=True)]
+    packed: torch.Tensor = comfy.utils.pack_latents(made)[0] if len(made) > 1 else made[0]
+    return packed.float()
 
 
 def _planner(inputs: Inputs, _turn: NodeTurn) -> Outputs:
@@ -170,8 +158,10 @@ RULES: Mapping[str, PlannedNode] = {
     "KSamplerAdvanced": PlannedNode("Sampling", _k_sampler),
     "SamplerCustom": PlannedNode("Sampling", _sampler_custom),
     "SamplerCustomAdvanced": PlannedNode("Sampling", _sampler_custom_advanced),
-    "LoadImage": PlannedNode("", _load_image),
-    "LoadImageMask": PlannedNode("", _load_image_mask),
+    "LoadAudio": PlannedNode("", load_audio),
+    "LoadImage": PlannedNode("", load_image),
+    "LoadImageMask": PlannedNode("", load_image_mask),
+    "LoadVideo": PlannedNode("", load_video),
     "GGMLMemoryPlanner": PlannedNode("", _planner),
     "ImageUpscaleWithModel": PlannedNode("Enlarging the picture", _upscale),
     "GGMLMove": PlannedNode("Moving a model", _move),

@@ -46,8 +46,8 @@ def saved(tensors: Tensors, path: Path, matrices: torch.dtype = torch.float16) -
     save_file({name: x.contiguous() for name, x in typed.items()}, path)
 
 
-def load(path: Path, sizes: Any = SIZES) -> tuple[tuple[Any, Any, Any], list[str], list[str]]:
-    """Our MODEL, CLIP and VAE on the CPU, what was found, and warnings."""
+def load(path: Path, sizes: Any = SIZES) -> tuple[tuple[Any, Any, Any, Any], list[str], list[str]]:
+    """Our MODEL, CLIP, VAE and CLIP vision model on the CPU, what was found, and warnings."""
     placements = dict.fromkeys(loader.PARTS, placement.Placement("CPU"))
     return loader.load_checkpoint(weights.read_header(path), placements, tile_choice.TileChoice("off", 0, 64), sizes)
 
@@ -100,7 +100,7 @@ def test_draws_as_core(
 ) -> None:
     """Prompt, one step and decoding; what both decode are our latents."""
     saved(build(), path, matrices)
-    (model, clip, vae), said, warnings = load(path, sizes)
+    (model, clip, vae, _), said, warnings = load(path, sizes)
     core_model, core_clip, core_vae = core_load(path, sizes)
     assert type(model.model) is type(core_model.model)
     assert model.model.model_type == core_model.model.model_type
@@ -127,7 +127,7 @@ def test_draws_as_core(
 )
 def test_marks_of_a_file_say_how_it_samples(path: Path, marks: Tensors) -> None:
     save_file({**zeros(checkpoints.behind("model.diffusion_model.", checkpoints.koala(empty=True))), **marks}, path)
-    (model, _, _), _, _ = load(path)
+    (model, *_), _, _ = load(path)
     core_model, _, _ = core_load(path)
     assert model.model.model_type == core_model.model.model_type
     assert type(model.model.latent_format) is type(core_model.model.latent_format)
@@ -142,7 +142,7 @@ def test_rows_of_one_tensor_stay_in_the_file(path: Path) -> None:
     """Queries, keys and values of open_clip, as the bytes that they are; only what is transposed is computed."""
     tensors = checkpoints.sd21()
     saved(tensors, path, F8)
-    _, clip, _ = load(path)[0]
+    _, clip, *_ = load(path)[0]
     held = clip.cond_stage_model.clip_h.transformer.engine_model.file_weights
     assert not held.arrays
     rows = tensors["cond_stage_model.model.transformer.resblocks.1.attn.in_proj_weight"].to(F8).float().chunk(3)
@@ -156,7 +156,7 @@ def test_a_part_that_is_absent_says_so_where_it_is_used(path: Path) -> None:
     """Also where the file has a diffusion model alone, in whatever names."""
     for prefix in ("model.diffusion_model.", ""):
         saved(checkpoints.behind(prefix, random_models.flux()), path)
-        (model, clip, vae), said, _ = load(path)
+        (model, clip, vae, _), said, _ = load(path)
         assert type(model.model.model_config).__name__ == "FluxSchnell"
         with pytest.raises(weights.WeightFileError, match=r"has no text encoder\. .* GGML Text Encoders"):
             clip.tokenize("a dog")
@@ -210,6 +210,6 @@ def test_gguf(path: Path) -> None:
     saved(tensors, path, torch.float32)
     expected = sampled(*load(path, FLUX_SIZES)[0][:2])
     in_gguf = random_models.write_gguf(path.with_suffix(".gguf"), "checkpoint", tensors, np.float32)
-    (model, clip, _), said, _ = load(in_gguf, FLUX_SIZES)
+    (model, clip, *_), said, _ = load(in_gguf, FLUX_SIZES)
     assert relative_error(sampled(model, clip), expected) <= BOUND
     assert [line.partition(":")[0] for line in said] == ["FluxSchnell", "FluxClipModel_", "TAESD"]

@@ -13,9 +13,11 @@ from native.engines.ggml import GgmlModel
 from native.engines.model import LowRank, Patches
 from native.lower import LowerOptions
 from native.placement import DEVICE, Placement
+from native.weights import WeightSet
 
 from .model_cases import randomize
 from .model_files import in_memory, quantized_file, reference, worst
+from .operation_cases import Parameters
 from .places import PLACES, Place
 from .test_models import BY_NAME
 
@@ -97,3 +99,26 @@ def test_parts_of_a_low_rank_branch(place: Place, runner: Runner) -> None:
             part = real.get_parameter(name).data[each.row : each.row + rows, each.column : each.column + columns]
             part += torch.from_numpy(each.up.astype("f4") @ each.down.astype("f4"))
     assert worst(results, reference(real, case, inputs)) <= max(2e-3, place.gelu)
+
+
+def _rotated(module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    """As comfy.text_encoders.llama.apply_rope: each half of the channels is written in place."""
+    x = torch.nn.functional.linear(tensors["x"], module.w).unflatten(-1, (4, -1)).transpose(1, 2)
+    turned, half = x * tensors["cosines"], x.shape[-1] // 2
+    turned[..., :half].addcmul_(x[..., half:], tensors["sines"])
+    turned[..., half:].addcmul_(x[..., :half], tensors["sines"])
+    return turned
+
+
+@pytest.mark.parametrize("place", [ON_CPU], indirect=True, ids=["CPU"])
+def test_parts_of_what_is_written_by_halves(place: Place, runner: Runner) -> None:
+    """A source of a concatenation that has gaps is used by its columns."""
+    real = Parameters({"w": (64, 32)}, "cpu")
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"x": (1, 8, 32), "cosines": (8, 16), "sines": (8, 8)}
+    inputs = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    weights = WeightSet("a rotation", {}, (), {"w": real.w.detach().numpy()})
+    model = GgmlModel(Parameters({"w": (64, 32)}, "meta"), weights, place.device, PARTS, runner)
+    (result,) = model.run("rotated", _rotated, inputs)
+    model.unload()
+    torch.testing.assert_close(result, _rotated(real, inputs).detach(), rtol=1e-4, atol=1e-4)

@@ -19,7 +19,9 @@ def main() -> None:
     parser.add_argument("--package", type=Path, help="the folder of other templates than the installed ones")
     parser.add_argument("--plan", action="store_true", help="plan them, at real size")
     parser.add_argument("--run", action="store_true", help="run them, small")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="templates that are not named keep what it says")
+    parser.add_argument("--card", action="append", choices=planning.CARDS, help="plan for this one alone")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="what is not named or done again stays as it says")
+    parser.add_argument("--resume", action="store_true", help="leave out what that file has the plans of")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write the table there")
     options = parser.parse_args()
     wanted = [
@@ -28,20 +30,33 @@ def main() -> None:
         if not options.names or any(fnmatch.fnmatch(each.name, glob) for glob in options.names)
     ]
     results = known(options.json)
+    cards = tuple(options.card or planning.CARDS) if options.plan else ()
     for number, template in enumerate(wanted, 1):
+        before = results.get(template.name)
+        if options.resume and before and before.plans.keys() >= set(cards):
+            continue
         began = time.monotonic()
-        result = planning.plan(template, options.folder / "real", planning.CARDS if options.plan else ())
+        result = planning.plan(template, options.folder / "real", cards)
+        if before and not options.plan:
+            result.keep_plans(before)
         if options.run and result.opened:
             running.run(template, options.folder / "small", result)
         results[template.name] = result
         print(f"{number}/{len(wanted)} {report.line(result)} ({time.monotonic() - began:.0f} s)", flush=True)
         if options.json:
-            said = [each.to_json() for _, each in sorted(results.items())]
-            options.json.write_text(json.dumps(said, indent=1), encoding="utf-8")
+            write(options.json, results)
     found = [each for _, each in sorted(results.items())]
     print(*report.counts(found), sep="\n")
     if options.page:
         report.write(options.page, found)
+
+
+def write(path: Path, results: dict[str, planning.Result]) -> None:
+    """Writes the results to a file, which is whole at any time."""
+    said = [each.to_json() for _, each in sorted(results.items())]
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(said, indent=1), encoding="utf-8")
+    partial.replace(path)
 
 
 def known(path: Path | None) -> dict[str, planning.Result]:

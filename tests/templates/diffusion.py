@@ -218,7 +218,7 @@ DIFFUSION: Mapping[str, Diffusion] = {
     "Stable Audio 3": Diffusion("StableAudio3", {"transformer.layers": 24}, {
         "to_global_embed.0.weight": (1536, 768), "to_cond_embed.0.weight": (768, 768),
         "to_timestep_embed.0.weight": (1536, 256), "postprocess_conv.weight": (256, 256, 1),
-        "transformer.project_in.weight": (1536, 256)}),
+        "transformer.project_in.weight": (1536, 256), "transformer.layers.0.to_local_embed.0.weight": (1536, 257)}),
     "Hunyuan3D 2.0": Diffusion("Hunyuan3Dv2", {"double_blocks": 16, "single_blocks": 32}, {
         "latent_in.weight": (1024, 64), "cond_in.weight": (1024, 1536)}),
     "Hunyuan3D 2.1": Diffusion("Hunyuan3Dv2_1", {"blocks": 21}, {"x_embedder.weight": (2048, 64)}),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import autoencoders, others
+from . import autoencoders, others, patches
 from .diffusion import DIFFUSION
 from .encoders import ENCODERS
 from .storage import STORAGES, HollowFile, Shapes, storage_of
@@ -47,9 +47,10 @@ class Part:
             return ENCODERS[self.name].shapes()
         if self.name.startswith(_VAE):
             return autoencoders.shapes(self.name.removeprefix(_VAE))
-        if self.name not in others.OTHERS:
+        made = others.OTHERS.get(self.name) or patches.PATCHES.get(self.name)
+        if made is None:
             raise NoStructure(f"the structure of {self.name} is not known here")
-        return others.OTHERS[self.name]()
+        return made()
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,8 @@ ROWS: tuple[ModelRow, ...] = (
     _row("qwen_image_layered_vae", "VAE Qwen-Image"),
     _row("qwen_image_layered", "Qwen-Image-Layered"),
     _row("qwen_image_vae", "VAE Qwen-Image"),
-    _row("qwen_image_canny_diffsynth|qwen_image_(depth|inpaint)_diffsynth", "Qwen-Image DiffSynth control"),
+    _row("qwen_image_inpaint_diffsynth", "Qwen-Image DiffSynth inpaint"),
+    _row("qwen_image_(canny|depth)_diffsynth", "Qwen-Image DiffSynth control"),
     _lora("qwen_image_union_diffsynth_lora", "Qwen-Image", 64),
     _lora("qwen_image_edit_2511-systms", "Qwen-Image"),
     _row("qwen_image", "Qwen-Image"),
@@ -341,7 +343,7 @@ ROWS: tuple[ModelRow, ...] = (
     ),
     _checkpoint(
         "svd_xt",
-        "VAE SVD",
+        "SVD",
         Part("VAE SVD", VAE, "F16"),
         Part("CLIP vision H of OpenCLIP", "conditioner.embedders.0.open_clip.model.visual.", "F16"),
     ),
@@ -369,6 +371,6 @@ ROWS: tuple[ModelRow, ...] = (
     _lora("krea2", "Krea 2"),
     _lora("ltx-2-|ltx2-", "LTX-2", 64),
     _lora("ltx-?_?2", "LTX-2.3", 64),
-    # the rest, by others.py
-    *(_row(pattern, name) for pattern, name in others.FILES.items()),
+    # the rest, by others.py and patches.py
+    *(_row(pattern, name) for pattern, name in {**others.FILES, **patches.FILES}.items()),
 )

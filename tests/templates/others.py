@@ -14,6 +14,7 @@ from tests import pack
 pack.comfy()
 
 import comfy.clip_vision  # noqa: E402
+import comfy.image_encoders.dino3 as dino3  # noqa: E402
 import comfy.ops  # noqa: E402
 from comfy.ldm.lightricks.latent_upsampler import LatentUpsampler  # noqa: E402
 
@@ -55,6 +56,31 @@ def _vision(config: str) -> Callable[[], Shapes]:
     return made
 
 
+def _dino_v3() -> Shapes:
+    return _shapes(
+        dino3.DINOv3ViTModel(dino3.DINOV3_VITH_CONFIG, torch.float32, "meta", comfy.ops.manual_cast).state_dict()
+    )
+
+
+def _open_clip_vision_h() -> Shapes:
+    """The vision tower of open_clip's ViT-H-14."""
+    width, layers = 1280, 32
+    found: dict[str, tuple[int, ...]] = {
+        "class_embedding": (width,), "positional_embedding": (257, width), "conv1.weight": (width, 3, 14, 14),
+        "proj": (width, 1024),
+    }  # fmt: skip
+    for norm in ("ln_pre", "ln_post", *(f"transformer.resblocks.{n}.ln_{m}" for n in range(layers) for m in (1, 2))):
+        found |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
+    for block in (f"transformer.resblocks.{n}" for n in range(layers)):
+        found |= {
+            f"{block}.attn.in_proj_weight": (3 * width, width), f"{block}.attn.in_proj_bias": (3 * width,),
+            f"{block}.attn.out_proj.weight": (width, width), f"{block}.attn.out_proj.bias": (width,),
+            f"{block}.mlp.c_fc.weight": (4 * width, width), f"{block}.mlp.c_fc.bias": (4 * width,),
+            f"{block}.mlp.c_proj.weight": (width, 4 * width), f"{block}.mlp.c_proj.bias": (width,),
+        }  # fmt: skip
+    return found
+
+
 def _real_esrgan() -> Shapes:
     """RRDBNet of 23 blocks, in the names of its authors."""
     found: dict[str, tuple[int, ...]] = {}
@@ -93,6 +119,8 @@ OTHERS: Mapping[str, Callable[[], Shapes]] = {
     "CLIP vision H": _vision("clip_vision_config_h.json"),
     "CLIP vision G": _vision("clip_vision_config_g.json"),
     "SigLIP 384": _vision("clip_vision_siglip_384.json"),
+    "CLIP vision H of OpenCLIP": _open_clip_vision_h,
+    "DINOv3 H": _dino_v3,
     "DINOv2 giant": _vision("image_encoders/dino2_giant.json"),
     "DINOv2 large": _vision("image_encoders/dino2_large.json"),
     "FLUX.1 Redux": lambda: {
@@ -108,6 +136,7 @@ FILES: Mapping[str, str] = {
     "clip_vision_h": "CLIP vision H",
     "clip_vision_g": "CLIP vision G",
     "sigclip_vision": "SigLIP 384",
+    "dino_v3_vit_h": "DINOv3 H",
     "realesrgan_x4plus": "RealESRGAN x4",
     "ltx-2(.3)?-spatial-upscaler": "LTX-2 latent upscaler",
 }

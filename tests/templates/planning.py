@@ -17,12 +17,16 @@ from .packages import Template, nodes_of
 
 CARDS = ("RX 580 8 GB, Linux", "RTX 3060 12 GB, Windows")
 _MIB = 1 << 20
+_NONE = "none"  # in the place of a plan that could not be made
 Prompt = dict[str, Any]
 
 
 @dataclass
 class Result:
-    """How far a template came. plans: what a card's plan says, by its name. equal: dB between ours and core's."""
+    """How far a template came. equal: dB between ours and core's.
+
+    plans: what a card's plan says, by its name; of a card that it was not planned for there is none.
+    """
 
     name: str
     opened: bool = False
@@ -32,6 +36,12 @@ class Result:
     equal: float | None = None
     why: list[str] = field(default_factory=list)
     plans: dict[str, str] = field(default_factory=dict)
+
+    def keep_plans(self, before: Result) -> None:
+        """Take over the plans that were made before, and why what they lack is not in them."""
+        self.plans, self.planned = before.plans, before.planned
+        if before.plans and not before.planned:
+            self.why = list(dict.fromkeys([*self.why, *before.why]))
 
     @staticmethod
     def of_json(said: dict[str, Any]) -> Result:
@@ -110,13 +120,16 @@ def _planned(prompt: Prompt, card: str, result: Result) -> bool:
         found = planner._plan(prompt, planner._started(), request.machine_of(asked), unknown, None)
     except Exception as error:  # the yardstick is there to find them
         result.why.append(f"{type(error).__name__}: {error}")
+        result.plans[card] = _NONE
         return False
     result.why += found.gaps
     if not found.phases and found.shortage is None:
         result.why.append("no model of it is computed by this pack")
+        result.plans[card] = _NONE
         return False
     result.plans[card] = _cell(found)
-    return not found.gaps
+    cannot = found.shortage is not None and not found.shortage.over  # an operation that the card has not
+    return not found.gaps and not cannot
 
 
 def _cell(found: Any) -> str:

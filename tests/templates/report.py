@@ -26,6 +26,8 @@ def counts(results: Sequence[Result]) -> list[str]:
         f"{sum(getattr(each, step) for each in results)} of {len(results)} {words}"
         for step, words in (("opened", "open"), ("converted", "are converted whole"), ("planned", "are planned whole"))
     ]
+    waiting = sum(not each.plans and each.opened for each in results)
+    said += [f"{waiting} are not yet planned"] if waiting else []
     tried = [each for each in results if each.run is not None]
     if tried:
         alike = sum(each.equal is not None and each.equal >= ALIKE for each in tried)
@@ -48,7 +50,7 @@ def write(page: Path, results: Sequence[Result]) -> None:
 
 
 def _row(result: Result) -> str:
-    cells = " | ".join(result.plans.get(card, "") for card in CARDS)
+    cells = " | ".join(result.plans.get(card, "not yet planned" if result.opened else "") for card in CARDS)
     alike = "" if result.equal is None else f"{result.equal:.0f}"
     why = "; ".join(result.why).replace("|", "/").replace("\n", " ")
     return f"| {result.name} | {cells} | {alike} | {why[:_LONGEST]} |"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import dataclasses
 import importlib.util
 import json
 from collections.abc import Iterator
@@ -87,10 +88,7 @@ def test_a_row_names_inputs_that_ours_has(row: Any) -> None:
 
 def test_every_loader_of_core_is_in_the_table_or_known_to_stay() -> None:
     """A new ComfyUI's new loader is noticed here."""
-    stay = {
-        "DiffusersLoader", "GLIGENLoader", "LTXAVTextEncoderLoader", "LTXVAudioVAELoader", "PhotoMakerLoader",
-        "StyleModelLoader",
-    }  # fmt: skip
+    stay = {"DiffusersLoader", "GLIGENLoader", "PhotoMakerLoader", "StyleModelLoader"}
     loaders = {name for name in core.NODE_CLASS_MAPPINGS if convert.is_loader(name)}
     assert loaders - set(table.ROWS) <= stay, loaders - set(table.ROWS) - stay
     assert {"UNETLoader", "VAELoader", "ControlNetLoader"} <= loaders
@@ -205,7 +203,9 @@ def test_links_stay_and_a_linked_name_is_carried_over() -> None:
     assert {key: after[key] for key in ("10", "11", "12")} == {key: before[key] for key in ("10", "11", "12")}
 
 
-def test_an_output_that_ours_has_not_stays_beside() -> None:
+def test_an_output_that_ours_has_not_stays_beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = dataclasses.replace(table.ROWS["ImageOnlyCheckpointLoader"], outputs=("MODEL", "STYLE_MODEL", "VAE"))
+    monkeypatch.setitem(table.ROWS, row.foreign, row)
     before = prompt("ImageOnlyCheckpointLoader", 3, ckpt_name="one.safetensors")
     after, report = convert.convert(before)
     assert after["1"]["class_type"] == "GGMLCheckpoint"
@@ -214,10 +214,28 @@ def test_an_output_that_ours_has_not_stays_beside() -> None:
     assert after["12"]["inputs"]["it"] == ["1", 2]
     assert after["1-torch"] == before["1"]
     assert report.converted[0].notes == (
-        "ImageOnlyCheckpointLoader stays beside GGMLCheckpoint for its CLIP_VISION, on torch.",
+        "ImageOnlyCheckpointLoader stays beside GGMLCheckpoint for its STYLE_MODEL, on torch.",
     )
     alone, _ = convert.convert({key: before[key] for key in ("1", "10", "12")})
     assert "1-torch" not in alone
+
+
+def test_a_checkpoints_clip_vision_model_is_ours() -> None:
+    after, report = convert.convert(prompt("ImageOnlyCheckpointLoader", 3, ckpt_name="one.safetensors"))
+    assert [after[key]["inputs"]["it"] for key in ("10", "11", "12")] == [["1", 0], ["1", 3], ["1", 2]]
+    assert not report.kept
+    assert report.converted[0].notes == ()
+
+
+def test_ltx_2s_loaders_name_a_checkpoint() -> None:
+    after, _ = convert.convert(prompt("LTXVAudioVAELoader", ckpt_name="one.safetensors"))
+    assert after["1"]["class_type"] == "GGMLVAE"
+    assert after["1"]["inputs"]["vae_name"] == "one.safetensors"
+    given = {"text_encoder": "one.safetensors", "ckpt_name": "two.safetensors", "device": "default"}
+    after, _ = convert.convert(prompt("LTXAVTextEncoderLoader", **given))
+    inputs = after["1"]["inputs"]
+    assert (after["1"]["class_type"], inputs["type"], inputs["device"]) == ("GGMLTextEncoders", "ltxv", "auto")
+    assert (inputs["clip_name1"], inputs["clip_name2"]) == ("one.safetensors", "two.safetensors")
 
 
 def test_what_is_converted_is_left_alone_the_second_time() -> None:

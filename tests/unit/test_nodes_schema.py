@@ -75,7 +75,7 @@ def test_ids_and_outputs_stay(registered: dict[str, Any]) -> None:
         "GGMLDiffusionModel": ["MODEL"],
         "GGMLTextEncoders": ["CLIP"],
         "GGMLVAE": ["VAE"],
-        "GGMLCheckpoint": ["MODEL", "CLIP", "VAE"],
+        "GGMLCheckpoint": ["MODEL", "CLIP", "VAE", "CLIP_VISION"],
         "GGMLControlNet": ["CONTROL_NET"],
         "GGMLClipVision": ["CLIP_VISION"],
         "GGMLUpscaleModel": ["UPSCALE_MODEL"],

@@ -1,4 +1,4 @@
-"""The planner takes a picture to be as large as ComfyUI's LoadImage makes it, without reading its pixels."""
+"""The planner takes pictures, sound and video to be as large as ComfyUI's nodes load them, without reading them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ import pytest
 from PIL import Image
 
 from tests.pack import part
+from tests.templates import inputs
 
-rules, unknown = part("nodes.planner.rules"), part("nodes.planner.unknown")
+rules = part("nodes.planner.input_files")
 
 import folder_paths  # noqa: E402
+from comfy_api.latest import InputImpl  # noqa: E402
+from comfy_extras import nodes_audio  # noqa: E402
 
 import nodes  # noqa: E402
 
-ORIENTATION = 0x0112
+ORIENTATION, SIZE = 0x0112, inputs.Size(48, 32, 5)
 
 
 def _turned(orientation: int) -> bytes:
@@ -46,7 +49,26 @@ PICTURES = {
 def test_as_large_as_loaded(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / name).write_bytes(PICTURES[name])
     monkeypatch.setattr(folder_paths, "get_input_directory", lambda: str(tmp_path))
-    planned, mask = rules._load_image({"image": name}, None)
+    planned, mask = rules.load_image({"image": name}, None)
     loaded, _ = nodes.LoadImage().load_image(name)
     assert planned.shape == loaded.shape
     assert mask.shape == loaded.shape[:-1]
+
+
+def test_sound_and_video_as_long_as_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_paths, "get_input_directory", lambda: str(tmp_path))
+    inputs.write_inputs({"1": {"class_type": "Load", "inputs": {"a": "a.wav", "b": "b.mp4"}}}, tmp_path, SIZE)
+    (sound,) = rules.load_audio({"audio": "a.wav"}, None)
+    loaded, rate = nodes_audio.load(str(tmp_path / "a.wav"))
+    assert (sound["waveform"].shape[1:], sound["sample_rate"]) == (loaded.shape, rate)
+    planned = rules.load_video({"file": "b.mp4"}, None)[0].get_components()
+    real = InputImpl.VideoFromFile(str(tmp_path / "b.mp4")).get_components()
+    assert (planned.images.shape, planned.frame_rate) == (real.images.shape, real.frame_rate)
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_paths, "get_input_directory", lambda: str(tmp_path))
+    (tmp_path / "no.wav").write_bytes(b"no sound")
+    for rule, name in ((rules.load_audio, "audio"), (rules.load_video, "file"), (rules.load_image, "image")):
+        with pytest.raises(part("nodes.planner.unknown").Unplanned, match=r"no\.wav cannot be read"):
+            rule({name: "no.wav"}, None)

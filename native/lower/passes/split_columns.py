@@ -84,6 +84,8 @@ def _view_of_part(rewriting: Rewriting, index: int, columns: Columns) -> int:
     part = _part(rewriting, source, columns)
     assert view is not None
     assert part is not None
+    if not b.is_contiguous(part):  # a source of a concatenation may have gaps
+        part = b.op("cont", part)
     before, after = b[source].ne[0], b[part].ne[0]
     strides = [1, *(nb // _F32_BYTES for nb in view.nb)]
     dims = [
