@@ -28,16 +28,18 @@ def main() -> None:
         if not options.names or any(fnmatch.fnmatch(each.name, glob) for glob in options.names)
     ]
     results = known(options.json)
+    runs = running.Runs(options.folder / "small")
     for number, template in enumerate(wanted, 1):
         began = time.monotonic()
         result = planning.plan(template, options.folder / "real", planning.CARDS if options.plan else ())
         if options.run and result.opened:
-            running.run(template, options.folder / "small", result)
+            runs.run(template, result)
         results[template.name] = result
         print(f"{number}/{len(wanted)} {report.line(result)} ({time.monotonic() - began:.0f} s)", flush=True)
         if options.json:
             said = [each.to_json() for _, each in sorted(results.items())]
             options.json.write_text(json.dumps(said, indent=1), encoding="utf-8")
+    runs.close()
     found = [each for _, each in sorted(results.items())]
     print(*report.counts(found), sep="\n")
     if options.page:
