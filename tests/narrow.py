@@ -31,9 +31,9 @@ Narrow = Mapping[str, Mapping[str, Any]]
 _ENCODER = {"intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
 # By class: what its detection or its file differs in.
 _BY_CLASS: Mapping[str, Mapping[str, Any]] = {
-    "T5": {"d_ff": 64, "num_layers": 2, "num_heads": 2},
+    "T5": {"d_ff": 64, "num_heads": 2},
     "CLIPTextModel": {"num_hidden_layers": 3, "intermediate_size": 64},
-    "Qwen25_7BVLI": {"num_key_value_heads": 4},
+    "Qwen25_7BVLI": {"num_key_value_heads": 4, "num_hidden_layers": 4},
     "Gemma2_2B": {"vocab_size": 512, "num_attention_heads": 2, "num_key_value_heads": 1},
     "Gemma3_4B": {"vocab_size": 512, "num_attention_heads": 2, "num_key_value_heads": 1},
     "Gemma3_12B": {"vocab_size": 512, "num_attention_heads": 1, "num_key_value_heads": 1},
@@ -103,8 +103,12 @@ def encoder_sizes(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(_BY_CLASS.get(kind.__name__, {}))
     if kind is t5.T5:
         by_detection = {"num_heads": 6} if config.get("d_model") == 1472 else {}  # ByT5, by 384 channels
-        return found | by_detection | ({"vocab_size": 512} if config.get("vocab_size", 0) > 200000 else {})
+        return found | by_detection | ({"vocab_size": 512, "num_layers": 2} if _is_umt5(config) else {})
     return found if kind is comfy.clip_model.CLIPTextModel else {**_ENCODER, **found}
+
+
+def _is_umt5(config: Mapping[str, Any]) -> bool:
+    return bool(config.get("vocab_size", 0) > 200000)
 
 
 def vision_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,6 +160,14 @@ def follow() -> None:
 
     comfy.sd.VAE.__init__ = made
     _shrink_encoders()
+    kind_of = comfy.sd.detect_te_model
+
+    def kind_of_encoder(sd: Any) -> Any:
+        inner = sd.get("encoder.block.23.layer.1.DenseReluDense.wi_1.weight")
+        is_t5 = inner is not None and tuple(inner.shape) == (_BY_CLASS["T5"]["d_ff"], 4096)
+        return comfy.sd.TEModel.T5_XXL if is_t5 else kind_of(sd)
+
+    comfy.sd.detect_te_model = kind_of_encoder
     vision = comfy.clip_vision.ClipVisionModel.__init__
 
     def seen(self: Any, json_config: Any) -> None:
@@ -205,7 +217,8 @@ def _shrink_encoders() -> None:
         if config is None:
             config = str(comfy.sd1_clip.__file__).replace("sd1_clip.py", "sd1_clip_config.json")
             given["model_options"] = {"model_name": "clip_l", **given["model_options"]}
-        given["textmodel_json_config"] = shrunk(kind, config)
+        if isinstance(kind, type):  # else what this pack makes of a file, whose sizes it reads
+            given["textmodel_json_config"] = shrunk(kind, config)
         original(self, **given)
 
     comfy.sd1_clip.SDClipModel.__init__ = init

@@ -6,6 +6,7 @@ import argparse
 import fnmatch
 import json
 import time
+from contextlib import closing
 from pathlib import Path
 
 from . import packages, planning, report, running

@@ -15,6 +15,7 @@ from tools.server import link_folder
 
 from . import host, inputs, planning, small_files, small_prompts
 from .packages import Template
+from .report import ALIKE
 
 _SIZE = inputs.Size(small_prompts.SIDE, small_prompts.SIDE, 2 * small_prompts.FRAMES - 1)
 _NODES = Path(__file__).parent / "server_nodes"
@@ -59,31 +60,36 @@ class Runs:
             result.why.append("no model of it is computed by this pack")
             return
         try:
-            expected = self._kept(prompt, "core")
+            expected, _ = self._kept(prompt, "core")
         except _FAILURES as failure:
             self._failed(failure, result, "core's own small run")
             return
         result.run = False
         try:
-            found = self._kept(ours, "ours")
+            found, classes = self._kept(ours, "ours")
             result.run = True
-            result.equal = min(alike(*pair) for pair in zip(found, expected, strict=True))
+            each = [alike(*pair) for pair in zip(found, expected, strict=True)]
+            result.equal = min(each)
+            if result.equal < ALIKE:
+                apart = {name: f"{value:.0f}" for name, value in zip(classes, each, strict=True)}
+                result.why.append(f"unlike core, dB: {', '.join(f'{name} {value}' for name, value in apart.items())}")
         except (*_FAILURES, Unlike) as failure:
             self._failed(failure, result, "run small")
 
-    def _kept(self, prompt: Mapping[str, Any], beginning: str) -> list[Kept]:
-        """What a run puts out."""
+    def _kept(self, prompt: Mapping[str, Any], beginning: str) -> tuple[list[Kept], list[str]]:
+        """What a run puts out, and the classes of the nodes that it is from."""
         if self._client is None:
             self._client = self._open.enter_context(_serving(self._base))
         client = self._client
         client.send("/free", {"unload_models": True, "free_memory": True})
-        job = client.run(small_prompts.keeping(prompt, _classes(), beginning))
+        keeping, classes = small_prompts.keeping(prompt, _classes(), beginning)
+        job = client.run(keeping)
         names = sorted(name for output in job.outputs.values() for name in output.get("kept", ()))
         paths = [client.server.output / name for name in names]
         kept = [torch.load(path, weights_only=True) for path in paths]
         for path in paths:
             path.unlink()
-        return kept
+        return kept, classes
 
     def _failed(self, failure: Exception, result: planning.Result, what: str) -> None:
         result.why.append(f"{what}: {' '.join(str(failure).split())[:_LONGEST] or type(failure).__name__}")

@@ -24,6 +24,7 @@ _AT_MOST: Mapping[str, float] = {
     "steps": STEPS, "batch_size": 1, "megapixels": 0.01, "octree_resolution": 16, "num_chunks": 100, "fps": 24,
     "tile_size": 512, "context_length": FRAMES,
 }  # fmt: skip
+_TEXT = 60  # letters, each of which may be a token
 _STEP_NUMBERS = ("start_at_step", "end_at_step", "step", "last_step", "start_step", "end_step")
 _PRIMITIVE = "Primitive"
 
@@ -74,6 +75,8 @@ def _least(classes: Mapping[str, Any] | None, class_type: str, name: str) -> flo
 
 def _small(name: str, value: Any, steps: int, least: float) -> Any:
     last = name.rsplit(".", 1)[-1]
+    if isinstance(value, str) and len(value) > _TEXT and value.count(" ") > 4 and value[0] not in "{[":
+        return value[:_TEXT]
     if last == "sigmas" and isinstance(value, str):
         numbers = [each.strip() for each in value.split(",") if each.strip()]
         return ", ".join([numbers[0], numbers[len(numbers) // 2], numbers[-1]]) if len(numbers) > 3 else value
@@ -87,25 +90,27 @@ def _small(name: str, value: Any, steps: int, least: float) -> Any:
     return value
 
 
-def keeping(prompt: Mapping[str, Any], classes: Mapping[str, Any], beginning: str) -> Prompt:
-    """The prompt with nodes that keep what goes into output nodes and decoders, in files whose names begin so."""
-    made: Prompt = dict(prompt)
+def keeping(prompt: Mapping[str, Any], classes: Mapping[str, Any], beginning: str) -> tuple[Prompt, list[str]]:
+    """The prompt with nodes that keep what goes into output nodes, decoders and samplers, and the classes it is from.
+
+    They write files whose names are `beginning` and the number of three figures.
+    """
     links = {}
-    for key, node in prompt.items():
-        kind = classes.get(node["class_type"])
-        decoder = node["class_type"].startswith("VAEDecode") or node["class_type"].endswith("VAEDecode")
-        if decoder or _is_output(kind):
-            for name, value in node["inputs"].items():
-                if decoder and not name.startswith("sample"):
-                    continue
-                if is_link(value) and value[0] in prompt:
-                    links[tuple(value)] = key
+    for node in prompt.values():
+        is_output = _is_output(classes.get(node["class_type"]))
+        decodes = "VAEDecode" in node["class_type"]
+        for name, value in node["inputs"].items():
+            wanted = is_output or name in _TEXTS or (decodes and name.startswith("sample"))
+            if wanted and is_link(value) and value[0] in prompt:
+                links[tuple(value)] = prompt[value[0]]["class_type"]
+    made = dict(prompt)
     for number, (source, output) in enumerate(sorted(links)):
-        made[f"keep{number}"] = {
-            "class_type": "KeepTensors",
-            "inputs": {"value": [source, output], "name": f"{beginning}{number}.pt"},
-        }
-    return made
+        name = f"{beginning}{number:03}.pt"
+        made[f"keep{number}"] = {"class_type": "KeepTensors", "inputs": {"value": [source, output], "name": name}}
+    return made, [links[each] for each in sorted(links)]
+
+
+_TEXTS = ("positive", "negative", "conditioning")
 
 
 def _is_output(kind: Any) -> bool:
