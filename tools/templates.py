@@ -20,6 +20,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--run", action="store_true", help="run them small, against core, where that is possible")
     command.add_argument("--package", metavar="FOLDER", type=Path, help="other templates than the installed ones")
     command.add_argument("--json", metavar="FILE", type=Path, help="write what became of each")
+    command.add_argument("--card", metavar="NAME", action="append", help="plan for one of the two cards alone")
+    command.add_argument("--resume", action="store_true", help="leave out what the file of --json has the plans of")
     command.add_argument("--page", action="store_true", help=f"write the table of {PAGE}")
 
 
@@ -27,7 +29,8 @@ def run(here: Places, options: argparse.Namespace) -> int:
     """Takes the templates in ComfyUI's environment; returns the exit code. Files are kept in .dev/templates."""
     environment = {**os.environ, **vulkan.software_environment(here), "COMFYUI_PATH": str(comfyui.tree(here))}
     command = [str(here.python), "-m", "tests.templates", "--folder", str(here.state / "templates"), *options.names]
-    command += [f"--{name}" for name in ("plan", "run") if getattr(options, name)]
+    command += [f"--{name}" for name in ("plan", "run", "resume") if getattr(options, name)]
+    command += [part for card in options.card or () for part in ("--card", card)]
     for name, path in (("package", options.package), ("json", options.json)):
         command += [f"--{name}", str(path.absolute())] if path else []
     command += ["--page", str(here.root / PAGE)] if options.page else []

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import fnmatch
 import json
 import time
-from contextlib import closing
 from pathlib import Path
 
 from . import packages, planning, report, running
@@ -20,7 +20,9 @@ def main() -> None:
     parser.add_argument("--package", type=Path, help="the folder of other templates than the installed ones")
     parser.add_argument("--plan", action="store_true", help="plan them, at real size")
     parser.add_argument("--run", action="store_true", help="run them, small")
+    parser.add_argument("--card", action="append", choices=planning.CARDS, help="plan for this one alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="templates that are not named keep what it says")
+    parser.add_argument("--resume", action="store_true", help="leave out what that file has the plans and runs of")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write the table there")
     options = parser.parse_args()
     wanted = [
@@ -29,22 +31,48 @@ def main() -> None:
         if not options.names or any(fnmatch.fnmatch(each.name, glob) for glob in options.names)
     ]
     results = known(options.json)
+    cards = tuple(options.card or planning.CARDS) if options.plan else ()
     runs = running.Runs(options.folder / "small")
+    atexit.register(runs.close)
     for number, template in enumerate(wanted, 1):
+        before = results.get(template.name)
+        if options.resume and before and _has(before, cards, options.run):
+            continue
         began = time.monotonic()
-        result = planning.plan(template, options.folder / "real", planning.CARDS if options.plan else ())
+        result = planning.plan(template, options.folder / "real", cards)
         if options.run and result.opened:
             runs.run(template, result)
+        if before:
+            _keep(result, before, bool(cards), options.run)
         results[template.name] = result
         print(f"{number}/{len(wanted)} {report.line(result)} ({time.monotonic() - began:.0f} s)", flush=True)
         if options.json:
-            said = [each.to_json() for _, each in sorted(results.items())]
-            options.json.write_text(json.dumps(said, indent=1), encoding="utf-8")
-    runs.close()
+            write(options.json, results)
     found = [each for _, each in sorted(results.items())]
     print(*report.counts(found), sep="\n")
     if options.page:
         report.write(options.page, found)
+
+
+def _has(before: planning.Result, cards: tuple[str, ...], run: bool) -> bool:
+    """Whether a result has the plans and the run that are asked for; a reason for no run is one."""
+    return before.plans.keys() >= set(cards) and (not run or before.run is not None or bool(before.why))
+
+
+def _keep(result: planning.Result, before: planning.Result, planned: bool, run: bool) -> None:
+    """Keep of an earlier result what this time was not asked for."""
+    if not planned:
+        result.planned, result.plans = before.planned, before.plans
+    if not run:
+        result.run, result.equal = before.run, before.equal
+
+
+def write(path: Path, results: dict[str, planning.Result]) -> None:
+    """Writes the results to a file, which is whole at any time."""
+    said = [each.to_json() for _, each in sorted(results.items())]
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(said, indent=1), encoding="utf-8")
+    partial.replace(path)
 
 
 def known(path: Path | None) -> dict[str, planning.Result]:

@@ -46,6 +46,10 @@ class Runs:
 
     def run(self, template: Template, result: planning.Result) -> None:
         """Runs a template both ways and notes how far the results are apart."""
+        self._run(template, result)
+        result.why = list(dict.fromkeys(result.why))
+
+    def _run(self, template: Template, result: planning.Result) -> None:
         host.start()
         if (prompt := planning.opened(template, result)) is None:
             return
@@ -60,8 +64,11 @@ class Runs:
             result.why.append("no model of it is computed by this pack")
             return
         try:
-            expected, _ = self._kept(prompt, "core")
-        except _FAILURES as failure:
+            expected, classes = self._kept(prompt, "core")
+            without = [name for name, each in zip(classes, expected, strict=True) if not all(map(_is_finite, each))]
+            if without:
+                raise Unlike(f"its results have values that are no numbers, in {', '.join(dict.fromkeys(without))}")
+        except (*_FAILURES, Unlike) as failure:
             self._failed(failure, result, "core's own small run")
             return
         result.run = False
@@ -148,13 +155,15 @@ def _alike(found: Any, expected: Any) -> float:
         raise Unlike(f"a result is {_size(found)}, and core's {_size(expected)}")
     if found.numel() == 0 or torch.equal(found, expected):
         return _BEST
-    if not expected.isfinite().all():
-        raise Unlike("core's own result has values that are no numbers")
     if not found.isfinite().all():
         raise Unlike("the result has values that are no numbers, and core's has none")
     found, expected = found.double(), expected.double()
     peak, error = float(expected.max() - expected.min()), float((found - expected).square().mean())
     return min(_BEST, 10 * float(torch.log10(torch.tensor(max(peak, 1e-6) ** 2 / error))))
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, torch.Tensor) or bool(value.isfinite().all())
 
 
 def _size(tensor: Sequence[Any] | Any) -> str:
