@@ -135,7 +135,7 @@ def towers() -> Iterator[None]:
 
 
 def noted(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a file says of how small it is."""
+    """The note of a file on how small it is."""
     return dict(ast.literal_eval((metadata or {}).get(NOTE, "{}")))
 
 

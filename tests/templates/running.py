@@ -84,7 +84,7 @@ class Runs:
             self._failed(failure, result, "run small")
 
     def _kept(self, prompt: Mapping[str, Any], beginning: str) -> tuple[list[Kept], list[str]]:
-        """What a run puts out, and the classes of the nodes that it is from."""
+        """The results of a run, and the classes of the nodes that they are from."""
         if self._client is None:
             self._client = self._open.enter_context(_serving(self._base))
         client = self._client

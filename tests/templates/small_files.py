@@ -185,7 +185,7 @@ def _sized(row: Diffusion) -> Small:
 
 
 def _detected(shapes: Mapping[str, Shape], row: Diffusion) -> dict[str, Any]:
-    """What core's detection reads out of the shapes."""
+    """The configuration that core's detection reads out of the shapes."""
     tensors = {key: torch.empty(shape, device="cpu" if len(shape) < 2 else "meta") for key, shape in shapes.items()}
     config = comfy.model_detection.model_config_from_unet(tensors, "", metadata=row.metadata)
     return dict(config.unet_config) if config is not None else {}
