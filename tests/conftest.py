@@ -1,7 +1,8 @@
-"""Options of the tests, and which files of tests two workers keep together."""
+"""Options of the tests, whose turn it is in a run, and which files of tests two workers keep together."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from datetime import datetime, timezone
 from fnmatch import fnmatch
 from typing import Any
@@ -38,6 +39,27 @@ def pytest_report_header(config: pytest.Config) -> str:
         return "combinations and families: all"
     number = config.getoption("--sample")
     return f"combinations and families: sample {number} of {SAMPLES}, which --sample {number} repeats on any day"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "turns(n): a run takes every n-th of a test's cases, others each day")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Takes the cases whose turn it is; with --all, or where a file is named, every case."""
+    if config.getoption("--all") or any(".py" in argument for argument in config.args):
+        return
+    cases: defaultdict[tuple[str, str], list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("turns"):
+            parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+            cases[item.nodeid.partition("[")[0], str(parameters.get("place"))].append(item)
+    rest: set[pytest.Item] = set()
+    for number, group in enumerate(cases.values(), config.getoption("--sample")):
+        turns = group[0].get_closest_marker("turns").args[0]
+        rest.update(item for index, item in enumerate(group, number) if index % turns)
+    config.hook.pytest_deselected(items=list(rest))
+    items[:] = [item for item in items if item not in rest]
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -65,6 +65,24 @@ class Editor:
         element: WebElement = eventually(look, f"{css} with {text!r}")
         return element
 
+    def says(self, css: str, text: str = "") -> str:
+        """The text of the first visible element of a selector that has these words, once it is there."""
+
+        def look() -> str | None:
+            with suppress(StaleElementReferenceException):  # drawn anew meanwhile
+                return self.find(css, text).text
+            return None
+
+        said: str = eventually(look, f"the text of {css}")
+        return said
+
+    def texts(self, css: str) -> list[str]:
+        """What each element of a selector says, read at one moment: the panel is drawn anew at any time."""
+        texts: list[str] = self.run(
+            "return [...document.querySelectorAll(arguments[0])].map((each) => each.innerText)", css
+        )
+        return texts
+
     def load(self, name: str) -> None:
         """Open a template with the micro models as a file that is dropped is opened."""
         graph = graph_with_micro_models(json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")))
@@ -84,7 +102,7 @@ class Editor:
         """The panel's verdict, after waiting for the plan of the current graph."""
         time.sleep(0.6)  # longer than the panel waits for another change
         eventually(lambda: not self.driver.find_elements(By.CSS_SELECTOR, ".ggml-waiting"), "the plan")
-        return self.find(".ggml-verdict").text
+        return self.says(".ggml-verdict")
 
     def prompt(self) -> dict[str, Any]:
         """The graph in API format."""

@@ -112,7 +112,7 @@ def test_with_the_setting_on_a_template_draws_on_ggml_and_its_nodes_say_so(edito
             said = eventually(lambda kind=kind: badge(editor, kind), "the badge", 20)
             assert re.fullmatch(r"GGML · CPU · ram · [\d,]+ MiB", said), said
             if nodes_2:
-                assert said in editor.find(f"[data-node-id='{inside(editor, kind)}']").text
+                assert said in editor.says(f"[data-node-id='{inside(editor, kind)}']")
     finally:
         editor.client.send("/settings", {"GGML.Convert.Always": False})
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from selenium.webdriver.common.by import By
 
 from tests.browser.editor import Editor
 from tests.comfy_server import MICRO_MODELS, WORKFLOWS, changed, eventually
@@ -122,7 +121,7 @@ def test_a_template_opens_and_is_planned(editor: Editor, name: str) -> None:
     editor.load(name)
     assert editor.planned() == "The workflow fits."
     told = plan_of(editor)
-    titles = [each.text for each in editor.driver.find_elements(By.CSS_SELECTOR, ".ggml-device .ggml-title")]
+    titles = editor.texts(".ggml-device .ggml-title")
     devices = [device for device, memory in told["devices"].items() if memory["peak"]]
     assert titles == [phase["title"] for phase in told["phases"]] * len(devices)
 
@@ -155,9 +154,9 @@ def test_refused_advised_and_drawn(editor: Editor) -> None:
     editor.add("GGMLMemoryPlanner", ram_budget=10)
     editor.find("button", "Run").click()
     apply = editor.find(".ggml-apply")  # the panel opens by itself
-    assert "does not fit by" in editor.find(".ggml-verdict").text
+    assert "does not fit by" in editor.says(".ggml-verdict")
     assert editor.badge("GGMLMemoryPlanner") == "does not fit"
-    assert "64 x 64 pixels" in editor.find(".ggml-advice").text
+    assert "64 x 64 pixels" in editor.says(".ggml-advice")
     editor.view(0.62)
     editor.keep("refused")
     apply.click()
@@ -177,23 +176,26 @@ def test_panel_and_badges_say_what_is_planned_and_measured(editor: Editor, theme
         editor.choose({editor.nodes()["EmptySD3LatentImage"]: {"width": width}})
         editor.planned()
         told = plan_of(editor)
-        for bar in editor.driver.find_elements(By.CSS_SELECTOR, "[data-device=CPU] .ggml-phase"):
-            (phase,) = (each for each in told["phases"] if each["node"] == bar.get_attribute("data-node"))
-            assert bar.find_element(By.CSS_SELECTOR, ".ggml-bytes").text == mib(phase["devices"]["CPU"]["peak"])
+        peaks = [mib(phase["devices"]["CPU"]["peak"]) for phase in told["phases"]]
+        assert editor.texts("[data-device=CPU] .ggml-bytes") == peaks
         for kind in ("GGMLDiffusionModel", "GGMLTextEncoders", "GGMLVAE"):
             assert editor.badge(kind) == f"CPU · ram · {mib(taken(told, editor.nodes()[kind]))}"
             if nodes_2:
-                assert editor.badge(kind) in editor.find(f"[data-node-id='{editor.nodes()[kind]}']").text
+                assert editor.badge(kind) in editor.says(f"[data-node-id='{editor.nodes()[kind]}']")
     editor.client.send("/free", {"unload_models": True, "free_memory": True})
     eventually(lambda: not editor.client.get("/ggml/health")["memory"]["models"], "an empty runner")
     run(editor)
-    for bar in editor.driver.find_elements(By.CSS_SELECTOR, "[data-device=CPU] .ggml-bytes"):
-        eventually(lambda bar=bar: "measured" in bar.text, "what was measured", 10)
-        planned, took = re.findall(r"([\d,]+) MiB", bar.text)
+
+    def bars() -> list[str]:
+        return editor.texts("[data-device=CPU] .ggml-bytes")
+
+    eventually(lambda: bars() and all("measured" in bar for bar in bars()), "what was measured", 10)
+    for bar in bars():
+        planned, took = re.findall(r"([\d,]+) MiB", bar)
         assert took == planned
     editor.load("lora")  # whose nodes have some of the same ids: what was measured is not of this graph
     assert editor.planned() == "The workflow fits."
-    assert not any("measured" in bar.text for bar in editor.driver.find_elements(By.CSS_SELECTOR, ".ggml-bytes"))
+    eventually(lambda: bars() and not any("measured" in bar for bar in bars()), "bars of this graph alone", 10)
 
 
 def mib(nbytes: int) -> str:
@@ -215,7 +217,7 @@ def test_a_device_that_is_not_here_opens_and_is_named(editor: Editor) -> None:
     editor.choose({editor.nodes()["GGMLDiffusionModel"]: {"device": "Vulkan7"}})
     editor.open_panel()
     assert "no device Vulkan7" in editor.planned()
-    assert "no device Vulkan7" in editor.find(".p-toast-detail").text
+    assert "no device Vulkan7" in editor.says(".p-toast-detail")
 
 
 def test_new_nodes_begin_with_what_the_settings_say(editor: Editor) -> None:
@@ -289,7 +291,7 @@ def test_the_monitor_shows_every_device(editor: Editor) -> None:
     editor.load("text_to_image")
     editor.open_panel()
     for device in editor.client.get("/ggml/devices")["devices"]:
-        row = editor.find(f"[data-monitored={device['name']}]")
-        assert device["description"] in row.text
-        assert device["driver"] in row.text
-        assert re.search(r"[\d,]+ MiB free of [\d,]+ MiB", row.text)
+        row = editor.says(f"[data-monitored={device['name']}]")
+        assert device["description"] in row
+        assert device["driver"] in row
+        assert re.search(r"[\d,]+ MiB free of [\d,]+ MiB", row)

@@ -25,6 +25,7 @@ def client() -> Iterator[Client]:
         yield serving
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("card", what_fits.CARDS)
 def test_the_table_is_what_the_planner_says(client: Client, card: str) -> None:
     """`python -m tests.bench.what_fits` makes it anew."""

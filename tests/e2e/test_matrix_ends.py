@@ -11,6 +11,7 @@ from tests.pack import ROOT
 from tools.matrix import ROWS
 
 
+@pytest.mark.turns(3)
 @pytest.mark.skipif(sys.platform == "win32", reason="the matrix is not tried on Windows yet")
 def test_the_oldest_end_of_the_matrix() -> None:
     """Takes 3 minutes on two busy processors with what it downloads in uv's cache.

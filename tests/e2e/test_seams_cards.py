@@ -148,6 +148,7 @@ def test_fit_keeps_what_is_set() -> None:
     assert made.change == {}
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("card", list(memory.known_profiles()))
 def test_every_profile_is_planned_for(card: str) -> None:
     made = planned(workflow(), card, "fit")

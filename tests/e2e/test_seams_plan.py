@@ -117,6 +117,7 @@ def taken(model: Any) -> Any:
     return replace(model, buffers=0)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("seed", range(8))
 def test_planned_is_what_is_taken(seed: int, limit: int) -> None:
     prompt = workflow(random.Random(seed))
@@ -134,6 +135,7 @@ def test_planned_is_what_is_taken(seed: int, limit: int) -> None:
         assert [taken(model) for model in held(phase)] == [taken(model) for model in memory.models]
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("limit", [2 * MIB, 5 * MIB, 9 * MIB])
 @pytest.mark.parametrize("seed", range(100, 103))
 def test_what_is_accepted_runs_and_what_is_rejected_does_not(seed: int, limit: int) -> None:

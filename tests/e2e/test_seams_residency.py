@@ -105,6 +105,7 @@ def same_bits(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> bool:
     return all(np.array_equal(a.numpy(), b.numpy()) for a, b in zip(found, expected, strict=True))
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize(
     ("device", "flux"), [("Vulkan0", "F16"), ("Vulkan0", "Q8_0"), ("CPU", "F16"), ("CPU", "Q8_0"), ("CPU", "Q4_0")]
 )

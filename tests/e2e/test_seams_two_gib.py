@@ -64,6 +64,7 @@ def allocates(runner: Runner, step: Step, inputs: dict[str, torch.Tensor]) -> bo
     return True
 
 
+@pytest.mark.turns(5)
 @pytest.mark.parametrize(("case", "residency"), list(product(CASES, RESIDENCIES)), ids=str)
 def test_accepted_allocates_and_rejected_does_not(
     runner: Runner, folder: Path, case: tuple[int, str, int], residency: str

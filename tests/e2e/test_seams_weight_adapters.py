@@ -223,6 +223,7 @@ def compare(models: tuple[Any, Any], lora: Lora, strength: float = 0.8) -> set[s
     return set(core.patches)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("family", LAYERS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_weight_is_what_core_makes_of_it(models: dict[str, tuple[Any, Any]], kind: str, family: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.comfy_server import Client, changed, eventually, node_id, workflow
 
 TEXT_TO_IMAGE = workflow("text_to_image")
@@ -41,6 +43,7 @@ def prompt(number: int) -> dict[str, Any]:
     )
 
 
+@pytest.mark.turns(2)
 def test_fifty_prompts_leave_nothing_behind(comfyui: Client) -> None:
     for number in range(12):  # by then all that a process of Python and ggml keeps for good is there
         comfyui.run(prompt(number))

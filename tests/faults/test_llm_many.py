@@ -20,6 +20,7 @@ from tests.pack import part
 counter = part("nodes.language.prompt_expander").counter
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(("length", "times"), [("short", 80), ("medium", 15), ("long", 5)])
 def test_a_hundred_expansions_hold_to_the_schema(tmp_path: Path, length: str, times: int) -> None:
     rng = random.Random(length)

@@ -1,4 +1,4 @@
-"""One runner for each place that parity is measured at."""
+"""One runner for each place that parity is measured at, and whose turn it is on Vulkan."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import pytest
 
 from native.client import Runner
 from tests.parity.places import PLACES, Place
+
+ON_VULKAN = PLACES[1:]
+BY_TURNS = ("test_operations.py", "test_op_info.py", "test_kernels.py")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -21,6 +24,15 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     for where in sorted({place for _, place, _, _ in counts}):
         run, left_out = (sum(each[i] for each in counts if each[1] == where) for i in (2, 3))
         terminalreporter.write_line(f"OpInfo samples on {where}: {run} run, {left_out} left out with a reason")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of operations on Vulkan a run takes every second case, of those with F16 others than with F32."""
+    for item in items:
+        place = isinstance(item, pytest.Function) and hasattr(item, "callspec") and item.callspec.params.get("place")
+        if item.path.name in BY_TURNS and place in ON_VULKAN:
+            item.add_marker(pytest.mark.turns(2))
 
 
 @pytest.fixture(scope="session", params=PLACES, ids=lambda place: place.name)

@@ -133,6 +133,7 @@ def random_steps(sets: dict[str, WeightSet], seed: int) -> list[Step]:
     return steps
 
 
+@pytest.mark.turns(4)
 @pytest.mark.parametrize("limit", LIMITS)
 @pytest.mark.parametrize("seed", range(8))
 def test_random_steps(dry_runner: Runner, sets: dict[str, WeightSet], limit: int, seed: int) -> None:

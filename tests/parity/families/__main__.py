@@ -43,7 +43,7 @@ def main() -> None:
     known = results.known()
     cases = [case for case in CASES if options.part in case.name]
     if options.changed:
-        cases = [case for case in cases if case.name not in known or _is_old(case, known[case.name])]
+        cases = [case for case in cases if case.name not in known or _is_old(case, known[case.name], options.cpu)]
     for case in cases[first::step]:
         began = time.monotonic()
         found[case.name] = _result(case, runners)
@@ -54,9 +54,9 @@ def main() -> None:
         runner.close()
 
 
-def _is_old(case: FamilyCase, result: Result) -> bool:
-    lacks = case.transformer and result.stop is None and result.q8_0 is None
-    return lacks or results.changed(result)
+def _is_old(case: FamilyCase, result: Result, cpu: bool) -> bool:
+    quantized, vulkan = case.transformer and result.q8_0 is None, not cpu and result.vulkan is None
+    return (result.stop is None and (quantized or vulkan)) or results.changed(result)
 
 
 def _write(found: dict[str, Result]) -> None:

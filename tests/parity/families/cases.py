@@ -1,4 +1,4 @@
-"""Every case of every family, and the third of them that a day takes."""
+"""Every case of every family, and those of them that a run takes."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _FILES = (
 CASES: tuple[FamilyCase, ...] = tuple(case for file in _FILES for case in file.CASES)
 
 
-def in_turn(number: int) -> list[FamilyCase]:
-    """Every sixth case, and those that are new or whose code is not what it was when they were measured."""
+def in_turn(number: int, turns: int = SIXTHS) -> list[FamilyCase]:
+    """One of so many turns, and the cases that are new or whose code is not what it was when they were measured."""
     known = results.known()
     return [
         case for i, case in enumerate(CASES)
-        if i % SIXTHS == number % SIXTHS or case.name not in known or results.changed(known[case.name])
+        if i % turns == number % turns or case.name not in known or results.changed(known[case.name])
     ]  # fmt: skip

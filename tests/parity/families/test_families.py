@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from native.client import Runner
+from tests.conftest import SIXTHS
 
 from ..places import PLACES, Place
 from . import coverage, results
@@ -20,10 +21,11 @@ ON_CPU, ON_VULKAN, ON_VULKAN_F16 = PLACES
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The in_turn of the cases whose turn it is, or all of them; by whether they are known to stop."""
+    """The cases whose turn it is, or all of them; by whether they are known to stop."""
     if "case" in metafunc.fixturenames:
         option = metafunc.config.getoption
-        cases = list(CASES) if option("--all") else in_turn(option("--sample"))
+        turns = 2 * SIXTHS if metafunc.function is test_family_on_vulkan else SIXTHS
+        cases = list(CASES) if option("--all") else in_turn(option("--sample"), turns)
         stops = metafunc.function is test_family_that_stops
         kept = [case for case in cases if (case.name in STOPS) == stops]
         if metafunc.function is test_family_on_vulkan:
