@@ -95,6 +95,12 @@ def kept_by(*functions: Function) -> Hashable:
     return tuple(found)
 
 
+def form_of(*functions: Function) -> Hashable:
+    """The shapes of the tensors that functions keep between calls, by which they may take another way, as a key."""
+    found = kept_by(*functions)
+    return tuple(tuple(each[0].value.shape) for each in found if isinstance(each, tuple))  # type: ignore[attr-defined]
+
+
 def has_weights(function: Function) -> bool:
     """Whether a function brings a torch module of its own, whose weights are in this process."""
     return any(

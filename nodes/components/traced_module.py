@@ -201,7 +201,8 @@ class TracedModule(Component):
         }
         islands = frozenset(Same(each) for each in foreign) & self._islands
         kept = foreign_functions.kept_by(*(each for each in foreign if Same(each) not in islands))
-        key = name, structure, tuple(rounded.items()), islands, tuple(self._methods), kept
+        form = foreign_functions.form_of(*(each for each in foreign if Same(each) in islands))
+        key = name, structure, tuple(rounded.items()), islands, tuple(self._methods), kept, form
 
         def function(core: Any, tensors: dict[str, Tensor]) -> tuple[Tensor, ...]:
             call = join(structure, {at: x.to(rounded.get(at, x.dtype)) for at, x in tensors.items()})

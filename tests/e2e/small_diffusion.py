@@ -21,6 +21,8 @@ import comfy.model_detection  # noqa: E402
 import comfy.ops  # noqa: E402
 import comfy.supported_models  # noqa: E402
 
+from tests import narrow  # noqa: E402
+
 from ..parity.families.cases import CASES  # noqa: E402
 from ..parity.model_cases import randomize  # noqa: E402
 
@@ -68,21 +70,7 @@ class Small:
         if not self.sizes and not self.other:
             yield
             return
-        detect, original = comfy.model_detection.detect_unet_config, comfy.model_detection.model_config_from_unet_config
-        asked = getattr(comfy.supported_models, self.kind).unet_config
-
-        def sized(unet_config: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-            config = original({**unet_config, **asked}, *args, **kwargs)
-            config.unet_config.update(
-                {n: unet_config[n] for n in asked if n in unet_config and n in config.unet_config}
-            )
-            config.unet_config.update(self.sizes)
-            return config
-
-        with (
-            patch.object(comfy.model_detection, "detect_unet_config", lambda *a, **k: detect(*a, **k) or {}),
-            patch.object(comfy.model_detection, "model_config_from_unet_config", sized),
-        ):
+        with narrow.detection(self.kind, self.sizes):
             yield
 
     def tensors(self) -> Tensors:

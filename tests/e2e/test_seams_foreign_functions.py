@@ -18,6 +18,7 @@ from tests.pack import part
 from .test_seams_lora import sample
 
 diffusion = part("nodes.loaders.diffusion")
+foreign_functions = part("nodes.components.foreign_functions")
 weights = part("native.weights")
 
 import comfy.patcher_extension  # noqa: E402
@@ -133,6 +134,24 @@ def test_a_function_that_keeps_values_is_called_at_every_step(models: Models) ->
 
     same(models, change)
     assert calls[0].calls == calls[1].calls == 8
+
+
+def test_the_shapes_of_what_a_function_keeps_make_another_trace() -> None:
+    """As those of core's Flux KV Cache, whose keys come from its cache after the first step."""
+
+    class Cache:
+        def __init__(self) -> None:
+            self.kept: dict[str, Tensor] = {}
+
+        def __call__(self, *_: Any) -> None: ...
+
+    cache, another = Cache(), Cache()
+    empty = foreign_functions.form_of(cache)
+    cache.kept["0"], another.kept["0"] = torch.zeros(4, 2), torch.ones(4, 2)
+    assert foreign_functions.form_of(cache) != empty
+    assert foreign_functions.form_of(cache) == foreign_functions.form_of(another)
+    another.kept["0"] = torch.zeros(5, 2)
+    assert foreign_functions.form_of(cache) != foreign_functions.form_of(another)
 
 
 def test_a_function_that_asks_for_values_is_called_at_every_step(models: Models) -> None:

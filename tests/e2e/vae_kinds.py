@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any
 from unittest.mock import patch
 
@@ -18,6 +16,8 @@ from tests import pack
 pack.comfy()
 
 import comfy.sd  # noqa: E402
+
+from tests import narrow  # noqa: E402
 
 from ..parity.model_cases import randomize  # noqa: E402
 
@@ -53,11 +53,7 @@ class VAEKind:
     @contextmanager
     def small(self) -> Iterator[None]:
         """Core builds it at small width."""
-        with ExitStack() as stack:
-            for place, config in self.narrow.items():
-                module, name = place.split(":")
-                owner = import_module(module)
-                stack.enter_context(patch.object(owner, name, _with(getattr(owner, name), config)))
+        with narrow.narrowed(self.narrow):
             yield
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -86,28 +82,6 @@ class VAEKind:
 _OF_FILES = (
     "std-of-means", "mean-of-means", "latents_mean", "latents_std", "mel_basis", "inv_freq", "zero_k_bias",
 )  # fmt: skip
-
-
-def _with(cls: Callable[..., Any], config: Mapping[str, Any]) -> Callable[..., Any]:
-    """The class with other arguments than it is given; those of encoder, decoder and ddconfig are changed inside."""
-
-    @functools.wraps(cls, updated=())
-    def make(*args: Any, **kwargs: Any) -> Any:
-        nested = {
-            name: {**value, "params": {**value["params"], **config}}
-            for name, value in kwargs.items()
-            if name in ("encoder_config", "decoder_config")
-        }
-        if nested:
-            return cls(*args, **{**kwargs, **nested})
-        sizes = {name: {**kwargs[name], **config} for name in ("ddconfig", "decoder_ddconfig") if name in kwargs}
-        if sizes:
-            return cls(*args, **{**kwargs, **sizes})
-        if args and isinstance(args[0], dict):
-            return cls({**args[0], **config}, *args[1:], **kwargs)
-        return cls(*args, **{**kwargs, **config})
-
-    return make
 
 
 def _picture(z: int, quant: bool = False, **more: tuple[int, ...]) -> Shapes:

@@ -146,7 +146,7 @@ def randomize(module: torch.nn.Module) -> torch.nn.Module:
     generator = torch.Generator().manual_seed(3)
     tables = {f"{name}.weight" for name, part in module.named_modules() if isinstance(part, torch.nn.Embedding)}
     for name, p in module.named_parameters():
-        noise = torch.randn(p.shape, generator=generator)
+        noise = _noise(p, generator)
         if p.numel() <= max(p.shape, default=1):  # a vector, of whatever shape
             noise = 0.1 * noise + (1.0 if name.endswith(_SCALES) else 0.0)
         elif name not in tables and not name.endswith(_TABLES):
@@ -160,3 +160,14 @@ def randomize(module: torch.nn.Module) -> torch.nn.Module:
         elif name.endswith("pos_embed"):  # SD3's has no values until a file is loaded
             buffer.copy_(torch.randn(buffer.shape, generator=generator))
     return module.eval().requires_grad_(False)
+
+
+def _noise(p: Tensor, generator: torch.Generator) -> Tensor:
+    """Normal numbers of that shape; a large table repeats some of its own type, as that is quicker and smaller."""
+    if p.numel() <= _LARGE:
+        return torch.randn(p.shape, generator=generator)
+    some = torch.randn(_LARGE // 8 + 7, generator=generator).to(p.dtype)
+    return some.repeat(-(-p.numel() // some.numel()))[: p.numel()].view(p.shape)
+
+
+_LARGE = 1 << 24

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import fnmatch
 import json
 import time
@@ -21,7 +22,7 @@ def main() -> None:
     parser.add_argument("--run", action="store_true", help="run them, small")
     parser.add_argument("--card", action="append", choices=planning.CARDS, help="plan for this one alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="what is not named or done again stays as it says")
-    parser.add_argument("--resume", action="store_true", help="leave out what that file has the plans of")
+    parser.add_argument("--resume", action="store_true", help="leave out what that file has the plans and runs of")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write the table there")
     options = parser.parse_args()
     wanted = [
@@ -31,16 +32,18 @@ def main() -> None:
     ]
     results = known(options.json)
     cards = tuple(options.card or planning.CARDS) if options.plan else ()
+    runs = running.Runs(options.folder / "small")
+    atexit.register(runs.close)
     for number, template in enumerate(wanted, 1):
         before = results.get(template.name)
-        if options.resume and before and before.plans.keys() >= set(cards):
+        if options.resume and before and _has(before, cards, options.run):
             continue
         began = time.monotonic()
         result = planning.plan(template, options.folder / "real", cards)
-        if before and not options.plan:
-            result.keep_plans(before)
         if options.run and result.opened:
-            running.run(template, options.folder / "small", result)
+            runs.run(template, result)
+        if before:
+            _keep(result, before, bool(cards), options.run)
         results[template.name] = result
         print(f"{number}/{len(wanted)} {report.line(result)} ({time.monotonic() - began:.0f} s)", flush=True)
         if options.json:
@@ -49,6 +52,19 @@ def main() -> None:
     print(*report.counts(found), sep="\n")
     if options.page:
         report.write(options.page, found)
+
+
+def _has(before: planning.Result, cards: tuple[str, ...], run: bool) -> bool:
+    """Whether a result has the plans and the run that are asked for."""
+    return before.plans.keys() >= set(cards) and (not run or before.run is not None)
+
+
+def _keep(result: planning.Result, before: planning.Result, planned: bool, run: bool) -> None:
+    """Keep of an earlier result what this time was not asked for."""
+    if not planned:
+        result.keep_plans(before)
+    if not run:
+        result.run, result.equal = before.run, before.equal
 
 
 def write(path: Path, results: dict[str, planning.Result]) -> None:

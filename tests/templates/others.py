@@ -105,6 +105,14 @@ def _latent_upsampler() -> torch.nn.Module:
         return LatentUpsampler(**_UPSAMPLER, operations=comfy.ops.disable_weight_init)
 
 
+# Core's configurations of vision encoders.
+VISION: Mapping[str, str] = {
+    "CLIP vision H": "clip_vision_config_h.json",
+    "CLIP vision G": "clip_vision_config_g.json",
+    "SigLIP 384": "clip_vision_siglip_384.json",
+    "DINOv2 giant": "image_encoders/dino2_giant.json",
+    "DINOv2 large": "image_encoders/dino2_large.json",
+}
 OTHERS: Mapping[str, Callable[[], Shapes]] = {
     "CLIP-L without projection": _without_projection,
     "CLIP-G of OpenCLIP": _open_clip_g,
@@ -116,13 +124,9 @@ OTHERS: Mapping[str, Callable[[], Shapes]] = {
         for kind, width in (("video", 4096), ("audio", 2048))
         for end, shape in (("weight", (width, 3840 * 49)), ("bias", (width,)))
     },
-    "CLIP vision H": _vision("clip_vision_config_h.json"),
-    "CLIP vision G": _vision("clip_vision_config_g.json"),
-    "SigLIP 384": _vision("clip_vision_siglip_384.json"),
     "CLIP vision H of OpenCLIP": _open_clip_vision_h,
     "DINOv3 H": _dino_v3,
-    "DINOv2 giant": _vision("image_encoders/dino2_giant.json"),
-    "DINOv2 large": _vision("image_encoders/dino2_large.json"),
+    **{name: _vision(config) for name, config in VISION.items()},
     "FLUX.1 Redux": lambda: {
         "redux_up.weight": (12288, 1152), "redux_up.bias": (12288,), "redux_down.weight": (4096, 12288),
         "redux_down.bias": (4096,),

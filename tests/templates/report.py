@@ -15,6 +15,7 @@ def line(result: Result) -> str:
     """One template in a line."""
     steps = {"opened": result.opened, "converted": result.converted, "planned": result.planned, "run": result.run}
     done = " ".join(name if value else f"not-{name}" for name, value in steps.items() if value is not None)
+    done += "" if result.equal is None else f" {result.equal:.0f} dB"
     plans = "; ".join(f"{card.split(',')[0]}: {text}" for card, text in result.plans.items())
     why = f" [{'; '.join(result.why)[:_LONGEST]}]" if result.why else ""
     return f"{result.name}: {done} {plans}{why}"

@@ -1,108 +1,170 @@
-"""Templates run small in a real ComfyUI, with core's loaders and with ours, on the same random models.
-
-Only templates all of whose files have a small stand-in that core's own detection takes run here; the others say so.
-"""
+"""Templates run small in a real ComfyUI, with core's loaders and with ours, on the same random models."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from tests import comfy_server, pack
+from tools.server import link_folder
 
-pack.comfy()
+from . import host, inputs, planning, small_files, small_prompts
+from .packages import Template
+from .report import ALIKE
 
-import comfy.clip_model  # noqa: E402
-import comfy.ops  # noqa: E402
-
-from .. import checkpoints  # noqa: E402
-from ..parity.model_cases import randomize  # noqa: E402
-from . import host, inputs, planning  # noqa: E402
-from .encoders import ENCODERS  # noqa: E402
-from .packages import Template  # noqa: E402
-
-Tensors = dict[str, torch.Tensor]
-# What inputs of these names become, where they hold a number that is larger.
-SMALLER: Mapping[str, int] = {
-    "width": 64, "height": 64, "length": 5, "num_frames": 5, "steps": 2, "batch_size": 1, "end_at_step": 2,
-    "megapixels": 1,
-}  # fmt: skip
-_SIZE = inputs.Size(64, 64, 5)
+_SIZE = inputs.Size(small_prompts.SIDE, small_prompts.SIDE, 2 * small_prompts.FRAMES - 1)
+_NODES = Path(__file__).parent / "server_nodes"
+_BEST = 99.0  # dB
+_LONGEST = 300  # characters of a failure
+Kept = list[Any]
 
 
-def _clip_l() -> Tensors:
-    """With all of its layers: core reads no other sizes of it."""
-    config = ENCODERS["CLIP-L"].config()
-    module = comfy.clip_model.CLIPTextModel(config, torch.float32, "cpu", comfy.ops.disable_weight_init)
-    return checkpoints.without_projection(dict(randomize(module).state_dict()))
+class Unlike(Exception):
+    """Results that cannot be compared, with the reason."""
 
 
-def _sd15() -> Tensors:
-    kept = {name: x for name, x in checkpoints.sd15().items() if not name.startswith("cond_stage_model.")}
-    return kept | checkpoints.behind("cond_stage_model.transformer.", _clip_l())
+class Runs:
+    """Runs templates one after another in one server, which is started when it is needed and again after a failure.
 
+    folder: of small models, inputs and the server's own files, kept there.
+    """
 
-# The small stand-in of files whose names begin so.
-SMALL_FILES: Mapping[str, Callable[[], Tensors]] = {"v1-5|dreamshaper": _sd15}
+    def __init__(self, folder: Path) -> None:
+        self._base = folder / "server"
+        self._client: comfy_server.Client | None = None
+        self._open = ExitStack()
 
+    def close(self) -> None:
+        """Ends the server."""
+        self._client = None
+        self._open.close()
 
-def run(template: Template, folder: Path, result: planning.Result) -> None:
-    """Runs a template both ways and notes how far the pictures are apart. folder: of small models, kept there."""
-    absent = write_small(folder / "server" / "models", template.files)
-    if absent:
-        result.why.append(f"it has no small stand-in of {', '.join(absent)}")
-        return
-    host.start()
-    host.use_folders(folder / "server" / "models", folder / "server" / "input")
-    prompt = planning.opened(template, planning.Result(template.name))
-    if prompt is None:
-        return
-    prompt = smaller(prompt)
-    ours, _ = pack.part("nodes.conversion.convert").convert(prompt)
-    inputs.write_inputs(prompt, folder / "server" / "input", _SIZE)
-    try:
-        with comfy_server.running(folder / "server", folder / "server" / "models") as client:
-            expected, found = (client.pictures(client.run(each)) for each in (prompt, dict(ours)))
-    except (comfy_server.JobFailed, comfy_server.Refused) as error:
+    def run(self, template: Template, result: planning.Result) -> None:
+        """Runs a template both ways and notes how far the results are apart."""
+        self._run(template, result)
+        result.why = list(dict.fromkeys(result.why))
+
+    def _run(self, template: Template, result: planning.Result) -> None:
+        host.start()
+        if (prompt := planning.opened(template, result)) is None:
+            return
+        missing = small_files.write_small(self._base / "models", template.files)
+        host.use_folders(self._base / "models", self._base / "input")
+        if missing:
+            result.why += missing.values()
+            return
+        prompt, ours = prompts(prompt, result)
+        inputs.write_inputs(prompt, self._base / "input", _SIZE)
+        if not any(node["class_type"].startswith("GGML") for node in ours.values()):
+            result.why.append("no model of it is computed by this pack")
+            return
+        try:
+            expected, classes = self._kept(prompt, "core")
+            without = [name for name, each in zip(classes, expected, strict=True) if not all(map(_is_finite, each))]
+            if without:
+                raise Unlike(f"its results have values that are no numbers, in {', '.join(dict.fromkeys(without))}")
+        except (*_FAILURES, Unlike) as failure:
+            self._failed(failure, result, "core's own small run")
+            return
         result.run = False
-        result.why.append(f"run small: {error}")
-        return
-    result.run = bool(found)
-    result.equal = min((alike(*pair) for pair in zip(expected, found, strict=True)), default=None)
+        try:
+            found, classes = self._kept(ours, "ours")
+            result.run = True
+            each = [alike(*pair) for pair in zip(found, expected, strict=True)]
+            result.equal = min(each)
+            if result.equal < ALIKE:
+                apart = {name: f"{value:.0f}" for name, value in zip(classes, each, strict=True)}
+                result.why.append(f"unlike core, dB: {', '.join(f'{name} {value}' for name, value in apart.items())}")
+        except (*_FAILURES, Unlike) as failure:
+            self._failed(failure, result, "run small")
+
+    def _kept(self, prompt: Mapping[str, Any], beginning: str) -> tuple[list[Kept], list[str]]:
+        """The results of a run, and the classes of the nodes that they are from."""
+        if self._client is None:
+            self._client = self._open.enter_context(_serving(self._base))
+        client = self._client
+        client.send("/free", {"unload_models": True, "free_memory": True})
+        keeping, classes = small_prompts.keeping(prompt, _classes(), beginning)
+        job = client.run(keeping)
+        names = sorted(name for output in job.outputs.values() for name in output.get("kept", ()))
+        paths = [client.server.output / name for name in names]
+        kept = [torch.load(path, weights_only=True) for path in paths]
+        for path in paths:
+            path.unlink()
+        return kept, classes
+
+    def _failed(self, failure: Exception, result: planning.Result, what: str) -> None:
+        result.why.append(f"{what}: {' '.join(str(failure).split())[:_LONGEST] or type(failure).__name__}")
+        if not isinstance(failure, comfy_server.JobFailed | comfy_server.Refused | Unlike):
+            with contextlib.suppress(OSError):
+                self.close()
 
 
-def smaller(prompt: Mapping[str, Any]) -> dict[str, Any]:
-    """The prompt with small sizes, and few frames and steps."""
-    return {key: {**node, "inputs": dict(map(_small_input, node["inputs"].items()))} for key, node in prompt.items()}
+_FAILURES = (comfy_server.JobFailed, comfy_server.Refused, comfy_server.Interrupted, OSError)  # of which TimeoutError
 
 
-def _small_input(item: tuple[str, Any]) -> tuple[str, Any]:
-    name, value = item
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return name, min(value, SMALLER[name]) if number and name in SMALLER else value
+@contextmanager
+def _serving(base: Path) -> Iterator[comfy_server.Client]:
+    (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
+    link_folder(base / "custom_nodes" / "small-models", _NODES)
+    with comfy_server.running(base, base / "models", "--disable-metadata") as client:
+        yield client
 
 
-def write_small(models: Path, files: tuple[tuple[str, str], ...]) -> list[str]:
-    """Writes small stand-ins for these files; returns those that there is none of."""
-    absent = []
-    for directory, name in files:
-        make = next((each for pattern, each in SMALL_FILES.items() if re.match(pattern, name, re.IGNORECASE)), None)
-        path = models / directory / name
-        if make is None:
-            absent.append(name)
-        elif not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({key: x.half().contiguous() for key, x in make().items()}, path)
-    return absent
+def prompts(prompt: Mapping[str, Any], result: planning.Result) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The prompt made small, with core's loaders and with ours: on the CPU, by ggml."""
+    small = small_prompts.smaller(prompt, _classes())
+    converted = planning.converted(small, result)
+    schemas = pack.schemas()
+    ours = {}
+    for key, node in converted.items():
+        schema = schemas.get(node["class_type"])
+        known = {each.id for each in schema.inputs} if schema else set()
+        said = {name: value for name, value in (("device", "CPU"), ("engine", "ggml")) if name in known}
+        ours[key] = {**node, "inputs": {**node["inputs"], **said}}
+    return small, ours
 
 
-def alike(found: np.ndarray, expected: np.ndarray) -> float:
-    """Peak signal to noise ratio of two pictures of bytes in dB; at most 99."""
-    error = float(np.square(found.astype(np.float64) - expected).mean())
-    return min(99.0, 10 * np.log10(255**2 / error)) if error else 99.0
+def _classes() -> Mapping[str, Any]:
+    import nodes as core
+
+    return dict(core.NODE_CLASS_MAPPINGS)
+
+
+def alike(found: Kept, expected: Kept) -> float:
+    """The least peak signal to noise ratio of two lists of tensors and texts in dB; the peak: the expected range.
+
+    Raises Unlike where they cannot be compared.
+    """
+    if len(found) != len(expected):
+        raise Unlike(f"{len(found)} results, and core's {len(expected)}")
+    return min((_alike(*pair) for pair in zip(found, expected, strict=True)), default=_BEST)
+
+
+def _alike(found: Any, expected: Any) -> float:
+    if isinstance(expected, str) or isinstance(found, str):
+        if found != expected:
+            raise Unlike(f"the text {str(found)[:40]!r}, and core's {str(expected)[:40]!r}")
+        return _BEST
+    if found.shape != expected.shape:
+        raise Unlike(f"a result is {_size(found)}, and core's {_size(expected)}")
+    if found.numel() == 0 or torch.equal(found, expected):
+        return _BEST
+    if not found.isfinite().all():
+        raise Unlike("the result has values that are no numbers, and core's has none")
+    found, expected = found.double(), expected.double()
+    peak, error = float(expected.max() - expected.min()), float((found - expected).square().mean())
+    return min(_BEST, 10 * float(torch.log10(torch.tensor(max(peak, 1e-6) ** 2 / error))))
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, torch.Tensor) or bool(value.isfinite().all())
+
+
+def _size(tensor: Sequence[Any] | Any) -> str:
+    return "x".join(map(str, tensor.shape))

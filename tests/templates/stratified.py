@@ -13,3 +13,5 @@ STRATIFIED = (
 )  # fmt: skip
 # Those of them that the planner cannot plan whole, and why.
 NOT_PLANNED: dict[str, str] = {}
+# Those whose small models take seconds to make.
+RUN = ("text_to_video_wan",)

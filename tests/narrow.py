@@ -1,0 +1,232 @@
+"""Core's classes at small width: for tables of small models, and for a ComfyUI whose files say how small they are.
+
+A file says it in its metadata, under NOTE, as the text of a dict: "kind", "sizes" of its diffusion model, and "narrow",
+arguments of classes. Encoders say nothing: each class has its small sizes here.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from typing import Any
+from unittest.mock import patch
+
+import comfy.clip_model
+import comfy.clip_vision
+import comfy.model_detection
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models
+import comfy.text_encoders.t5 as t5
+import comfy.utils
+
+NOTE = "small_model"
+Narrow = Mapping[str, Mapping[str, Any]]
+# What text encoders are made of; what reaches others, their width and vocabulary, stays as it is.
+_ENCODER = {"intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+# By class: what its detection or its file differs in.
+_BY_CLASS: Mapping[str, Mapping[str, Any]] = {
+    "T5": {"d_ff": 64, "num_heads": 2},
+    "CLIPTextModel": {"num_hidden_layers": 3, "intermediate_size": 64},
+    "Qwen25_7BVLI": {"num_key_value_heads": 4, "num_hidden_layers": 4},
+    "Gemma2_2B": {"vocab_size": 512, "num_attention_heads": 2, "num_key_value_heads": 1},
+    "Gemma3_4B": {"vocab_size": 512, "num_attention_heads": 2, "num_key_value_heads": 1},
+    "Gemma3_12B": {"vocab_size": 512, "num_attention_heads": 1, "num_key_value_heads": 1},
+    "Mistral3Small24B": {"vocab_size": 2048},
+    "Ministral3_3B": {"vocab_size": 2048},
+}
+_LARGEST, _PICTURE = 160, 96  # pixels of a side
+_TOKENS = 128  # what a text is padded to at most
+_HELD = ExitStack()  # what follow() began
+_VISION = {"intermediate_size": 64, "num_hidden_layers": 3}
+
+
+@contextmanager
+def detection(kind: str, sizes: Mapping[str, Any]) -> Iterator[None]:
+    """Within it core's detection finds a diffusion model of the class `kind` and of these sizes."""
+    detect, original = comfy.model_detection.detect_unet_config, comfy.model_detection.model_config_from_unet_config
+    asked = getattr(comfy.supported_models, kind).unet_config
+
+    def sized(unet_config: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        config = original({**unet_config, **asked}, *args, **kwargs)
+        config.unet_config.update({n: unet_config[n] for n in asked if n in unet_config and n in config.unet_config})
+        config.unet_config.update(sizes)
+        return config
+
+    with (
+        patch.object(comfy.model_detection, "detect_unet_config", lambda *a, **k: detect(*a, **k) or {}),
+        patch.object(comfy.model_detection, "model_config_from_unet_config", sized),
+    ):
+        yield
+
+
+@contextmanager
+def narrowed(places: Narrow) -> Iterator[None]:
+    """Within it classes, "module:name", are given other arguments than core gives them."""
+    with ExitStack() as stack:
+        for place, config in places.items():
+            module, name = place.split(":")
+            owner = import_module(module)
+            stack.enter_context(patch.object(owner, name, _with(getattr(owner, name), config)))
+        yield
+
+
+def _with(cls: Callable[..., Any], config: Mapping[str, Any]) -> Callable[..., Any]:
+    """The class with other arguments than it is given; those of encoder, decoder and ddconfig are changed inside."""
+
+    @functools.wraps(cls, updated=())
+    def make(*args: Any, **kwargs: Any) -> Any:
+        nested = {
+            name: {**value, "params": {**value["params"], **config}}
+            for name, value in kwargs.items()
+            if name in ("encoder_config", "decoder_config")
+        }
+        if nested:
+            return cls(*args, **{**kwargs, **nested})
+        sizes = {name: {**kwargs[name], **config} for name in ("ddconfig", "decoder_ddconfig") if name in kwargs}
+        if sizes:
+            return cls(*args, **{**kwargs, **sizes})
+        if args and isinstance(args[0], dict):
+            return cls({**args[0], **config}, *args[1:], **kwargs)
+        return cls(*args, **{**kwargs, **config})
+
+    return make
+
+
+def encoder_sizes(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The small sizes of a text encoder, by its class and core's configuration of it."""
+    found = dict(_BY_CLASS.get(kind.__name__, {}))
+    if kind is t5.T5:
+        by_detection = {"num_heads": 6} if config.get("d_model") == 1472 else {}  # ByT5, by 384 channels
+        return found | by_detection | ({"vocab_size": 512, "num_layers": 2} if _is_umt5(config) else {})
+    return found if kind is comfy.clip_model.CLIPTextModel else {**_ENCODER, **found}
+
+
+def _is_umt5(config: Mapping[str, Any]) -> bool:
+    return bool(config.get("vocab_size", 0) > 200000)
+
+
+def vision_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The small sizes of a vision encoder: the same width and pictures."""
+    return {key: value for key, value in _VISION.items() if key in config}
+
+
+@contextmanager
+def towers() -> Iterator[None]:
+    """Within it the vision towers of language models have few channels and layers."""
+    import comfy.text_encoders.qwen3vl as qwen3vl
+    import comfy.text_encoders.qwen_vl as qwen_vl
+
+    tower = functools.partial(qwen_vl.Qwen2VLVisionTransformer, intermediate_size=96, num_heads=4, num_layers=2)
+    shape = {"hidden_size": 64, "intermediate_size": 96, "depth": 4, "deepstack_visual_indexes": [0, 2, 3]}
+    with (
+        patch.object(
+            qwen_vl, "Qwen2VLVisionTransformer", lambda hidden_size, **others: tower(hidden_size=64, **others)
+        ),
+        patch.dict(qwen3vl.QWEN3VL_VISION, dict.fromkeys(qwen3vl.QWEN3VL_VISION, shape)),
+        patch.dict(qwen3vl.QWEN3VL_VISION_COMMON, {"num_heads": 4}),
+    ):
+        yield
+
+
+def noted(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The note of a file on how small it is."""
+    return dict(ast.literal_eval((metadata or {}).get(NOTE, "{}")))
+
+
+def follow() -> None:
+    """From now on core builds every model as small as its file says, and text and vision encoders small."""
+    _HELD.enter_context(towers())
+    detect = comfy.model_detection.model_config_from_unet
+
+    def detected(state_dict: Any, prefix: str, use_base: bool = False, metadata: Any = None) -> Any:
+        note = noted(metadata)
+        with detection(note["kind"], note["sizes"]) if "kind" in note else ExitStack():
+            return detect(state_dict, prefix, use_base, metadata)
+
+    comfy.model_detection.model_config_from_unet = detected
+    vae = comfy.sd.VAE.__init__
+
+    @functools.wraps(vae)
+    def made(self: Any, sd: Any = None, device: Any = None, config: Any = None, dtype: Any = None, metadata: Any = None,
+             **more: Any) -> None:  # fmt: skip
+        with narrowed(noted(metadata).get("narrow", {})):
+            vae(self, sd, device, config, dtype, metadata, **more)
+
+    comfy.sd.VAE.__init__ = made
+    _shrink_encoders()
+    kind_of = comfy.sd.detect_te_model
+
+    def kind_of_encoder(sd: Any) -> Any:
+        inner = sd.get("encoder.block.23.layer.1.DenseReluDense.wi_1.weight")
+        is_t5 = inner is not None and tuple(inner.shape) == (_BY_CLASS["T5"]["d_ff"], 4096)
+        return comfy.sd.TEModel.T5_XXL if is_t5 else kind_of(sd)
+
+    comfy.sd.detect_te_model = kind_of_encoder
+    vision = comfy.clip_vision.ClipVisionModel.__init__
+
+    def seen(self: Any, json_config: Any) -> None:
+        if not isinstance(json_config, dict):
+            with open(json_config, encoding="utf-8") as file:
+                json_config = json.load(file)
+        vision(self, {**json_config, **vision_sizes(json_config)})
+
+    comfy.clip_vision.ClipVisionModel.__init__ = seen
+    scale = comfy.utils.common_upscale
+
+    def scaled(samples: Any, width: int, height: int, *more: Any) -> Any:
+        return scale(samples, *small_picture(width, height), *more)
+
+    comfy.utils.common_upscale = scaled
+    tokenizer = comfy.sd1_clip.SDTokenizer.__init__
+
+    @functools.wraps(tokenizer)
+    def short(self: Any, *args: Any, **kwargs: Any) -> None:
+        given = _bound(tokenizer, self, args, kwargs)
+        tokenizer(self, **{**given, "min_length": min(given["min_length"] or 0, _TOKENS) or given["min_length"]})
+
+    comfy.sd1_clip.SDTokenizer.__init__ = short
+
+
+def small_picture(width: int, height: int) -> tuple[int, int]:
+    """The size of a picture that a node scales to a size of its own, such as a million pixels."""
+    if width * height <= _LARGEST**2:
+        return width, height
+    factor = _PICTURE / math.sqrt(width * height) / 32
+    return 32 * max(1, round(width * factor)), 32 * max(1, round(height * factor))
+
+
+def _shrink_encoders() -> None:
+    def shrunk(kind: type, config: Any) -> dict[str, Any]:
+        if not isinstance(config, dict):
+            with open(config, encoding="utf-8") as file:
+                config = json.load(file)
+        return config | encoder_sizes(kind, config)
+
+    original = comfy.sd1_clip.SDClipModel.__init__
+
+    @functools.wraps(original)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        given = _bound(original, self, args, kwargs)
+        config, kind = given["textmodel_json_config"], given["model_class"]
+        if config is None:
+            config = str(comfy.sd1_clip.__file__).replace("sd1_clip.py", "sd1_clip_config.json")
+            given["model_options"] = {"model_name": "clip_l", **given["model_options"]}
+        if isinstance(kind, type):  # else what this pack makes of a file, whose sizes it reads
+            given["textmodel_json_config"] = shrunk(kind, config)
+        original(self, **given)
+
+    comfy.sd1_clip.SDClipModel.__init__ = init
+
+
+def _bound(function: Any, self: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+    from inspect import signature
+
+    bound = signature(function).bind(self, *args, **kwargs)
+    bound.apply_defaults()
+    return {name: value for name, value in bound.arguments.items() if name != "self"}

@@ -1,0 +1,75 @@
+"""A custom node of a test's ComfyUI: core builds small models as their files say, and a node keeps what it is given."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_HERE = Path(__file__).resolve().parent
+
+
+def _follow() -> None:
+    """By the file, as ComfyUI has another package named tests."""
+    spec = importlib.util.spec_from_file_location("small_models_narrow", _HERE.parents[1] / "narrow.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.follow()
+
+
+class _Any(str):
+    """A type that fits every other."""
+
+    __slots__ = ()
+
+    def __ne__(self, _: object) -> bool:
+        return False
+
+    __hash__ = str.__hash__
+
+
+class Keep:
+    """Writes the tensors of what it is given, as they are, to the file `name` in the output folder."""
+
+    CATEGORY, FUNCTION, OUTPUT_NODE, RETURN_TYPES = "tests", "keep", True, ()
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"value": (_Any("*"),), "name": ("STRING", {})}}
+
+    def keep(self, value: Any, name: str) -> dict[str, Any]:
+        import folder_paths
+
+        path = Path(folder_paths.get_output_directory()) / name
+        torch.save(list(_tensors(value, 0)), path)
+        return {"ui": {"kept": [name]}}
+
+
+def _tensors(value: Any, depth: int) -> Any:
+    """The tensors in dicts, lists and the fields of objects that are no models."""
+    if isinstance(value, torch.nn.Module) or hasattr(value, "patcher") or hasattr(value, "model_options"):
+        return
+    if isinstance(value, torch.Tensor):
+        yield value.detach().float().cpu().contiguous() if not value.is_complex() else value
+    elif isinstance(value, str | bytes | int | float | bool | type(None)) or depth > 5:
+        if isinstance(value, str):
+            yield value
+    elif isinstance(value, dict):
+        for key in sorted(value, key=str):
+            yield from _tensors(value[key], depth + 1)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _tensors(each, depth + 1)
+    elif hasattr(value, "get_components"):  # a video
+        parts = value.get_components()
+        yield from _tensors([parts.images, parts.audio], depth + 1)
+    elif hasattr(value, "__dict__"):
+        yield from _tensors(vars(value), depth + 1)
+
+
+_follow()
+NODE_CLASS_MAPPINGS = {"KeepTensors": Keep}
