@@ -8,6 +8,7 @@ from typing import Any
 
 import comfy.samplers
 import torch
+from comfy.samplers import KSampler
 from torch.overrides import TorchFunctionMode
 
 from .unknown import Inputs, Unknown
@@ -25,6 +26,8 @@ def model_calls(inputs: Inputs, patcher: Any) -> int:
         return 0
     if "sigmas" in inputs:
         sampler, sigmas = inputs.get("sampler"), inputs["sigmas"]
+    elif inputs.get("sampler_name") not in KSampler.SAMPLERS or inputs.get("scheduler") not in KSampler.SCHEDULERS:
+        return 0
     else:
         sampler, sigmas = comfy.samplers.sampler_object(str(inputs.get("sampler_name"))), _sigmas(inputs, patcher)
     function = getattr(sampler, "sampler_function", None)
@@ -45,7 +48,7 @@ def _sigmas(inputs: Inputs, patcher: Any) -> torch.Tensor:
     """The noise levels of KSampler and KSamplerAdvanced, as core's nodes make and cut them."""
     steps, scheduler, denoise = int(inputs["steps"]), str(inputs.get("scheduler")), float(inputs.get("denoise", 1.0))
     sampler = str(inputs.get("sampler_name"))
-    made = comfy.samplers.KSampler(patcher, steps, "cpu", sampler, scheduler, denoise, patcher.model_options)
+    made = KSampler(patcher, steps, "cpu", sampler, scheduler, denoise, patcher.model_options)
     begin, end = int(inputs.get("start_at_step", 0)), int(inputs.get("end_at_step", steps))
     sigmas: torch.Tensor = made.sigmas[: end + 1]
     return sigmas[begin:]

@@ -121,7 +121,7 @@ SMALL = {  # why a file may be shorter: those files
         native/runner/graph/call.py native/runner/graph/execute.py native/runner/graph/profile.py
         native/runner/graph/segments.py native/runner/graph/sources.py
         native/runner/weight_memory/arrays.py nodes/components/call_arguments.py
-        nodes/components/checkpoint_build.py nodes/components/encoder_sizes.py
+        nodes/components/encoder_sizes.py
         nodes/components/core_function.py nodes/components/latent_axes.py nodes/components/memory_weights.py
         nodes/components/not_finite.py nodes/loaders/found.py nodes/loaders/small_vaes.py nodes/planner/chart.py
         nodes/planner/lora_files.py nodes/planner/order.py

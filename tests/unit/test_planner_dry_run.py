@@ -23,13 +23,11 @@ MACHINE = part("native.planning").Machine((CPU,), {"CPU": 1 << 40})
 def planned(path: Path, tensors: dict[str, torch.Tensor]) -> Any:
     """The pooled state of a CLIP-L, as a dry run has it."""
     random_models.write_safetensors(path, tensors)
-    held = weights.clip_l(weights.read_header(str(path)))
+    width = next(len(x) for name, x in tensors.items() if name.endswith("final_layer_norm.weight"))
     with part("nodes.components.host").dry_run_host(dry_run.Recorder(client.shared(), MACHINE)):
-        config = text_encoders.clip_config(held)
-        core = text_encoders._clip_transformer(config, held)
         placement = part("native.placement").Placement("CPU")
-        module = part("nodes.components.encoder").encoder(core, held, placement)
-        embeds = torch.zeros(1, 77, config["hidden_size"])
+        clip, _ = text_encoders.load_encoders([weights.read_header(str(path))], "auto", placement)
+        module, embeds = clip.cond_stage_model.clip_l.transformer, torch.zeros(1, 77, width)
         return module(None, None, embeds=embeds, num_tokens=[77], intermediate_output=-2)
 
 
