@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
@@ -25,6 +26,7 @@ from .lora_files import unreadable_lora
 from .size_guard import SizeGuard
 from .unknown import Inputs, NodeTurn, Outputs, Unknown, Unplanned
 
+log = logging.getLogger(__name__)
 SETTINGS = frozenset({
     "BOOLEAN", "COMBO", "FLOAT", "FLOATS", "GUIDER", "INT", "LATENT", "NOISE", "SAMPLER", "SIGMAS", "STRING",
 })  # fmt: skip
@@ -140,13 +142,15 @@ def _nested(node_class: Any, inputs: Inputs) -> Inputs:
 
 
 def _why(class_type: str, inputs: Inputs, error: Exception) -> str:
-    """Why a node fails; of errors that are not written for people also their kind, without which a key says nothing."""
+    """Why a node fails; an error that is not written for people is in ComfyUI's log."""
     fault = unreadable_lora(inputs)
     if fault:
         return fault[1].rstrip(".")
-    kind = "" if isinstance(error, (ValueError, RuntimeError, OSError)) else type(error).__name__
-    said = ": ".join(each for each in (kind, f"{error!s:.300}".rstrip(".")) if each)
-    return f"{class_type} fails: {said or type(error).__name__}"
+    said = f"{error!s:.300}".rstrip(".")
+    if said and isinstance(error, (ValueError, RuntimeError, OSError)):
+        return f"{class_type} fails: {said}"
+    log.info("%s fails in a plan: %s: %s", class_type, type(error).__name__, error)
+    return f"{class_type} fails with these inputs, and ComfyUI's log says more"
 
 
 def loads_models(function: Any) -> bool:

@@ -114,8 +114,8 @@ class _Walk:
             return (Unknown(str(reason), foreign=reason.foreign),)
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError) as error:
             raise NodeFault(
-                f"{class_type:.80} (node {node:.40}) cannot be planned ({type(error).__name__}: {error!s:.300}). One "
-                "of its inputs has a value that makes no sense there, or the planner has a fault; the log says more."
+                f"{class_type:.80} (node {node:.40}) cannot be planned: one of its inputs has a value that makes no "
+                "sense there, or the planner has a fault, of which ComfyUI's log says more."
             ) from error
         finally:
             self.notes += [f"{class_type} (node {node}) is planned with {each}." for each in turn.assumptions]
