@@ -73,7 +73,8 @@ def test_a_diffusion_model_in_bf16(engine: str) -> None:
         ours = move.GGMLMove.execute(half, "CPU", engine=engine).result[0]
     arrays = ours.model.diffusion_model.engine_model.file_weights.arrays
     assert sum(array.nbytes for array in arrays.values()) <= 1.1 * sum(x.nbytes for x in tensors.values())
-    assert apart(sampled(ours, FLUX), sampled(core, FLUX)) <= (BOUND if engine == "torch" else 5 * BOUND)
+    # Activations are BF16 in ggml's products, and in torch's on processors that have instructions for these.
+    assert apart(sampled(ours, FLUX), sampled(core, FLUX)) <= 5 * BOUND
 
 
 @pytest.mark.parametrize("device", ["CPU", "Vulkan0"])
