@@ -122,6 +122,7 @@ def run(prompt: dict[str, Any]) -> Iterator[None]:
     yield
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize(("device", "residency"), [("CPU", "auto"), ("Vulkan0", "device"), ("Vulkan0", "disk")])
 def test_planned_is_what_is_taken(files: dict[str, str], device: str, residency: str) -> None:
     prompt = workflow(files, device, residency)

@@ -159,7 +159,7 @@ def measuring(call: Callable[..., Any], real: Any, most: dict[str, int]) -> Call
 
 def runner_finishes(weights: Any) -> bool:
     """Text encoders do: the other one is to come."""
-    return "encoder" in weights.name
+    return "transformer" in weights.name
 
 
 @contextmanager
@@ -233,6 +233,7 @@ def test_planned_is_what_is_taken(large: Any, key: tuple[str, str], request: pyt
         empty(large)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("limit", SMALL)
 def test_what_is_accepted_allocates_and_what_is_rejected_does_not(limit: int) -> None:
     cases = [*MATRIX["sampling", "Vulkan0"][::3], *MATRIX["decoding", "Vulkan0"][::5]]

@@ -16,6 +16,7 @@ TEXT_TO_IMAGE = workflow("text_to_image")
 MODEL = TEXT_TO_IMAGE["1"]["inputs"]["model_name"]
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("kind", ["F16", "Q8_0"])
 def test_nine_of_ten_pictures_show_what_was_asked(comfyui: Client, kind: str) -> None:
     wrong = []
