@@ -11,7 +11,7 @@ from native.client import Runner
 from tests.parity.places import PLACES, Place
 
 ON_VULKAN = PLACES[1:]
-BY_TURNS = ("test_operations.py", "test_op_info.py", "test_kernels.py")
+BY_TURNS = ("test_operations.py", "test_op_info.py", "test_kernels.py", "test_models.py")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -28,7 +28,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of operations on Vulkan a run takes every second case, of those with F16 others than with F32."""
+    """Of operations and models on Vulkan a run takes every second case, of those with F16 others than with F32."""
     for item in items:
         place = isinstance(item, pytest.Function) and hasattr(item, "callspec") and item.callspec.params.get("place")
         if item.path.name in BY_TURNS and place in ON_VULKAN:
