@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,17 @@ def inputs_of(prompt: Prompt, node: str, machine: Machine) -> dict[str, Any]:
         return {name: walk.value(value) for name, value in prompt[node]["inputs"].items()}
 
 
+@contextmanager
+def _what_models_refuse(class_type: str) -> Iterator[None]:
+    """Raises Unplanned where a model of ComfyUI's refuses its inputs, as some do a batch of pictures."""
+    try:
+        yield
+    except ValueError as error:
+        if type(error) is not ValueError:  # of this pack, whose errors have kinds
+            raise
+        raise Unplanned(f"{class_type} fails: {error!s:.300}".rstrip(".")) from error
+
+
 class _Walk:
     def __init__(self, prompt: Prompt, recorder: Recorder, unknown: Size) -> None:
         self._prompt = prompt
@@ -101,9 +113,10 @@ class _Walk:
         self._recorder.part = Part(node, (planned and planned.title) or title_of(class_type))
         turn = NodeTurn(self._recorder, self._unknown)
         try:
-            if planned:
-                return tuple(map(planned_model, planned.rule(inputs, turn)))
-            return follow(class_type, inputs, any(map(_is_link, described["inputs"].values())), turn)
+            with _what_models_refuse(class_type):
+                if planned:
+                    return tuple(map(planned_model, planned.rule(inputs, turn)))
+                return follow(class_type, inputs, any(map(_is_link, described["inputs"].values())), turn)
         except Unplanned as reason:
             note = f"{class_type} (node {node}) is not in the plan: {reason}."
             is_gap = any(map(is_ours, inputs.values())) or (bool(planned and planned.title) and not reason.foreign)

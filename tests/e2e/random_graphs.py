@@ -16,6 +16,7 @@ RESIDENCIES = ("auto", "auto", "device", "ram", "disk")
 FLUX = tuple(f"flux1-schnell-micro-{kind}" for kind in ("F16.gguf", "Q8_0.gguf", "Q4_0.gguf", "fp8_e4m3fn.safetensors"))
 CLIP = {"clip_name1": "t5-micro-encoder-Q8_0.gguf", "clip_name2": "clip_l-micro_fp8_e4m3fn.safetensors"}
 TOKENS = 9
+ALONE = ("MiniMaxH3",)  # small models of which ComfyUI computes no batch
 
 Graph = dict[str, dict[str, Any]]
 
@@ -121,7 +122,8 @@ def small_family(random_: random.Random, number: int, kind: str, loaders: dict[s
         loaders["model"] = w.placed()
     model = [w.add("GGMLDiffusionModel", model_name=f"{kind}.safetensors", **loaders["model"]), 0]
     seed = [w.add("PrimitiveInt", value=number), 0]
-    made = w.add("SmallInputs", kind=kind, batch=random_.choice((1, 2)), tokens=TOKENS, seed=seed)
+    batch = random_.choice((1, 2)) if kind not in ALONE else 1
+    made = w.add("SmallInputs", kind=kind, batch=batch, tokens=TOKENS, seed=seed)
     sampling = {"seed": number, "steps": 1, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
     conds = {"positive": [made, 0], "negative": [made, 0], "cfg": random_.choice((1.0, 2.5))}
     latent = [w.add("KSampler", model=model, latent_image=[made, 1], **conds, **sampling), 0]

@@ -34,6 +34,19 @@ def test_random_workflows_take_what_is_planned(tmp_path: Path, request: pytest.F
     assert not outcome.wrong
 
 
+def test_what_a_model_refuses_is_not_in_the_plan(tmp_path: Path) -> None:
+    """ComfyUI's MiniMax H3 computes no batch."""
+    chosen = random_graphs.sequence(29)
+    assert chosen.small is not None
+    assert chosen.small.kind in random_graphs.ALONE
+    graph = chosen.graphs[0]
+    next(node for node in graph.values() if node["class_type"] == "SmallInputs")["inputs"]["batch"] = 2
+    with random_workflows.bench(tmp_path) as bench, random_workflows.family(chosen, tmp_path), bench.runners():
+        plan = bench.plan(graph)
+    assert len(plan.gaps) == 1
+    assert "KSampler fails: MiniMax H3 supports batch size 1" in plan.gaps[0]
+
+
 def test_sequences_have_everything() -> None:
     """All that workflows are said to vary, in 300 of them; each is the same every time."""
     graphs = [graph for number in range(SEQUENCES) for graph in random_graphs.sequence(number).graphs]
