@@ -73,8 +73,8 @@ def _what_models_refuse(class_type: str) -> Iterator[None]:
     """Raises Unplanned where a model of ComfyUI's refuses its inputs, as some do a batch of pictures."""
     try:
         yield
-    except ValueError as error:
-        if type(error) is not ValueError:  # of this pack, whose errors have kinds
+    except (ValueError, RuntimeError) as error:
+        if type(error) not in (ValueError, RuntimeError, NotImplementedError):  # of this pack, whose errors have kinds
             raise
         raise Unplanned(f"{class_type} fails: {error!s:.300}".rstrip(".")) from error
 

@@ -16,7 +16,7 @@ RESIDENCIES = ("auto", "auto", "device", "ram", "disk")
 FLUX = tuple(f"flux1-schnell-micro-{kind}" for kind in ("F16.gguf", "Q8_0.gguf", "Q4_0.gguf", "fp8_e4m3fn.safetensors"))
 CLIP = {"clip_name1": "t5-micro-encoder-Q8_0.gguf", "clip_name2": "clip_l-micro_fp8_e4m3fn.safetensors"}
 TOKENS = 9
-ALONE = ("MiniMaxH3",)  # small models of which ComfyUI computes no batch
+ALONE = ("HunyuanVideo", "MiniMaxH3")  # small models of which ComfyUI computes no batch
 
 Graph = dict[str, dict[str, Any]]
 

@@ -34,9 +34,10 @@ def test_random_workflows_take_what_is_planned(tmp_path: Path, request: pytest.F
     assert not outcome.wrong
 
 
-def test_what_a_model_refuses_is_not_in_the_plan(tmp_path: Path) -> None:
-    """ComfyUI's MiniMax H3 computes no batch."""
-    chosen = random_graphs.sequence(29)
+@pytest.mark.parametrize(("number", "said"), [(29, "MiniMax H3 supports batch size 1"), (34, "The expanded size")])
+def test_what_a_model_refuses_is_not_in_the_plan(tmp_path: Path, number: int, said: str) -> None:
+    """ComfyUI's MiniMax H3 computes no batch, and its HunyuanVideo none with a mask of the text."""
+    chosen = random_graphs.sequence(number)
     assert chosen.small is not None
     assert chosen.small.kind in random_graphs.ALONE
     graph = chosen.graphs[0]
@@ -44,7 +45,7 @@ def test_what_a_model_refuses_is_not_in_the_plan(tmp_path: Path) -> None:
     with random_workflows.bench(tmp_path) as bench, random_workflows.family(chosen, tmp_path), bench.runners():
         plan = bench.plan(graph)
     assert len(plan.gaps) == 1
-    assert "KSampler fails: MiniMax H3 supports batch size 1" in plan.gaps[0]
+    assert f"KSampler fails: {said}" in plan.gaps[0]
 
 
 def test_sequences_have_everything() -> None:
