@@ -26,7 +26,12 @@ def with_names(function: Any, names: Mapping[str, Any]) -> Callable[..., Any]:
     replaced = dict(function.__globals__)
     for known in {part for name in names for part in name.split(".")} & replaced.keys():
         replaced[known] = _replaced(known, replaced[known], names)
-    copied = FunctionType(function.__code__, replaced, function.__name__, function.__defaults__, function.__closure__)
+    return with_globals(function, replaced)
+
+
+def with_globals(function: Any, names: dict[str, Any]) -> Callable[..., Any]:
+    """A copy of a function of Python with these as its module's names."""
+    copied = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
     copied.__kwdefaults__ = function.__kwdefaults__
     return copied
 

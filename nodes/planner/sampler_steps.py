@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Mapping
+from types import FunctionType
 from typing import Any
 
+import comfy.k_diffusion.sampling
 import comfy.samplers
 import torch
 from comfy.samplers import KSampler
 from torch.overrides import TorchFunctionMode
 
+from ..components.core_function import with_globals
 from .unknown import Inputs, Unknown
 
 log = logging.getLogger(__name__)
@@ -55,18 +59,40 @@ def _sigmas(inputs: Inputs, patcher: Any) -> torch.Tensor:
 
 
 def _counted(function: Callable[..., Any], options: Mapping[str, Any], sigmas: torch.Tensor, patcher: Any) -> int:
-    """Calls of the model; 0 where the sampler needs more than zeros."""
-    model = _Zeros(patcher)
+    """Calls of the model; 0 where the sampler is not of core's module of them, or needs more than zeros."""
+    silent, model = _without_progress_bar(function), _Zeros(patcher)
+    if silent is None:
+        return 0
     denoiser = comfy.samplers.KSamplerX0Inpaint(model, sigmas)
     denoiser.noise = denoiser.latent_image = torch.zeros(1, 1, 1, 1)
     extra = {"model_options": {}, "seed": 0, "denoise_mask": None}
     try:
         with _NothingRandom():
-            function(denoiser, denoiser.noise, sigmas, extra_args=extra, callback=None, disable=True, **options)
+            silent(denoiser, denoiser.noise, sigmas, extra_args=extra, callback=None, disable=True, **options)
     except Exception as error:  # of another's sampler
         log.debug("The calls of a sampler could not be counted: %s", error)
         return 0
     return model.calls
+
+
+def _without_progress_bar(function: Callable[..., Any]) -> Callable[..., Any] | None:
+    """A copy of a sampler of core's module, and of what that calls there, without tqdm; None for any other sampler.
+
+    A full disk can leave tqdm's lock with ComfyUI's own thread for good: `refresh` holds it while it writes.
+    """
+    core = vars(comfy.k_diffusion.sampling)
+    names = {**core, "trange": _steps}
+    copies = {}
+    for name, value in core.items():
+        plain = inspect.unwrap(value) if isinstance(value, FunctionType) else None
+        if plain is not None and plain.__globals__ is core:
+            copies[plain] = names[name] = with_globals(plain, names)
+    return copies.get(inspect.unwrap(function))
+
+
+def _steps(count: int, **_: Any) -> range:
+    """tqdm's range without a bar."""
+    return range(count)
 
 
 class _NothingRandom(TorchFunctionMode):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from tqdm.auto import tqdm
 
 from tests.comfy_server import MICRO_MODELS, changed, node_id, workflow
 from tests.pack import part
@@ -111,3 +113,18 @@ def test_counting_a_samplers_calls_draws_nothing_from_torch() -> None:
     for sampler in ("heunpp2", "ddim", "dpmpp_sde", "uni_pc"):
         phases(graph(KSampler={"steps": 3, "sampler_name": sampler}))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_progress_bar_of_another_thread_holds_no_plan_up() -> None:
+    """tqdm keeps its lock where it cannot write, as on a full disk; ComfyUI's own thread has it from then on."""
+    counted: list[float] = []
+
+    def count() -> None:
+        samplers = ("euler", "dpmpp_2m_sde_heun_gpu", "uni_pc", "dpm_fast", "dpm_adaptive")
+        counted.extend(phases(graph(KSampler={"steps": 3, "sampler_name": each}))["Sampling"] for each in samplers)
+
+    thread = threading.Thread(target=count, daemon=True)
+    with tqdm.get_lock():
+        thread.start()
+        thread.join(60)
+    assert len(counted) == 5
