@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from typing import Any
 
 import comfy.model_management
 from comfy_api.latest import io, ui
 
-from ..native.card import CardOptions, CardReport, Watch, check_card, to_json, to_page
+from ..native.card import (
+    FULL_SECONDS,
+    QUICK_SECONDS,
+    CardOptions,
+    CardReport,
+    Watch,
+    check_card,
+    to_json,
+    to_page,
+)
 from ..native.client import Interrupted, RunnerError
 from ..native.placement import AUTO, CPU
 from ..native.threads import wanted_threads
@@ -19,7 +27,7 @@ from .node_text import show
 
 log = logging.getLogger(__name__)
 QUICK, FULL = "quick", "full"
-_SECONDS = {QUICK: 55.0, FULL: 465.0}
+_SECONDS = {QUICK: QUICK_SECONDS, FULL: FULL_SECONDS}
 _LIMIT = {QUICK: 25.0, FULL: 120.0}  # seconds without a sign of progress
 
 
@@ -94,5 +102,7 @@ def checked(device: str, extent: str, watch: Watch) -> CardReport:
             "There is no GPU to check: ggml found the CPU alone. GGML Devices says which build of ggml there is; "
             "docs/troubleshooting.md has what to do under No Vulkan device."
         )
-    options = CardOptions(name, full=extent == FULL, seconds=_SECONDS[extent], limit=_LIMIT[extent])
-    return check_card(dataclasses.replace(options, threads=wanted_threads() or 0), watch)
+    options = CardOptions(
+        name, full=extent == FULL, seconds=_SECONDS[extent], limit=_LIMIT[extent], threads=wanted_threads() or 0
+    )
+    return check_card(options, watch)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from .check import CardOptions, Watch, check_card, checked_device
+from .check import FULL_SECONDS, QUICK_SECONDS, CardOptions, Watch, check_card, checked_device
 from .page import to_page
 from .report import CardReport, Finding, Rate, Verdict, to_json
 
 __all__ = [
+    "FULL_SECONDS",
+    "QUICK_SECONDS",
     "CardOptions",
     "CardReport",
     "Finding",

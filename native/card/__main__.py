@@ -12,11 +12,9 @@ import sys
 from pathlib import Path
 
 from ..errors import RunnerError
-from .check import CardOptions, Watch, check_card, checked_device
+from .check import FULL_SECONDS, QUICK_SECONDS, CardOptions, Watch, check_card, checked_device
 from .page import to_page
 from .report import to_json
-
-_FULL, _QUICK = 8 * 60.0 - 15.0, 55.0  # seconds
 
 
 def main() -> int:
@@ -33,7 +31,7 @@ def main() -> int:
     except RunnerError as error:
         print(error, file=sys.stderr)
         return 2
-    seconds = given.seconds or (_QUICK if given.quick else _FULL)
+    seconds = given.seconds or (QUICK_SECONDS if given.quick else FULL_SECONDS)
     options = CardOptions(device, full=not given.quick, seconds=seconds, limit=30.0 if given.quick else 120.0)
     report = check_card(options, Watch(progress=_say))
     if given.json:

@@ -26,6 +26,7 @@ from .report import CardReport, Finding, Rate, Verdict
 from .results import START, Reference, check_operations, check_start, check_whole
 from .trial import Clock, Stopped, Trial
 
+QUICK_SECONDS, FULL_SECONDS = 55.0, 465.0  # a minute, and 8, with what comes before and after
 USUAL = "as it is"
 _OFF = {"GGML_VK_DISABLE_F16": "1"}  # which takes matrix cores with it
 _MATRIX_CORES_OFF = {"GGML_VK_DISABLE_COOPMAT": "1", "GGML_VK_DISABLE_COOPMAT2": "1"}
@@ -54,7 +55,7 @@ class CardOptions:
 
     device: str
     full: bool = False
-    seconds: float = 55.0
+    seconds: float = QUICK_SECONDS
     limit: float = 30.0
     narrow: bool | None = None
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -46,6 +46,11 @@ class WeightFile:
         """Path, size in bytes and modification time in ns of each file."""
         return ((self.path, self.size, self.mtime_ns), *self.more)
 
+    @property
+    def texts(self) -> dict[str, str]:
+        """The metadata that are strings, as ComfyUI reads them."""
+        return {key: value for key, value in self.metadata.items() if isinstance(value, str)}
+
 
 def shard_paths(path: str) -> list[str]:
     """The paths of all files of the set that a file is one of, in order; none where its name says that it is whole."""

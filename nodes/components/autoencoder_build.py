@@ -54,7 +54,7 @@ def autoencoder(
     given = [tensors] if tensors is not None else list(_candidates(recording))
     if tensors is None:
         refuse_adapters(header, "a VAE")
-    texts = {key: value for key, value in header.metadata.items() if isinstance(value, str)} | dict(metadata or {})
+    texts = header.texts | dict(metadata or {})
     with described(header, "VAE"), recording, torch.no_grad(), parameters_without_values():
         built = (_core_vae(dict(each), texts) for each in given)
         vae = next((vae for vae in built if vae.first_stage_model is not None), None)

@@ -39,7 +39,7 @@ def diffusion_model(
     options = {"dtype": torch.float32, "custom_operations": MetaOperations}
     with described(header, "diffusion model"), recording, torch.no_grad():
         patcher = comfy.sd.load_diffusion_model_state_dict(
-            dict(recording.state_dict), model_options=options, metadata=metadata_of(header), disable_dynamic=True
+            dict(recording.state_dict), model_options=options, metadata=header.texts, disable_dynamic=True
         )
     if patcher is None:
         raise another_kind(header, wanted)
@@ -53,11 +53,6 @@ def diffusion_weights(model: comfy.model_base.BaseModel, recording: Recording, p
     _check_first_blocks(recording, model.diffusion_model, prefix)
     _read_beside(model, recording)
     return weights_of(model.diffusion_model, recording, f"{type(model.model_config).__name__} diffusion model")
-
-
-def metadata_of(header: WeightFile) -> dict[str, str]:
-    """The metadata of a file as core reads them."""
-    return {key: value for key, value in header.metadata.items() if isinstance(value, str)}
 
 
 def _read_beside(model: comfy.model_base.BaseModel, recording: Recording) -> None:
@@ -109,20 +104,22 @@ def _check_layers(header: WeightFile, core: torch.nn.Module, prefix: str) -> Non
 def _check_first_blocks(recording: Recording, core: torch.nn.Module, prefix: str) -> None:
     """Raise WeightFileError for what core has not because the first block, by which it detects, lacks it alone."""
     known = core.state_dict().keys()
+    names = [name.removeprefix(prefix) for name in recording.state_dict if name.startswith(prefix)]
+    unknown = [name for name in names if name not in known]
     for path, blocks in core.named_modules():
         if not isinstance(blocks, torch.nn.ModuleList):
             continue
-        start = f"{prefix}{path}."
+        start = f"{path}."
         found: dict[str, set[str]] = {}
-        for name in recording.state_dict:
-            if name.startswith(start) and name[len(prefix) :] not in known:
-                number, _, rest = name[len(start) :].partition(".")
+        for name in unknown:
+            if name.startswith(start):
+                number, _, rest = name.removeprefix(start).partition(".")
                 found.setdefault(rest, set()).add(number)
         for rest, numbers in found.items():
             if "0" not in numbers and 2 * len(numbers) >= len(blocks):
                 raise WeightFileError(
-                    f"{recording.header.path} has {start}{min(numbers)}.{rest} but no {start}0.{rest}. The file is "
-                    "incomplete or damaged: download it again."
+                    f"{recording.header.path} has {prefix}{start}{min(numbers)}.{rest} but no "
+                    f"{prefix}{start}0.{rest}. The file is incomplete or damaged: download it again."
                 )
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...native.weights import WeightFile, WeightSet
-from .build import described, diffusion_model, diffusion_weights, metadata_of, parameters_without_values
+from .build import described, diffusion_model, diffusion_weights, parameters_without_values
 from .component import MetaOperations
 from .encoder_build import Part, encoder_options, parts_of
 from .encoder_sizes import options_of
@@ -49,7 +49,7 @@ def checkpoint(header: WeightFile, sizes: Mapping[str, Any] | None = None) -> Ch
     sizes: as text_encoders has it. Raises WeightFileError where core does not know the model, or the file lacks some.
     """
     refuse_adapters(header, "a checkpoint")
-    recording, texts = Recording(header), metadata_of(header)
+    recording, texts = Recording(header), header.texts
     tensors = dict(recording.state_dict)
     with described(header, "checkpoint"), recording, torch.no_grad():
         prefix = comfy.model_detection.unet_prefix_from_state_dict(tensors)

@@ -14,7 +14,7 @@ import torch
 
 from ...native.placement import Placement
 from ...native.weights import WeightFileError, WeightSet, read_header
-from .build import described, metadata_of, own_values, parameters_without_values, weights_of
+from .build import described, own_values, parameters_without_values, weights_of
 from .component import MetaOperations
 from .core_function import with_names
 from .core_module import CoreModule, with_components
@@ -107,7 +107,7 @@ def _without_values(loader: CoreLoader, recording: Recording) -> Any:
 
     def read(*_: Any, return_metadata: bool = False, **__: Any) -> Any:
         tensors = dict(recording.state_dict)
-        return (tensors, metadata_of(header)) if return_metadata else tensors
+        return (tensors, header.texts) if return_metadata else tensors
 
     with ExitStack() as stack:
         stack.enter_context(described(header, loader.kind))

@@ -123,8 +123,7 @@ def _diffusion_model(header: WeightFile, tensors: dict[str, Tensor]) -> list[Kin
     detection = comfy.model_detection
     prefix = detection.unet_prefix_from_state_dict(tensors)
     tensors = comfy.utils.state_dict_prefix_replace(dict(tensors), {prefix: ""}, filter_keys=True) or tensors
-    texts = {key: value for key, value in header.metadata.items() if isinstance(value, str)}
-    config = detection.model_config_from_unet(tensors, "", metadata=texts)
+    config = detection.model_config_from_unet(tensors, "", metadata=header.texts)
     if config is None:  # in diffusers' names
         converted = detection.convert_diffusers_mmdit(dict(tensors), "")
         if converted is not None:

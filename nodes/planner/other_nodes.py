@@ -126,7 +126,7 @@ def execute(class_type: str, inputs: Inputs) -> Outputs:
     except (Unplanned, InterruptProcessingException):  # the latter an Exception before ComfyUI 0.27
         raise
     except Exception as error:  # of a damaged prompt or file; ComfyUI reports it when the prompt runs
-        raise Unplanned(_why(class_type, inputs, error)) from error
+        raise Unplanned(why_it_fails(class_type, inputs, error)) from error
 
 
 def _nested(node_class: Any, inputs: Inputs) -> Inputs:
@@ -141,7 +141,7 @@ def _nested(node_class: Any, inputs: Inputs) -> Inputs:
     return nested
 
 
-def _why(class_type: str, inputs: Inputs, error: Exception) -> str:
+def why_it_fails(class_type: str, inputs: Inputs, error: Exception) -> str:
     """Why a node fails; an error that is not written for people is in ComfyUI's log."""
     fault = unreadable_lora(inputs)
     if fault:

@@ -16,10 +16,10 @@ from ...native.engines.dry_run import Recorder
 from ...native.planning import Machine, Part
 from ..components.host import dry_run_host
 from .order import execution_order
-from .other_nodes import follow, is_ours, needed_inputs, title_of
+from .other_nodes import follow, is_ours, needed_inputs, title_of, why_it_fails
 from .planned_models import planned_model
 from .rules import RULES
-from .unknown import NodeTurn, Size, Unknown, Unplanned
+from .unknown import Inputs, NodeTurn, Size, Unknown, Unplanned
 
 Prompt = Mapping[str, Any]  # the API's format: node id -> {"class_type", "inputs"}
 
@@ -69,14 +69,14 @@ def inputs_of(prompt: Prompt, node: str, machine: Machine) -> dict[str, Any]:
 
 
 @contextmanager
-def _what_models_refuse(class_type: str) -> Iterator[None]:
+def _what_models_refuse(class_type: str, inputs: Inputs) -> Iterator[None]:
     """Raises Unplanned where a model of ComfyUI's refuses its inputs, as some do a batch of pictures."""
     try:
         yield
     except (ValueError, RuntimeError) as error:
         if type(error) not in (ValueError, RuntimeError, NotImplementedError):  # of this pack, whose errors have kinds
             raise
-        raise Unplanned(f"{class_type} fails: {error!s:.300}".rstrip(".")) from error
+        raise Unplanned(why_it_fails(class_type, inputs, error)) from error
 
 
 class _Walk:
@@ -113,7 +113,7 @@ class _Walk:
         self._recorder.part = Part(node, (planned and planned.title) or title_of(class_type))
         turn = NodeTurn(self._recorder, self._unknown)
         try:
-            with _what_models_refuse(class_type):
+            with _what_models_refuse(class_type, inputs):
                 if planned:
                     return tuple(map(planned_model, planned.rule(inputs, turn)))
                 return follow(class_type, inputs, any(map(_is_link, described["inputs"].values())), turn)

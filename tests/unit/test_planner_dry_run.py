@@ -39,7 +39,7 @@ def test_encoders_that_differ_in_what_is_read_here_share_a_trace(tmp_path: Path)
 
 
 def test_a_node_that_fails_says_why(caplog: pytest.LogCaptureFixture) -> None:
-    why = part("nodes.planner.other_nodes")._why
+    why = part("nodes.planner.other_nodes").why_it_fails
     assert why("Anything", {}, ValueError("the mask is 3 x 3.")) == "Anything fails: the mask is 3 x 3"
     with caplog.at_level("INFO"):
         for error in (KeyError("t5xxl"), AssertionError()):
