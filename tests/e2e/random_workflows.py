@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -25,13 +24,13 @@ from safetensors.torch import save_file
 from tests.pack import pack, part
 from tests.runner_toys import new_runner
 
+from .allocation import stopping
 from .any_diffusion import SMALL
 from .random_graphs import DEVICES, GPU, LENGTH, Graph, Sequence, sequence
 
 pack()
 actual, planner, requests = part("nodes.planner.actual"), part("nodes.planner.planner"), part("nodes.planner.request")
 client, host, extension = part("native.client.runner"), part("nodes.components.host"), part("nodes.extension")
-errors = part("native.errors")
 planning, files = part("native.planning"), part("nodes.loaders.files")
 
 import comfy.nested_tensor  # noqa: E402
@@ -100,25 +99,6 @@ class _NoServer:
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_args, **_kwargs: None
-
-
-def stopping(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Runner.run that goes no further on a GPU than it takes to have everything allocated, and returns zeros."""
-
-    def until_it_computes(runner: Any, weights: Any, placement: Any, program: Any, *more: Any, **named: Any) -> Any:
-        if placement.device == "CPU":
-            return run(runner, weights, placement, program, *more, **named)
-
-        def computing() -> bool:
-            held = [model for model in runner.memory().models if model.digest == weights.digest]
-            return any(model.device == placement.device and model.compute for model in held)
-
-        try:
-            return run(runner, weights, placement, program, more[0], computing, *more[2:], **named)
-        except errors.Interrupted:
-            return [np.zeros(output.shape, np.float32) for output in program.outputs]
-
-    return until_it_computes
 
 
 class Bench:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +12,6 @@ from tqdm.auto import tqdm
 
 from tests.comfy_server import MICRO_MODELS, changed, node_id, workflow
 from tests.pack import part
-from tests.runner_toys import new_runner
 
 planner, request = part("nodes.planner.planner"), part("nodes.planner.request")
 client, planning = part("native.client.runner"), part("native.planning")
@@ -28,14 +26,6 @@ ROOM = {"Vulkan0": 4096 * MIB, "CPU": 8192 * MIB}
 QUICK, SLOW = rates.published_rates(1e12, 1e11), rates.published_rates(1e10, 1e9)
 LATENT = "EmptyLatentImage"
 CLASSES = ("GGMLDiffusionModel", "GGMLTextEncoders", "GGMLVAE")
-
-
-@pytest.fixture(scope="module")
-def dry_runner() -> Iterator[Any]:
-    toy = new_runner()
-    runner = client.Runner(toy._options, toy._environment)
-    yield runner
-    runner.close()
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 
 from tests.bench import real_size_files
 from tests.pack import part
-from tests.runner_toys import new_runner
 
 planner, request, walk = part("nodes.planner.planner"), part("nodes.planner.request"), part("nodes.planner.walk")
 advice = part("nodes.planner.advice")
@@ -34,14 +32,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in (FLUX_Q4, FLUX_Q8, T5_Q8, T5_F16, CLIP, VAE):
         real_size_files.write(made / name, real_size_files.FILES[name](), hollow=True)
     return made
-
-
-@pytest.fixture(scope="module")
-def dry_runner() -> Iterator[Any]:
-    toy = new_runner()
-    runner = client.Runner(toy._options, toy._environment)
-    yield runner
-    runner.close()
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from tests import checkpoints, random_models
 from tests.bench import real_size_files
 from tests.comfy_server import changed, shipped
 from tests.pack import part
-from tests.runner_toys import new_runner
 
 planner, request = part("nodes.planner.planner"), part("nodes.planner.request")
 client, memory = part("native.client.runner"), part("native.planning")
@@ -31,14 +29,6 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tensors = [(name, tuple(x.shape), kind) for name, x in checkpoints.sdxl_base().items()]
     real_size_files.write(made, real_size_files.ModelFile("", tensors), hollow=True)
     return made
-
-
-@pytest.fixture(scope="module")
-def dry_runner() -> Iterator[Any]:
-    toy = new_runner()
-    runner = client.Runner(toy._options, toy._environment)
-    yield runner
-    runner.close()
 
 
 @pytest.fixture(autouse=True)

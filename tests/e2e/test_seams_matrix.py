@@ -6,7 +6,7 @@ A run takes one fifth of the combinations, another one each day of the year; `--
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from tests.conftest import FIFTHS
 from tests.pack import part
 from tests.runner_toys import new_runner
 
+from .allocation import stopping
+
 planner, requests = part("nodes.planner.planner"), part("nodes.planner.request")
 client, host = part("native.client.runner"), part("nodes.components.host")
 diffusion, encoders, vae_nodes = (
@@ -26,7 +28,6 @@ diffusion, encoders, vae_nodes = (
     part("nodes.loaders.vae"),
 )
 
-import comfy.model_management  # noqa: E402
 import comfy_extras.nodes_sd3  # noqa: E402
 
 import nodes as core  # noqa: E402
@@ -110,38 +111,23 @@ def workflow(phase: str, case: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(phase: str, graph: dict[str, Any]) -> None:
-    """The phase in ComfyUI's own nodes, after what leads there; on the GPU until its first model begins to compute."""
+    """The phase in ComfyUI's own nodes, after what leads there; on the GPU nothing is computed."""
     inputs = {node: made["inputs"] for node, made in graph.items()}
     size = inputs["5"]
     shape = size["batch_size"], size["height"], size["width"]
-    with suppress(comfy.model_management.InterruptProcessingException):
-        if phase in ("Encoding the prompt", "Sampling"):
-            (clip,) = encoders.GGMLTextEncoders.execute(**inputs["2"]).result
-            (conditioning,) = core.CLIPTextEncode().encode(clip, inputs["4"]["text"])
-        latent = {"samples": torch.zeros(shape[0], 16, shape[1] // 8, shape[2] // 8)}
-        if phase == "Sampling":
-            (model,) = diffusion.GGMLDiffusionModel.execute(**inputs["1"]).result
-            core.common_ksampler(model, 1, 1, 1.0, "euler", "simple", conditioning, conditioning, latent)
-        elif phase != "Encoding the prompt":
-            (vae,) = vae_nodes.GGMLVAE.execute(**inputs["3"]).result
-            if phase == "Decoding the picture":
-                core.VAEDecode().decode(vae, latent)
-            else:
-                core.VAEEncode().encode(vae, torch.zeros(*shape, 3))
-
-
-def stopping(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Runner.run that goes no further on a GPU than it takes to have everything allocated."""
-
-    def until_it_computes(runner: Any, weights: Any, placement: Any, program: Any, *more: Any, **named: Any) -> Any:
-        def computing() -> bool:
-            return any(model.device == placement.device and model.compute for model in runner.memory().models)
-
-        if placement.device != "CPU" and not runner_finishes(weights):
-            more = (more[0], computing, *more[2:])
-        return run(runner, weights, placement, program, *more, **named)
-
-    return until_it_computes
+    if phase in ("Encoding the prompt", "Sampling"):
+        (clip,) = encoders.GGMLTextEncoders.execute(**inputs["2"]).result
+        (conditioning,) = core.CLIPTextEncode().encode(clip, inputs["4"]["text"])
+    latent = {"samples": torch.zeros(shape[0], 16, shape[1] // 8, shape[2] // 8)}
+    if phase == "Sampling":
+        (model,) = diffusion.GGMLDiffusionModel.execute(**inputs["1"]).result
+        core.common_ksampler(model, 1, 1, 1.0, "euler", "simple", conditioning, conditioning, latent)
+    elif phase != "Encoding the prompt":
+        (vae,) = vae_nodes.GGMLVAE.execute(**inputs["3"]).result
+        if phase == "Decoding the picture":
+            core.VAEDecode().decode(vae, latent)
+        else:
+            core.VAEEncode().encode(vae, torch.zeros(*shape, 3))
 
 
 def measuring(call: Callable[..., Any], real: Any, most: dict[str, int]) -> Callable[..., Any]:
@@ -155,11 +141,6 @@ def measuring(call: Callable[..., Any], real: Any, most: dict[str, int]) -> Call
                 most.update({name: max(most.get(name, 0), nbytes) for name, nbytes in runner.peaks.items()})
 
     return measured
-
-
-def runner_finishes(weights: Any) -> bool:
-    """Text encoders do: the other one is to come."""
-    return "transformer" in weights.name
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,13 @@ def hollow(folder: str, name: str) -> HollowFile:
 
 
 def write_hollow(models: Path, files: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """As write_absent, over zeros."""
+    return write_absent(models, files, lambda folder, name, path: hollow(folder, name).write(path))
+
+
+def write_absent(
+    models: Path, files: tuple[tuple[str, str], ...], write: Callable[[str, str, Path], object]
+) -> dict[str, str]:
     """Write those files (folder, name) that are not there; returns why a file is missing, by its name."""
     missing = {}
     for folder, name in files:
@@ -102,11 +110,11 @@ def write_hollow(models: Path, files: tuple[tuple[str, str], ...]) -> dict[str, 
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            hollow(folder, name).write(path)
+            write(folder, name, path)
         except NoStructure as reason:
             missing[name] = str(reason)
         except Exception as error:  # of core's classes; the others are made
-            missing[name] = f"{name} cannot be made: {type(error).__name__}: {error}"
+            missing[name] = f"{name} cannot be made: {type(error).__name__}: {str(error)[:300]}"
     return missing
 
 

@@ -35,7 +35,7 @@ from ..parity.model_cases import randomize  # noqa: E402
 from . import autoencoders, others  # noqa: E402
 from .diffusion import DIFFUSION, Diffusion  # noqa: E402
 from .encoders import ENCODERS, Encoder  # noqa: E402
-from .files import _TOKENIZER, _VAE, ModelRow, NoStructure, Part, row_of  # noqa: E402
+from .files import _TOKENIZER, _VAE, ModelRow, NoStructure, Part, row_of, write_absent  # noqa: E402
 
 Shape = tuple[int, ...]
 _RANK = 4
@@ -45,23 +45,8 @@ _OF_HEAD = 64  # channels of a head of T5's
 
 
 def write_small(models: Path, files: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    """Writes the files (folder, name) that are not there; returns why there is none, by name.
-
-    Files of the same structure are one, linked.
-    """
-    missing = {}
-    for folder, name in files:
-        path = models / folder / name
-        if path.exists():
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(_made(models, row_of(folder, name)), path)
-        except NoStructure as reason:
-            missing[name] = str(reason)
-        except Exception as error:  # of core's classes; the others are made
-            missing[name] = f"no small {name}: {type(error).__name__}: {str(error)[:300]}"
-    return missing
+    """As write_absent, small. Files of the same structure are one, linked."""
+    return write_absent(models, files, lambda folder, name, path: os.link(_made(models, row_of(folder, name)), path))
 
 
 def _made(models: Path, row: ModelRow) -> Path:
