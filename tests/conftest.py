@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from datetime import datetime, timezone
 from fnmatch import fnmatch
@@ -42,6 +43,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ["GGML_IDLE_MEASUREMENT"] = "0"  # devices are not measured beside tests, in no process
     config.addinivalue_line("markers", "turns(n): a run takes every n-th of a test's cases, others each day")
 
 
