@@ -6,6 +6,7 @@ import argparse
 import atexit
 import fnmatch
 import json
+import logging
 import time
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="leave out what that file has the plans and runs of")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write the table there")
     options = parser.parse_args()
+    logging.getLogger().setLevel(logging.ERROR)  # of core, which names each tensor that a file lacks
     wanted = [
         each
         for each in packages.templates(options.package or packages.installed())

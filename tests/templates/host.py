@@ -17,11 +17,12 @@ def start() -> None:
     import nodes as core
 
     logging.disable(logging.ERROR)  # of nodes that want a server
-    asyncio.run(core.init_extra_nodes(init_custom_nodes=False))
+    try:
+        asyncio.run(core.init_extra_nodes(init_custom_nodes=False))
+    finally:
+        logging.disable(logging.NOTSET)
     for name, node in _ours().items():
         core.NODE_CLASS_MAPPINGS[name] = node
-    logging.disable(logging.NOTSET)
-    logging.getLogger().setLevel(logging.ERROR)  # of core, which names each tensor that a file lacks
 
 
 def _ours() -> dict[str, object]:

@@ -40,10 +40,10 @@ def test_reports_are_written(
     assert card.run(here, dev.command_line().parse_args(given)) == 0
     (command,) = commands
     assert ("--quick" in command) == quick
-    assert command[-2:] == ["--seconds", "300" if installed else "465"] or quick
+    beside = installed and not quick
+    assert ("--seconds" in command) == beside  # less than the check's own, for the peer's
     found = json.loads((tmp_path / "c.json").read_text())
     page = (tmp_path / "c.md").read_text()
-    beside = installed and not quick
     assert ("peer" in found) == ("1.500 s, stable-diffusion.cpp 2.000 s" in page) == beside
     if beside:
         assert (found["peer"]["seconds"], found["peer"]["ours"]) == (2.0, 1.5)
