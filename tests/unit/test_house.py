@@ -52,7 +52,7 @@ native.lower.islands
 native.lower.walk
 native.lower
 native.planning
-native.engines.model native.engines.kept
+native.engines.model native.engines.kept native.engines.shortest
 native.engines.ggml
 native.engines.torch_cpu
 native.engines.cpu_benchmark
