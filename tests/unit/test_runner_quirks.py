@@ -12,8 +12,9 @@ import pytest
 
 from native.client import Runner, RunnerError
 from native.runner.device import quirks as traits
+from native.runner.device.devices import Devices
 from native.runner.device.quirks import traits_of
-from native.runner.device.vulkan_info import VulkanFacts, is_small_bar, without_unusable
+from native.runner.device.vulkan_info import VulkanFacts, VulkanUnavailable, is_small_bar, without_unusable
 from native.wire.messages import DeviceInfo
 from tests.runner_toys import NO_WEIGHTS, Table, new_runner
 
@@ -138,6 +139,34 @@ def test_devices_without_16_bit_storage_are_not_named_to_ggml() -> None:
         assert said[0].startswith("b cannot be used")
     assert without_unusable(facts, {"GGML_VK_VISIBLE_DEVICES": "1"})[0] == {"GGML_DISABLE_VULKAN": "1"}
     assert without_unusable(facts[:1], {"GGML_VK_VISIBLE_DEVICES": "0"}) == ({}, ())
+
+
+def test_a_vulkan_that_does_not_start_says_why(tmp_path: Path) -> None:
+    runner = new_runner(VK_ICD_FILENAMES=str(tmp_path / "none.json"), VK_DRIVER_FILES=str(tmp_path / "none.json"))
+    try:
+        assert [device.name for device in runner.devices()] == ["CPU"]
+        assert runner.unusable == ("Vulkan does not start: there is no driver.",)
+        with pytest.raises(RunnerError, match="no device 'Vulkan0'.*Vulkan does not start: there is no driver"):
+            runner.run(NO_WEIGHTS, "Vulkan0", Table().program(), {})
+    finally:
+        runner.close()
+
+
+def test_vulkan_is_tried_again_once_memory_is_free() -> None:
+    """As where a run found none: its runner lives on."""
+    answers = [VulkanUnavailable("too little memory is free"), ["a GPU", "CPU"]]
+
+    def find_all() -> list[str]:
+        answer = answers.pop(0)
+        if isinstance(answer, VulkanUnavailable):
+            raise answer
+        return answer
+
+    devices = Devices(["CPU"], find_all)  # type: ignore[list-item,arg-type]
+    assert devices.all() == ["CPU"]
+    assert devices.unusable == ("Vulkan does not start: too little memory is free.",)
+    for _ in range(2):
+        assert devices.all() == ["a GPU", "CPU"]
 
 
 def test_an_unusable_device_is_named_and_switches_no_other_off() -> None:

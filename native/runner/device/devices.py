@@ -22,7 +22,7 @@ from ...wire import messages
 from ..ggml_binding import ggml, pointer, vulkan_features
 from .accumulation import probe, sums_in_half
 from .quirks import HALF_SUMS, describe_traits, is_software, starting, traits_of
-from .vulkan_info import DISABLED, VulkanFacts, vulkan_facts, without_unusable
+from .vulkan_info import DISABLED, VulkanFacts, VulkanUnavailable, vulkan_facts, without_unusable
 
 _UNLIMITED = 1 << 62  # bytes
 _TYPES = {0: "CPU", 1: "GPU", 2: "IGPU", 3: "ACCEL", 4: "META"}  # enum ggml_backend_dev_type
@@ -231,7 +231,7 @@ class Devices:
     """Devices by name; all but the first are found when one of them is asked for, as that may load drivers."""
 
     def __init__(self, first: Sequence[Device], find_all: Callable[[], Sequence[Device]]) -> None:
-        """find_all: every device, `first` among them."""
+        """find_all: every device, `first` among them; raises VulkanUnavailable where it may find more another time."""
         self._known = list(first)
         self._find_all: Callable[[], Sequence[Device]] | None = find_all
         self._lock = Lock()
@@ -241,8 +241,11 @@ class Devices:
         """Every device; loads the drivers."""
         with self._lock:
             if self._find_all is not None:
-                self._known = list(self._find_all())
-                self._find_all = None
+                try:
+                    self._known = list(self._find_all())
+                    self._find_all = None
+                except VulkanUnavailable as why:
+                    self.unusable = (f"Vulkan does not start: {why}.",)
             return self._known
 
     def known(self) -> list[Device]:
@@ -270,13 +273,15 @@ def ggml_devices(limits: Limits, interrupted: Callable[[], bool], loading: Calla
 
     def find_all() -> list[Device]:
         loading(True)
-        facts = vulkan_facts() if has_vulkan() and DISABLED not in os.environ else []
-        variables, devices.unusable = without_unusable(facts, os.environ)
-        os.environ.update(variables)
-        handles = [ggml.ggml_backend_dev_get(index) for index in range(ggml.ggml_backend_dev_count())]
-        vulkan = dict(facts)
-        found = [GgmlDevice(handle, limits, interrupted, vulkan) for handle in handles if handle != cpu.handle]
-        loading(False)
+        try:
+            facts = vulkan_facts() if has_vulkan() and DISABLED not in os.environ else []
+            variables, devices.unusable = without_unusable(facts, os.environ)
+            os.environ.update(variables)
+            handles = [ggml.ggml_backend_dev_get(index) for index in range(ggml.ggml_backend_dev_count())]
+            vulkan = dict(facts)
+            found = [GgmlDevice(handle, limits, interrupted, vulkan) for handle in handles if handle != cpu.handle]
+        finally:
+            loading(False)
         return [*found, cpu]
 
     devices = Devices([cpu], find_all)  # which asks it when it is complete

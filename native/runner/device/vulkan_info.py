@@ -13,6 +13,7 @@ VISIBLE, DISABLED = "GGML_VK_VISIBLE_DEVICES", "GGML_DISABLE_VULKAN"  # of ggml
 _DEVICE_LOCAL, _HOST_VISIBLE = 1, 2  # VkMemoryPropertyFlagBits; VK_MEMORY_HEAP_DEVICE_LOCAL_BIT is 1 too
 _DISCRETE = 2  # VkPhysicalDeviceType
 _VULKAN_1_2 = 1 << 22 | 2 << 12  # VK_API_VERSION_1_2, the oldest that ggml computes with
+_RESULTS = {-1: "too little memory is free", -2: "too little of the GPU's memory is free", -9: "there is no driver"}
 
 
 @dataclass(frozen=True)
@@ -104,13 +105,19 @@ def is_small_bar(types: Sequence[tuple[int, int]], heaps: Sequence[tuple[int, in
     return bool(seen) and max(seen) < max(card)
 
 
+class VulkanUnavailable(Exception):
+    """Vulkan does not start, in words; it may once memory is free."""
+
+
 def vulkan_facts() -> list[tuple[str, VulkanFacts]]:
-    """The names of this machine's devices and their facts, in Vulkan's order; none where it does not answer."""
+    """The names of this machine's devices and their facts, in Vulkan's order. Raises VulkanUnavailable."""
     try:
         vulkan = ctypes.CDLL("vulkan-1.dll" if sys.platform == "win32" else "libvulkan.so.1")
         return _facts(vulkan)
-    except (OSError, AttributeError):  # a loader of Vulkan 1.0 lacks a function
-        return []
+    except OSError as error:
+        raise VulkanUnavailable(f"its library does not load: {error}") from error
+    except AttributeError as error:  # a loader of Vulkan 1.0 lacks a function
+        raise VulkanUnavailable(f"its library is too old: {error}") from error
 
 
 def without_unusable(
@@ -138,8 +145,8 @@ def _facts(vulkan: Any) -> list[tuple[str, VulkanFacts]]:
     application = _ApplicationInfo(type=0, api_version=_VULKAN_1_2)
     creation = _InstanceCreateInfo(type=1, application=ctypes.pointer(application))
     instance = ctypes.c_void_p()
-    if vulkan.vkCreateInstance(byref(creation), None, byref(instance)) != 0:
-        return []
+    if result := vulkan.vkCreateInstance(byref(creation), None, byref(instance)):
+        raise VulkanUnavailable(_RESULTS.get(result, f"vkCreateInstance answers {result}"))
     try:
         count = ctypes.c_uint32()
         vulkan.vkEnumeratePhysicalDevices(instance, byref(count), None)
