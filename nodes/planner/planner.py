@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from time import sleep, thread_time
+from time import monotonic, sleep, thread_time
 from typing import Any, TypeVar
 
 import folder_paths
 from comfy.model_management import InterruptProcessingException, interrupt_current_processing, processing_interrupted
 from server import PromptServer
 
-from ...native.client import Runner, another
+from ...native.client import Runner, RunnerError, another
 from ...native.engines.dry_run import Recorder
 from ...native.heap import trim_heap
 from ...native.lru import LRU
@@ -35,6 +35,7 @@ _STORED = 16  # results
 _STORED_BYTES = 64 << 20  # of walks
 _POLL = 0.05  # seconds
 _SHORT = 0.2  # seconds of work that leave nothing to give back
+_LONGEST = 300.0  # seconds that a plan may go on while others wait for it
 _LONGEST_NAME = 256  # characters of a file's
 
 
@@ -63,6 +64,7 @@ class _Walk:
 
 # Plans have a runner of their own, which only dry-runs: the other may be computing for minutes.
 _planning = threading.Lock()
+_began = 0.0  # of the plan that is being made; monotonic seconds
 _runner: Runner | None = None
 _results: LRU[str, PlanResult] = LRU(_STORED)
 _walks: LRU[Any, _Walk] = LRU(_STORED_BYTES, lambda walk: walk.recorder.nbytes)
@@ -81,7 +83,7 @@ def make_plan(
     has left. Raises what the loaders raise for unusable files and devices, RunnerError and RequestGone. A plan that
     takes more than SECONDS or QUOTA_BYTES ends with a gap that says so.
     """
-    with _planning:
+    with _one_at_a_time(gone):
         planned_for, runner, began = machine or machine_of(request), _started(), thread_time()
         if not planned_for.profile:
             measure_when_idle(planned_for.devices, planned_for.rates)
@@ -100,6 +102,25 @@ def make_plan(
         finally:
             if thread_time() - began > _SHORT:
                 trim_heap()
+
+
+@contextmanager
+def _one_at_a_time(gone: Callable[[], bool]) -> Iterator[None]:
+    """Waits for the plans before this one. Raises RequestGone, and RunnerError where one of them does not end."""
+    global _began
+    while not _planning.acquire(timeout=1):
+        if gone():
+            raise RequestGone
+        if monotonic() - _began > _LONGEST:
+            raise RunnerError(
+                f"The plan of another workflow has been going on for {monotonic() - _began:.0f} s, held up in one of "
+                "its nodes. Restart ComfyUI if it does not end."
+            )
+    try:
+        _began = monotonic()
+        yield
+    finally:
+        _planning.release()
 
 
 def planner_request(prompt: Prompt, node: str) -> PlanRequest:

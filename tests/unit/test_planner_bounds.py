@@ -23,6 +23,7 @@ from tests.pack import part
 planner, middleware, requests = (part(f"nodes.planner.{name}") for name in ("planner", "middleware", "request"))
 size_guard, planning, client = part("nodes.planner.size_guard"), part("native.planning"), part("native.client.runner")
 plan_quota, pack_messages = part("native.quota"), part("native.wire.messages")
+pack_errors = part("native.errors")
 pack_weights, pack_placement = part("native.weights.weight_set"), part("native.placement")
 
 import comfy.ops  # noqa: E402
@@ -166,3 +167,15 @@ def test_waiting_for_the_runner_is_part_of_the_quota(runner: Any) -> None:
 def _load(number: int) -> Any:
     """A step that loads nothing, under a name of its own."""
     return pack_messages.Step("load", pack_weights.WeightSet(f"toy {number}", {}, ()), pack_placement.Placement("CPU"))
+
+
+def test_a_plan_that_does_not_end_is_told_to_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner, "_LONGEST", 0.5)
+    request = requests.PlanRequest()
+    with planner._one_at_a_time(lambda: False):
+        with pytest.raises(pack_errors.RunnerError, match="has been going on for [12] s, held up in one of its nodes"):
+            planner.make_plan({}, request)
+        with pytest.raises(planner.RequestGone):
+            planner.make_plan({}, request, gone=lambda: True)
+    assert planner._planning.acquire(timeout=0)  # given back
+    planner._planning.release()
