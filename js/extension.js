@@ -14,7 +14,7 @@ import { loadTexts, text } from "./texts.js";
 const TAB = "ggml-memory";
 
 app.registerExtension({
-  name: "GGML.Memory",
+  name: "ggmlvulkan.memory",
   settings: settings(whatIsPlannedMayDiffer),
   commands,
   menuCommands,

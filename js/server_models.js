@@ -23,7 +23,7 @@ async function choose(node) {
     list,
     element("button", { type: "button", onclick: () => dialog.close() }, text("close")),
   );
-  document.body.append(dialog);
+  app.canvas.canvas.parentElement.append(dialog);
   dialog.showModal();
   const value = (name) => node.widgets.find((widget) => widget.name === name)?.value;
   try {

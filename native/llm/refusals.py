@@ -15,7 +15,8 @@ Body = dict[str, Any]
 _MAX_SERVERS = 256  # that are remembered
 # A value that is out of range says nothing of other requests.
 _OF_VALUE = re.compile(
-    r"too (large|big|high|long|many)|maximum|at most|less than|greater than|exceed|\brange\b|between|<=|>=|≤|≥",
+    r"too (large|big|high|long|many)|maximum|at most|less than|greater than|exceed|\brange\b|between"
+    r"|<=|>=|\u2264|\u2265",
     re.IGNORECASE,
 )
 

@@ -10,7 +10,7 @@ from ...native.planning import report
 from ..node_text import show
 from .actual import peaks_so_far
 from .chart import chart
-from .planner import PLANNER, make_plan, planner_request, store_result, stored_result
+from .planner import make_plan, planner_request, store_result, stored_result
 from .request import MODES, REJECT, THIS_MACHINE, profile_names
 
 
@@ -21,7 +21,7 @@ class GGMLMemoryPlanner(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """The node's inputs and outputs."""
         return io.Schema(
-            node_id=PLANNER,
+            node_id="GGMLMemoryPlanner",
             display_name="GGML Memory Planner",
             category="loaders/GGML",
             description="Works out what this workflow takes of the GPU's memory and of RAM before anything is loaded, "
