@@ -54,14 +54,15 @@ class Rates:
 
     def seconds(self, program: Program, repacked: bool = False) -> float:
         """Seconds of a run of a program, with its weights where they are computed with."""
-        return self.call + sum(count * self._seconds(work, repacked) for work, count in work_of(program))
+        return self.call + sum(count * self.work_seconds(work, repacked) for work, count in work_of(program))
 
     def rate(self, kind: str, size: float, repacked: bool = False) -> float:
         """FLOP/s or bytes/s of a kind of work; 0 where nothing like it is known."""
         curve = (repacked and self.curves.get(kind + REPACKED)) or self._curve(kind)
         return _at(curve, size) if curve else 0.0
 
-    def _seconds(self, work: Work, repacked: bool) -> float:
+    def work_seconds(self, work: Work, repacked: bool = False) -> float:
+        """Seconds of one operation."""
         rate, amount = self.rate(work.kind, work.size, repacked), work.flops or work.nbytes
         if not work.flops:
             return self.launch + amount / (rate or self.memory)

@@ -1,4 +1,4 @@
-"""Diffusion models other than FLUX.1 at their real size, on the meta device, and what they are called with."""
+"""Diffusion models at their real size, on the meta device, and what they are called with."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ pack.comfy()
 import comfy.ldm.flux.model  # noqa: E402
 import comfy.ldm.lightricks.av_model  # noqa: E402
 import comfy.ldm.lumina.model  # noqa: E402
+import comfy.ldm.modules.diffusionmodules.mmdit  # noqa: E402
 import comfy.ldm.qwen_image.model  # noqa: E402
 import comfy.ldm.wan.model  # noqa: E402
 import comfy.ops  # noqa: E402
@@ -90,6 +91,22 @@ def _qwen_image() -> torch.nn.Module:
     return comfy.ldm.qwen_image.model.QwenImageTransformer2DModel(**_FACTORY)
 
 
+def _flux_1() -> torch.nn.Module:
+    return comfy.ldm.flux.model.Flux(
+        in_channels=16, out_channels=16, vec_in_dim=768, context_in_dim=4096, hidden_size=3072, mlp_ratio=4.0,
+        num_heads=24, depth=19, depth_single_blocks=38, axes_dim=[16, 56, 56], theta=10_000, patch_size=2,
+        qkv_bias=True, guidance_embed=False, txt_ids_dims=[], **_FACTORY,
+    )  # fmt: skip
+
+
+def _sd35_medium() -> torch.nn.Module:
+    return comfy.ldm.modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper(
+        patch_size=2, in_channels=16, depth=24, pos_embed_max_size=384, num_patches=384**2, adm_in_channels=2048,
+        context_embedder_config={"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 1536}},
+        qk_norm="rms", x_block_self_attn_layers=list(range(13)), input_size=None, **_FACTORY,
+    )  # fmt: skip
+
+
 def _klein_9b() -> torch.nn.Module:
     return comfy.ldm.flux.model.Flux(
         in_channels=128, out_channels=128, vec_in_dim=None, context_in_dim=12288, hidden_size=4096, mlp_ratio=3.0,
@@ -142,6 +159,9 @@ def _inputs(x: tuple[int, ...], context: tuple[int, int], **more: tuple[int, ...
 MODELS = {
     "SD1.5": RealModel("512x512", _sd15, _call, lambda: _inputs((4, 64, 64), (77, 768))),
     "SDXL": RealModel("1024x1024", _sdxl, _call, lambda: _inputs((4, 128, 128), (77, 2048), y=(2816,)), 1280),
+    "SD3.5 medium": RealModel("1024x1024", _sd35_medium, _call,
+                              lambda: _inputs((16, 128, 128), (154, 4096), y=(2048,)), 2048),
+    "FLUX.1": RealModel("1024x1024", _flux_1, _call, lambda: _inputs((16, 128, 128), (256, 4096), y=(768,))),
     "Z-Image": RealModel("1024x1024", _z_image, _call_z_image, lambda: _inputs((16, 128, 128), (100, 2560))),
     "Z-Image small": RealModel("512x512", _z_image, _call_z_image, lambda: _inputs((16, 64, 64), (100, 2560))),
     "Qwen-Image": RealModel("1024x1024", _qwen_image, _call, lambda: _inputs((16, 1, 128, 128), (100, 3584))),

@@ -18,6 +18,7 @@ from native.planning.seconds import about
 from native.planning.work import work_of
 from native.weights import WeightSet
 from native.wire.messages import DryRun, DryRunStep, ExternalModel, ModelMemory, Step
+from tests.bench import roofline
 from tests.runner_toys import Table, linear
 
 CURVES = {"mul_mat F32": ((1.0, 1e9), (100.0, 1e11)), "add": ((1.0, 1e10),), "mul_mat Q4_K": ((1.0, 5e9),),
@@ -147,3 +148,14 @@ def test_cards_of_the_table_have_published_rates() -> None:
     assert profile_of(described).rates == {}
     with pytest.raises(ProfileError, match="numbers above 0"):
         profile_of({**described, "gpus": [{**gpu, "tflops": "fast", "bandwidth": 1}]})
+
+
+def test_the_table_of_cards_is_what_plans_tell() -> None:
+    """`python -m tests.bench.roofline` makes it anew."""
+    table = (
+        roofline.PAGE.read_text(encoding="utf-8").partition(roofline.BEGIN)[2].partition(roofline.END)[0].splitlines()
+    )
+    assert table[:2] == roofline.heading()
+    assert [line.partition(",")[0] for line in table[2:]] == [f"| {name}" for name in roofline.NAMES]
+    assert roofline.row("SD1.5") in table
+    assert roofline.peak("RX 580").seconds(linear(2048, 2048, 512)) == 2 * 2048**2 * 512 / 6.17e12
