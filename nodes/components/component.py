@@ -166,11 +166,7 @@ class Component(torch.nn.Module):
         key: every value besides the inputs that steers what the function does. inputs: on any device; floats go in and
         come out as float32. Raises what the host knows as out of memory when the device has none left.
         """
-        self.host.raise_if_interrupted()
-        if not self.loaded.is_loaded:
-            self.load()
-        self.loaded.begin_phase()
-        self.host.lifetimes.unload_orphans()
+        self._make_ready()
         with self.host.engine_call(self.engine_model, self.oom_retryable):
             try:
                 return self.engine_model.run(key, function, inputs, interrupted=self.host.is_interrupted)
@@ -178,9 +174,20 @@ class Component(torch.nn.Module):
                 raise explained(error, self.engine_model.weights, inputs, self.input_words) from error
 
     def fits(self, key: Hashable, function: Function, inputs: dict[str, Tensor]) -> bool:
-        """Whether the device has room for `compute` and can do each of its operations; nothing is computed."""
-        self.host.raise_if_interrupted()
+        """Whether the device has room for `compute` beside the weights, and can do each of its operations.
+
+        Nothing is computed. Raises what `load` does.
+        """
+        self._make_ready()
         return self.engine_model.fits(key, function, inputs)
+
+    def _make_ready(self) -> None:
+        """Load the weights where they are not, as after a phase with residency "disk", and unload what is to give way."""
+        self.host.raise_if_interrupted()
+        if not self.loaded.is_loaded:
+            self.load()
+        self.loaded.begin_phase()
+        self.host.lifetimes.unload_orphans()
 
 
 def components_of(model: torch.nn.Module) -> Iterator[tuple[str, Component]]:
