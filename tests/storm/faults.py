@@ -42,6 +42,7 @@ class Scene:
     chance: random.Random
 
 
+_choosing = threading.Lock()  # of files; faults strike at one time
 Strike = Callable[[Scene], AbstractContextManager[None]]
 
 
@@ -137,26 +138,27 @@ def _fills_the_disk(scene: Scene) -> Iterator[None]:
         resource.prlimit(process, resource.RLIMIT_FSIZE, before)
 
 
-def _model_file(scene: Scene) -> Path:
-    names = {value for node in scene.job.values() for value in node["inputs"].values() if isinstance(value, str)}
-    return scene.chance.choice(sorted(file for file in scene.models.rglob("*") if file.name in names))
-
-
 @contextmanager
-def _put_back(file: Path) -> Iterator[None]:
-    """Whatever becomes of a file within, it is as before afterwards."""
-    kept = file.with_name(file.name + ".kept")
-    shutil.copy2(file, kept)
+def _model_file(scene: Scene) -> Iterator[Path]:
+    """One of the job's files that no other fault has at the time; whatever becomes of it within, it is put back."""
+    names = {value for node in scene.job.values() for value in node["inputs"].values() if isinstance(value, str)}
+    with _choosing:
+        free = [file for file in scene.models.rglob("*") if file.name in names and not _kept(file).exists()]
+        file = scene.chance.choice(sorted(free))
+        shutil.copy2(file, _kept(file))
     try:
-        yield
+        yield file
     finally:
-        os.replace(kept, file)
+        os.replace(_kept(file), file)
+
+
+def _kept(file: Path) -> Path:
+    return file.with_name(file.name + ".kept")
 
 
 @contextmanager
 def _takes_a_file(scene: Scene) -> Iterator[None]:
-    file = _model_file(scene)
-    with _put_back(file):
+    with _model_file(scene) as file:
         file.unlink()
         yield
 
@@ -166,8 +168,7 @@ def _comes_instead(changed: Callable[[bytes, random.Random], bytes]) -> Strike:
 
     @contextmanager
     def strike(scene: Scene) -> Iterator[None]:
-        file = _model_file(scene)
-        with _put_back(file):
+        with _model_file(scene) as file:
             other = file.with_name(file.name + ".other")
             other.write_bytes(changed(file.read_bytes(), scene.chance))
             os.replace(other, file)
@@ -190,8 +191,7 @@ def _cut_off(content: bytes, chance: random.Random) -> bytes:
 @contextmanager
 def _cuts_a_mapped_file(scene: Scene) -> Iterator[None]:
     """The file itself is cut off while it may be mapped, as by a download that begins anew."""
-    file = _model_file(scene)
-    with _put_back(file):
+    with _model_file(scene) as file:
         os.truncate(file, scene.chance.randrange(file.stat().st_size))
         yield
 
