@@ -182,12 +182,12 @@ class Component(torch.nn.Module):
         return self.engine_model.fits(key, function, inputs)
 
     def _make_ready(self) -> None:
-        """Load the weights where they are not, as after a phase with residency "disk", and unload what is to give way."""
+        """Load the weights where they are not, as after a phase of residency "disk"; unload what is to give way."""
         self.host.raise_if_interrupted()
         if not self.loaded.is_loaded:
             self.load()
         self.loaded.begin_phase()
-        self.host.lifetimes.unload_orphans()
+        self.host.lifetimes.unload_orphans(self.loaded)
 
 
 def components_of(model: torch.nn.Module) -> Iterator[tuple[str, Component]]:

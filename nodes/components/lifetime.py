@@ -78,9 +78,14 @@ class LoadedWeights:
         self._unload_replaced()
         self.model.unload()
 
+    @property
+    def device(self) -> str:
+        """Where the weights are, or will be."""
+        return self.model.placement.device
+
     def is_on(self, device: str) -> bool:
         """Whether the weights were loaded to a device."""
-        return self._loaded and self.model.placement.device == device
+        return self._loaded and self.device == device
 
     def shares_weights(self, other: LoadedWeights) -> bool:
         """Whether the runner holds one weight set for both."""
@@ -119,7 +124,7 @@ class Lifetimes:
                 each.give_way()
 
     def unload_orphans(self, coming: LoadedWeights | None = None) -> None:
-        """Unload the weights whose component is gone, but not yet those whose files `coming` is about to use too."""
+        """Unload the weights whose component is gone and that nothing will use; coming: what computes next."""
 
 
 class ProcessLifetimes(Lifetimes):
@@ -148,15 +153,21 @@ class ProcessLifetimes(Lifetimes):
         super().begin_phase(component)
 
     def unload_orphans(self, coming: LoadedWeights | None = None) -> None:
-        """Unload the weights whose component is gone, but not yet those whose files `coming` is about to use too."""
+        """Unload the weights whose component is gone, but for those that another component has or is about to have.
+
+        What `coming` computes with stays, and what any other will, unless `coming` computes on that device before it.
+        """
         with self._unloading:
             for _ in range(len(self._orphans)):
                 orphan = self._orphans.popleft()
-                if coming and orphan.shares_files(coming):
-                    self._orphans.append(orphan)
-                    continue
                 living = [other for other in self if other is not orphan and other not in self._orphans]
-                if not any(orphan.shares_weights(other) for other in living):
+                heirs = [other for other in living if orphan.shares_weights(other)]
+                if any(heir.is_on(orphan.device) for heir in heirs):
+                    continue
+                in_the_way = coming is not None and coming not in heirs and coming.device == orphan.device
+                if (heirs and not in_the_way) or (coming and not coming.is_loaded and orphan.shares_files(coming)):
+                    self._orphans.append(orphan)
+                else:
                     orphan.unload()
 
     def evict(self, device: str, nbytes: int, free: Callable[[], int]) -> None:
