@@ -33,6 +33,7 @@ from .what_fits import CARDS, PAGE
 Shapes = Mapping[str, tuple[int, ...]]
 _MARK = "<!-- python -m tests.bench.template_fits: "
 BEGIN, END = f"{_MARK}begin -->\n", f"{_MARK}end -->\n"
+BEGIN_CHOICES, END_CHOICES = f"{_MARK}choices begin -->\n", f"{_MARK}choices end -->\n"
 _MIB = 1 << 20
 
 
@@ -91,17 +92,40 @@ FITTED = (
 
 def main() -> None:
     """Puts the table between the markers of the page."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    table, _, after = rest.partition(END)
+    table = between(PAGE.read_text(encoding="utf-8"), BEGIN, END)
     lines = heading()
     for fitted in FITTED:
-        own = [line for line in table.splitlines() if line.startswith(f"| {fitted.title} |")]
+        own = [line for line in table if line.startswith(f"| {fitted.title} |")]
         if fitted.title in (sys.argv[1:] or [fitted.title]):
             with serving(fitted) as client:
                 own = [row(client, fitted, kind) for kind in fitted.types]
             print(*own, sep="\n", flush=True)
         lines += own
-    PAGE.write_text(before + BEGIN + "".join(f"{line}\n" for line in lines) + END + after, encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
+    for begin, end, made in ((BEGIN, END, lines), (BEGIN_CHOICES, END_CHOICES, choices(lines))):
+        before, _, rest = page.partition(begin)
+        page = before + begin + "".join(f"{line}\n" for line in made) + end + rest.partition(end)[2]
+    PAGE.write_text(page, encoding="utf-8")
+
+
+def between(page: str, begin: str, end: str) -> list[str]:
+    """The lines of a table."""
+    return page.partition(begin)[2].partition(end)[0].splitlines()
+
+
+def choices(table: list[str]) -> list[str]:
+    """The table of a file for each card: the largest that stays on it, else the smallest, streamed from RAM."""
+    lines = ["| model | 4 GB | 6 GB | 8 GB | 12 GB |", "|---|---|---|---|---|"]
+    for fitted in FITTED:
+        rows = [line.strip("| ").split(" | ") for line in table if line.startswith(f"| {fitted.title} |")]
+        made = []
+        for card in range(len(CARDS)):
+            places = {cells[1]: cells[3 + card].partition(":")[0] for cells in rows}  # of the weights, by type
+            held = [kind for kind, place in places.items() if place == "`device`"]
+            streamed = [kind for kind, place in places.items() if place == "`ram`"]
+            made.append(held[-1] if held else f"{streamed[0]}, streamed" if streamed else "on the CPU")
+        lines.append(f"| {fitted.title} | {' | '.join(made)} |")
+    return lines
 
 
 @contextmanager
