@@ -32,6 +32,7 @@ import comfy.clip_vision  # noqa: E402
 import comfy.ops  # noqa: E402
 import comfy.sd  # noqa: E402
 import comfy.text_encoders.bert as bert  # noqa: E402
+import comfy.text_encoders.llama as llama  # noqa: E402
 import comfy.text_encoders.t5 as t5  # noqa: E402
 from comfy_extras.nodes_video_model import SVD_img2vid_Conditioning  # noqa: E402
 
@@ -55,7 +56,7 @@ TEXT, WORDS, TOWER = 48, 32128, 64  # channels of a text, tokens that T5 knows, 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A text encoder of the class `core`. file: its configuration in core; sizes: those that are small here.
+    """A text encoder of the class `core`. file: its configuration in core, if any; sizes: those that are small here.
 
     stored: the state dict in the names of the file.
     """
@@ -67,7 +68,8 @@ class Encoder:
 
     def tensors(self) -> Tensors:
         """As the file has them."""
-        config = json.loads((COMFY / self.file).read_text(encoding="utf-8")) | dict(self.sizes)
+        said = json.loads((COMFY / self.file).read_text(encoding="utf-8")) if self.file else {}
+        config = said | dict(self.sizes)
         module = randomize(self.core(config, torch.float32, "cpu", comfy.ops.disable_weight_init))
         return self.stored({name: value.half() for name, value in module.state_dict().items()})
 
@@ -109,6 +111,7 @@ class Whole:
         """Within it core builds each part as small as the file has it."""
         sizes = {encoder.core: encoder.sizes for encoder in self.encoders.values()}
         small_encoders.shrink(monkeypatch, lambda core: sizes[core])
+        small_encoders.small_towers(monkeypatch)
         made = comfy.clip_vision.ClipVisionModel.__init__
         tower = {
             "hidden_size": TOWER, "num_attention_heads": 2, "intermediate_size": 4 * TOWER, "image_size": 56,
@@ -133,6 +136,12 @@ def open_clip_g() -> Encoder:
     sizes = {"num_hidden_layers": checkpoints.LAYERS, "intermediate_size": checkpoints.INNER}
     return Encoder(comfy.clip_model.CLIPTextModel, "clip_config_bigg.json", sizes,
                    stored=lambda tensors: behind("model.", checkpoints.open_clip(tensors)))  # fmt: skip
+
+
+def language_model(core: Any) -> Encoder:
+    """A language model with its whole vocabulary."""
+    sizes = {"hidden_size": TEXT, "num_hidden_layers": 3, "intermediate_size": 64}
+    return Encoder(core, "", sizes | {"num_attention_heads": 4, "num_key_value_heads": 2})
 
 
 BERT = {"hidden_size": TEXT, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 2}
@@ -169,6 +178,17 @@ CASES = {
         replace(DIFFUSION["SVD_img2vid"], start=unet(in_channels=8, adm_in_channels=768, **VIDEO)),
         AUTOENCODERS["SVD"], vae="first_stage_model.", vision="conditioner.embedders.0.open_clip.model.visual.",
     ),
+    "Z-Image": Whole(
+        DIFFUSION["ZImage"], AUTOENCODERS["FLUX.1, SD3"], {"text_encoders.qwen3_4b.": language_model(llama.Qwen3_4B)},
+    ),
+    "Qwen-Image": Whole(
+        DIFFUSION["QwenImage"], AUTOENCODERS["Qwen-Image"],
+        {"text_encoders.qwen25_7b.": language_model(llama.Qwen25_7BVLI)},
+    ),
+    "Wan 2.1": Whole(
+        replace(DIFFUSION["WAN21_T2V"], sizes={"text_dim": TEXT}), AUTOENCODERS["Wan 2.1"],
+        {"text_encoders.umt5xxl.": t5_of("umt5_config_xxl", TEXT, 512)}, tokenizer="text_encoders.spiece_model",
+    ),
 }  # fmt: skip
 
 
@@ -180,12 +200,12 @@ def conditioning(case: Whole, clip: Any, vae: Any, vision: Any) -> list[Any]:
     return clip.encode_from_tokens_scheduled(clip.tokenize(PROMPT, **case.words))
 
 
-@pytest.mark.turns(7)
+@pytest.mark.turns(10)
 @pytest.mark.parametrize("name", CASES)
 def test_from_prompt_to_result_as_core(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case, path = CASES[name], tmp_path / "whole.safetensors"
-    case.write(path)
     with case.small_in_core(monkeypatch):
+        case.write(path)
         with torch.inference_mode():  # as ComfyUI runs nodes
             (model, clip, vae, vision), said, warnings = loader.load_checkpoint(
                 weights.read_header(path), dict.fromkeys(loader.PARTS, placement.Placement("CPU")),
