@@ -33,10 +33,11 @@ def _without_values(layer: type[torch.nn.Module]) -> type[torch.nn.Module]:
             super().__init__(*args, device="meta", **kwargs)
 
         def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-            name, shape = f"{prefix}weight", tuple(self.weight.shape) if self.weight is not None else ()
-            padding = getattr(state_dict.get(name), PADDING, 0)
-            if padding and tuple(state_dict[name].shape) == tuple(-(-size // padding) * padding for size in shape):
-                state_dict[name] = state_dict[name][tuple(slice(size) for size in shape)]
+            held = state_dict.get(f"{prefix}weight")
+            if held is not None and (padding := getattr(held, PADDING, 0)):
+                shape = tuple(self.weight.shape)
+                if tuple(held.shape) == tuple(-(-size // padding) * padding for size in shape):
+                    state_dict[f"{prefix}weight"] = held[tuple(slice(size) for size in shape)]
             torch.nn.Module._load_from_state_dict(self, state_dict, prefix, *args)
 
     OnMeta.__name__ = layer.__name__
