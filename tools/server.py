@@ -23,7 +23,7 @@ from .steps import Failure
 
 START_LIMIT = 300.0  # seconds until a server that does not answer is given up
 PACK_NAME = "ggml-vulkan"
-MODEL_FOLDERS = ("diffusion_models", "text_encoders", "vae", "loras")
+MODEL_FOLDERS = ("diffusion_models", "text_encoders", "vae", "loras", "checkpoints")
 
 
 @dataclass(frozen=True)

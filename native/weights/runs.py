@@ -107,6 +107,7 @@ class StoredTensor:
     runs: tuple[Run, ...]
     matrix: str | None = None  # type that a matrix of it is loaded as; None: as load_type has it
     turned: str | None = None  # type of a matrix that stays turned, as its layer can turn what it multiplies instead
+    padding: int = 0  # rows and columns of a matrix are filled up to a multiple of it, with zeros; 0: never
 
 
 def between(runs: Iterable[Run], first: int, last: int) -> Iterator[Run]:

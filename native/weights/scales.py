@@ -111,8 +111,35 @@ def _scaled(layer: _Layer) -> StoredTensor:
     read = FORMATS.get(format_) if isinstance(format_, str) else None
     if read is None:
         raise layer.wrong(f"is quantized as {format_!r:.60}, which is not read here ({', '.join(sorted(FORMATS))} are)")
+    shape, scales = layer.weight.shape, layer.scale.shape if layer.scale else ()
+    if len(shape) == 3 and prod(scales) != 1 and scales[0] == shape[0]:
+        return _of_experts(layer, read)
     found = read(layer)
     return found if layer.of_input is None else _with_input_scale(layer, found)
+
+
+def _of_experts(layer: _Layer, read: Callable[[_Layer], StoredTensor]) -> StoredTensor:
+    """The matrices of a mixture's experts, one after the other, each with the scales that it has for itself."""
+    weight, count = layer.weight, layer.weight.shape[0]
+    if layer.of_input is not None or not count:
+        raise layer.wrong(f"is {weight.stored} {list(weight.shape)} with scales that are not read of several experts")
+
+    def expert(tensor: FileTensor | None, number: int) -> FileTensor | None:
+        if tensor is None or len(tensor.shape) == 0 or tensor.shape[0] != count:
+            return tensor  # which all share
+        nbytes = tensor.nbytes // count
+        return replace(tensor, shape=tensor.shape[1:], offset=tensor.offset + number * nbytes, nbytes=nbytes)
+
+    parts = []
+    for number in range(count):
+        own = expert(weight, number)
+        assert own is not None
+        scales = expert(layer.scale, number), expert(layer.of_tensor, number)
+        parts.append(read(replace(layer, weight=own, scale=scales[0], of_tensor=scales[1])))
+    matrices = {part.matrix for part in parts}
+    matrix = next(iter(matrices)) if len(matrices) == 1 else "F32" if "F32" in matrices else "F16"
+    runs = tuple(run for part in parts for run in part.runs)
+    return StoredTensor(weight.name, (count, *parts[0].shape), runs, matrix)
 
 
 def _format_of_types(layer: _Layer) -> str:
@@ -169,7 +196,7 @@ def _mxfp8(layer: _Layer) -> StoredTensor:
     if layer.scale is None:
         raise layer.wrong("is MXFP8 without scales")
     factors = _swizzled(layer, layer.scale, "F8_E8M0", layer.weight.shape, 32)
-    return _of_factors(layer, layer.weight.stored, layer.weight.shape, factors, "F16")
+    return replace(_of_factors(layer, layer.weight.stored, layer.weight.shape, factors, "F16"), padding=32)
 
 
 def _nvfp4(layer: _Layer) -> StoredTensor:
@@ -179,7 +206,8 @@ def _nvfp4(layer: _Layer) -> StoredTensor:
         raise layer.wrong("is NVFP4 without its two scales")
     shape = _unpacked(layer)
     factors = _swizzled(layer, layer.scale, "F8_E4M3", shape, 16)
-    return _of_factors(layer, "E2M1", shape, factors, "Q8_0", _number(layer.header, layer.of_tensor))
+    found = _of_factors(layer, "E2M1", shape, factors, "Q8_0", _number(layer.header, layer.of_tensor))
+    return replace(found, padding=16)
 
 
 FORMATS: dict[str, Callable[[_Layer], StoredTensor]] = {  # as comfy_quant calls them

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,6 +20,10 @@ from .weight_file import FileTensor, WeightFile, WeightFileError
 LARGEST = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0}
 LARGEST_F16 = 65504.0
 ARRAY_TYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16"}  # numpy has no BF16
+# What a parameter is in its module: the weight of a linear layer, the matrices of a mixture's experts, one that the
+# module has by itself and not in a layer, or another.
+Role = Literal["linear", "experts", "own", ""]
+_TABLE = 1 << 18  # elements: up to here a module's own parameter is a table of shifts and scales, else maybe a matrix
 # Bytes: a parameter up to this size, which is never streamed, stays loaded beside the array that takes its place.
 _STAYS = 64 << 10
 
@@ -138,22 +142,25 @@ def parameter_of(header: WeightFile, tensor: FileTensor, name: str, scale: float
 
 
 def parameter(
-    name: str, shape: tuple[int, ...], runs: tuple[Run, ...], tensors: Sequence[StoredTensor], in_linear: bool = False
+    name: str, shape: tuple[int, ...], runs: tuple[Run, ...], tensors: Sequence[StoredTensor], role: Role = ""
 ) -> Parameter:
     """A parameter of these runs. Raises WeightFileError for a type of no weight.
 
-    tensors: that the runs are of. in_linear: a linear layer multiplies by all of it, and can turn what it multiplies.
+    tensors: that the runs are of. A linear layer can turn what it multiplies; experts' matrices are no kernel; blocks
+    of a module's own table become F32, as devices do not compute with blocks what is no product.
     """
     for tensor in tensors:
         _check_weight(tensor)
     kept = {(tensor.turned, run.scaling.rotation if run.scaling else 0) for tensor in tensors for run in tensor.runs}
     turned, rotation = next(iter(kept))
-    if in_linear and turned and len(kept) == 1:
+    if role == "linear" and turned and len(kept) == 1:
         return Parameter(name, turned, shape, runs, rotation)
-    types = {load_type(run.stored, shape, run.scale, tensor.matrix) for tensor in tensors for run in tensor.runs}
+    matrix = (prod(shape[:-1]), shape[-1]) if role == "experts" else shape
+    types = {load_type(run.stored, matrix, run.scale, tensor.matrix) for tensor in tensors for run in tensor.runs}
     if len(types) > 1:  # blocks of several types in one parameter become what has the range of all
         types = {"F32"} if types & {"F32", "BF16"} else {"F16"}
-    return Parameter(name, types.pop(), shape, runs)
+    table = role == "own" and types <= QUANTIZED and prod(shape) <= _TABLE
+    return Parameter(name, "F32" if table else types.pop(), shape, runs)
 
 
 def _check_weight(tensor: StoredTensor) -> None:

@@ -15,6 +15,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ...native.placement import MIB
 from ...native.weights import Array, Parameter, WeightFile, WeightFileError, WeightSet
+from ...native.weights.weight_set import Role
 from .component import MetaOperations
 from .identify import another_kind, refuse_adapters
 from .recording import Recording
@@ -141,7 +142,7 @@ def weights_of(
         if not recording.knows(tensor):
             if key not in own:
                 missing.append(key)
-        elif found := recording.parameter(key, tensor, _in_linear(core, key)):
+        elif found := recording.parameter(key, tensor, _role(core, key)):
             parameters[key] = found
         else:
             computed[key] = tensor
@@ -198,10 +199,15 @@ def parameters_without_values() -> Iterator[None]:
         hook.remove()
 
 
-def _in_linear(core: torch.nn.Module, name: str) -> bool:
-    """Whether a parameter is the weight of a linear layer."""
-    layer, _, part = name.rpartition(".")
-    return part == "weight" and isinstance(core.get_submodule(layer), torch.nn.Linear)
+def _role(core: torch.nn.Module, name: str) -> Role:
+    """The role of a parameter in its module."""
+    path, _, part = name.rpartition(".")
+    layer = core.get_submodule(path)
+    if isinstance(layer, torch.nn.Linear):
+        return "linear" if part == "weight" else ""
+    if isinstance(layer, getattr(MetaOperations, "MoEExperts", ())):  # which older ComfyUIs have not
+        return "experts" if part == "weight" else ""
+    return "" if isinstance(layer, torch.nn.Embedding) else "own"
 
 
 @contextmanager

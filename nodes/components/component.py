@@ -18,6 +18,7 @@ from .host import current_host
 from .lifetime import LoadedWeights
 from .lora import check, patches_of
 from .not_finite import explained
+from .recording import PADDING
 from .weight_patches import Patch, patched
 
 F16_OVERFLOW_SCALE = 64.0  # brings activations of 4 million within F16 and leaves those of 0.004 their full precision
@@ -28,10 +29,16 @@ def _without_values(layer: type[torch.nn.Module]) -> type[torch.nn.Module]:
     """The layer with its parameters on the meta device from the start; under dynamic VRAM core's has none yet."""
 
     class OnMeta(layer):  # type: ignore[misc, valid-type]
-        _load_from_state_dict = torch.nn.Module._load_from_state_dict
-
         def __init__(self, *args: Any, device: Any = None, **kwargs: Any) -> None:
             super().__init__(*args, device="meta", **kwargs)
+
+        def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+            held = state_dict.get(f"{prefix}weight")
+            if held is not None and (padding := getattr(held, PADDING, 0)):
+                shape = tuple(self.weight.shape)
+                if tuple(held.shape) == tuple(-(-size // padding) * padding for size in shape):
+                    state_dict[f"{prefix}weight"] = held[tuple(slice(size) for size in shape)]
+            torch.nn.Module._load_from_state_dict(self, state_dict, prefix, *args)
 
     OnMeta.__name__ = layer.__name__
     return OnMeta

@@ -18,7 +18,7 @@ from ...native.lower.strides import is_contiguous
 from ...native.weights import Parameter, StoredTensor, WeightFile, read_parameter
 from ...native.weights.runs import Run, apart, between, joined
 from ...native.weights.scales import under
-from ...native.weights.weight_set import parameter
+from ...native.weights.weight_set import Role, parameter
 
 _aten = torch.ops.aten
 # What ComfyUI's conversions see of each type of a file; F16 stands for blocks.
@@ -28,6 +28,7 @@ _DTYPES = {
     "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 _COPIES = (_aten.clone.default, _aten._to_copy.default)
+PADDING = "padding"  # the attribute of a tensor of the state dict that has StoredTensor's
 SHORTEST, MOST_RUNS = 64, 4096  # elements of a part, and runs of a parameter, that are worth reading apart
 _ASKS = (_aten._local_scalar_dense.default, _aten.is_nonzero.default, _aten.equal.default)
 
@@ -110,6 +111,8 @@ class Recording(TorchDispatchMode):
                     stored.shape
                 )
             self.state_dict[name] = tensor
+            if stored.padding:
+                vars(tensor)[PADDING] = stored.padding
             self._note(tensor, stored)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -145,10 +148,9 @@ class Recording(TorchDispatchMode):
         """Whether a tensor's values come from the file."""
         return self._origin(tensor) is not None
 
-    def parameter(self, name: str, tensor: Tensor, in_linear: bool = False) -> Parameter | None:
-        """The place of a tensor in the file, as the parameter `name`; None where it must be computed.
+    def parameter(self, name: str, tensor: Tensor, role: Role = "") -> Parameter | None:
+        """The place of a tensor in the file, as the parameter `name` of that role; None where it must be computed.
 
-        in_linear: it is the weight of a linear layer.
         Raises WeightFileError where the file's type is none of weights.
         """
         if not tensor.is_contiguous():
@@ -162,9 +164,10 @@ class Recording(TorchDispatchMode):
             runs = joined(run for place in places for run in place.runs())
         except ValueError:  # cut within blocks or scaled rows
             return None
-        if any(run.scaling and (len(shape) != 2 or run.scaling.columns != shape[1]) for run in runs):
+        matrix = len(shape) == 2 or role == "experts"
+        if any(run.scaling and (not matrix or run.scaling.columns != shape[-1]) for run in runs):
             return None
-        return parameter(name, shape, runs, tensors, in_linear)
+        return parameter(name, shape, runs, tensors, role)
 
     def values(self, tensor: Tensor) -> Tensor:
         """The values of a tensor: read from the file, and computed by what was done to them since."""

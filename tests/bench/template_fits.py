@@ -1,84 +1,131 @@
 """The table of docs/models.md for models other than FLUX.1: what the planner's mode `fit` chooses on usual cards.
 
-    COMFYUI_PATH=... python -m tests.bench.template_fits
+    COMFYUI_PATH=... python -m tests.bench.template_fits [MODEL ...]
 
-writes it anew, in about ten minutes. The templates, with files of the real size and structure over zeros; nothing runs.
+writes it, or the lines of these models, anew; all in about half an hour. Workflows, with files of the real size and
+structure over zeros; nothing runs.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import torch
 from gguf import GGMLQuantizationType as Kind
 from PIL import Image
 
 from native.weights.tokenizers import sentencepiece
-from tests import comfy_server, pack
+from tests import comfy_server
 from tests.comfy_server import Client, changed, node_id, shipped
 
-from . import hollow_vaes, real_size_files
-from .real_models import MODELS
+from ..templates import autoencoders, files
+from ..templates.diffusion import DIFFUSION
+from ..templates.encoders import ENCODERS
+from . import real_size_files
 from .what_fits import CARDS, PAGE
 
-pack.comfy()
-
-import comfy.ops  # noqa: E402
-import comfy.text_encoders.llama as llama  # noqa: E402
-import comfy.text_encoders.t5  # noqa: E402
-
+Shapes = Mapping[str, tuple[int, ...]]
 _MARK = "<!-- python -m tests.bench.template_fits: "
 BEGIN, END = f"{_MARK}begin -->\n", f"{_MARK}end -->\n"
+BEGIN_CHOICES, END_CHOICES = f"{_MARK}choices begin -->\n", f"{_MARK}choices end -->\n"
 _MIB = 1 << 20
-_ENCODER = {"dtype": torch.float32, "device": "meta", "operations": comfy.ops.disable_weight_init}
-
-
-def _umt5() -> torch.nn.Module:
-    config = Path(comfy.text_encoders.t5.__file__).parent / "umt5_config_xxl.json"
-    return comfy.text_encoders.t5.T5(json.loads(config.read_text(encoding="utf-8")), *_ENCODER.values())
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A template with files of their real size; `size` is that of what it makes."""
+    """A workflow with files of their real size, by their names in tests/templates; `size` is that of what it makes.
+
+    checkpoint: the file in place of the three. changes: inputs of nodes by their class. latents: the class that makes
+    them, if not the workflow's own. tokenizer: whether the file of the encoder has one.
+    """
 
     title: str
     template: str
     size: str
-    diffusion: Callable[[], torch.nn.Module]
-    encoder: Callable[[], torch.nn.Module]
-    vae: str  # in hollow_vaes, or "": FLUX.1's
-    tokenizer: bool = False  # whether the file of the encoder has one
+    diffusion: str = ""
+    encoder: str = ""
+    vae: str = ""
+    checkpoint: str = ""
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    latents: str = ""
+    tokenizer: bool = False
     types: tuple[Kind, ...] = (Kind.Q4_K, Kind.Q8_0)
+
+    @property
+    def loader(self) -> str:
+        """The node that has the diffusion model."""
+        return "GGMLCheckpoint" if self.checkpoint else "GGMLDiffusionModel"
+
+
+_SQUARE = "1024 x 1024"
+_LARGE = {"EmptySD3LatentImage": {"width": 1024, "height": 1024}}
+
+
+def _klein(size: str, encoder: str) -> Fitted:
+    return Fitted(f"FLUX.2 Klein {size}", "text_to_image", _SQUARE, f"FLUX.2 Klein {size}", encoder, "FLUX.2",
+                  changes=_LARGE | {"GGMLTextEncoders": {"type": "flux2"}},
+                  latents="EmptyFlux2LatentImage")  # fmt: skip
 
 
 FITTED = (
-    Fitted("Z-Image", "z_image_turbo", "1024 x 1024", MODELS["Z-Image"].build,
-           partial(llama.Qwen3_4B, {}, *_ENCODER.values()), ""),
-    Fitted("Qwen-Image-Edit", "qwen_image_edit", "1024 x 1024", MODELS["Qwen-Image"].build,
-           partial(llama.Qwen25_7BVLI, {}, *_ENCODER.values()), "wan2.1"),
-    Fitted("Wan 2.2 5B", "wan2_2_5b_video", "832 x 480, 17 frames", MODELS["Wan 2.2 5B"].build, _umt5, "wan2.2",
+    Fitted("Z-Image", "z_image_turbo", _SQUARE, "Z-Image", "Qwen3 4B", "FLUX.1, SD3"),
+    Fitted("SDXL", "checkpoint_sdxl", _SQUARE, checkpoint="sd_xl_base_1.0_fp16.safetensors", types=(Kind.F16,)),
+    _klein("4B", "Qwen3 4B"),
+    Fitted("Anima", "text_to_image", _SQUARE, "Anima", "Qwen3 0.6B", "Qwen-Image",
+           changes=_LARGE | {"KSampler": {"cfg": 4.0}}),
+    Fitted("SD1.5", "checkpoint_sdxl", "512 x 512", checkpoint="v1-5-pruned-emaonly-fp16.safetensors",
+           changes={"EmptyLatentImage": {"width": 512, "height": 512}}, types=(Kind.F16,)),
+    _klein("9B", "Qwen3 8B"),
+    Fitted("Krea 2", "text_to_image", _SQUARE, "Krea 2", "Qwen3-VL 4B", "Qwen-Image",
+           changes=_LARGE | {"GGMLTextEncoders": {"type": "krea2"}}),
+    Fitted("Qwen-Image-Edit", "qwen_image_edit", _SQUARE, "Qwen-Image", "Qwen2.5-VL 7B", "Qwen-Image"),
+    Fitted("Wan 2.2 5B", "wan2_2_5b_video", "832 x 480, 17 frames", "Wan 2.2 5B", "UMT5-XXL", "Wan 2.2",
            tokenizer=True),
 )  # fmt: skip
 
 
 def main() -> None:
     """Puts the table between the markers of the page."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
+    table = between(PAGE.read_text(encoding="utf-8"), BEGIN, END)
     lines = heading()
     for fitted in FITTED:
-        with serving(fitted) as client:
-            lines += [row(client, fitted, kind) for kind in fitted.types]
-            print(*lines[-len(fitted.types) :], sep="\n", flush=True)
-    PAGE.write_text(before + BEGIN + "".join(f"{line}\n" for line in lines) + END + after, encoding="utf-8")
+        own = [line for line in table if line.startswith(f"| {fitted.title} |")]
+        if fitted.title in (sys.argv[1:] or [fitted.title]):
+            with serving(fitted) as client:
+                own = [row(client, fitted, kind) for kind in fitted.types]
+            print(*own, sep="\n", flush=True)
+        lines += own
+    page = PAGE.read_text(encoding="utf-8")
+    for begin, end, made in ((BEGIN, END, lines), (BEGIN_CHOICES, END_CHOICES, choices(lines))):
+        before, _, rest = page.partition(begin)
+        page = before + begin + "".join(f"{line}\n" for line in made) + end + rest.partition(end)[2]
+    PAGE.write_text(page, encoding="utf-8")
+
+
+def between(page: str, begin: str, end: str) -> list[str]:
+    """The lines of a table."""
+    return page.partition(begin)[2].partition(end)[0].splitlines()
+
+
+def choices(table: list[str]) -> list[str]:
+    """The table of a file for each card: the largest that stays on it, else the smallest, streamed from RAM."""
+    lines = ["| model | 4 GB | 6 GB | 8 GB | 12 GB |", "|---|---|---|---|---|"]
+    for fitted in FITTED:
+        rows = [line.strip("| ").split(" | ") for line in table if line.startswith(f"| {fitted.title} |")]
+        made = []
+        for card in range(len(CARDS)):
+            places = {cells[1]: cells[3 + card].partition(":")[0] for cells in rows}  # of the weights, by type
+            held = [kind for kind, place in places.items() if place == "`device`"]
+            streamed = [kind for kind, place in places.items() if place == "`ram`"]
+            made.append(held[-1] if held else f"{streamed[0]}, streamed" if streamed else "on the CPU")
+        lines.append(f"| {fitted.title} | {' | '.join(made)} |")
+    return lines
 
 
 @contextmanager
@@ -86,24 +133,28 @@ def serving(fitted: Fitted) -> Iterator[Client]:
     """A server that has the files of a template, hollow."""
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder) / "models"
-        for kind in ("diffusion_models", "text_encoders", "vae"):
+        for kind in ("diffusion_models", "text_encoders", "vae", "checkpoints"):
             (models / kind).mkdir(parents=True)
-        with torch.device("meta"):
-            diffusion, encoder = fitted.diffusion(), fitted.encoder()
-        for stored in fitted.types:
-            real_size_files.write(models / "diffusion_models" / _file(stored), _gguf(diffusion, stored), hollow=True)
-        written = _safetensors(encoder, _TOKENIZER) if fitted.tokenizer else _gguf(encoder, Kind.Q8_0)
-        real_size_files.write(models / "text_encoders" / _encoder_file(fitted), written, hollow=True)
-        with torch.device("meta"):
-            vae = fitted.vae and hollow_vaes.VAES[fitted.vae]()
-        vae = _safetensors(vae) if vae else real_size_files.FILES[_FLUX_VAE]()
-        real_size_files.write(models / "vae" / "vae.safetensors", vae, hollow=True)
+        if fitted.checkpoint:
+            files.hollow("checkpoints", fitted.checkpoint).write(models / "checkpoints" / fitted.checkpoint)
+        else:
+            _write_parts(fitted, models)
         with comfy_server.running(Path(folder) / "server", models) as client:
             client.upload("example.png", Image.new("RGB", (1024, 1024)))
             yield client
 
 
-_FLUX_VAE = "ae-random-F32.safetensors"
+def _write_parts(fitted: Fitted, models: Path) -> None:
+    """The diffusion model in each of the types, the encoder and the VAE."""
+    diffusion, encoder = DIFFUSION[fitted.diffusion].shapes(), ENCODERS[fitted.encoder].shapes()
+    written = _safetensors(encoder, _TOKENIZER) if fitted.tokenizer else _gguf(encoder, Kind.Q8_0)
+    made = {f"diffusion_models/{_file(kind)}": _gguf(diffusion, kind) for kind in fitted.types}
+    made |= {f"text_encoders/{_encoder_file(fitted)}": written}
+    made |= {"vae/vae.safetensors": _safetensors(autoencoders.shapes(fitted.vae))}
+    for name, file in made.items():
+        real_size_files.write(models / name, file, hollow=True)
+
+
 _WORDS = {
     "tokenizer.ggml.model": "t5",
     "tokenizer.ggml.tokens": ["<pad>", "</s>", "<unk>", *"\u2581abcdefghijklmnopqrstuvwxyz,."],
@@ -113,19 +164,19 @@ _WORDS = {
 _TOKENIZER = {"spiece_model": sentencepiece(_WORDS, "words")}
 
 
-def _gguf(module: torch.nn.Module, kind: Kind) -> real_size_files.ModelFile:
+def _gguf(shapes: Shapes, kind: Kind) -> real_size_files.ModelFile:
     """Matrices in one type, kernels in F16, vectors in F32."""
     block = 256 if kind == Kind.Q4_K else 32
     tensors: real_size_files.Tensors = []
-    for name, tensor in module.state_dict().items():
-        fits = tensor.ndim == 2 and tensor.shape[1] % block == 0
-        tensors.append((name, tuple(tensor.shape), kind if fits else Kind.F16 if tensor.ndim > 1 else Kind.F32))
+    for name, shape in shapes.items():
+        fits = len(shape) == 2 and shape[1] % block == 0
+        tensors.append((name, shape, kind if fits else Kind.F16 if len(shape) > 1 else Kind.F32))
     return real_size_files.ModelFile("a model", tensors)
 
 
-def _safetensors(module: torch.nn.Module, contents: dict[str, bytes] | None = None) -> real_size_files.ModelFile:
+def _safetensors(shapes: Shapes, contents: dict[str, bytes] | None = None) -> real_size_files.ModelFile:
     """All in F16."""
-    tensors = [(name, tuple(tensor.shape), Kind.F16) for name, tensor in module.state_dict().items()]
+    tensors = [(name, shape, Kind.F16) for name, shape in shapes.items()]
     return real_size_files.ModelFile("", tensors, contents=contents or {})
 
 
@@ -147,22 +198,33 @@ def row(client: Client, fitted: Fitted, kind: Kind) -> str:
 
 def _cell(client: Client, fitted: Fitted, kind: Kind, card: str) -> str:
     """Where the weights of the diffusion model are, MiB of the card and of RAM."""
-    graph = shipped(fitted.template)
-    names = {
-        "GGMLDiffusionModel": {"model_name": _file(kind)}, "GGMLTextEncoders": {"clip_name1": _encoder_file(fitted)},
-        "GGMLVAE": {"vae_name": "vae.safetensors", "device": "CPU"},
-    }  # fmt: skip
-    for node in [node for node, made in graph.items() if made["class_type"] == "LoraLoaderModelOnly"]:
-        source = graph.pop(node)["inputs"]["model"]  # the LoRA adds its own size
-        for made in graph.values():
-            made["inputs"] |= {name: source for name, value in made["inputs"].items() if value == [node, 0]}
-    plan = client.send("/ggml/plan", {"prompt": changed(graph, names), "profile": card, "mode": "fit"})
+    graph = _graph(fitted, kind)
+    plan = client.send("/ggml/plan", {"prompt": graph, "profile": card, "mode": "fit"})
     if not plan["fits"]:
         return plan["verdict"] if plan["gaps"] else "does not fit"
-    chosen = plan["chosen"][node_id(graph, "GGMLDiffusionModel")]
+    chosen = plan["chosen"][node_id(graph, fitted.loader)]
     where = "CPU" if chosen["device"] == "CPU" else f"`{chosen['weights']}`"
     gpu, ram = (round(plan["devices"][device]["peak"] / _MIB) for device in ("Vulkan0", "CPU"))
     return f"{where}: {gpu:,} + {ram:,}"
+
+
+def _graph(fitted: Fitted, kind: Kind) -> comfy_server.Workflow:
+    """The workflow with these files, without LoRAs, which add their own size."""
+    graph = shipped(fitted.template)
+    for node in [node for node, made in graph.items() if made["class_type"] == "LoraLoaderModelOnly"]:
+        source = graph.pop(node)["inputs"]["model"]
+        for made in graph.values():
+            made["inputs"] |= {name: source for name, value in made["inputs"].items() if value == [node, 0]}
+    parts = {
+        "GGMLDiffusionModel": {"model_name": _file(kind)},
+        "GGMLTextEncoders": {"clip_name1": _encoder_file(fitted), "clip_name2": "none"},
+        "GGMLVAE": {"vae_name": "vae.safetensors", "device": "CPU"},
+    }  # fmt: skip
+    whole = {"GGMLCheckpoint": {"ckpt_name": fitted.checkpoint}}
+    graph = changed(changed(graph, whole if fitted.checkpoint else parts), fitted.changes)
+    if fitted.latents:
+        graph[node_id(graph, "EmptySD3LatentImage")]["class_type"] = fitted.latents
+    return graph
 
 
 def _file(kind: Kind) -> str:

@@ -31,6 +31,7 @@ import comfy.text_encoders.llama as llama  # noqa: E402
 import comfy.text_encoders.qwen3vl as qwen3vl  # noqa: E402
 import comfy.text_encoders.t5 as t5  # noqa: E402
 import comfy.utils  # noqa: E402
+from comfy.text_encoders.qwen_vl import Qwen2VLVisionTransformer  # noqa: E402
 
 from tests import small_encoders  # noqa: E402
 from tests.small_encoders import SMALL, SMALL_T5, encoded, spiece_tensor, transformers_of  # noqa: E402
@@ -84,6 +85,15 @@ def with_vision(build: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch
     }
 
 
+def with_eyes(build: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """With its vision tower, which OmniGen2's file has and ComfyUI does without."""
+    tower = Qwen2VLVisionTransformer(
+        hidden_size=64, output_hidden_size=2048, intermediate_size=96, num_heads=4, num_layers=2, dtype=torch.float32,
+        device="cpu", ops=comfy.ops.disable_weight_init,
+    )  # fmt: skip
+    return build() | {f"visual.{name}": value.half() for name, value in randomize(tower).state_dict().items()}
+
+
 def with_prefixes(core: Any) -> dict[str, torch.Tensor]:
     """As Qwen3-VL is published."""
     return {f"model.{name}" if name.startswith("visual.") else name: x for name, x in of_config(core).items()}
@@ -122,6 +132,7 @@ CASES = {
     "UMT5-base": one(t5.T5, "text_encoders/umt5_config_base.json", "ace", "unigram"),
     "UMT5-XXL": one(t5.T5, "text_encoders/umt5_config_xxl.json", "wan", "unigram"),
     "Qwen2.5 3B": one(llama.Qwen25_3B),
+    "Qwen2.5-VL 3B (OmniGen2)": Case((partial(with_eyes, partial(of_config, llama.Qwen25_3B)),), "omnigen2"),
     "Qwen3 0.6B": one(llama.Qwen3_06B),
     "Qwen3 2B (Ovis)": one(llama.Ovis25_2B),
     "Qwen3 4B (Z-Image)": one(llama.Qwen3_4B),

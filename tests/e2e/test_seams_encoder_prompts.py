@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +26,7 @@ import comfy.text_encoders.llama as llama  # noqa: E402
 import comfy.text_encoders.lt as lt  # noqa: E402
 import comfy.text_encoders.minimax as minimax  # noqa: E402
 import comfy.text_encoders.sa3 as sa3  # noqa: E402
+import comfy_kitchen.tensor as kitchen  # noqa: E402
 
 from tests import small_encoders  # noqa: E402
 from tests.small_encoders import encoded, spiece_tensor, transformers_of  # noqa: E402
@@ -151,7 +153,11 @@ def _sizes(core: Any) -> Mapping[str, Any]:
 def both(name: str, folder: Path) -> tuple[Any, Any]:
     """Ours and core's CLIP of a small file."""
     case = CASES[name]
-    files = [case.tensors(), *([case.beside()] if case.beside else [])]
+    return loaded_by_both(case, [case.tensors(), *([case.beside()] if case.beside else [])], folder)
+
+
+def loaded_by_both(case: Case, files: list[Tensors], folder: Path) -> tuple[Any, Any]:
+    """Ours and core's CLIP of these files."""
     headers = []
     for number, tensors in enumerate(files):
         save_file(tensors, folder / f"{number}.safetensors")
@@ -183,6 +189,31 @@ def test_encodes_as_core(tmp_path: Path, name: str) -> None:
             modules = (next(iter(transformers_of(clip).values())) for clip in (ours, core))
             result, expected = (encoded(module, tokens) for module in modules)
     assert result.shape == expected.shape
+    assert float((result - expected).norm() / expected.norm()) <= BOUND
+
+
+def test_experts_in_nvfp4_encode_as_core(tmp_path: Path) -> None:
+    """As ComfyUI's own files of GPT-OSS have them: the matrices of a layer's experts in one tensor of three axes."""
+    case = CASES["GPT-OSS 20B"]
+    tensors: Tensors = {}
+    for name, value in case.tensors().items():
+        if value.ndim == 3:
+            each = [kitchen.TensorCoreNVFP4Layout.quantize(one.float() * (1 + 2 * n)) for n, one in enumerate(value)]
+            codes, parameters = zip(*each, strict=True)
+            layer, scales = name.removesuffix(".weight"), [each.block_scale for each in parameters]
+            described = json.dumps({"format": "nvfp4", "num_experts": len(value)}).encode()
+            tensors |= {
+                name: torch.stack(codes), f"{layer}.weight_scale": torch.stack(scales),
+                f"{layer}.weight_scale_2": torch.stack([each.scale for each in parameters]),
+                f"{layer}.comfy_quant": torch.frombuffer(bytearray(described), dtype=torch.uint8),
+            }  # fmt: skip
+        else:
+            tensors[name] = value
+    ours, core = loaded_by_both(case, [tensors], tmp_path)
+    held = next(iter(transformers_of(ours).values())).engine_model.file_weights
+    assert {each.type for each in held.parameters.values() if len(each.shape) == 3} == {"Q8_0"}
+    with torch.inference_mode():
+        result, expected = (clip.encode_from_tokens(clip.tokenize(PROMPT)) for clip in (ours, core))
     assert float((result - expected).norm() / expected.norm()) <= BOUND
 
 

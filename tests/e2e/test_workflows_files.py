@@ -18,7 +18,6 @@ NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
 TITLE_BAR = 30  # pixels above a node's position
 NOTE = "MarkdownNote"  # lives in the front end alone
 FILES = {*INSTEAD, *(file for files in ONLY_REAL.values() for file in files)}
-FOLDERS = (*MODEL_FOLDERS, "checkpoints")
 TYPED = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")  # inputs that are widgets; the rest are sockets
 
 Json = dict[str, Any]
@@ -130,7 +129,7 @@ def test_each_file_is_named_with_where_it_is_to_be_had(name: str) -> None:
         assert [model["name"] for model in models] == [file for file in files if not file.endswith(".gguf")]
         for model in models:
             assert f"]({model['url']})" in notes
-            assert model["directory"] in FOLDERS
+            assert model["directory"] in MODEL_FOLDERS
 
 
 @pytest.mark.parametrize("name", NAMES)

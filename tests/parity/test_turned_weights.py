@@ -55,7 +55,7 @@ def pair(path: Path) -> tuple[WeightSet, dict[str, Tensor]]:
     save_file(stored, path)
     header = read_header(str(path))
     found = under(header, "")
-    held = {name: parameter(name, each.shape, each.runs, [each], in_linear=True) for name, each in found.items()}
+    held = {name: parameter(name, each.shape, each.runs, [each], role="linear") for name, each in found.items()}
     return WeightSet("pair", held, ((header.path, header.size, header.mtime_ns),)), values
 
 

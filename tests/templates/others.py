@@ -62,12 +62,11 @@ def _dino_v3() -> Shapes:
     )
 
 
-def _open_clip_vision_h() -> Shapes:
+def open_clip_vision_h(width: int = 1280, positions: int = 257, projection: int = 1024, layers: int = 32) -> Shapes:
     """The vision tower of open_clip's ViT-H-14."""
-    width, layers = 1280, 32
     found: dict[str, tuple[int, ...]] = {
-        "class_embedding": (width,), "positional_embedding": (257, width), "conv1.weight": (width, 3, 14, 14),
-        "proj": (width, 1024),
+        "class_embedding": (width,), "positional_embedding": (positions, width), "conv1.weight": (width, 3, 14, 14),
+        "proj": (width, projection),
     }  # fmt: skip
     for norm in ("ln_pre", "ln_post", *(f"transformer.resblocks.{n}.ln_{m}" for n in range(layers) for m in (1, 2))):
         found |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
@@ -124,7 +123,7 @@ OTHERS: Mapping[str, Callable[[], Shapes]] = {
         for kind, width in (("video", 4096), ("audio", 2048))
         for end, shape in (("weight", (width, 3840 * 49)), ("bias", (width,)))
     },
-    "CLIP vision H of OpenCLIP": _open_clip_vision_h,
+    "CLIP vision H of OpenCLIP": open_clip_vision_h,
     "DINOv3 H": _dino_v3,
     **{name: _vision(config) for name, config in VISION.items()},
     "FLUX.1 Redux": lambda: {

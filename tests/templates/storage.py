@@ -52,7 +52,9 @@ class HollowFile:
 
 
 def _is_quantized(name: str, shape: tuple[int, ...]) -> bool:
-    """A layer's matrix in one of the blocks."""
+    """A layer's matrix in one of the blocks, or the matrices of a mixture's experts."""
+    if len(shape) == 3 and ".experts." in name:
+        return name.endswith(".weight")
     return (
         len(shape) == 2 and name.endswith(".weight") and bool(_IN_BLOCK.search(name)) and "embed" not in name
         and min(shape) >= _NARROWEST and shape[1] % _NARROWEST == 0
@@ -103,16 +105,16 @@ def _fp8_layer(file: HollowFile, layer: str, shape: tuple[int, ...]) -> None:
 
 
 def _int8_layer(file: HollowFile, layer: str, shape: tuple[int, ...]) -> None:
-    file.tensors |= {f"{layer}.weight": ("I8", shape), f"{layer}.weight_scale": ("F32", (shape[0], 1))}
+    file.tensors |= {f"{layer}.weight": ("I8", shape), f"{layer}.weight_scale": ("F32", (*shape[:-1], 1))}
     _described(file, layer, format="int8_tensorwise", convrot=True, convrot_groupsize=256)
 
 
 def _nvfp4_layer(file: HollowFile, layer: str, shape: tuple[int, ...]) -> None:
-    rows, columns = shape
-    scales = -(-rows // 128) * 128, -(-columns // 64) * 4  # as cuBLAS pads them
+    *experts, rows, columns = shape
+    scales = *experts, -(-rows // 128) * 128, -(-columns // 64) * 4  # as cuBLAS pads them
     file.tensors |= {
-        f"{layer}.weight": ("U8", (rows, columns // 2)), f"{layer}.weight_scale": ("F8_E4M3", scales),
-        f"{layer}.weight_scale_2": ("F32", ()),
+        f"{layer}.weight": ("U8", (*experts, rows, columns // 2)), f"{layer}.weight_scale": ("F8_E4M3", scales),
+        f"{layer}.weight_scale_2": ("F32", tuple(experts)),
     }  # fmt: skip
     _described(file, layer, format="nvfp4")
 

@@ -119,7 +119,7 @@ def held_as(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | N
 def turned(held: Parameter, path: Path) -> Parameter:
     """The same weight in a linear layer, which can turn what it multiplies."""
     stored = under(read_header(str(path)), "")["layer.weight"]
-    return parameter("w", held.shape, held.runs, [stored], in_linear=True)
+    return parameter("w", held.shape, held.runs, [stored], role="linear")
 
 
 def loaded(held: Parameter, limit: int) -> np.ndarray:
