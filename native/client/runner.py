@@ -24,6 +24,7 @@ from ..weights.weight_set import WeightSet
 from ..wire.failures import Failure, exception
 from ..wire.frames import ProtocolError
 from ..wire.messages import (
+    NO_TURN,
     Device,
     DeviceInfo,
     Devices,
@@ -45,6 +46,7 @@ from ..wire.messages import (
     Request,
     RunReply,
     Step,
+    Turn,
     UnloadRequest,
 )
 from ..wire.shared_memory import Arena
@@ -139,14 +141,16 @@ class Runner:
         interrupted: IsInterrupted | None = None,
         progress: Callable[[float], None] | None = None,
         checked: bool = True,
+        turn: Turn = NO_TURN,
     ) -> list[np.ndarray]:
         """Run a program on weights, loading both where the runner does not hold them; the outputs in float32.
 
-        `progress` gets the fraction done. With `checked`, a result that cannot be one is an error.
+        `progress` gets the fraction done. With `checked`, a result that cannot be one is an error. turn: of a series of
+        runs; inputs that the program writes into are sent where the runner does not hold what the turn before left.
         Raises RunnerError, OutOfMemory, RunnerLost, Interrupted.
         """
         supplies = Supplies({program.digest: program}, weights, as_placement(placement))
-        compose = partial(write_inputs, supplies, program, inputs)
+        compose = partial(write_inputs, supplies, program, inputs, turn=turn)
         report = None if progress is None else lambda done, _total: progress(done)
         with self._working:
             self.peaks = {}
@@ -309,6 +313,9 @@ class Runner:
         if missing.what == "weights":
             request = supplies.load_request()
             self._ask(process, lambda _: request, LoadReport, supplies, interrupted, supplies.progress)
+        if missing.what == "inputs":
+            supplies.asked.update(missing.digests)
+            return
         for digest in missing.digests:
             if missing.what == "program":
                 self._send_program(process, supplies.programs[digest])

@@ -138,10 +138,25 @@ class ProgramRequest:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """A run of a series in which inputs that the program writes into stay on the device; number: from 1 on.
+
+    series: its name, which no other has; "": a run of none.
+    """
+
+    series: str = ""
+    number: int = 0
+
+
+NO_TURN = Turn()
+
+
+@dataclass(frozen=True)
 class RunRequest:
     """Runs a program on a loaded weight set; answered with a RunReply.
 
-    inputs: offset and bytes in shared memory, which holds `arena` bytes; the outputs take their place afterwards.
+    inputs: offset and bytes in shared memory, which holds `arena` bytes; the outputs take their place afterwards. Those
+    that the program writes into may be left out after the turn before; the answer is Missing where that is not held.
     """
 
     digest: str
@@ -149,6 +164,7 @@ class RunRequest:
     program: str
     inputs: Mapping[str, tuple[int, int]]
     arena: int
+    turn: Turn = NO_TURN
 
 
 @dataclass(frozen=True)
