@@ -24,7 +24,6 @@ from ..weights.weight_set import WeightSet
 from ..wire.failures import Failure, exception
 from ..wire.frames import ProtocolError
 from ..wire.messages import (
-    NO_TURN,
     Device,
     DeviceInfo,
     Devices,
@@ -46,10 +45,10 @@ from ..wire.messages import (
     Request,
     RunReply,
     Step,
-    Turn,
     UnloadRequest,
 )
 from ..wire.shared_memory import Arena
+from ..wire.turn import NO_TURN, Turn
 from .connection import OnProgress, ProcessDied, RunnerProcess
 from .load_request import Supplies, dry_run_request
 from .tensors import read_outputs, write_array, write_inputs

@@ -9,8 +9,9 @@ import numpy as np
 from ..errors import RunnerError
 from ..program import Program, Tensor
 from ..weights import content
-from ..wire.messages import NO_TURN, ArrayRequest, RunRequest, Turn
+from ..wire.messages import ArrayRequest, RunRequest
 from ..wire.shared_memory import Arena, layout
+from ..wire.turn import NO_TURN, Turn
 from .load_request import Supplies
 
 _TYPES = {"F32": np.dtype(np.float32), "I32": np.dtype(np.int32)}

@@ -19,7 +19,8 @@ from ..planning import Machine, Part, Plan, plan_of
 from ..program import Program
 from ..trace import Question, Trace
 from ..weights import WeightSet
-from ..wire.messages import NO_TURN, DryRun, ExternalModel, Step, Turn
+from ..wire.messages import DryRun, ExternalModel, Step
+from ..wire.turn import NO_TURN, Turn
 from .ggml import GgmlModel
 from .kept import Kept
 from .model import Function

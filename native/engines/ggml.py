@@ -17,7 +17,7 @@ from ..placement import Placement
 from ..trace import Trace, trace
 from ..trace.values import HostStorages
 from ..weights import WeightSet
-from ..wire.messages import NO_TURN, Turn
+from ..wire.turn import NO_TURN, Turn
 from .kept import Kept
 from .model import Function, Model
 

@@ -15,7 +15,7 @@ from ..lower import Branch
 from ..placement import Placement, as_placement
 from ..weights import Array, WeightSet
 from ..weights.weight_set import ARRAY_TYPES
-from ..wire.messages import NO_TURN, Turn
+from ..wire.turn import NO_TURN, Turn
 
 Function = Callable[[torch.nn.Module, dict[str, torch.Tensor]], torch.Tensor | tuple[torch.Tensor, ...]]
 

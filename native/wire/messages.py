@@ -15,6 +15,7 @@ from ..placement import Placement
 from ..program import Program
 from ..weights.weight_set import Parameter, WeightSet
 from .failures import Failure, exception
+from .turn import NO_TURN, Turn
 
 # What requests are about
 
@@ -135,20 +136,6 @@ class ProgramRequest:
     """Brings a program, which is the frame's payload; answered with Done."""
 
     digest: str
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A run of a series in which inputs that the program writes into stay on the device; number: from 1 on.
-
-    series: its name, which no other has; "": a run of none.
-    """
-
-    series: str = ""
-    number: int = 0
-
-
-NO_TURN = Turn()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ...native.errors import NotFinite
 from ...native.lower import LowerOptions
 from ...native.placement import CPU, Placement
 from ...native.weights import Array, WeightSet
-from ...native.wire.messages import NO_TURN, Turn
+from ...native.wire.turn import NO_TURN, Turn
 from .host import current_host
 from .lifetime import LoadedWeights
 from .lora import check, patches_of

@@ -89,7 +89,7 @@ class EncoderModule(TracedModule):
         return generate(self, self._loaded_head(), embeds, args, kwargs)
 
     def _loaded_head(self) -> HeadComponent:
-        """What makes logits, with the weight that prompts are looked up in or that only writing needs."""
+        """The head, with the weight that prompts are looked up in, or that only writing needs."""
         name, core = self._head_weight, self.engine_model.module
         if name is None or name not in self.local_weights.shapes():
             raise NotImplementedError(

@@ -19,7 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from ...native.engines.dry_run import unwritten_zeros
-from ...native.wire.messages import Turn
+from ...native.wire.turn import Turn
 from .attention_override import own_attention
 from .call_arguments import join, part
 from .component import Component
@@ -53,7 +53,7 @@ class Rows:
 
 
 class Head(torch.nn.Module):
-    """What makes logits of hidden states, by core's own method."""
+    """Makes logits of hidden states, by core's own method."""
 
     def __init__(self, core: Any) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class _Layers:
 @torch.inference_mode(False)
 @torch.no_grad()
 def _layers(core: Any, batch: int, width: int) -> _Layers | None:
-    """What core's model keeps for each layer; None where that is not keys and values, a row for each token."""
+    """The caches of core's model; None where they are no keys and values, a row for each token."""
     made = core.init_kv_cache(batch, _ANY_ROWS, torch.device("meta"), torch.float32)
     pairs = [each[:2] for each in made if len(each) == 3]
     tensors = [x for pair in pairs for x in pair]

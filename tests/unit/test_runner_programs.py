@@ -16,7 +16,8 @@ from native.client import runner as client
 from native.client.tensors import write_inputs
 from native.process.child import PACK
 from native.program import Program
-from native.wire.messages import RunRequest, Turn
+from native.wire.messages import RunRequest
+from native.wire.turn import Turn
 from tests.runner_toys import DEVICES, NO_WEIGHTS, Parameters, Table, f32_file, linear, new_runner
 
 RNG = np.random.default_rng(5)

@@ -15,7 +15,7 @@ from ...output_check import check_of, check_outputs
 from ...placement import CPU, MIB, Placement
 from ...threads import wanted_threads
 from ...weights import WeightSet, check_unchanged
-from ...wire.messages import NO_TURN, Turn
+from ...wire.turn import NO_TURN, Turn
 from ..model import Function, Model, Patches
 from .weight_mode import EngineMode, half_is_faster
 from .weight_reader import Values

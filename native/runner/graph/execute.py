@@ -10,8 +10,9 @@ import numpy as np
 
 from ...errors import Interrupted, Missing, RunnerError
 from ...output_check import check_of
-from ...wire.messages import NO_TURN, OutputCheck, Turn
+from ...wire.messages import OutputCheck
 from ...wire.shared_memory import layout
+from ...wire.turn import NO_TURN, Turn
 from ..ggml_binding import ggml, pointer
 from .graph import Graph, ProgramFault
 

@@ -18,7 +18,7 @@ from ...placement import CPU
 from ...program import Program, Tensor
 from ...program.ops import flops, is_view, parameters_of
 from ...program.tensor import ne_of, row_text
-from ...wire.messages import NO_TURN
+from ...wire.turn import NO_TURN
 from ..device.buffers import Allocation, Budget, OverBudget, allocate, describe, device_bytes, require
 from ..device.devices import Device
 from ..ggml_binding import context, ggml
