@@ -17,7 +17,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """The arguments of `dev.py templates`."""
     command.add_argument("names", metavar="NAME", nargs="*", help="globs; without any, all that name local models")
     command.add_argument("--plan", action="store_true", help="plan them at real size: about a minute each")
-    command.add_argument("--run", dest="small", action="store_true", help="run them small, against core, where that is possible")
+    command.add_argument(
+        "--run", dest="small", action="store_true", help="run them small, against core, where that is possible"
+    )
     command.add_argument("--package", metavar="FOLDER", type=Path, help="other templates than the installed ones")
     command.add_argument("--json", metavar="FILE", type=Path, help="write what became of each")
     command.add_argument("--card", metavar="NAME", action="append", help="plan for one of the two cards alone")

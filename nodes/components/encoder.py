@@ -80,6 +80,13 @@ class EncoderModule(TracedModule):
         self.loaded.release()
         return results
 
+    def _method(self, name: str) -> Callable[..., Any]:
+        """A method of core's whose code names no layer computes with what it is given alone, and is core's own."""
+        core = self.engine_model.module
+        method: Callable[..., Any] = getattr(core, name)
+        layers = {child for child, _ in core.named_children()}
+        return super()._method(name) if layers & set(method.__code__.co_names) else method  # type: ignore[attr-defined]
+
     def forward(self, *args: Any, num_tokens: Any = None, **kwargs: Any) -> Any:
         """As core's. num_tokens: of no effect outside CLIP."""
         return self.call("forward", args, kwargs)

@@ -17,20 +17,36 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ...native.engines.dry_run import unwritten_zeros
 from ...native.wire.turn import Turn
 from .attention_override import own_attention
 from .call_arguments import join, part
 from .component import Component
+from .core_function import with_names
 
-_LEAST_ROWS = 256  # of keys and values; twice as many whenever they are full
+_LEAST_ROWS = 256  # of keys and values; twice as many whenever they are full, but no more than the text may need
 _ANY_ROWS = 1 << 20  # more than any layer looks back
 _HEADS = ("lm_head", "embed_tokens")  # core's layers whose weight makes logits, the first of them that is there
 
 
 class Planned(Exception):
     """A dry run needs no more of the text."""
+
+
+class _NoProgress:
+    """Stands for ComfyUI's progress bar in a dry run."""
+
+    def __init__(self, _total: int) -> None:
+        pass
+
+    def update(self, _value: int) -> None:
+        """Nobody looks on."""
+
+
+# Core's loop in a dry run: tqdm writes to the log, and has a lock that a full disk can leave held.
+_SILENT = {"tqdm.tqdm": lambda steps, **_: steps, "comfy.utils.ProgressBar": _NoProgress}
 
 
 class Rows:
@@ -108,6 +124,7 @@ class _Layers:
 
 @torch.inference_mode(False)
 @torch.no_grad()
+@_disable_current_modes()  # a plan's guard of sizes would count tensors without values
 def _layers(core: Any, batch: int, width: int) -> _Layers | None:
     """The caches of core's model; None where they are no keys and values, a row for each token."""
     made = core.init_kv_cache(batch, _ANY_ROWS, torch.device("meta"), torch.float32)
@@ -133,14 +150,15 @@ def _layers(core: Any, batch: int, width: int) -> _Layers | None:
 
 @dataclass
 class _Cache:
-    """Keys and values of the tokens so far, as the program has them: those of a layer that looks back a few tokens
-    only in turn.
+    """Keys and values of the tokens so far, as the program has them.
 
-    rows: of layers that look back at all. A layer with a window has one row more than it looks back, the first of
-    which core takes no notice of. So that one mask fits all, tokens fill the last rows first.
+    limit: tokens of the longest text. rows: of layers that look back at all of it. A layer with a window has as many as
+    it looks back, filled in turn, and a first one besides, of which core takes no notice. So that one mask fits all
+    layers, tokens fill the last rows first where there is a window.
     """
 
     layers: _Layers
+    limit: int
     tokens: int = 0
     rows: int = 0
     kept: dict[str, Tensor] = field(default_factory=dict)
@@ -196,8 +214,9 @@ class _Cache:
         if tokens <= self.rows:
             return
         held = [self.read(layer) for layer in range(len(self.layers.shapes))] if self.rows else []
+        longest = -(-self.limit // _LEAST_ROWS) * _LEAST_ROWS
         while self.rows < tokens:
-            self.rows = max(_LEAST_ROWS, 2 * self.rows)
+            self.rows = min(max(_LEAST_ROWS, 2 * self.rows), longest)
         for layer, (batch, heads, _, channels) in enumerate(self.layers.shapes):
             for name in _names(layer):
                 self.kept[name] = empty((batch, heads, self.rows_of(layer), channels))
@@ -213,11 +232,10 @@ def _names(layer: int) -> tuple[str, str]:
 class _Model:
     """Stands for the `model` of core's class in its loop."""
 
-    def __init__(self, encoder: Any, head: HeadComponent, cache: _Cache, tokens: int) -> None:
-        """tokens: that the text has in the end, at most."""
+    def __init__(self, encoder: Any, head: HeadComponent, cache: _Cache) -> None:
         self.config = encoder.engine_model.module.model.config
         self.embed_tokens = encoder.get_input_embeddings()
-        self._encoder, self._head, self._cache, self._tokens = encoder, head, cache, tokens
+        self._encoder, self._head, self._cache = encoder, head, cache
 
     def forward(
         self, _ids: Any, embeds: Tensor, past_key_values: Any, position_ids: Tensor | None = None, **more: Any
@@ -244,7 +262,7 @@ class _Model:
         if self._encoder.host.plans:
             cache.tokens = tokens
             return hidden
-        cache.reserve(tokens + 1, torch.zeros)
+        cache.reserve(tokens, torch.zeros)
         for layer in range(len(cache.layers.shapes)):
             cache.put(layer, range(tokens), *made[2 * layer : 2 * layer + 2])
         cache.tokens = tokens
@@ -253,9 +271,9 @@ class _Model:
     def _token(self, embeds: Tensor, position_ids: Tensor | None) -> Tensor:
         cache, host = self._cache, self._encoder.host
         token = cache.tokens
-        with host.alike(self._tokens - token) as counts_for_all:
+        with host.alike(cache.limit - token) as counts_for_all:
             if counts_for_all:
-                cache.reserve(self._tokens, unwritten_zeros)
+                cache.reserve(cache.limit, unwritten_zeros)
             cache.reserve(token + 1, torch.zeros)
             cache.turn += 1
             places = {rows: cache.place(token, rows) for rows in map(cache.rows_of, range(len(cache.layers.shapes)))}
@@ -304,13 +322,16 @@ def generate(encoder: Any, head: HeadComponent, embeds: Tensor, args: Any, kwarg
     if layers is None:
         raise NotImplementedError(
             f"The {encoder.engine_model.weights.name} cannot write text here, only encode prompts: from token to token "
-            "it keeps something else than the keys and values of its attention. Load it with ComfyUI's own CLIP loader "
-            "for a node that writes text with it, or use GGML Prompt Expander with a GGUF file."
+            "it keeps something else than keys and values, a row for each token. Load it with ComfyUI's own CLIP "
+            "loader for a node that writes text with it, or use GGML Prompt Expander with a GGUF file."
         )
     bound = inspect.signature(core.generate).bind(embeds, *args, **kwargs)
     bound.apply_defaults()
-    cache = _Cache(layers)
-    model = _Model(encoder, head, cache, embeds.shape[1] + int(bound.arguments["max_length"]) - 1)
+    cache = _Cache(layers, embeds.shape[1] + int(bound.arguments["max_length"]) - 1)
+    model = _Model(encoder, head, cache)
+    loop = type(core).generate
+    if encoder.host.plans:
+        loop = with_names(loop, _SILENT)
 
     class Writer(type(core)):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -324,7 +345,7 @@ def generate(encoder: Any, head: HeadComponent, embeds: Tensor, args: Any, kwarg
             return cache
 
     try:
-        written: list[int] = Writer().generate(embeds, *args, **kwargs)
+        written: list[int] = loop(Writer(), embeds, *args, **kwargs)
         return written
     except Planned:
         return []

@@ -22,6 +22,7 @@ from .component import Component, Function
 from .foreign_functions import Same
 
 _COMPUTED = ("_forward",)  # our methods that only have core's of the same name computed
+_TENSOR = object()  # where a result has a tensor
 # How the results of a call are nested: also of calls that another component of the same module has traced.
 _nestings: dict[Hashable, tuple[TreeSpec, list[Any]]] = {}
 
@@ -216,7 +217,7 @@ class TracedModule(Component):
                 )
             with own_attention(), self._with_foreign(core, foreign if traced else []):
                 flat, nesting = tree_flatten(attrgetter(name)(core)(*call.pop("", ()), **call))
-            leaves = [x.dtype if isinstance(x, Tensor) else x for x in flat]
+            leaves = [_TENSOR if isinstance(x, Tensor) else x for x in flat]
             _nestings[self.engine_model.identity, key] = nesting, leaves
             return tuple(x for x in flat if isinstance(x, Tensor))
 
@@ -226,8 +227,4 @@ class TracedModule(Component):
         first = next((x for x in tensors.values() if x.is_floating_point()), torch.empty(0))
         results = iter(self.compute(key, function, tensors))
         nesting, leaves = _nestings[self.engine_model.identity, key]
-        made = [
-            x if not isinstance(x, torch.dtype) else next(results).to(first if x.is_floating_point else x)
-            for x in leaves
-        ]
-        return tree_unflatten(made, nesting)
+        return tree_unflatten([next(results).to(first) if x is _TENSOR else x for x in leaves], nesting)
