@@ -19,6 +19,7 @@ host, planning = part("nodes.components.host"), part("native.planning")
 placement = part("native.placement")
 weights = part("native.weights")
 
+import comfy.model_management  # noqa: E402
 import comfy.ops  # noqa: E402
 import comfy.sd  # noqa: E402
 import comfy.text_encoders.llama as llama  # noqa: E402
@@ -163,6 +164,27 @@ def test_what_the_device_lost_is_sent_again(small: None, tmp_path: Path, monkeyp
     monkeypatch.setattr(llama.BaseGenerate, "sample_token", lossy)
     assert written(ours, PROMPT, 24, **SAMPLED) == expected
     assert tokens == 24
+
+
+def test_it_can_be_interrupted(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the token at which the button was pressed; the next text is whole."""
+    ours, core = clips(tmp_path, "Qwen3 4B")
+    sample = llama.BaseGenerate.sample_token
+    tokens = 0
+
+    def interrupting(self: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        nonlocal tokens
+        tokens += 1
+        if tokens == 5:
+            comfy.model_management.interrupt_current_processing()
+        return sample(self, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(llama.BaseGenerate, "sample_token", interrupting)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            written(ours, PROMPT, 24, **SAMPLED)
+    assert tokens == 5
+    assert written(ours, PROMPT, 8, **SAMPLED) == written(core, PROMPT, 8, **SAMPLED)
 
 
 @pytest.mark.parametrize("placed", [{"engine": "torch"}, {"residency": "disk"}], ids=["torch", "disk"])
