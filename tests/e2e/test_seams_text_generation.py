@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -13,6 +14,7 @@ from tests.pack import part
 from tests.runner_toys import new_runner
 
 encoders = part("nodes.loaders.text_encoders")
+component, encoder = part("nodes.components.component"), part("nodes.components.encoder")
 generation = part("nodes.components.text_generation")
 client, dry_run = part("native.client.runner"), part("native.engines.dry_run")
 host, planning = part("nodes.components.host"), part("native.planning")
@@ -24,6 +26,7 @@ import comfy.ops  # noqa: E402
 import comfy.sd  # noqa: E402
 import comfy.text_encoders.llama as llama  # noqa: E402
 import comfy.text_encoders.qwen3vl as qwen3vl  # noqa: E402
+import comfy.text_encoders.qwen35 as qwen35  # noqa: E402
 import comfy.utils  # noqa: E402
 
 from tests import small_encoders  # noqa: E402
@@ -219,3 +222,18 @@ def test_the_plan_is_what_it_takes(
     finally:
         real.close()
         dry_runner.close()
+
+
+def test_what_keeps_more_than_keys_and_values_is_refused(small: None, tmp_path: Path) -> None:
+    """Qwen3.5, three of four layers of which have a state; in words for the person at the node."""
+    few = {
+        "num_hidden_layers": 4, "vocab_size": 512, "intermediate_size": 256, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "linear_num_key_heads": 2, "linear_num_value_heads": 2,
+        "layer_types": ["linear_attention", "linear_attention", "linear_attention", "full_attention"],
+    }  # fmt: skip
+    kind = type("Small", (qwen35.Qwen35,), {"model_type": "qwen35_08b"})
+    core = kind(few, torch.float32, "meta", component.MetaOperations)
+    arrays = {name: np.zeros(tuple(x.shape), "f4") for name, x in core.state_dict().items() if x.is_floating_point()}
+    module = encoder.EncoderModule(core, weights.WeightSet("Qwen3.5", {}, (), arrays), placement.Placement("CPU"))
+    with pytest.raises(NotImplementedError, match="The Qwen3.5 cannot write text here, only encode prompts"):
+        module.generate(torch.zeros((1, 3, core.model.config.hidden_size)), False, 4)
