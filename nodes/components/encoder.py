@@ -85,7 +85,7 @@ class EncoderModule(TracedModule):
         core = self.engine_model.module
         method: Callable[..., Any] = getattr(core, name)
         layers = {child for child, _ in core.named_children()}
-        return super()._method(name) if layers & set(method.__code__.co_names) else method  # type: ignore[attr-defined]
+        return super()._method(name) if layers & set(method.__code__.co_names) else method
 
     def forward(self, *args: Any, num_tokens: Any = None, **kwargs: Any) -> Any:
         """As core's. num_tokens: of no effect outside CLIP."""

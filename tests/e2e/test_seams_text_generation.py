@@ -28,6 +28,7 @@ import comfy.text_encoders.llama as llama  # noqa: E402
 import comfy.text_encoders.qwen3vl as qwen3vl  # noqa: E402
 import comfy.text_encoders.qwen35 as qwen35  # noqa: E402
 import comfy.utils  # noqa: E402
+import comfy.weight_adapter  # noqa: E402
 
 from tests import small_encoders  # noqa: E402
 from tests.small_encoders import SMALL, spiece_tensor  # noqa: E402
@@ -237,3 +238,24 @@ def test_what_keeps_more_than_keys_and_values_is_refused(small: None, tmp_path: 
     module = encoder.EncoderModule(core, weights.WeightSet("Qwen3.5", {}, (), arrays), placement.Placement("CPU"))
     with pytest.raises(NotImplementedError, match="The Qwen3.5 cannot write text here, only encode prompts"):
         module.generate(torch.zeros((1, 3, core.model.config.hidden_size)), False, 4)
+
+
+def test_patches_count(small: None, tmp_path: Path) -> None:
+    """On a layer, beside its weight, and on the table of tokens, which is the head, too."""
+    ours, core = clips(tmp_path, "Qwen3 4B")
+    plain = written(core, PROMPT, 12, **GREEDY)
+    draw = torch.Generator().manual_seed(1)
+    shapes = {"layers.1.mlp.up_proj.weight": 4.0, "embed_tokens.weight": 1.0}
+    state = core.cond_stage_model.state_dict()
+    patches = {}
+    for name, strength in shapes.items():
+        key = f"qwen3_4b.transformer.model.{name}"
+        rows, columns = state[key].shape
+        up, down = (torch.randn(shape, generator=draw) * strength / 8 for shape in ((rows, 4), (4, columns)))
+        patches[key] = comfy.weight_adapter.LoRAAdapter(set(), (up, down, 4.0, None, None, None))
+    for clip in (ours, core):
+        assert set(clip.add_patches(patches)) == set(patches)
+    expected = written(core, PROMPT, 12, **GREEDY)
+    assert expected != plain
+    assert_alike(ours, core, PROMPT, expected, BOUND["CPU"])
+    assert written(ours, PROMPT, 12, **GREEDY) == expected
