@@ -10,7 +10,7 @@ from typing import Literal
 
 from .placement import MIB
 
-Kind = Literal["weights", "program", "arrays"]
+Kind = Literal["weights", "program", "arrays", "inputs"]
 IsInterrupted = Callable[[], bool]  # whether the caller wants an early end
 
 
@@ -43,7 +43,10 @@ class NotFinite(RunnerError):
 
 
 class Missing(RunnerError):
-    """The runner does not hold what a request names, and the client is to send it; digests: of programs or arrays."""
+    """The runner does not hold what a request names, and the client is to send it.
+
+    digests: of programs or arrays; or the names of inputs.
+    """
 
     def __init__(self, what: Kind, digests: tuple[str, ...] = ()) -> None:
         super().__init__(f"the runner lacks the {what} for this: {', '.join(digests) or 'they are not loaded'}")

@@ -32,13 +32,15 @@ _NOTHING, _NOWHERE = WeightSet("nothing", {}, ()), Placement(CPU)
 class Supplies:
     """All that a request needs, to be sent where the runner lacks it.
 
-    programs: by digest. progress: gets the bytes done and in all while the weights are loaded.
+    programs: by digest. progress: gets the bytes done and in all while the weights are loaded. asked: inputs of a run
+    that the runner has asked for.
     """
 
     programs: Mapping[str, Program] = field(default_factory=dict)
     weights: WeightSet = _NOTHING
     placement: Placement = _NOWHERE
     progress: Callable[[int, int], None] | None = None
+    asked: set[str] = field(default_factory=set)
 
     def load_request(self) -> LoadRequest:
         """The request that describes the weights."""

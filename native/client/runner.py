@@ -48,6 +48,7 @@ from ..wire.messages import (
     UnloadRequest,
 )
 from ..wire.shared_memory import Arena
+from ..wire.turn import NO_TURN, Turn
 from .connection import OnProgress, ProcessDied, RunnerProcess
 from .load_request import Supplies, dry_run_request
 from .tensors import read_outputs, write_array, write_inputs
@@ -139,14 +140,16 @@ class Runner:
         interrupted: IsInterrupted | None = None,
         progress: Callable[[float], None] | None = None,
         checked: bool = True,
+        turn: Turn = NO_TURN,
     ) -> list[np.ndarray]:
         """Run a program on weights, loading both where the runner does not hold them; the outputs in float32.
 
-        `progress` gets the fraction done. With `checked`, a result that cannot be one is an error.
+        `progress` gets the fraction done. With `checked`, a result that cannot be one is an error. turn: of a series of
+        runs; inputs that the program writes into are sent where the runner does not hold what the turn before left.
         Raises RunnerError, OutOfMemory, RunnerLost, Interrupted.
         """
         supplies = Supplies({program.digest: program}, weights, as_placement(placement))
-        compose = partial(write_inputs, supplies, program, inputs)
+        compose = partial(write_inputs, supplies, program, inputs, turn=turn)
         report = None if progress is None else lambda done, _total: progress(done)
         with self._working:
             self.peaks = {}
@@ -309,6 +312,9 @@ class Runner:
         if missing.what == "weights":
             request = supplies.load_request()
             self._ask(process, lambda _: request, LoadReport, supplies, interrupted, supplies.progress)
+        if missing.what == "inputs":
+            supplies.asked.update(missing.digests)
+            return
         for digest in missing.digests:
             if missing.what == "program":
                 self._send_program(process, supplies.programs[digest])

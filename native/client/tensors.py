@@ -11,28 +11,34 @@ from ..program import Program, Tensor
 from ..weights import content
 from ..wire.messages import ArrayRequest, RunRequest
 from ..wire.shared_memory import Arena, layout
+from ..wire.turn import NO_TURN, Turn
 from .load_request import Supplies
 
 _TYPES = {"F32": np.dtype(np.float32), "I32": np.dtype(np.int32)}
 
 
-def write_inputs(supplies: Supplies, program: Program, inputs: dict[str, np.ndarray], arena: Arena) -> RunRequest:
+def write_inputs(
+    supplies: Supplies, program: Program, inputs: dict[str, np.ndarray], arena: Arena, turn: Turn = NO_TURN
+) -> RunRequest:
     """Copy `inputs` (torch order) into the arena, made large enough for the outputs too, and request a run on them.
 
-    Raises RunnerError when they are not what the program takes.
+    turn: of a series, after the first of which inputs that the program writes into are left out, unless the runner has
+    asked for them. Raises RunnerError when they are not what the program takes.
     """
     declared = {tensor.name: tensor for tensor in program.tensors if tensor.kind == "input"}
     if set(declared) != set(inputs):
         raise RunnerError(f"the program takes the inputs {sorted(declared)}, not {sorted(inputs)}")
     for name, array in inputs.items():
         _check(declared[name], array)
+    if turn.number > 1 and not supplies.asked:
+        inputs = {name: array for name, array in inputs.items() if name not in program.kept_inputs}
     offsets, end = layout([array.nbytes for array in inputs.values()])
     arena.reserve(max(end, layout(_output_sizes(program))[1], 1))
     for offset, array in zip(offsets, inputs.values(), strict=True):
         target = np.frombuffer(arena.memory, array.dtype, array.size, offset)
         np.copyto(target.reshape(array.shape), array)
     slots = {name: (offset, array.nbytes) for offset, (name, array) in zip(offsets, inputs.items(), strict=True)}
-    return RunRequest(supplies.weights.digest, supplies.placement, program.digest, slots, arena.size)
+    return RunRequest(supplies.weights.digest, supplies.placement, program.digest, slots, arena.size, turn)
 
 
 def write_array(supplies: Supplies, digest: str, arena: Arena) -> ArrayRequest:

@@ -20,6 +20,7 @@ from ..program import Program
 from ..trace import Question, Trace
 from ..weights import WeightSet
 from ..wire.messages import DryRun, ExternalModel, Step
+from ..wire.turn import NO_TURN, Turn
 from .ggml import GgmlModel
 from .kept import Kept
 from .model import Function
@@ -197,6 +198,7 @@ class DryRunModel(GgmlModel):
         inputs: Mapping[str, torch.Tensor],
         interrupted: Callable[[], bool] | None = None,
         progress: Callable[[float], None] | None = None,
+        turn: Turn = NO_TURN,
     ) -> tuple[torch.Tensor, ...]:
         """As Model.run, but record it; returns zeros where values are not known from shapes."""
         counted = self.counted(key, function, inputs)

@@ -17,6 +17,7 @@ from ..placement import Placement
 from ..trace import Trace, trace
 from ..trace.values import HostStorages
 from ..weights import WeightSet
+from ..wire.turn import NO_TURN, Turn
 from .kept import Kept
 from .model import Function, Model
 
@@ -72,6 +73,7 @@ class GgmlModel(Model):
         inputs: Mapping[str, torch.Tensor],
         interrupted: Callable[[], bool] | None = None,
         progress: Callable[[float], None] | None = None,
+        turn: Turn = NO_TURN,
     ) -> tuple[torch.Tensor, ...]:
         """Compute as Model.run; `function` is traced once per key, shapes of the inputs, and answers it asks of them.
 
@@ -90,7 +92,10 @@ class GgmlModel(Model):
             for name in part.device_inputs:
                 arrays[name] = inputs[name].detach().to("cpu", torch.float32).contiguous().numpy()
             report = progress and partial(_report_part, progress, number, len(parts))
-            results = self.runner.run(self.weights, self.placement, part.program, arrays, interrupted, report)
+            results = self.runner.run(
+                self.weights, self.placement, part.program, arrays, interrupted, report,
+                turn=turn if len(parts) == 1 else NO_TURN,
+            )  # fmt: skip
             peaks |= Counter(self.runner.peaks)
             for window, result in zip(part.kept, results, strict=False):
                 storages.flat[window.storage] = torch.from_numpy(result).to(window.dtype)

@@ -15,6 +15,7 @@ from ..lower import Branch
 from ..placement import Placement, as_placement
 from ..weights import Array, WeightSet
 from ..weights.weight_set import ARRAY_TYPES
+from ..wire.turn import NO_TURN, Turn
 
 Function = Callable[[torch.nn.Module, dict[str, torch.Tensor]], torch.Tensor | tuple[torch.Tensor, ...]]
 
@@ -105,10 +106,13 @@ class Model(ABC):
         inputs: Mapping[str, torch.Tensor],
         interrupted: Callable[[], bool] | None = None,
         progress: Callable[[float], None] | None = None,
+        turn: Turn = NO_TURN,
     ) -> tuple[torch.Tensor, ...]:
         """Compute `function(module, inputs)`; returns F32 tensors on the CPU. `progress` gets the fraction done.
 
-        key: every value that steers a branch in `function`. inputs: on any device; floats are computed in F32.
+        key: every value that steers a branch in `function`. inputs: on any device; floats are computed in F32. turn: of
+        a series of runs, of which an engine may keep on its device what `function` writes into inputs (index_copy_):
+        they hold the same at the next turn.
         Raises Interrupted once `interrupted()` is true, and RunnerError for a result that is not finite.
         """
 

@@ -212,6 +212,7 @@ OPERATIONS: dict[str, Operation] = {
     "pad": Operation(Pad, ne=_pad_ne, per_token=PerToken.ROWS),
     "set": Operation(Set, (2, 2)),
     "get_rows": Operation(sources=(2, 2), ne=_get_rows_ne, type=_f32),  # a table, and the numbers of its rows
+    "set_rows": Operation(sources=(3, 3), flops=_no_flops),  # a table, rows to write into it, and their numbers
     "upscale": Operation(Upscale, ne=None),
     # element by element; a second source is repeated over the first; without parameters they are ggml_NAME
     **{name: _elementwise(sources=2, in_place=True) for name in ("add", "sub", "mul", "div")},

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .ops import OPERATIONS, parameters_of
+from .ops import OPERATIONS, is_view, parameters_of
 from .tensor import Tensor, row_text
 
 FORMAT = 1
@@ -45,6 +45,19 @@ class Program:
     def digest(self) -> str:
         """SHA-256 of the serialised program, in hex."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @cached_property
+    def kept_inputs(self) -> frozenset[str]:
+        """The inputs that the program writes into: they stay on the device from one run to the next."""
+        found = set()
+        for tensor in self.tensors:
+            if tensor.kind == "op" and tensor.name == "set_rows":
+                root = self.tensors[tensor.sources[0]]
+                while is_view(root) or (root.kind == "op" and root.name == "set_rows"):
+                    root = self.tensors[root.sources[0]]
+                if root.kind == "input":
+                    found.add(root.name)
+        return frozenset(found)
 
     def to_bytes(self) -> bytes:
         """The program serialised: a header, JSON for the tables, then the constants' raw bytes one after the other."""

@@ -109,10 +109,10 @@ class Service:
                 trim_heap()
             case ProgramRequest(digest):
                 self._store.programs.put(digest, payload)
-            case RunRequest(inputs=inputs, arena=arena):
+            case RunRequest(inputs=inputs, arena=arena, turn=turn):
                 report = self._progress(number)
                 graph = self._store.graph(request, lambda *_: report(0.0), self._is_interrupted)
-                return RunReply(execute(graph, self._shared(arena), inputs, self._is_interrupted, report))
+                return RunReply(execute(graph, self._shared(arena), inputs, self._is_interrupted, report, turn))
             case ProfileRequest(run):
                 report = self._progress(number)
                 graph = self._store.graph(run, lambda *_: report(0.0), self._is_interrupted)

@@ -15,6 +15,7 @@ from ..placement import Placement
 from ..program import Program
 from ..weights.weight_set import Parameter, WeightSet
 from .failures import Failure, exception
+from .turn import NO_TURN, Turn
 
 # What requests are about
 
@@ -141,7 +142,8 @@ class ProgramRequest:
 class RunRequest:
     """Runs a program on a loaded weight set; answered with a RunReply.
 
-    inputs: offset and bytes in shared memory, which holds `arena` bytes; the outputs take their place afterwards.
+    inputs: offset and bytes in shared memory, which holds `arena` bytes; the outputs take their place afterwards. Those
+    that the program writes into may be left out after the turn before; the answer is Missing where that is not held.
     """
 
     digest: str
@@ -149,6 +151,7 @@ class RunRequest:
     program: str
     inputs: Mapping[str, tuple[int, int]]
     arena: int
+    turn: Turn = NO_TURN
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ...native.errors import NotFinite
 from ...native.lower import LowerOptions
 from ...native.placement import CPU, Placement
 from ...native.weights import Array, WeightSet
+from ...native.wire.turn import NO_TURN, Turn
 from .host import current_host
 from .lifetime import LoadedWeights
 from .lora import check, patches_of
@@ -167,16 +168,19 @@ class Component(torch.nn.Module):
         shapes = self.local_weights.shapes() | self.engine_model.file_weights.shapes()
         check(key, patch, self.engine_model.module, name, torch.Size(shapes[name][0]), widened)
 
-    def compute(self, key: Hashable, function: Function, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    def compute(
+        self, key: Hashable, function: Function, inputs: dict[str, Tensor], turn: Turn = NO_TURN
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         """Run `function(module, inputs)` in its engine, until the host is interrupted.
 
         key: every value besides the inputs that steers what the function does. inputs: on any device; floats go in and
-        come out as float32. Raises what the host knows as out of memory when the device has none left.
+        come out as float32. turn: as for Model.run. Raises what the host knows as out of memory when the device has
+        none left.
         """
         self._make_ready()
         with self.host.engine_call(self.engine_model, self.oom_retryable):
             try:
-                return self.engine_model.run(key, function, inputs, interrupted=self.host.is_interrupted)
+                return self.engine_model.run(key, function, inputs, interrupted=self.host.is_interrupted, turn=turn)
             except NotFinite as error:
                 raise explained(error, self.engine_model.weights, inputs, self.input_words) from error
 

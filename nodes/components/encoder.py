@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 from weakref import ref
@@ -13,10 +14,12 @@ from comfy.sd1_clip import SDClipModel
 from torch import Tensor
 from torch.func import functional_call
 
+from ...native.engines.model import Patches
 from ...native.engines.torch_cpu.weight_reader import array_values
 from ...native.placement import Placement
 from ...native.weights import Array, Parameter, WeightSet, content, read_parameter, read_rows
 from .core_module import CoreModule
+from .text_generation import Head, HeadComponent, generate, head_weight
 from .traced_module import TracedModule
 from .weight_patches import values_of
 
@@ -53,8 +56,11 @@ class EncoderModule(TracedModule):
         """core: the transformer on the meta device. looks_up: tokens are looked up in the file, outside of it."""
         layer = core.get_input_embeddings() if hasattr(core, "get_input_embeddings") else None
         names = [f"{name}.weight" for name, part in core.named_modules() if part is layer]
-        local = [name for name in (*names, _PROJECTION) if name in weights.shapes()] if looks_up else []
-        super().__init__(core, weights, placement, local, f16_overflow=True)
+        head = head_weight(core) if looks_up else None
+        local = [name for name in dict.fromkeys((*names, _PROJECTION, head)) if name in weights.shapes()]
+        super().__init__(core, weights, placement, local if looks_up else (), f16_overflow=True)
+        self._head_weight = head
+        self._heads: list[HeadComponent] = []  # none until the model writes; in a list, as it is none of its parts
         self._local = {name: weights.parameters[name] for name in local if name in weights.parameters}
         transposed = weights.arrays.get(_PROJECTION)
         self._transposed = None if transposed is None else content(transposed)  # as files in open_clip's names have it
@@ -74,16 +80,43 @@ class EncoderModule(TracedModule):
         self.loaded.release()
         return results
 
+    def _method(self, name: str) -> Callable[..., Any]:
+        """A method of core's whose code names no layer computes with what it is given alone, and is core's own."""
+        core = self.engine_model.module
+        method: Callable[..., Any] = getattr(core, name)
+        layers = {child for child, _ in core.named_children()}
+        return super()._method(name) if layers & set(method.__code__.co_names) else method
+
     def forward(self, *args: Any, num_tokens: Any = None, **kwargs: Any) -> Any:
         """As core's. num_tokens: of no effect outside CLIP."""
         return self.call("forward", args, kwargs)
 
-    def generate(self, *_: Any, **__: Any) -> Any:
-        """Raises NotImplementedError: there is no cache of keys and values from one token to the next."""
-        raise NotImplementedError(
-            f"The {self.engine_model.weights.name} cannot write text here, only encode prompts. Load it with ComfyUI's "
-            "own CLIP loader for a node that writes text with it, or use GGML Prompt Expander with a GGUF file."
-        )
+    def generate(self, embeds: Tensor, *args: Any, **kwargs: Any) -> list[int]:
+        """As core's, whose loop and sampling it has. Raises NotImplementedError for a model that writes no text."""
+        return generate(self, self._loaded_head(), embeds, args, kwargs)
+
+    def _loaded_head(self) -> HeadComponent:
+        """The head, with the weight that prompts are looked up in, or that only writing needs."""
+        name, core = self._head_weight, self.engine_model.module
+        if name is None or name not in self.local_weights.shapes():
+            raise NotImplementedError(
+                f"The {self.engine_model.weights.name} cannot write text, only encode prompts: choose a model that can."
+            )
+        if not self._heads:
+            held = self.local_weights
+            weights = replace(
+                held,
+                parameters={key: each for key, each in held.parameters.items() if key == name},
+                arrays={key: each for key, each in held.arrays.items() if key == name},
+            )
+            made = HeadComponent(Head(core), weights, self.engine_model.placement, f16_overflow=True)
+            self._heads.append(made)
+            self.loaded.beside = made.loaded
+        (head,) = self._heads
+        patches = {key: each for key, each in self.local_patches.items() if key == name}
+        head.loaded.set_patches(Patches(weights=patches))
+        head.loaded.component = self.loaded.component
+        return head
 
 
 class PooledEncoder(EncoderModule):

@@ -69,6 +69,15 @@ class Host(ABC):
         oom_retryable: False for a lack of memory that ends the job, whatever the host would try.
         """
 
+    @property
+    def plans(self) -> bool:
+        """Whether nothing is computed, and results are zeros."""
+        return False
+
+    @abstractmethod
+    def alike(self, count: int) -> AbstractContextManager[bool]:
+        """Around one of `count` calls that take alike; gives whether this one counts for all of them."""
+
     @abstractmethod
     def map_tiles(
         self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, axes: Sequence[Axis]
@@ -142,6 +151,10 @@ class ComfyUI(Host):
         if model is not None and model.island_seconds:
             _show_islands(model.island_seconds)
 
+    def alike(self, count: int) -> AbstractContextManager[bool]:
+        """Each call counts for itself."""
+        return nullcontext(False)
+
     def map_tiles(
         self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, axes: Sequence[Axis]
     ) -> Tensor:
@@ -211,6 +224,17 @@ class DryRunHost(Host):
     def engine_call(self, model: Model | None = None, oom_retryable: bool = True) -> AbstractContextManager[None]:
         """Exceptions pass as they are, and nothing was held."""
         return nullcontext()
+
+    @property
+    def plans(self) -> bool:
+        """True."""
+        return True
+
+    @contextmanager
+    def alike(self, count: int) -> Iterator[bool]:
+        """The first call counts for all of them."""
+        with self._recorder.repeated(count):
+            yield True
 
     def map_tiles(
         self, function: Callable[[Tensor], Tensor], x: Tensor, tiling: Tiling, axes: Sequence[Axis]

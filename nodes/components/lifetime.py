@@ -29,6 +29,7 @@ class LoadedWeights:
         self.component = id(owner)  # of what computes in one phase, such as both text encoders
         self._lifetimes = lifetimes
         self._loaded = False
+        self.beside: LoadedWeights | None = None  # of the same component, for some of its calls
         self._replaced: list[str] = []  # digests of the sets that no longer count
         lifetimes.add(self, owner)
 
@@ -77,6 +78,8 @@ class LoadedWeights:
         self._loaded = False
         self._unload_replaced()
         self.model.unload()
+        if self.beside is not None:
+            self.beside.unload()
 
     @property
     def device(self) -> str:

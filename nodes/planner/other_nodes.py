@@ -36,6 +36,7 @@ _MADE = SETTINGS | {
     "HOOK_KEYFRAMES", "IMAGE", "MASK", "MODEL", "TIMESTEPS_RANGE", "VAE", "VIDEO", "VOXEL",
 }  # fmt: skip
 _ANY = frozenset({"*", "COMFY_MATCHTYPE_V3"})  # of outputs that are one of the inputs
+_SHORTEST = 3  # tokens of a text that is planned with
 _NUMBERS = frozenset({"BOOLEAN", "FLOAT", "INT"})  # inputs that name no file
 _MODELS = ("MODEL", "CLIP", "VAE", "GUIDER", "CONTROL_NET")
 _PASSED_ON = (*_MODELS, "CONDITIONING", "LATENT")
@@ -51,6 +52,8 @@ def title_of(class_type: str) -> str:
         if makes & {"IMAGE", "AUDIO", "VIDEO"}:
             return "Decoding the sound" if "AUDIO" in makes else "Decoding the picture"
         return "Encoding the sound" if "AUDIO" in takes else "Encoding the picture"
+    if "CLIP" in takes and "STRING" in makes:
+        return "Writing text"
     return "Encoding the prompt" if "CLIP" in takes and "CONDITIONING" in makes else class_type
 
 
@@ -100,10 +103,21 @@ def follow(class_type: str, inputs: Inputs, linked: bool, turn: NodeTurn) -> Out
     inputs = {name: _assumed(node_class, name, value, inputs, turn) for name, value in inputs.items()}
     unknown = next((value for value in inputs.values() if isinstance(value, Unknown)), None)
     if unknown is None and _is_executed(node_class):
-        return execute(class_type, inputs)
+        return tuple(_written(node_class, inputs, execute(class_type, inputs)))
     if unknown is None:
         unknown = Unknown(f"the planner does not know what {class_type} does")
     return _passed_on(node_class, inputs, unknown, turn)
+
+
+def _written(node_class: Any, inputs: Inputs, outputs: Outputs) -> Iterator[Any]:
+    """The outputs of a node, of which a text that a model of this pack has written is not known."""
+    clip = next((each for each in inputs.values() if isinstance(each, comfy.sd.CLIP) and is_ours(each)), None)
+    longest = inputs.get("max_length", 0)
+    for kind, output in zip(_output_types(node_class), outputs, strict=False):
+        if kind == "STRING" and clip is not None:
+            yield Unknown("a text encoder writes it", max(_SHORTEST, longest if isinstance(longest, int) else 0))
+        else:
+            yield output
 
 
 def execute(class_type: str, inputs: Inputs) -> Outputs:

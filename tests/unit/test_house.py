@@ -110,7 +110,8 @@ SMALL = {  # why a file may be shorter: those files
     """,
     "one type, or one table, that many import": """
         native/llm/server_models.py native/program/tensor.py
-        native/card/peaks.py native/weights/codes.py native/weights/foreign.py nodes/planner/unknown.py
+        native/card/peaks.py native/weights/codes.py native/weights/foreign.py
+        nodes/planner/unknown.py native/wire/turn.py
         nodes/conversion/report.py
     """,
     "one algorithm": """
@@ -118,7 +119,7 @@ SMALL = {  # why a file may be shorter: those files
         native/engines/kept.py native/engines/shortest.py native/planning/seconds.py
         native/program/schedule.py native/trace/kept_state.py
         native/lower/grids.py native/lower/passes/fuse.py native/lower/passes/rewriter.py
-        native/runner/graph/call.py native/runner/graph/execute.py native/runner/graph/profile.py
+        native/runner/graph/call.py native/runner/graph/profile.py
         native/runner/graph/segments.py native/runner/graph/sources.py
         native/runner/weight_memory/arrays.py nodes/components/call_arguments.py
         nodes/components/encoder_sizes.py

@@ -6,13 +6,18 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 from native.client import Runner, RunnerError
+from native.client import runner as client
+from native.client.tensors import write_inputs
 from native.process.child import PACK
 from native.program import Program
+from native.wire.messages import RunRequest
+from native.wire.turn import Turn
 from tests.runner_toys import DEVICES, NO_WEIGHTS, Parameters, Table, f32_file, linear, new_runner
 
 RNG = np.random.default_rng(5)
@@ -151,6 +156,7 @@ WRONG: dict[str, Callable[[], Program]] = {
     "conv_3d too large": lambda: one_op("conv_3d", (2, 1, 1, 1), (6, 5, 5, 5), (3, 4, 4, 4), with_=(*CONV_3D, 1)),
     "flash_attn": lambda: one_op("flash_attn", (3, 2, 4), (2, 3, 4), (3, 5, 4), (2, 5, 4), with_=(1.0,)),
     "get_rows of floats": lambda: one_op("get_rows", (3, 6), (4, 6), (3,)),
+    "set_rows of floats": lambda: one_op("set_rows", (4, 6), (4, 6), (2, 6), (2,)),
     "set": lambda: one_op("set", (4, 6), (4, 6), (4, 6), with_=(24, 96, 96, 8)),
     "cast": lambda: one_op("cast", (4, 6), (4, 6), with_=("Q4_0",), type_="Q4_0"),
     "upscale": lambda: one_op("upscale", (8, 12), (4, 6), with_=("cubic",)),
@@ -200,6 +206,43 @@ def test_rows_out_of_range_are_refused(runner: Runner, device: str) -> None:
     for wrong in (4, -1):
         with pytest.raises(RunnerError, match="table of 4"):
             runner.run(NO_WEIGHTS, device, program, {"t": X, "ids": np.array([0, wrong, 1], "i4")})
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_inputs_that_are_written_into_stay(runner: Runner, device: str) -> None:
+    """From turn to turn. Where another program was built, another series ran or a turn was left out, they are sent."""
+    table = Table()
+    kept, row, number = table.input("kept", (4, 6)), table.input("row", (1, 6)), table.input("number", (1,), "I32")
+    written = table.op("set_rows", (4, 6), kept, row, number)
+    program = table.program(table.op("scale", (4, 6), table.op("silu", (4, 6), written), with_=(2.0, 0.0)))
+    assert program.kept_inputs == {"kept"}
+    other = one_op("silu", (4, 6), (4, 6))
+    mine = {"a": X.copy(), "b": -X}
+    sent: list[set[str]] = []
+
+    def step(series: str, number: int, turn: int) -> bool:
+        """Whether what is kept was sent."""
+        new = RNG.standard_normal((1, 6)).astype("f4")
+        inputs = {"kept": mine[series], "row": new, "number": np.array([number], "i4")}
+        (found,) = runner.run(NO_WEIGHTS, device, program, inputs, turn=Turn(series, turn))
+        mine[series][number] = new
+        x = mine[series].astype("f8")
+        np.testing.assert_allclose(found.reshape(4, 6), 2 * x / (1 + np.exp(-x)), rtol=1e-3, atol=1e-5)
+        return "kept" in sent[-1]
+
+    with patch.object(client, "write_inputs", lambda *args, turn: noted(sent, write_inputs(*args, turn=turn))):
+        assert [step("a", number, turn) for turn, number in enumerate((2, 0, 3), 1)] == [True, False, False]
+        runner.run(NO_WEIGHTS, device, other, {"x0": X})
+        assert [step("a", 1, 4), step("a", 0, 5), step("b", 1, 1), step("b", 2, 2)] == [True, False, True, False]
+        assert [step("a", 2, 6), step("a", 2, 8), step("a", 3, 9)] == [True, True, False]
+    for wrong in (4, -1):
+        with pytest.raises(RunnerError, match="table of 4"):
+            step("a", wrong, 10)
+
+
+def noted(sent: list[set[str]], request: RunRequest) -> RunRequest:
+    sent.append(set(request.inputs))
+    return request
 
 
 @pytest.mark.parametrize("bad", [-1.0, 0.0])  # whose logarithms are NaN and infinite

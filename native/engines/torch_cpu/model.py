@@ -15,6 +15,7 @@ from ...output_check import check_of, check_outputs
 from ...placement import CPU, MIB, Placement
 from ...threads import wanted_threads
 from ...weights import WeightSet, check_unchanged
+from ...wire.turn import NO_TURN, Turn
 from ..model import Function, Model, Patches
 from .weight_mode import EngineMode, half_is_faster
 from .weight_reader import Values
@@ -55,6 +56,7 @@ class TorchModel(Model):
         inputs: Mapping[str, Tensor],
         interrupted: Callable[[], bool] | None = None,
         progress: Callable[[float], None] | None = None,
+        turn: Turn = NO_TURN,
     ) -> tuple[Tensor, ...]:
         """As Model.run; raises WeightFileError and OutOfMemory too."""
         with self._lock, torch.no_grad(), _memory(), _threads():

@@ -11,8 +11,8 @@ import torch
 
 from ...program.builder import LowerError
 from ...trace.graph import Window
-from ..lowering import Lowering, handler
-from ..strides import Layout, Operand, contiguous, contiguous_stride, rows, unary
+from ..lowering import Lowering, Made, handler
+from ..strides import Layout, Operand, contiguous, contiguous_stride, covers, rows, unary
 from .elementwise import positive
 from .reductions import rows_back, rows_over
 
@@ -134,6 +134,25 @@ def index_put(
     there = b.reshape(contiguous(b, low.operand(x)), (batch * count, length))
     table = b.op("concat", there, put, dim=1)
     return low.to_layout(b.op("get_rows", table, b.reshape(numbers, (batch * count,))), out)
+
+
+@handler("index_copy")
+def index_copy(low: Lowering, out: Window, x: Window, dim: int, numbers: Window, values: Window) -> Made:
+    """x with elements at positions along a dimension replaced by others.
+
+    Where x is an input of the call they are written into it, so that it keeps them from call to call (runner/graph).
+    """
+    dim %= len(x.shape)
+    b, before, after = low.b, math.prod(x.shape[:dim]), math.prod(x.shape[dim + 1 :])
+    size = math.prod(x.shape)
+    whole = covers(x.shape, x.stride, x.offset, low.trace.storages[x.storage]) and x.storage == out.storage
+    inputs = {window.storage for window in low.trace.inputs.values()}
+    table = low.operand(x)
+    if x.storage not in inputs or not whole or b[b.root(table.tensor)].kind != "input" or low.on_device(numbers):
+        return index_put(low, out, x, [*[None] * dim, numbers], values)
+    table_rows = b.reshape(contiguous(b, table), (before, size // before // after, after))
+    put = b.reshape(contiguous(b, low.operand(values)), (before, numbers.numel, after))
+    return low.to_layout(b.op("set_rows", table_rows, put, _numbers(low, numbers)), out)
 
 
 @handler("index_select")

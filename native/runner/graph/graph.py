@@ -18,6 +18,7 @@ from ...placement import CPU
 from ...program import Program, Tensor
 from ...program.ops import flops, is_view, parameters_of
 from ...program.tensor import ne_of, row_text
+from ...wire.turn import NO_TURN
 from ..device.buffers import Allocation, Budget, OverBudget, allocate, describe, device_bytes, require
 from ..device.devices import Device
 from ..ggml_binding import context, ggml
@@ -96,6 +97,8 @@ class Graph:
         self.work_bytes = 0  # that the CPU backend needs beside it
         self.constants: Allocation | None = None
         self.inputs: dict[str, Any] = {}
+        self.kept = program.kept_inputs  # inputs whose memory nothing else takes
+        self.turn = NO_TURN  # the run that has left what they hold
         self.row_of_node: list[int] = []  # of the program's table; -1 for a node that only names memory
         self.row_limits: dict[str, int] = {}  # inputs that pick rows of a table, and how many rows it has
         self._allocator: Any = None
@@ -183,7 +186,7 @@ class Graph:
             if row.type not in ("F32", "I32"):
                 raise OperationFault(f"an input of type {row.type}")
             made = ggml.ggml_new_tensor(self._context, LAYOUTS[row.type].number, 4, (ctypes.c_int64 * 4)(*row.ne))
-            made.contents.flags |= _FLAG_INPUT
+            made.contents.flags |= _FLAG_INPUT | (_FLAG_OUTPUT if row.name in self.kept else 0)
             self.inputs[row.name] = made
             return made
         if row.kind == "constant":
@@ -299,8 +302,8 @@ def _row_limits(rows: tuple[Tensor, ...]) -> dict[str, int]:
     """The inputs that are row numbers of a table, and the rows it has: ggml does not check them."""
     limits: dict[str, int] = {}
     for row in rows:
-        if row.kind == "op" and row.name == "get_rows":
-            picked = rows[row.sources[1]]
+        if row.kind == "op" and row.name in ("get_rows", "set_rows"):
+            picked = rows[row.sources[-1]]
             while is_view(picked) or (picked.kind == "op" and picked.name == "cont"):
                 picked = rows[picked.sources[0]]
             if picked.kind == "input":

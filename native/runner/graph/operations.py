@@ -128,6 +128,18 @@ def _get_rows(call: Call) -> Any:
     return ggml.ggml_get_rows(call.context, *call.sources)
 
 
+def _set_rows(call: Call) -> Any:
+    table, rows, numbers = call.declared
+    types(call, 0, "F32")
+    types(call, 1, "F32")
+    types(call, 2, "I32")
+    contiguous(call, 0, 2)
+    rows_contiguous(call, 1)
+    fits = table.ne[0] == rows.ne[0] and table.ne[2:] == rows.ne[2:] and numbers.ne == (rows.ne[1], 1, 1, 1)
+    require(fits, f"rows {rows.ne} at {numbers.ne} of a table {table.ne}")
+    return ggml.ggml_set_rows(call.context, *call.sources)
+
+
 def _binary(function: Any) -> Callable[[Call], Any]:
     def build(call: Call) -> Any:
         first, second = call.declared
@@ -290,6 +302,7 @@ BUILDERS: dict[str, Callable[[Call], Any]] = {
     "pad": _pad,
     "set": _set,
     "get_rows": _get_rows,
+    "set_rows": _set_rows,
     **{name: (_unary if row.sources == (1, 1) else _binary)(getattr(ggml, f"ggml_{name}"))
        for name, row in ops.OPERATIONS.items() if row.splittable and row.parameters is parameters.Nothing},
     **{name: _norm(getattr(ggml, f"ggml_{name}")) for name in ("norm", "rms_norm", "sum_rows", "mean")},

@@ -37,7 +37,19 @@ def _tripled(x: Tensor, rows: Tensor) -> Tensor:
     return x
 
 
+def _copied(x: Tensor, dim: int, where: Tensor, values: Tensor) -> Tensor:
+    """x after a copy into itself, as what stays from call to call is written."""
+    x.index_copy_(dim, where, values)
+    return x * 2
+
+
 CASES = (
+    Case("index_copy into an input", lambda m, t: _copied(t["x"], 1, t["i"], t["y"][:, :2]), XY,
+         host={"i": torch.tensor([4, 1])}),
+    Case("index_copy into heads of an input", lambda m, t: _copied(t["x"], 2, t["i"], t["y"][..., :1, :]),
+         {"x": (1, 4, 6, 8), "y": (1, 4, 6, 8)}, host={"i": torch.tensor([5])}),
+    Case("index_copy into a result", lambda m, t: _copied(t["x"] * 3, 1, t["i"], t["y"][:, :2]) + t["x"], XY,
+         host={"i": torch.tensor([4, 1])}),
     Case("index alike", lambda m, t: t["x"][:, t["i"]], X, host={"i": torch.zeros(4, dtype=torch.int64)}),
     Case("index_put", lambda m, t: _put(t["x"], (t["i"],), t["y"][:1]), XY, host={"i": torch.tensor([-1])}),
     Case("index_put several", lambda m, t: _put(t["x"].transpose(0, 1), (t["i"],), t["y"].transpose(0, 1)[:3]), XY,
