@@ -9,6 +9,7 @@ from typing import Any
 import comfy.ops
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor
 
 from ...native.errors import NotFinite
 from ...native.lower import LowerOptions
@@ -164,8 +165,11 @@ class Component(torch.nn.Module):
         """Run `function(module, inputs)` in its engine, until the host is interrupted.
 
         key: every value besides the inputs that steers what the function does. inputs: on any device; floats go in and
-        come out as float32. Raises what the host knows as out of memory when the device has none left.
+        come out as float32. Raises what the host knows as out of memory when the device has none left; and, for a node
+        that has it computed within a trace of another model, what makes the trace ask for values.
         """
+        if any(isinstance(x, FakeTensor) for x in inputs.values()):
+            raise DataDependentOutputException(torch.ops.aten._local_scalar_dense.default)
         self.host.raise_if_interrupted()
         if not self.loaded.is_loaded:
             self.load()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 from weakref import ref
@@ -17,8 +17,9 @@ from ...native.engines.torch_cpu.weight_reader import array_values
 from ...native.placement import Placement
 from ...native.weights import Array, Parameter, WeightSet, content, read_parameter, read_rows
 from .core_module import CoreModule
+from .text_writer import METHODS, TextWriter
 from .traced_module import TracedModule
-from .weight_patches import values_of
+from .weight_patches import Patch, values_of
 
 _PROJECTION = "text_projection.weight"
 
@@ -55,6 +56,9 @@ class EncoderModule(TracedModule):
         names = [f"{name}.weight" for name, part in core.named_modules() if part is layer]
         local = [name for name in (*names, _PROJECTION) if name in weights.shapes()] if looks_up else []
         super().__init__(core, weights, placement, local, f16_overflow=True)
+        self._weights = weights
+        self._writing: tuple[Mapping[str, tuple[str, Sequence[Patch]]], float] = ({}, 1.0)
+        self._writer: TextWriter | None = None
         self._local = {name: weights.parameters[name] for name in local if name in weights.parameters}
         transposed = weights.arrays.get(_PROJECTION)
         self._transposed = None if transposed is None else content(transposed)  # as files in open_clip's names have it
@@ -76,14 +80,25 @@ class EncoderModule(TracedModule):
 
     def forward(self, *args: Any, num_tokens: Any = None, **kwargs: Any) -> Any:
         """As core's. num_tokens: of no effect outside CLIP."""
+        if kwargs.get("past_key_values") is not None:  # of a node that writes text itself
+            return self._written("forward", args, kwargs)
         return self.call("forward", args, kwargs)
 
-    def generate(self, *_: Any, **__: Any) -> Any:
-        """Raises NotImplementedError: there is no cache of keys and values from one token to the next."""
-        raise NotImplementedError(
-            f"The {self.engine_model.weights.name} cannot write text here, only encode prompts. Load it with ComfyUI's "
-            "own CLIP loader for a node that writes text with it, or use GGML Prompt Expander with a GGUF file."
-        )
+    def set_patches(self, named: Mapping[str, tuple[str, Sequence[Patch]]], widened: float) -> None:
+        """As Component."""
+        super().set_patches(named, widened)
+        self._writing, self._writer = (named, widened), None
+
+    def _method(self, name: str) -> Callable[..., Any]:
+        """As TracedModule; torch writes text."""
+        if name in METHODS:
+            return lambda *args, **kwargs: self._written(name, args, kwargs)
+        return super()._method(name)
+
+    def _written(self, name: str, args: Any, kwargs: Any) -> Any:
+        if self._writer is None:
+            self._writer = TextWriter(self.engine_model.module, self._weights, *self._writing)
+        return self._writer.call(self.host, name, args, kwargs)
 
 
 class PooledEncoder(EncoderModule):

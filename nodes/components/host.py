@@ -34,6 +34,7 @@ class Host(ABC):
     """The program that components run in."""
 
     lifetimes: Lifetimes
+    computes = True  # False: results are zeros, of the right shapes
 
     @abstractmethod
     def devices(self) -> list[Device]:
@@ -174,6 +175,8 @@ def _show_islands(seconds: Mapping[str, float]) -> None:
 
 class DryRunHost(Host):
     """A dry run: a recorder notes every load and run, and there is nobody to show anything to."""
+
+    computes = False
 
     def __init__(self, recorder: Recorder) -> None:
         self.lifetimes = Lifetimes()

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from ...native.trace import TraceError
@@ -20,6 +21,7 @@ from .attention_override import own_attention
 from .call_arguments import join, part
 from .component import Component, Function
 from .foreign_functions import Same
+from .layers import Layer
 
 _COMPUTED = ("_forward",)  # our methods that only have core's of the same name computed
 _TENSOR = object()  # where a result has a tensor
@@ -148,8 +150,8 @@ class TracedModule(Component):
         return foreign_functions.kept_by_module(core) if self._methods else ()
 
     def _layer(self, layer: torch.nn.Module, name: str) -> Any:
-        """The stand-in for a layer; raises NotImplementedError where nothing does."""
-        return super().__getattr__(name)
+        """The stand-in for a layer: core's classes read shapes and settings of layers, and nodes call single ones."""
+        return Layer(layer, name, self.call)
 
     def _method(self, name: str) -> Callable[..., Any]:
         return _Method(self, name)
@@ -180,6 +182,10 @@ class TracedModule(Component):
                 if not foreign:
                     raise
                 self._make_islands(foreign, f"asks for values that the model computes ({error})")
+            except DataDependentOutputException:
+                if not foreign:
+                    raise
+                raise foreign_functions.refusal(foreign, "computes with a model of its own") from None
 
     def _make_islands(self, functions: Sequence[Callable[..., Any]], does: str) -> None:
         """Have functions of other nodes called at every step; raises NotImplementedError where they already are."""

@@ -22,6 +22,7 @@ from ..components.autoencoder import VAEModule
 from ..components.core_function import with_names
 from ..components.core_module import component_parts
 from ..components.patcher import ComponentPatcher
+from ..components.text_writer import TextUnknown
 from .lora_files import unreadable_lora
 from .size_guard import SizeGuard
 from .unknown import Inputs, NodeTurn, Outputs, Unknown, Unplanned
@@ -123,6 +124,9 @@ def execute(class_type: str, inputs: Inputs) -> Outputs:
                 return tuple(output.result or ())
             result = getattr(node_class(), node_class.FUNCTION)(**inputs)
             return tuple(result["result"] if isinstance(result, dict) else result)
+    except TextUnknown as written:
+        why = "it is written when the workflow runs"
+        return tuple(Unknown(why, written.tokens) for _ in _output_types(node_class))
     except (Unplanned, InterruptProcessingException):  # the latter an Exception before ComfyUI 0.27
         raise
     except Exception as error:  # of a damaged prompt or file; ComfyUI reports it when the prompt runs

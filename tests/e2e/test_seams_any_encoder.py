@@ -63,3 +63,29 @@ def test_encodes_as_core(tmp_path: Path, build: Any, sizes: dict[str, Any]) -> N
         assert float((text - expected).norm() / expected.norm()) <= BOUND
         if expected_pooled is not None:
             assert float((pooled - expected_pooled).norm() / expected_pooled.norm()) <= BOUND
+
+
+def test_text_is_written_as_core_writes_it(tmp_path: Path) -> None:
+    """Greedily and by chance; in a dry run nothing is written, and it is known how long the text may be."""
+    sizes = {"qwen3_06b_model_config": LAYERS}
+    tensors = {name: value.half() for name, value in randomize(qwen3()).state_dict().items()}
+    save_file(tensors, tmp_path / "encoder.safetensors")
+    core = comfy.sd.load_text_encoder_state_dicts(
+        [tensors], embedding_directory=[], model_options={"dtype": torch.float32, **sizes}
+    )
+    header = weights.read_header(tmp_path / "encoder.safetensors")
+    ours, _ = encoders.load_encoders([header], "auto", placement.Placement("CPU"), sizes)
+    for choice in ({"do_sample": False}, {"do_sample": True, "seed": 3, "temperature": 4.0}):
+        found, expected = (
+            clip.generate(clip.tokenize(PROMPT), max_length=5, presence_penalty=1e4, **choice) for clip in (ours, core)
+        )
+        assert found == expected
+        assert len(set(found)) > 1 or not choice["do_sample"]
+    client, dry_run, planning = (part(f"native.{name}") for name in ("client", "engines.dry_run", "planning"))
+    devices = tuple(client.shared().devices())
+    recorder = dry_run.Recorder(client.shared(), planning.Machine(devices, {each.name: 1 << 40 for each in devices}))
+    with part("nodes.components.host").dry_run_host(recorder):
+        planned, _ = encoders.load_encoders([header], "auto", placement.Placement("CPU"), sizes)
+        with pytest.raises(part("nodes.components.text_writer").TextUnknown) as unknown:
+            planned.generate(planned.tokenize(PROMPT), max_length=6)
+    assert unknown.value.tokens == 6

@@ -32,7 +32,7 @@ from tests import narrow  # noqa: E402
 from .. import checkpoints  # noqa: E402
 from ..e2e.small_diffusion import Small, Tensors, of_case  # noqa: E402
 from ..parity.model_cases import randomize  # noqa: E402
-from . import autoencoders, others  # noqa: E402
+from . import autoencoders, others, small_patches  # noqa: E402
 from .diffusion import DIFFUSION, Diffusion  # noqa: E402
 from .encoders import ENCODERS, Encoder  # noqa: E402
 from .files import _TOKENIZER, _VAE, ModelRow, NoStructure, Part, row_of, write_absent  # noqa: E402
@@ -99,6 +99,8 @@ def _tensors(part: Part, note: dict[str, Any], config: dict[str, Any]) -> Tensor
         note.setdefault("narrow", {}).update(kind.narrow)
         config |= json.loads(kind.metadata.get("config", "{}"))
         return kind.tensors()
+    if name in small_patches.SMALL:
+        return small_patches.SMALL[name]()
     if name not in others.OTHERS:
         raise NoStructure(f"the structure of {name} is not known here")
     made = _OTHERS.get(name)
