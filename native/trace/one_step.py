@@ -41,20 +41,23 @@ def as_one_step(name: str, function: Callable[..., Any], arguments: Any) -> Any:
     recorder, paused = found
     flat, nesting = tree_flatten(arguments)
     places = [place for place, item in enumerate(flat) if isinstance(item, torch.Tensor)]
-    results: list[tuple[list[Any], Any, list[int]]] = []
+    results: list[tuple[list[Any], Any]] = []
+    written: list[int] = []  # of the places
 
     def call(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        items, copies = list(flat), [tensor.clone() for tensor in tensors]
-        for place, copy in zip(places, copies, strict=True):
-            items[place] = copy
-        versions = [copy._version for copy in copies]
+        items = list(flat)
+        for place, tensor in zip(places, tensors, strict=True):
+            items[place] = tensor.clone()
+        copies = [items[place] for place in places]
+        versions = [copy._version for copy in copies] if not results else []
         made, spec = tree_flatten(function(*tree_unflatten(items, nesting)))
-        written = [n for n, copy in enumerate(copies) if copy._version != versions[n]]
-        results[:] = [([None if isinstance(x, torch.Tensor) else x for x in made], spec, written)]
-        return tuple(x.clone() for x in (*made, *(copies[n] for n in written)) if isinstance(x, torch.Tensor))
+        if not results:
+            written[:] = [number for number, copy in enumerate(copies) if copy._version != versions[number]]
+        results[:] = [([None if isinstance(x, torch.Tensor) else x for x in made], spec)]
+        return tuple(x.clone() for x in (*made, *(copies[each] for each in written)) if isinstance(x, torch.Tensor))
 
     given = [flat[place] for place in places]
-    with paused():
+    with paused(), torch.inference_mode(False), torch.no_grad():  # in inference mode no tensor notes writes
         try:
             tensors = call(*given)
         except (DataDependentOutputException, DynamicOutputShapeException):
@@ -63,8 +66,8 @@ def as_one_step(name: str, function: Callable[..., Any], arguments: Any) -> Any:
                 real = call(*zeros)
             tensors = tuple(torch.empty(tuple(x.shape), dtype=x.dtype) for x in real)
     recorder.add(name, call, given, {}, tensors)
-    items, spec, written = results[0]
-    for place, tensor in zip(written, tensors[len(tensors) - len(written) :], strict=True):
-        given[place].copy_(tensor)
+    items, spec = results[0]
+    for number, tensor in zip(written, tensors[len(tensors) - len(written) :], strict=True):
+        given[number].copy_(tensor)
     left = iter(tensors)
     return tree_unflatten([next(left) if item is None else item for item in items], spec)
