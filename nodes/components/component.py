@@ -108,6 +108,7 @@ class Component(torch.nn.Module):
             parameters={name: found for name, found in weights.parameters.items() if name in local},
             arrays={name: array for name, array in weights.arrays.items() if name in local},
         )
+        self.taken: Mapping[str, Array] = {}  # weights of another component's layer, by parameter of this one
         self.local_patches: Mapping[str, Array] = {}  # in the place of those that this process reads itself
         self.dtype = torch.float32
         # The CPU's kernel is faster on F32 than on what it would have to convert; on a GPU half the bytes count.
@@ -151,7 +152,8 @@ class Component(torch.nn.Module):
         shapes = self.local_weights.shapes()
         here = {name: found for name, found in named.items() if name in shapes}
         held = {name: found for name, found in named.items() if name not in here}
-        self.loaded.set_patches(patches_of(held, self.engine_model.module, self.engine_model.file_weights, widened))
+        patches = patches_of(held, self.engine_model.module, self.engine_model.file_weights, widened)
+        self.loaded.set_patches(replace(patches, weights={**self.taken, **patches.weights}))
         self.local_patches = {
             name: patched(self.local_weights, name, key, patches) for name, (key, patches) in here.items() if patches
         }

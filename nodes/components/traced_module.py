@@ -16,12 +16,13 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from ...native.trace import TraceError
+from ...native.weights import WeightSet
 from . import foreign_functions
 from .attention_override import own_attention
 from .call_arguments import join, part
-from .component import Component, Function
+from .component import Component, Function, layers_elsewhere
 from .foreign_functions import Same
-from .layers import Layer
+from .layers import Layer, LayerWeights
 
 _COMPUTED = ("_forward",)  # our methods that only have core's of the same name computed
 _TENSOR = object()  # where a result has a tensor
@@ -151,7 +152,20 @@ class TracedModule(Component):
 
     def _layer(self, layer: torch.nn.Module, name: str) -> Any:
         """The stand-in for a layer: core's classes read shapes and settings of layers, and nodes call single ones."""
-        return Layer(layer, name, self.call)
+        return Layer(layer, name, self)
+
+    def weights_now(self) -> WeightSet:
+        """Its weights, with what nodes have changed. Raises NotImplementedError where that is beside them."""
+        if self.engine_model.has_branches:
+            raise layers_elsewhere("takes weights of a model that has a LoRA")
+        return self.engine_model.weights
+
+    def take(self, path: str, given: LayerWeights) -> tuple[list[str], list[str]]:
+        """Compute with another layer's weights in the place of those of the layer there; as load_state_dict."""
+        taken = {name: array for name, array in given.under(path) if name in self._names}
+        self.taken = {**self.taken, **taken}
+        self.set_patches({}, 1.0)
+        return [], []
 
     def _method(self, name: str) -> Callable[..., Any]:
         return _Method(self, name)

@@ -163,12 +163,18 @@ def _sized(row: Diffusion) -> Small:
     given |= {key: shape for key, shape in row.markers.items() if not shape}
     real = row.shapes()
     real_config = _detected(real, row)
-    sizes = {
-        key: _with_text(value, real_config.get(key), (base.text, base.pooled))
-        for key, value in base.sizes.items()
-        if key in real_config or value not in (base.text, base.pooled)  # else the class knows the real one
-    }
-    return replace(base, start=lambda: _interfaces(given, real, base), sizes=sizes, config=row.config or base.config)
+    given |= {key: real[key] for key in row.wide}
+    sizes = (
+        {}
+        if row.wide
+        else {
+            key: _with_text(value, real_config.get(key), (base.text, base.pooled))
+            for key, value in base.sizes.items()
+            if key in real_config or value not in (base.text, base.pooled)  # else the class knows the real one
+        }
+    )
+    start = (lambda: dict(given)) if row.wide else (lambda: _interfaces(given, real, base))
+    return replace(base, start=start, sizes=sizes, config=row.config or base.config)
 
 
 def _detected(shapes: Mapping[str, Shape], row: Diffusion) -> dict[str, Any]:
