@@ -25,8 +25,8 @@ from .foreign_functions import Same
 from .layers import Layer, LayerWeights
 
 _COMPUTED = ("_forward",)  # our methods that only have core's of the same name computed
-_TENSOR = object()  # where a result has a tensor
-# How the results of a call are nested: also of calls that another component of the same module has traced.
+# How the results of a call are nested, with types where it has tensors: also of calls that another component of the
+# same module has traced.
 _nestings: dict[Hashable, tuple[TreeSpec, list[Any]]] = {}
 
 
@@ -173,7 +173,7 @@ class TracedModule(Component):
     def call(self, name: str, args: Any, kwargs: Any) -> Any:
         """A method of core's module or of a layer of it, computed by the engine.
 
-        Results have the type of the first float that goes in.
+        Results have the type of the first float that goes in, numbers of things and truth values their own.
         """
         signature = inspect.signature(attrgetter(name)(self.engine_model.module))
         open_ended = any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values())
@@ -237,7 +237,7 @@ class TracedModule(Component):
                 )
             with own_attention(), self._with_foreign(core, foreign if traced else []):
                 flat, nesting = tree_flatten(attrgetter(name)(core)(*call.pop("", ()), **call))
-            leaves = [_TENSOR if isinstance(x, Tensor) else x for x in flat]
+            leaves = [x.dtype if isinstance(x, Tensor) else x for x in flat]
             _nestings[self.engine_model.identity, key] = nesting, leaves
             return tuple(x for x in flat if isinstance(x, Tensor))
 
@@ -247,4 +247,10 @@ class TracedModule(Component):
         first = next((x for x in tensors.values() if x.is_floating_point()), torch.empty(0))
         results = iter(self.compute(key, function, tensors))
         nesting, leaves = _nestings[self.engine_model.identity, key]
-        return tree_unflatten([next(results).to(first) if x is _TENSOR else x for x in leaves], nesting)
+
+        def typed(dtype: torch.dtype) -> Tensor:
+            result = next(results)
+            computed = dtype.is_floating_point or dtype.is_complex
+            return result.to(first) if computed else result.to(first.device, dtype)
+
+        return tree_unflatten([typed(x) if isinstance(x, torch.dtype) else x for x in leaves], nesting)

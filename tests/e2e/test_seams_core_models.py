@@ -205,6 +205,10 @@ class Gain(torch.nn.Module):
     def apply(self, x: torch.Tensor, factor: float) -> torch.Tensor:  # type: ignore[override]
         return self.mix(x) * factor
 
+    def largest(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = self.mix(x)
+        return y.argmax(-1), y > 0
+
 
 def test_a_model_is_what_core_takes_it_for() -> None:
     """Its class, its methods and its layers, each computed by the engine."""
@@ -218,6 +222,9 @@ def test_a_model_is_what_core_takes_it_for() -> None:
     with torch.inference_mode():
         assert apart(ours.apply(x, 3.0), real.apply(x, 3.0)) <= BOUND
         assert apart(ours.mix(x), real.mix(x)) <= BOUND
+        for found, expected in zip(ours.largest(x), real.largest(x), strict=True):
+            assert found.dtype == expected.dtype
+            assert torch.equal(found, expected)
     with pytest.raises(NotImplementedError, match="reaches into the model for its layer mix"):
         ours.mix.register_forward_hook(print)
     with pytest.raises(NotImplementedError, match="reaches into the model for its layer mix"):
