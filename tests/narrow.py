@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ast
 import functools
+import inspect
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
@@ -39,6 +41,18 @@ _BY_CLASS: Mapping[str, Mapping[str, Any]] = {
     "Gemma3_12B": {"vocab_size": 512, "num_attention_heads": 1, "num_key_value_heads": 1},
     "Mistral3Small24B": {"vocab_size": 2048},
     "Ministral3_3B": {"vocab_size": 2048},
+}
+# Classes of control models and the like, whose sizes files do not tell: as wide as the small diffusion models.
+BESIDE: Narrow = {
+    "comfy.audio_encoders.wav2vec2:FeedForward": {"mlp_ratio": 0.25},
+    "comfy.audio_encoders.whisper:EncoderLayer": {"d_ff": 64},
+    "comfy.background_removal.birefnet:SwinTransformer": {"depths": [2, 2, 2, 2]},
+    "comfy.ldm.lumina.controlnet:ZImage_Control": {"dim": 256, "n_heads": 2, "n_kv_heads": 2, "multiple_of": 32},
+    "comfy.ldm.qwen_image.controlnet:QwenImageControlNetModel": {"num_attention_heads": 1},
+    "comfy.ldm.wan.model_multitalk:SingleStreamMultiAttention": {"num_heads": 2},
+    "comfy_extras.nodes_model_patch:MultiTalkModelPatch": {"num_layers": 2},
+    "comfy_extras.nodes_model_patch:QwenImageBlockWiseControlNet": {"dim": 128, "num_layers": 2},
+    "comfy_extras.nodes_model_patch:SigLIPMultiFeatProjModel": {"hidden_size": 128},
 }
 _LARGEST, _PICTURE = 160, 96  # pixels of a side
 _TOKENS = 128  # what a text is padded to at most
@@ -98,6 +112,45 @@ def _with(cls: Callable[..., Any], config: Mapping[str, Any]) -> Callable[..., A
     return make
 
 
+@contextmanager
+def beside_narrowed() -> Iterator[None]:
+    """Within it the classes of BESIDE are built with its arguments, whatever they are given."""
+    with ExitStack() as stack:
+        for place, config in BESIDE.items():
+            module, name = place.split(":")
+            imported = import_module(module)
+            # ComfyUI loads its extra nodes a second time, under the path of their file.
+            twins = [each for each in list(sys.modules.values()) if _file(each) == _file(imported)]
+            for owner in twins:
+                stack.enter_context(patch.object(owner, name, _subclass(getattr(owner, name), config)))
+        yield
+
+
+def _file(module: Any) -> str | None:
+    return vars(module).get("__file__") if module is not None else None
+
+
+def beside(place: str) -> Callable[..., Any]:
+    """Makes a module of the class "module:name" as within `beside_narrowed`."""
+    module, name = place.split(":")
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        with beside_narrowed():
+            return getattr(import_module(module), name)(*args, **kwargs)
+
+    return make
+
+
+def _subclass(kind: type, config: Mapping[str, Any]) -> type:
+    """The class with these arguments in the place of those that it is given."""
+    names = list(inspect.signature(kind).parameters)
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        kind.__init__(self, **{**dict(zip(names, args, strict=False)), **kwargs, **config})  # type: ignore[misc]
+
+    return type(kind.__name__, (kind,), {"__init__": init, "__module__": kind.__module__})
+
+
 def encoder_sizes(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
     """The small sizes of a text encoder, by its class and core's configuration of it."""
     found = dict(_BY_CLASS.get(kind.__name__, {}))
@@ -142,6 +195,7 @@ def noted(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
 def follow() -> None:
     """From now on core builds every model as small as its file says, and text and vision encoders small."""
     _HELD.enter_context(towers())
+    _HELD.enter_context(beside_narrowed())
     detect = comfy.model_detection.model_config_from_unet
 
     def detected(state_dict: Any, prefix: str, use_base: bool = False, metadata: Any = None) -> Any:
@@ -179,8 +233,8 @@ def follow() -> None:
     comfy.clip_vision.ClipVisionModel.__init__ = seen
     scale = comfy.utils.common_upscale
 
-    def scaled(samples: Any, width: int, height: int, *more: Any) -> Any:
-        return scale(samples, *small_picture(width, height), *more)
+    def scaled(samples: Any, width: int, height: int, *more: Any, **named: Any) -> Any:
+        return scale(samples, *small_picture(width, height), *more, **named)
 
     comfy.utils.common_upscale = scaled
     tokenizer = comfy.sd1_clip.SDTokenizer.__init__

@@ -77,6 +77,11 @@ class Model(ABC):
             self.weights = self.file_weights.with_arrays(arrays) if arrays else self.file_weights
             self._reshape({name: array.shape for name, array in patches.weights.items()})
 
+    @property
+    def has_branches(self) -> bool:
+        """Whether there is a branch beside a weight."""
+        return bool(self._branches)
+
     @cached_property
     def identity(self) -> Hashable:
         """The name and the parameters: models that have these alike have the same traces."""

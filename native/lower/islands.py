@@ -40,12 +40,13 @@ def island(low: Lowering, step: TracedOp, later: Sequence[TracedOp], reason: str
     now = _on_the_device(low, (step.args, step.kwargs))
     then = _on_the_device(low, [(each.args, each.kwargs) for each in later], low.trace.outputs)
     weights = {storage for storage in {**now, **then} if _is_leaf(low, storage, "weight")}
-    known = {storage for storage in {**now, **then} if _is_leaf(low, storage, "input")}  # to the host
+    of_call = {window.storage: name for name, window in low.trace.inputs.items()}
+    held = of_call.keys() | low.carried  # by the host; another storage may have the same content, such as a copy
+    known = {storage for storage in {**now, **then} if _is_leaf(low, storage, "input")} & held
     kept = [w for storage, w in {**then, **now}.items() if storage not in known | (weights - now.keys())]
     if kept:
         low.parts.append(replace(part(low, kept), kept=tuple(kept)))
         low.begin_part()
-    of_call = {window.storage: name for name, window in low.trace.inputs.items()}
     low.host.inputs |= {of_call[s]: low.trace.inputs[of_call[s]] for s in known & now.keys() & of_call.keys()}
     low.islands.append(Island(step.name, step.module_path, reason))
     low.host_step(step, Stage.HOST)
@@ -81,5 +82,6 @@ def _carry(low: Lowering, window: Window) -> None:
     name = f"carry.{len(low.host.items)}"
     low.host.items.append((name, window))
     low.bind_leaf(name, window.storage)
+    low.carried.add(window.storage)
     low.stage[window.storage] = Stage.DEVICE
     low.version[window.storage] = low.version.get(window.storage, 0) + 1

@@ -115,6 +115,7 @@ class Lowering:
         self.options = options
         self.branches = branches
         self.step: TracedOp | None = None
+        self.carried: set[int] = set()  # storages that the host holds from one program to the next
         self.constants = Constants(trace, options.values)
         self.weight_names = {window.storage: name for name, window in trace.weights.items()}
         self.stage: dict[int, Stage] = dict.fromkeys(self.weight_names, Stage.DEVICE)

@@ -31,7 +31,8 @@ def as_one_step(name: str, function: Callable[..., Any], arguments: Any) -> Any:
     """The result of `function(*arguments)`, which the trace that is being made has as one step.
 
     arguments: anything nested with tensors in it. The function gets copies of them, and never a tensor of the trace
-    but to find out the shapes of its results, for which it is called once with zeros where it asks for values.
+    but to find out the shapes of its results, for which it is called once with zeros where it asks for values. What it
+    writes into its arguments is written in the trace.
     Raises RuntimeError outside a trace.
     """
     found = _recording.get()
@@ -41,17 +42,22 @@ def as_one_step(name: str, function: Callable[..., Any], arguments: Any) -> Any:
     flat, nesting = tree_flatten(arguments)
     places = [place for place, item in enumerate(flat) if isinstance(item, torch.Tensor)]
     results: list[tuple[list[Any], Any]] = []
+    written: list[int] = []  # of the places
 
     def call(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         items = list(flat)
         for place, tensor in zip(places, tensors, strict=True):
             items[place] = tensor.clone()
+        copies = [items[place] for place in places]
+        versions = [copy._version for copy in copies] if not results else []
         made, spec = tree_flatten(function(*tree_unflatten(items, nesting)))
+        if not results:
+            written[:] = [number for number, copy in enumerate(copies) if copy._version != versions[number]]
         results[:] = [([None if isinstance(x, torch.Tensor) else x for x in made], spec)]
-        return tuple(x.clone() for x in made if isinstance(x, torch.Tensor))
+        return tuple(x.clone() for x in (*made, *(copies[each] for each in written)) if isinstance(x, torch.Tensor))
 
     given = [flat[place] for place in places]
-    with paused():
+    with paused(), torch.inference_mode(False), torch.no_grad():  # in inference mode no tensor notes writes
         try:
             tensors = call(*given)
         except (DataDependentOutputException, DynamicOutputShapeException):
@@ -61,5 +67,7 @@ def as_one_step(name: str, function: Callable[..., Any], arguments: Any) -> Any:
             tensors = tuple(torch.empty(tuple(x.shape), dtype=x.dtype) for x in real)
     recorder.add(name, call, given, {}, tensors)
     items, spec = results[0]
+    for number, tensor in zip(written, tensors[len(tensors) - len(written) :], strict=True):
+        given[number].copy_(tensor)
     left = iter(tensors)
     return tree_unflatten([next(left) if item is None else item for item in items], spec)

@@ -9,6 +9,7 @@ from typing import Any
 import comfy.ops
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor
 
 from ...native.errors import NotFinite
 from ...native.lower import LowerOptions
@@ -115,6 +116,7 @@ class Component(torch.nn.Module):
             parameters={name: found for name, found in weights.parameters.items() if name in local},
             arrays={name: array for name, array in weights.arrays.items() if name in local},
         )
+        self.taken: Mapping[str, Array] = {}  # weights of another component's layer, by parameter of this one
         self.local_patches: Mapping[str, Array] = {}  # in the place of those that this process reads itself
         self.dtype = torch.float32
         # The CPU's kernel is faster on F32 than on what it would have to convert; on a GPU half the bytes count.
@@ -158,7 +160,8 @@ class Component(torch.nn.Module):
         shapes = self.local_weights.shapes()
         here = {name: found for name, found in named.items() if name in shapes}
         held = {name: found for name, found in named.items() if name not in here}
-        self.loaded.set_patches(patches_of(held, self.engine_model.module, self.engine_model.file_weights, widened))
+        patches = patches_of(held, self.engine_model.module, self.engine_model.file_weights, widened)
+        self.loaded.set_patches(replace(patches, weights={**self.taken, **patches.weights}))
         self.local_patches = {
             name: patched(self.local_weights, name, key, patches) for name, (key, patches) in here.items() if patches
         }
@@ -175,8 +178,11 @@ class Component(torch.nn.Module):
 
         key: every value besides the inputs that steers what the function does. inputs: on any device; floats go in and
         come out as float32. turn: as for Model.run. Raises what the host knows as out of memory when the device has
-        none left.
+        none left; and, for a node that has it computed within a trace of another model, what makes the trace ask for
+        values.
         """
+        if any(isinstance(x, FakeTensor) for x in inputs.values()):
+            raise DataDependentOutputException(torch.ops.aten._local_scalar_dense.default)
         self._make_ready()
         with self.host.engine_call(self.engine_model, self.oom_retryable):
             try:

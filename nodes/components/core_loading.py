@@ -50,8 +50,9 @@ BACKGROUND_REMOVAL = CoreLoader("background removal model", "comfy.bg_removal_mo
 _BOUND = {
     "ControlLora": "adds to the weights of the diffusion model itself (a Control-LoRA)",
     "QwenFunControlNet": "computes with layers of the diffusion model itself",
-    "ControlNetSD35": "takes an embedder of the diffusion model itself",
 }
+# Layers that such an object takes of the diffusion model when sampling begins, where its file has none.
+_TAKEN = {"ControlNetSD35": ("orig_y_embedder.", "x_embedder.")}
 
 
 def load_core_model(loader: CoreLoader, path: str, placement: Placement, device: torch.device) -> Any:
@@ -80,7 +81,13 @@ def placed_core_model(
     """An object of core's that was made under the recording without values, with components in place of its modules."""
 
     def component(module: torch.nn.Module) -> CoreModule:
-        return CoreModule(module, _weights(loader, module, recording), placement, loader.repeats)
+        later = _TAKEN.get(type(value).__name__, ("\0",))
+        own = {
+            name: torch.zeros(tensor.shape)
+            for name, tensor in module.state_dict(keep_vars=True).items()
+            if name.startswith(later) and not recording.knows(tensor)
+        }
+        return CoreModule(module, _weights(loader, module, recording, own), placement, loader.repeats)
 
     return with_components(value, component, device)
 
@@ -120,8 +127,12 @@ def _without_values(loader: CoreLoader, recording: Recording) -> Any:
     return value
 
 
-def _weights(loader: CoreLoader, module: torch.nn.Module, recording: Recording) -> WeightSet:
-    weights = weights_of(module, recording, _name(loader, module), own_values(module, recording))
+def _weights(
+    loader: CoreLoader, module: torch.nn.Module, recording: Recording, later: Mapping[str, torch.Tensor]
+) -> WeightSet:
+    """later: in the place of weights that it takes of another model."""
+    own = {**own_values(module, recording), **later}
+    weights = weights_of(module, recording, _name(loader, module), own)
     for buffer in module.buffers():
         if recording.knows(buffer):
             buffer.copy_(recording.values(buffer))

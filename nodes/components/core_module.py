@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import comfy.ops
@@ -27,6 +28,13 @@ class CoreModule(TracedModule):
         in_float32(core)
         super().__init__(core, weights, placement, f16_overflow=True)
         self._repeats = repeats
+        self.__dict__.update({name: self._method(name) for name in _other_methods(type(core))})
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """Core's class, by which nodes tell one kind of model from another with isinstance."""
+        engine_model = self.__dict__.get("engine_model")
+        return type(self) if engine_model is None else type(engine_model.module)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As core's."""
@@ -40,10 +48,18 @@ class CoreModule(TracedModule):
         return results
 
     def _layer(self, layer: torch.nn.Module, name: str) -> Any:
-        """A layer without parameters is core's own; another computes in the engine."""
-        if next(layer.parameters(), None) is None:
-            return layer
-        return lambda *args, **kwargs: self.call(f"{name}.forward", args, kwargs)
+        """A layer without parameters is core's own."""
+        return layer if next(layer.parameters(), None) is None else super()._layer(layer, name)
+
+
+def _other_methods(core: type[torch.nn.Module]) -> Iterator[str]:
+    """Methods of core's class that have a name of torch's and another meaning, as their parameters tell."""
+    for name, method in inspect.getmembers(core, inspect.isfunction):
+        torch_own = getattr(torch.nn.Module, name, None)
+        if torch_own is None or name.startswith("_") or getattr(CoreModule, name) is not torch_own:
+            continue
+        if list(inspect.signature(method).parameters) != list(inspect.signature(torch_own).parameters):
+            yield name
 
 
 def in_float32(module: torch.nn.Module) -> None:

@@ -11,7 +11,6 @@ import torch
 
 from ...native.placement import Placement
 from ...native.weights import WeightSet
-from .component import layers_elsewhere
 from .traced_module import TracedModule
 
 
@@ -33,10 +32,6 @@ class DiffusionModule(TracedModule):
         """core: the model on the meta device."""
         super().__init__(core, weights, placement, f16_overflow=f16_overflow)
         self._wraps_itself = hasattr(core, "_forward")
-
-    def _layer(self, layer: torch.nn.Module, name: str) -> LayerShapes:
-        """As TracedModule: core's model classes read the shapes of weights (comfy/model_base.py)."""
-        return LayerShapes(layer, name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Core's own forward, which runs the wrappers of other nodes around `_forward` below, where there is one."""
@@ -64,37 +59,3 @@ def _posing(core: type[torch.nn.Module]) -> Callable[[DiffusionModule], torch.nn
             return getattr(object.__getattribute__(self, "_module"), name)
 
     return Posing
-
-
-class LayerShapes:
-    """Stands for a layer whose weights are in another process."""
-
-    def __init__(self, layer: torch.nn.Module, path: str) -> None:
-        """path: of the layer in the model, for messages."""
-        self.__dict__.update(_layer=layer, _path=path)
-
-    def __getattr__(self, name: str) -> Any:
-        """A weight on the meta device or an inner layer; raises NotImplementedError for anything else.
-
-        Not AttributeError, which core's bypass LoRA loaders (comfy/weight_adapter/bypass.py) log and pass over.
-        """
-        value = getattr(self._layer, name, None)
-        if isinstance(value, torch.nn.Parameter):
-            return value
-        if isinstance(value, torch.nn.Module):
-            return LayerShapes(value, f"{self._path}.{name}")
-        if name.startswith("__"):
-            raise AttributeError(name)
-        raise self._refusal()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise self._refusal()
-
-    def __getitem__(self, index: int) -> LayerShapes:
-        return LayerShapes(self._layer[index], f"{self._path}.{index}")
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise self._refusal()
-
-    def _refusal(self) -> NotImplementedError:
-        return layers_elsewhere(f"reaches into the model for its layer {self._path}")

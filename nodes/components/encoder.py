@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -19,9 +19,10 @@ from ...native.engines.torch_cpu.weight_reader import array_values
 from ...native.placement import Placement
 from ...native.weights import Array, Parameter, WeightSet, content, read_parameter, read_rows
 from .core_module import CoreModule
-from .text_generation import Head, HeadComponent, generate, head_weight
+from .text_generation import Head, HeadComponent, OtherState, generate, head_weight
+from .text_writer import TextWriter
 from .traced_module import TracedModule
-from .weight_patches import values_of
+from .weight_patches import Patch, values_of
 
 _PROJECTION = "text_projection.weight"
 
@@ -61,6 +62,9 @@ class EncoderModule(TracedModule):
         super().__init__(core, weights, placement, local if looks_up else (), f16_overflow=True)
         self._head_weight = head
         self._heads: list[HeadComponent] = []  # none until the model writes; in a list, as it is none of its parts
+        self._weights = weights
+        self._writing: tuple[Mapping[str, tuple[str, Sequence[Patch]]], float] = ({}, 1.0)
+        self._writer: TextWriter | None = None
         self._local = {name: weights.parameters[name] for name in local if name in weights.parameters}
         transposed = weights.arrays.get(_PROJECTION)
         self._transposed = None if transposed is None else content(transposed)  # as files in open_clip's names have it
@@ -89,11 +93,25 @@ class EncoderModule(TracedModule):
 
     def forward(self, *args: Any, num_tokens: Any = None, **kwargs: Any) -> Any:
         """As core's. num_tokens: of no effect outside CLIP."""
+        if kwargs.get("past_key_values") is not None:  # of a node that writes text itself
+            return self._written("forward", args, kwargs)
         return self.call("forward", args, kwargs)
 
     def generate(self, embeds: Tensor, *args: Any, **kwargs: Any) -> list[int]:
-        """As core's, whose loop and sampling it has. Raises NotImplementedError for a model that writes no text."""
-        return generate(self, self._loaded_head(), embeds, args, kwargs)
+        """As core's, whose loop and sampling it has; torch writes where a model keeps more than keys and values.
+
+        Raises NotImplementedError for a model that writes no text.
+        """
+        try:
+            return generate(self, self._loaded_head(), embeds, args, kwargs)
+        except OtherState:
+            written: list[int] = self._written("generate", (embeds, *args), kwargs)
+            return written
+
+    def logits(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As core's, for a node that writes text itself."""
+        scores: Tensor = self._written("logits", args, kwargs)
+        return scores
 
     def _loaded_head(self) -> HeadComponent:
         """The head, with the weight that prompts are looked up in, or that only writing needs."""
@@ -117,6 +135,16 @@ class EncoderModule(TracedModule):
         head.loaded.set_patches(Patches(weights=patches))
         head.loaded.component = self.loaded.component
         return head
+
+    def set_patches(self, named: Mapping[str, tuple[str, Sequence[Patch]]], widened: float) -> None:
+        """As Component."""
+        super().set_patches(named, widened)
+        self._writing, self._writer = (named, widened), None
+
+    def _written(self, name: str, args: Any, kwargs: Any) -> Any:
+        if self._writer is None:
+            self._writer = TextWriter(self.engine_model.module, self._weights, *self._writing)
+        return self._writer.call(self.host, name, args, kwargs)
 
 
 class PooledEncoder(EncoderModule):

@@ -110,10 +110,13 @@ class Recording(TorchDispatchMode):
                 tensor = torch.from_numpy(np.fromfile(run.path, np.uint8, run.nbytes, offset=run.offset)).reshape(
                     stored.shape
                 )
-            self.state_dict[name] = tensor
             if stored.padding:
                 vars(tensor)[PADDING] = stored.padding
             self._note(tensor, stored)
+            if tensor.is_meta and tensor.numel() == 1:  # a mark or a setting: torch gives no item of one without values
+                tensor = self.values(tensor)
+                self._note(tensor, stored)
+            self.state_dict[name] = tensor
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

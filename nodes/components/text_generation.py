@@ -31,6 +31,10 @@ _ANY_ROWS = 1 << 20  # more than any layer looks back
 _HEADS = ("lm_head", "embed_tokens")  # core's layers whose weight makes logits, the first of them that is there
 
 
+class OtherState(Exception):
+    """From token to token a model keeps something else than keys and values, a row for each token."""
+
+
 class Planned(Exception):
     """A dry run needs no more of the text."""
 
@@ -313,18 +317,13 @@ def _next_token(core: Any, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
 def generate(encoder: Any, head: HeadComponent, embeds: Tensor, args: Any, kwargs: Any) -> list[int]:
     """The ids of the tokens that core's loop writes after a prompt, embeds [1, tokens, channels].
 
-    args, kwargs: the others of core's `generate`. Raises NotImplementedError for a model that keeps something else
-    than keys and values.
+    args, kwargs: the others of core's `generate`. Raises OtherState.
     """
     core = encoder.engine_model.module
     embeds = embeds[None] if embeds.ndim == 2 else embeds
     layers = _layers(core, embeds.shape[0], embeds.shape[-1])
     if layers is None:
-        raise NotImplementedError(
-            f"The {encoder.engine_model.weights.name} cannot write text here, only encode prompts: from token to token "
-            "it keeps something else than keys and values, a row for each token. Load it with ComfyUI's own CLIP "
-            "loader for a node that writes text with it, or use GGML Prompt Expander with a GGUF file."
-        )
+        raise OtherState
     bound = inspect.signature(core.generate).bind(embeds, *args, **kwargs)
     bound.apply_defaults()
     cache = _Cache(layers, embeds.shape[1] + int(bound.arguments["max_length"]) - 1)

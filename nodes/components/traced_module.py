@@ -12,18 +12,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from ...native.trace import TraceError
+from ...native.weights import WeightSet
 from . import foreign_functions
 from .attention_override import own_attention
 from .call_arguments import join, part
-from .component import Component, Function
+from .component import Component, Function, layers_elsewhere
 from .foreign_functions import Same
+from .layers import Layer, LayerWeights
 
 _COMPUTED = ("_forward",)  # our methods that only have core's of the same name computed
-_TENSOR = object()  # where a result has a tensor
-# How the results of a call are nested: also of calls that another component of the same module has traced.
+# How the results of a call are nested, with types where it has tensors: also of calls that another component of the
+# same module has traced.
 _nestings: dict[Hashable, tuple[TreeSpec, list[Any]]] = {}
 
 
@@ -148,8 +151,21 @@ class TracedModule(Component):
         return foreign_functions.kept_by_module(core) if self._methods else ()
 
     def _layer(self, layer: torch.nn.Module, name: str) -> Any:
-        """The stand-in for a layer; raises NotImplementedError where nothing does."""
-        return super().__getattr__(name)
+        """The stand-in for a layer: core's classes read shapes and settings of layers, and nodes call single ones."""
+        return Layer(layer, name, self)
+
+    def weights_now(self) -> WeightSet:
+        """Its weights, with what nodes have changed. Raises NotImplementedError where that is beside them."""
+        if self.engine_model.has_branches:
+            raise layers_elsewhere("takes weights of a model that has a LoRA")
+        return self.engine_model.weights
+
+    def take(self, path: str, given: LayerWeights) -> tuple[list[str], list[str]]:
+        """Compute with another layer's weights in the place of those of the layer there; as load_state_dict."""
+        taken = {name: array for name, array in given.under(path) if name in self._names}
+        self.taken = {**self.taken, **taken}
+        self.set_patches({}, 1.0)
+        return [], []
 
     def _method(self, name: str) -> Callable[..., Any]:
         return _Method(self, name)
@@ -157,7 +173,7 @@ class TracedModule(Component):
     def call(self, name: str, args: Any, kwargs: Any) -> Any:
         """A method of core's module or of a layer of it, computed by the engine.
 
-        Results have the type of the first float that goes in.
+        Results have the type of the first float that goes in, numbers of things and truth values their own.
         """
         signature = inspect.signature(attrgetter(name)(self.engine_model.module))
         open_ended = any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values())
@@ -180,6 +196,10 @@ class TracedModule(Component):
                 if not foreign:
                     raise
                 self._make_islands(foreign, f"asks for values that the model computes ({error})")
+            except DataDependentOutputException:
+                if not foreign:
+                    raise
+                raise foreign_functions.refusal(foreign, "computes with a model of its own") from None
 
     def _make_islands(self, functions: Sequence[Callable[..., Any]], does: str) -> None:
         """Have functions of other nodes called at every step; raises NotImplementedError where they already are."""
@@ -217,7 +237,7 @@ class TracedModule(Component):
                 )
             with own_attention(), self._with_foreign(core, foreign if traced else []):
                 flat, nesting = tree_flatten(attrgetter(name)(core)(*call.pop("", ()), **call))
-            leaves = [_TENSOR if isinstance(x, Tensor) else x for x in flat]
+            leaves = [x.dtype if isinstance(x, Tensor) else x for x in flat]
             _nestings[self.engine_model.identity, key] = nesting, leaves
             return tuple(x for x in flat if isinstance(x, Tensor))
 
@@ -227,4 +247,10 @@ class TracedModule(Component):
         first = next((x for x in tensors.values() if x.is_floating_point()), torch.empty(0))
         results = iter(self.compute(key, function, tensors))
         nesting, leaves = _nestings[self.engine_model.identity, key]
-        return tree_unflatten([next(results).to(first) if x is _TENSOR else x for x in leaves], nesting)
+
+        def typed(dtype: torch.dtype) -> Tensor:
+            result = next(results)
+            computed = dtype.is_floating_point or dtype.is_complex
+            return result.to(first) if computed else result.to(first.device, dtype)
+
+        return tree_unflatten([typed(x) if isinstance(x, torch.dtype) else x for x in leaves], nesting)

@@ -1,4 +1,4 @@
-"""TAESD and its kin in models/vae_approx: small VAEs of video, and pairs of files that are one VAE of pictures."""
+"""TAESD and its kin in models/vae_approx: small VAEs of video, pairs of files that are one; and the one of no file."""
 
 from __future__ import annotations
 
@@ -19,26 +19,31 @@ FOLDER = "vae_approx"
 HALVES = ("encoder", "decoder")
 # Core is told so of FLUX.2's, whose tensors have a quarter of the channels.
 CHANNELS = {"taef2": {"tae_latent_channels": 128}}
+PIXELS = "pixel_space"  # for models without latents: it has no weights
 
 
 def small_vae_names() -> list[str]:
-    """The VAEs of models/vae_approx that ComfyUI's own Load VAE offers: pairs by one name, others by their file's."""
+    """The VAEs that ComfyUI's own Load VAE offers besides models/vae: pairs by one name, others by their file's."""
     if FOLDER not in folder_paths.folder_names_and_paths:
         return []
     offered = core.VAELoader.INPUT_TYPES()["required"]["vae_name"][0]
     files = folder_paths.get_filename_list(FOLDER)
-    return [name for name in offered if name in files or len(_halves(name)) == len(HALVES)]
+    return [name for name in offered if name == PIXELS or name in files or len(_halves(name)) == len(HALVES)]
 
 
 def small_vae_paths(name: str) -> list[str]:
-    """The files of what `small_vae_names` listed; none for any other name."""
-    if name not in small_vae_names():
+    """The files of what `small_vae_names` listed; none for any other name, and for the one of no file."""
+    if name == PIXELS or name not in small_vae_names():
         return []
     return [folder_paths.get_full_path_or_raise(FOLDER, file) for file in _halves(name) or [name]]
 
 
 def small_vae(name: str) -> tuple[ComponentVAE, WeightSet]:
     """As `autoencoder`, of a name that `small_vae_names` listed. Raises WeightFileError."""
+    if name == PIXELS:
+        nothing = WeightFile(PIXELS, 0, 0, "safetensors", None, {}, {})
+        vae, weights = autoencoder(Recording(nothing), {"pixel_space_vae": torch.tensor(1.0)})
+        return vae, replace(weights, files=())
     paths = small_vae_paths(name)
     if len(paths) == 1:
         return autoencoder(Recording(read_header(paths[0])))

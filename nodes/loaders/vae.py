@@ -120,8 +120,9 @@ class GGMLVAE(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, vae_name: str, **_: Any) -> Any:
         """Changes with the file."""
-        small = small_vae_paths(vae_name)
-        return [(path, os.stat(path).st_mtime_ns) for path in small] if small else fingerprint("vae", [vae_name])
+        if vae_name in small_vae_names():
+            return [(path, os.stat(path).st_mtime_ns) for path in small_vae_paths(vae_name)]
+        return fingerprint("vae", [vae_name])
 
     @classmethod
     def execute(
@@ -132,7 +133,7 @@ class GGMLVAE(io.ComfyNode):
         fits = check_tiles(tile_size, overlap)
         if fits is not True:
             raise ValueError(fits)
-        if small_vae_paths(vae_name):
+        if vae_name in small_vae_names():
             read = small_vae(vae_name)
         else:
             read = autoencoder(Recording(read_header(model_path("vae", vae_name))))

@@ -29,6 +29,7 @@ from .unknown import Inputs, NodeTurn, Outputs, Unknown, Unplanned
 log = logging.getLogger(__name__)
 SETTINGS = frozenset({
     "BOOLEAN", "COMBO", "FLOAT", "FLOATS", "GUIDER", "INT", "LATENT", "NOISE", "SAMPLER", "SIGMAS", "STRING",
+    "WAN_CAMERA_EMBEDDING",
 })  # fmt: skip
 # Made of what comes over links they are cheap; without any, they are read from files.
 _MADE = SETTINGS | {

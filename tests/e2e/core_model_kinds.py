@@ -18,6 +18,7 @@ from tests import pack
 pack.comfy()
 
 import comfy.cldm.cldm  # noqa: E402
+import comfy.cldm.dit_embedder  # noqa: E402
 import comfy.clip_vision  # noqa: E402
 import comfy.ldm.flux.controlnet  # noqa: E402
 import comfy.model_detection  # noqa: E402
@@ -117,6 +118,16 @@ def old_name(name: str) -> str:
     return name.replace("_norm.weight", "_norm.scale")
 
 
+def sd35() -> Tensors:
+    """Of a ControlNet for SD3.5 large, whose file lacks the embedder that it takes of the diffusion model."""
+    module = comfy.cldm.dit_embedder.ControlNetEmbedder(
+        img_size=None, patch_size=2, in_chans=16, num_layers=2, main_model_double=2, double_y_emb=True,
+        attention_head_dim=64, num_attention_heads=2, adm_in_channels=32, **PLAIN,
+    )  # fmt: skip
+    held = {name: x for name, x in of(module).items() if not name.startswith("orig_y_embedder.")}
+    return {**held, "control_type": torch.ones(())}
+
+
 def t2i() -> Tensors:
     """Of a T2I-Adapter of its full kind."""
     return of(comfy.t2i_adapter.adapter.Adapter(cin=192, channels=[64, 128, 256, 256], nums_rb=2, ksize=1, sk=True,
@@ -209,6 +220,10 @@ CONTROLS = (
     _CONTROL("FLUX.1 (XLabs)", tensors=xlabs, base="Flux"),
     _CONTROL("T2I-Adapter", tensors=t2i),
 )
+TAKES = _CONTROL(
+    "SD3.5 large", tensors=sd35, base="SD3",
+    narrow={"comfy.cldm.dit_embedder:ControlNetEmbedder": {"adm_in_channels": 32}},
+)  # fmt: skip
 UPSCALERS = (
     _UPSCALER("ESRGAN", tensors=esrgan),
     _UPSCALER("ESRGAN in a pickle", tensors=esrgan, ending=".pth"),

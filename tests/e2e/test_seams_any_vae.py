@@ -232,6 +232,21 @@ def test_pairs_of_files_are_one_vae(name: str, tmp_path: Path, monkeypatch: pyte
         assert ours.encode(torch.rand(1, 32, 48, 3)).shape[1] == channels
 
 
+def test_the_vae_of_no_file() -> None:
+    """For models without latents: core offers it among the files."""
+    import nodes as core_nodes
+
+    assert "pixel_space" in loader.GGMLVAE.define_schema().inputs[0].options
+    assert loader.GGMLVAE.fingerprint_inputs("pixel_space") == []
+    (ours,) = loader.GGMLVAE.execute("pixel_space", "CPU", "auto", 0, 64).result
+    (core,) = core_nodes.VAELoader().load_vae("pixel_space")
+    pixels = torch.rand(1, 8, 16, 3, generator=torch.Generator().manual_seed(5))
+    with torch.inference_mode():
+        latents = core.encode(pixels)
+        torch.testing.assert_close(ours.encode(pixels), latents)
+        torch.testing.assert_close(ours.decode(latents), core.decode(latents))
+
+
 def test_half_an_autoencoder_does_its_half(tmp_path: Path) -> None:
     kind = BY_NAME["TAESD"]
     tensors = {name: x for name, x in kind.tensors().items() if "encoder" not in name}

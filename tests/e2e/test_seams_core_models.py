@@ -16,7 +16,7 @@ from tests.conftest import SIXTHS
 from tests.pack import part
 
 from .any_diffusion import Small
-from .core_model_kinds import BASES, CONTROLS, LATENTS, SOUNDS, UPSCALERS, VISIONS, CoreKind
+from .core_model_kinds import BASES, CONTROLS, LATENTS, SOUNDS, TAKES, UPSCALERS, VISIONS, CoreKind
 from .test_seams_any_diffusion import sampled
 
 loader = part("nodes.loaders.diffusion")
@@ -93,12 +93,12 @@ def picture(height: int, width: int, count: int = 1) -> torch.Tensor:
     return torch.rand(count, height, width, 3, generator=torch.Generator().manual_seed(4))
 
 
-def controlled(patcher: Any, small: Small, control: Any) -> torch.Tensor:
+def controlled(patcher: Any, small: Small, control: Any, vae: Any = None) -> torch.Tensor:
     """Two steps with a ControlNet, applied by core's node."""
 
     def apply(conditioning: Any) -> Any:
         node = core_nodes.ControlNetApplyAdvanced()
-        return node.apply_controlnet(conditioning, conditioning, control, picture(64, 96), 0.8, 0.0, 1.0)[0]
+        return node.apply_controlnet(conditioning, conditioning, control, picture(64, 96), 0.8, 0.0, 1.0, vae)[0]
 
     return sampled(patcher, small, apply)
 
@@ -174,3 +174,58 @@ def test_computes_as_core(kind: CoreKind, device: str, tmp_path: Path, monkeypat
     expected, without = controlled(core_base, small, core), sampled(core_base, small)
     assert apart(without, expected) > 10 * BOUND  # it acts visibly
     assert apart(controlled(our_base, small, ours), expected) <= BOUND
+
+
+class Latents:
+    """A VAE of SD3's size, for hints."""
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels[:, ::8, ::8, :1].movedim(-1, 1).repeat(1, 16, 1, 1)
+
+    def spacial_compression_encode(self) -> int:
+        return 8
+
+
+def test_a_control_model_takes_a_layer_of_the_diffusion_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, core = pair(TAKES, tmp_path, "CPU", monkeypatch)
+    small = BASES[TAKES.base]
+    our_base, core_base = base_models(small, tmp_path, "CPU")
+    expected, without = controlled(core_base, small, core, Latents()), sampled(core_base, small)
+    assert apart(without, expected) > 10 * BOUND
+    assert apart(controlled(our_base, small, ours, Latents()), expected) <= BOUND
+
+
+class Gain(torch.nn.Module):
+    """A model with a method that torch's modules have with another meaning."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = torch.nn.Linear(32, 32)
+
+    def apply(self, x: torch.Tensor, factor: float) -> torch.Tensor:  # type: ignore[override]
+        return self.mix(x) * factor
+
+    def largest(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = self.mix(x)
+        return y.argmax(-1), y > 0
+
+
+def test_a_model_is_what_core_takes_it_for() -> None:
+    """Its class, its methods and its layers, each computed by the engine."""
+    torch.manual_seed(1)
+    real, x = Gain(), torch.randn(2, 32)
+    core, held = part("nodes.components.memory_weights").module_in_memory(real, "a model")
+    ours = core_module.CoreModule(core, held, part("native.placement").Placement("CPU"))
+    assert isinstance(ours, Gain)
+    assert isinstance(ours, core_module.CoreModule)
+    assert ours.mix.in_features == 32
+    with torch.inference_mode():
+        assert apart(ours.apply(x, 3.0), real.apply(x, 3.0)) <= BOUND
+        assert apart(ours.mix(x), real.mix(x)) <= BOUND
+        for found, expected in zip(ours.largest(x), real.largest(x), strict=True):
+            assert found.dtype == expected.dtype
+            assert torch.equal(found, expected)
+    with pytest.raises(NotImplementedError, match="reaches into the model for its layer mix"):
+        ours.mix.register_forward_hook(print)
+    with pytest.raises(NotImplementedError, match="reaches into the model for its layer mix"):
+        ours.mix.bias = None

@@ -225,19 +225,28 @@ def test_the_plan_is_what_it_takes(
         dry_runner.close()
 
 
-def test_what_keeps_more_than_keys_and_values_is_refused(small: None, tmp_path: Path) -> None:
-    """Qwen3.5, three of four layers of which have a state; in words for the person at the node."""
+def test_torch_writes_what_keeps_more_than_keys_and_values(small: None) -> None:
+    """Qwen3.5, three of four layers of which have a state."""
     few = {
         "num_hidden_layers": 4, "vocab_size": 512, "intermediate_size": 256, "num_attention_heads": 2,
         "num_key_value_heads": 1, "linear_num_key_heads": 2, "linear_num_value_heads": 2,
         "layer_types": ["linear_attention", "linear_attention", "linear_attention", "full_attention"],
     }  # fmt: skip
     kind = type("Small", (qwen35.Qwen35,), {"model_type": "qwen35_08b"})
-    core = kind(few, torch.float32, "meta", component.MetaOperations)
-    arrays = {name: np.zeros(tuple(x.shape), "f4") for name, x in core.state_dict().items() if x.is_floating_point()}
-    module = encoder.EncoderModule(core, weights.WeightSet("Qwen3.5", {}, (), arrays), placement.Placement("CPU"))
-    with pytest.raises(NotImplementedError, match="The Qwen3.5 cannot write text here, only encode prompts"):
-        module.generate(torch.zeros((1, 3, core.model.config.hidden_size)), False, 4)
+    core = randomize(kind(few, torch.float32, "cpu", comfy.ops.disable_weight_init))
+    empty = kind(few, torch.float32, "meta", component.MetaOperations)
+    arrays = {name: x.detach().numpy() for name, x in core.state_dict().items() if x.is_floating_point()}
+    module = encoder.EncoderModule(empty, weights.WeightSet("Qwen3.5", {}, (), arrays), placement.Placement("CPU"))
+    embeds = torch.randn((1, 3, core.model.config.hidden_size), generator=torch.Generator().manual_seed(1))
+    asked = {"do_sample": True, "max_length": 6, "seed": 2, "stop_tokens": [], "execution_dtype": torch.float32}
+    expected = core.generate(embeds, **asked)
+    assert module.generate(embeds, **asked) == expected
+    assert len(set(expected)) > 1
+    devices = tuple(client.shared().devices())
+    recorder = dry_run.Recorder(client.shared(), planning.Machine(devices, {each.name: 1 << 40 for each in devices}))
+    with host.dry_run_host(recorder):
+        planned = encoder.EncoderModule(empty, weights.WeightSet("Qwen3.5", {}, (), arrays), placement.Placement("CPU"))
+        assert planned.generate(embeds, **asked) == []
 
 
 def test_patches_count(small: None, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from native.engines.ggml import GgmlModel
 from native.lower import LowerError, LowerOptions
 from native.placement import Placement
 from native.planning import Machine
+from native.trace import as_one_step
 from native.weights import WeightSet
 
 from .operation_cases.case import Inputs, Parameters
@@ -114,6 +116,30 @@ def test_island(case: Case, place: Place, runner: Runner) -> None:
             assert result.shape == expected.shape
             assert float((result - expected).norm() / expected.norm()) <= place.exact
     assert len(model.island_seconds) >= 1
+    model.unload()
+
+
+def _changed(x: Tensor, y: Tensor) -> None:
+    """Writes into x, by a value of its own."""
+    x[:, 1:3] = odd(x[:, 1:3]) + y[:, 1:3] * x.abs().max().item()
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_what_one_step_writes_into_its_arguments_counts(place: Place, runner: Runner, inference: bool) -> None:
+    """Also of a copy of an input, whose content the host has under another name; nodes run in inference mode."""
+    real = Parameters({"w": (32, 32)}, "cpu")
+    model = _model(place.device, runner, real)
+
+    def function(step: Callable[..., Any], m: Any, t: Inputs) -> Tensor:
+        x = F.linear(t["x"], m.w)
+        step(x, t["y"].clone())
+        return F.linear(x, m.w)
+
+    traced = partial(function, lambda *given: as_one_step("a step", _changed, given))
+    with torch.inference_mode(inference):
+        (result,) = model.run(0, traced, _inputs())
+        expected = function(_changed, real, _inputs())
+    assert float((result - expected).norm() / expected.norm()) <= place.exact
     model.unload()
 
 

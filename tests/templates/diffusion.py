@@ -21,6 +21,7 @@ class Diffusion:
     blocks: how many the real one has, by the names they begin with. markers: shapes of those tensors of it that core's
     detection reads, () where only the name counts. without: beginnings of names that it lacks. case: of
     tests/parity/families, where the kind's own has another structure. config: what the metadata of a real file say.
+    wide: tensors by which the small one takes the text of the real one, with the heads for it.
     """
 
     kind: str
@@ -29,6 +30,7 @@ class Diffusion:
     without: tuple[str, ...] = ()
     case: str = ""
     config: Mapping[str, object] = field(default_factory=dict)
+    wide: tuple[str, ...] = ()
 
     def small(self) -> Small:
         """The small model, whose structure core is made to find."""
@@ -142,7 +144,8 @@ DIFFUSION: Mapping[str, Diffusion] = {
     "Ideogram 4": Diffusion("Ideogram4", {"layers": 34}),
     "Krea 2": Diffusion("Krea2", {"blocks": 28}, {
         "first.weight": (6144, 64), "blocks.0.attn.wq.weight": (6144, 6144), "blocks.0.attn.wk.weight": (1536, 6144),
-        "txtfusion.projector.weight": (1, 12), "txtfusion.layerwise_blocks.0.prenorm.scale": (2560,)}),
+        "txtfusion.projector.weight": (1, 12), "txtfusion.layerwise_blocks.0.prenorm.scale": (2560,)},
+        wide=("txtfusion.projector.weight", "txtfusion.layerwise_blocks.0.prenorm.scale")),
     "Lens": Diffusion("Lens", {"transformer_blocks": 48, "txt_norm": 4}, {
         "img_in.weight": (1536, 128), "proj_out.weight": (128, 1536), "txt_norm.0.weight": (2880,)}),
     "Anima": Diffusion("Anima"),

@@ -32,7 +32,7 @@ from tests import narrow  # noqa: E402
 from .. import checkpoints  # noqa: E402
 from ..e2e.small_diffusion import Small, Tensors, of_case  # noqa: E402
 from ..parity.model_cases import randomize  # noqa: E402
-from . import autoencoders, others  # noqa: E402
+from . import autoencoders, others, small_patches  # noqa: E402
 from .diffusion import DIFFUSION, Diffusion  # noqa: E402
 from .encoders import ENCODERS, Encoder  # noqa: E402
 from .files import _TOKENIZER, _VAE, ModelRow, NoStructure, Part, row_of, write_absent  # noqa: E402
@@ -99,6 +99,8 @@ def _tensors(part: Part, note: dict[str, Any], config: dict[str, Any]) -> Tensor
         note.setdefault("narrow", {}).update(kind.narrow)
         config |= json.loads(kind.metadata.get("config", "{}"))
         return kind.tensors()
+    if name in small_patches.SMALL:
+        return small_patches.SMALL[name]()
     if name not in others.OTHERS:
         raise NoStructure(f"the structure of {name} is not known here")
     made = _OTHERS.get(name)
@@ -161,12 +163,18 @@ def _sized(row: Diffusion) -> Small:
     given |= {key: shape for key, shape in row.markers.items() if not shape}
     real = row.shapes()
     real_config = _detected(real, row)
-    sizes = {
-        key: _with_text(value, real_config.get(key), (base.text, base.pooled))
-        for key, value in base.sizes.items()
-        if key in real_config or value not in (base.text, base.pooled)  # else the class knows the real one
-    }
-    return replace(base, start=lambda: _interfaces(given, real, base), sizes=sizes, config=row.config or base.config)
+    given |= {key: real[key] for key in row.wide}
+    sizes = (
+        {}
+        if row.wide
+        else {
+            key: _with_text(value, real_config.get(key), (base.text, base.pooled))
+            for key, value in base.sizes.items()
+            if key in real_config or value not in (base.text, base.pooled)  # else the class knows the real one
+        }
+    )
+    start = (lambda: dict(given)) if row.wide else (lambda: _interfaces(given, real, base))
+    return replace(base, start=start, sizes=sizes, config=row.config or base.config)
 
 
 def _detected(shapes: Mapping[str, Shape], row: Diffusion) -> dict[str, Any]:

@@ -26,7 +26,10 @@ _AT_MOST: Mapping[str, float] = {
 }  # fmt: skip
 _TEXT = 60  # letters, each of which may be a token
 _STEP_NUMBERS = ("start_at_step", "end_at_step", "step", "last_step", "start_step", "end_step")
-_PRIMITIVE = "Primitive"
+_CHOICES = ("on_false", "on_true", "value")  # inputs of nodes that pass one of them on
+_TERMS = "values."  # how the inputs of expressions begin
+_LENGTHS = ("length", "num_frames")  # of which expressions make frames from seconds and rates
+_RATE = 8
 
 
 def smaller(prompt: Mapping[str, Any], classes: Mapping[str, Any] | None = None) -> Prompt:
@@ -35,14 +38,29 @@ def smaller(prompt: Mapping[str, Any], classes: Mapping[str, Any] | None = None)
     steps = max(_values(made, "steps"), default=STEPS)
     for node in made.values():
         for name, value in node["inputs"].items():
-            source = made.get(value[0]) if is_link(value) else None
-            if source is None:
-                node["inputs"][name] = _small(name, value, steps, _least(classes, node["class_type"], name))
-            elif "value" in source["inputs"] and not is_link(source["inputs"]["value"]):
-                source["inputs"]["value"] = _small(
-                    name, source["inputs"]["value"], steps, _least(classes, node["class_type"], name)
+            least = _least(classes, node["class_type"], name)
+            if not is_link(value):
+                node["inputs"][name] = _small(name, value, steps, least)
+            counts_frames = name in _LENGTHS and _is_computed(made, value)
+            for source in _constants(made, value):
+                constant = source["inputs"]["value"]
+                source["inputs"]["value"] = (
+                    _few_frames(constant) if counts_frames else _small(name, constant, steps, least)
                 )
     return made
+
+
+def _is_computed(prompt: Prompt, value: Any) -> bool:
+    """Whether an input is the value of an expression."""
+    source = prompt.get(value[0]) if is_link(value) else None
+    return source is not None and any(name.startswith(_TERMS) for name in source["inputs"])
+
+
+def _few_frames(value: Any) -> Any:
+    """One second, or few frames a second."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 1:
+        return value
+    return type(value)(_RATE if value >= _RATE else 1)
 
 
 def is_link(value: Any) -> bool:
@@ -50,12 +68,23 @@ def is_link(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
 
 
+def _constants(prompt: Prompt, value: Any) -> Iterator[Any]:
+    """The nodes whose own `value` an input may get: over a link, and through switches."""
+    source = prompt.get(value[0]) if is_link(value) else None
+    if source is None:
+        return
+    if "value" in source["inputs"] and not is_link(source["inputs"]["value"]):
+        yield source
+    for name, given in source["inputs"].items():
+        if name in _CHOICES or name.startswith(_TERMS):
+            yield from _constants(prompt, given)
+
+
 def _values(prompt: Prompt, wanted: str) -> Iterator[int]:
     for node in prompt.values():
-        for name, value in node["inputs"].items():
-            source = prompt.get(value[0]) if is_link(value) else None
-            found = source["inputs"].get("value") if source else value
-            if name == wanted and isinstance(found, int) and not isinstance(found, bool):
+        value = node["inputs"].get(wanted)
+        for found in (value, *(source["inputs"]["value"] for source in _constants(prompt, value))):
+            if isinstance(found, int) and not isinstance(found, bool):
                 yield found
 
 
@@ -86,7 +115,7 @@ def _small(name: str, value: Any, steps: int, least: float) -> Any:
         return min(STEPS, round(value * STEPS / max(steps, 1)) or (1 if value else 0)) if steps > STEPS else value
     if last in _AT_MOST and value > 0:
         small = max(min(value, _AT_MOST[last]), least)
-        return type(value)(small) if isinstance(value, float) or small == int(small) else value
+        return type(value)(small) if small == int(small) else float(small)
     return value
 
 

@@ -165,7 +165,7 @@ def test_placement_of_others_becomes_auto_and_is_named() -> None:
         ("UNETLoader", {"unet_name": "old.ckpt"}, "old.ckpt is neither a GGUF nor a safetensors file"),
         ("UNETLoader", {}, "it names no file"),
         ("UNETLoader", {"unet_name": ["a", "b", "c"]}, "its unet_name names no file"),
-        ("VAELoader", {"vae_name": "pixel_space"}, "pixel_space is neither"),
+        ("VAELoader", {"vae_name": "old.pt"}, "old.pt is neither"),
         ("StyleModelLoader", {"style_model_name": "one.safetensors"}, "this pack has no loader like it"),
         (
             "CheckpointLoader", {"ckpt_name": "one.safetensors", "config_name": "v2-inference-v.yaml"},
@@ -326,7 +326,7 @@ def test_the_editors_node_keeps_id_title_place_mode_and_links() -> None:
     assert report.lines() == ["UNETLoader (node 4) is now GGMLDiffusionModel."]
 
 
-@pytest.mark.parametrize(("class_type", "file"), [("UNETLoader", "old.ckpt"), ("VAELoader", "pixel_space")])
+@pytest.mark.parametrize(("class_type", "file"), [("UNETLoader", "old.ckpt"), ("VAELoader", "old.pt")])
 def test_the_editors_node_stays_where_ours_cannot_read_its_file(class_type: str, file: str) -> None:
     loader = node(4, class_type, outputs=[], inputs=[], widgets_values=[file])
     graph, report = editor.convert_workflow({"nodes": [loader], "links": []})

@@ -131,6 +131,7 @@ SMALL = {  # why a file may be shorter: those files
         native/lower/handlers/linear_algebra.py native/lower/handlers/rounding.py
     """,
     "one side of a seam": """
+        nodes/components/diffusion.py nodes/components/text_writer.py
         nodes/conversion/wanted.py
         native/client/tensors.py native/engines/choose.py native/llm/answer.py
         native/card/page.py native/runner/ggml_binding.py native/runner/process_memory.py native/wire/failures.py

@@ -60,3 +60,14 @@ def test_an_unknown_switch_follows_both(followed: Any) -> None:
     inputs, asked = followed(["unknown", 0])
     assert sorted(asked) == ["left", "right", "unknown"]
     assert isinstance(inputs["switch"], unknown.Unknown)
+
+
+def test_a_node_of_settings_alone_is_executed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from comfy_extras.nodes_camera_trajectory import WanCameraEmbedding
+
+    monkeypatch.setitem(core.NODE_CLASS_MAPPINGS, "WanCameraEmbedding", WanCameraEmbedding)
+    inputs = {"camera_pose": "Zoom In", "width": 64, "height": 48, "length": 9}
+    turn = unknown.NodeTurn(None, unknown.Size())
+    embedding, *sizes = other_nodes.follow("WanCameraEmbedding", inputs, False, turn)
+    assert embedding.shape[-2:] == (48, 64)
+    assert sizes == [64, 48, 9]

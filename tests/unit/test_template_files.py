@@ -16,7 +16,7 @@ from tests.templates.stratified import STRATIFIED
 import comfy.model_detection  # isort: skip
 import comfy.sd  # isort: skip
 
-WITHOUT = 24  # files of 0.1.27 that have no row: detectors, depth, control models and the like
+WITHOUT = 6  # files of 0.1.27 that have no row: detectors, depth, flow between frames
 
 
 @pytest.fixture(scope="module")

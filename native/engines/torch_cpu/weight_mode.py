@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import embedding, linear
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from ...client import Interrupted
 from ...lower import Branch
-from ...weights import content
+from ...weights import content, read_rows
 from ..shortest import shortest
 from .weight_reader import Values
 
@@ -54,6 +54,10 @@ class EngineMode(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is linear:
             return self._linear(*args, **kwargs)
+        if func is embedding:
+            return self._embedding(*args, **kwargs)
+        if func == Tensor.to and id(args[0]) in self.names and args[0].ndim == 2:
+            return args[0]  # its values have one type anyway, and a product takes them by rows
         if func in _FACTS:
             return func(*args, **kwargs)
         if func == _DEVICE and id(args[0]) in self.names:
@@ -104,6 +108,16 @@ class EngineMode(TorchFunctionMode):
             hidden = flat[:, branch.column : branch.column + branch.columns] @ down.T
             out[:, branch.row : branch.row + branch.rows].addmm_(hidden, up.T)
         return out.view(*x.shape[:-1], rows).to(x.dtype)
+
+    def _embedding(self, tokens: Tensor, weight: Tensor, *more: Any, **options: Any) -> Tensor:
+        """torch.nn.functional.embedding, which reads the rows of the tokens alone: [...] to [..., columns]."""
+        name = self.names.get(id(weight))
+        parameter = self.values.weights.parameters.get(name or "")
+        if name is None or parameter is None or name in self.values.weights.arrays or self.branches.get(name):
+            return embedding(tokens, self._real(weight), *more, **options)
+        self._enter_layer()
+        rows = torch.from_numpy(read_rows(parameter, tokens.flatten().numpy()))
+        return rows.view(*tokens.shape, rows.shape[-1])
 
     def _branches(self, name: str) -> Iterator[tuple[Branch, Tensor, Tensor]]:
         """The low-rank branches beside a weight: down [rank, columns], up [rows, rank]."""

@@ -1,0 +1,99 @@
+"""The layers of a component as other nodes see them: settings and shapes are core's, and the engine computes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch._subclasses import FakeTensor
+
+from ...native.weights import Array, ComputedArray, WeightSet, read_parameter
+from .component import layers_elsewhere
+
+
+class Owner(Protocol):
+    """A component, as its layers see it."""
+
+    def call(self, name: str, args: Any, kwargs: Any) -> Any:
+        """A method of the model, by its path in it."""
+
+    def weights_now(self) -> WeightSet:
+        """Its weights, with what nodes have changed."""
+
+    def take(self, path: str, given: LayerWeights) -> Any:
+        """Compute with another layer's weights in the place of those of the layer there."""
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """The weights of a layer, which another component may take."""
+
+    owner: Owner
+    path: str
+
+    def under(self, path: str) -> Iterator[tuple[str, Array]]:
+        """Each of them, named as in a layer at another path; read when they are needed."""
+        weights = self.owner.weights_now()
+        for name, (shape, _) in weights.shapes().items():
+            if name.startswith(f"{self.path}."):
+                theirs = weights.arrays.get(name)
+                if theirs is None:
+                    read = partial(read_parameter, weights.parameters[name])
+                    theirs = ComputedArray(tuple(shape), np.dtype(np.float32), f"{weights.digest} {name}", read)
+                yield path + name.removeprefix(self.path), theirs
+
+
+class Layer:
+    """Stands for a layer whose weights are in another process."""
+
+    def __init__(self, layer: torch.nn.Module, path: str, owner: Owner) -> None:
+        """path: of the layer in the model."""
+        self.__dict__.update(_layer=layer, _path=path, _owner=owner)
+
+    def __getattr__(self, name: str) -> Any:
+        """A setting, a weight on the meta device, an inner layer, or a method of core's, which the engine computes.
+
+        Raises NotImplementedError for anything else: not AttributeError, which core's bypass LoRA loaders
+        (comfy/weight_adapter/bypass.py) log and pass over.
+        """
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name == "state_dict":
+            return lambda: LayerWeights(self._owner, self._path)
+        if name == "load_state_dict":
+            return lambda given, strict=True: self._owner.take(self._path, given)
+        value = getattr(self._layer, name, None)
+        if isinstance(value, torch.nn.Module):
+            return Layer(value, f"{self._path}.{name}", self._owner)
+        if isinstance(value, torch.nn.Parameter) or (value is not None and _is_setting(value)):
+            return value
+        if inspect.ismethod(value) and not hasattr(torch.nn.Module, name):
+            return lambda *args, **kwargs: self._owner.call(f"{self._path}.{name}", args, kwargs)
+        raise self._refusal()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise self._refusal()
+
+    def __getitem__(self, index: int) -> Layer:
+        return Layer(self._layer[index], f"{self._path}.{index}", self._owner)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Computes it; raises NotImplementedError within a trace of the model, which cannot have another's weights."""
+        if any(isinstance(each, FakeTensor) for each in (*args, *kwargs.values())):
+            raise self._refusal()
+        return self._owner.call(f"{self._path}.forward", args, kwargs)
+
+    def _refusal(self) -> NotImplementedError:
+        return layers_elsewhere(f"reaches into the model for its layer {self._path}")
+
+
+def _is_setting(value: Any) -> bool:
+    """Whether a value is neither computed with nor called, as numbers and configurations are; or all of several."""
+    if isinstance(value, tuple | list):
+        return all(_is_setting(each) for each in value)
+    return not callable(value) and not isinstance(value, torch.Tensor)
