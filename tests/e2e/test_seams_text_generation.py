@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -238,7 +237,10 @@ def test_torch_writes_what_keeps_more_than_keys_and_values(small: None) -> None:
     arrays = {name: x.detach().numpy() for name, x in core.state_dict().items() if x.is_floating_point()}
     module = encoder.EncoderModule(empty, weights.WeightSet("Qwen3.5", {}, (), arrays), placement.Placement("CPU"))
     embeds = torch.randn((1, 3, core.model.config.hidden_size), generator=torch.Generator().manual_seed(1))
-    asked = {"do_sample": True, "max_length": 6, "seed": 2, "stop_tokens": [], "execution_dtype": torch.float32}
+    asked = {
+        "do_sample": True, "max_length": 6, "seed": 2, "stop_tokens": [], "execution_dtype": torch.float32,
+        "temperature": 4.0, "presence_penalty": 1e4,
+    }  # fmt: skip
     expected = core.generate(embeds, **asked)
     assert module.generate(embeds, **asked) == expected
     assert len(set(expected)) > 1

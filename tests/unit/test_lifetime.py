@@ -1,4 +1,4 @@
-"""What becomes of the weights of a component that is gone while others come."""
+"""Weights of a component that is gone: when they are unloaded while others come."""
 
 from __future__ import annotations
 
