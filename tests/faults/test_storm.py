@@ -10,7 +10,7 @@ import pytest
 from tests.storm.__main__ import report, storm
 from tests.storm.faults import FAULTS
 from tests.storm.jobs import Task
-from tests.storm.rounds import is_clear
+from tests.storm.rounds import Storm, is_clear
 
 MINUTES = 3.0
 
@@ -18,7 +18,8 @@ MINUTES = 3.0
 def test_nothing_goes_wrong_in_silence() -> None:
     """Each day another storm; the report has its seed."""
     seed = datetime.now(timezone.utc).timetuple().tm_yday
-    found = storm(MINUTES, seed, vulkan=False)  # on software a picture takes a minute where two workers share it
+    found = Storm()
+    storm(MINUTES, seed, found, vulkan=False)  # on software a picture takes a minute where two workers share it
     print(f"seed {seed}\n{report(found)}")
     assert not found.bad(), f"seed {seed}\n{report(found)}"
     assert found.counts()["right"] >= 3

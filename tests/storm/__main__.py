@@ -25,9 +25,9 @@ from .jobs import drawn
 from .rounds import OUTCOMES, Storm, play, watched_server
 
 
-def storm(minutes: float, seed: int, vulkan: bool = True) -> Storm:
+def storm(minutes: float, seed: int, found: Storm, vulkan: bool = True) -> None:
     """Rounds for so many minutes, after the pictures are known; a server that died is followed by another."""
-    chance, found = random.Random(seed), Storm()
+    chance = random.Random(seed)
     with server_that(hostile(random.Random(seed))) as url, tempfile.TemporaryDirectory(prefix="storm") as folder:
         with _server(Path(folder), found) as (client, _):
             tasks = drawn(client, url, vulkan)  # with time to compile shaders
@@ -36,7 +36,6 @@ def storm(minutes: float, seed: int, vulkan: bool = True) -> Storm:
             while time.monotonic() < end:
                 with _server(Path(folder), found) as (client, models):
                     play(client, tasks, models, chance, end, found)
-    return found
 
 
 @contextmanager
@@ -56,10 +55,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of chance")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every job with its faults and outcome")
     options = parser.parse_args(arguments)
-    found = storm(options.minutes, options.seed)
-    print(report(found))
-    if options.json:
-        options.json.write_text(json.dumps([asdict(event) for event in found.events], indent=1), encoding="utf-8")
+    found = Storm()
+    try:
+        storm(options.minutes, options.seed, found)
+    finally:
+        print(report(found))
+        if options.json:
+            options.json.write_text(json.dumps([asdict(event) for event in found.events], indent=1), encoding="utf-8")
     return int(bool(found.bad()))
 
 

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,6 +184,20 @@ def watched_server(base: Path, models: Path, storm: Storm) -> Iterator[Client]:
             with suppress(ProcessLookupError):
                 client.server.process.send_signal(signal.SIGKILL)
             client.server.process.wait()
-            for orphan in psutil.wait_procs(list(seen.values()), _CLOSE_LIMIT)[1]:
+            for orphan in _still_there(seen.values()):
                 storm.events.append(Event(len(storm.events), "", (), "orphan", " ".join(orphan.cmdline())[-200:]))
                 orphan.kill()
+
+
+def _still_there(processes: Collection[psutil.Process]) -> list[psutil.Process]:
+    """Those that do not end in time. psutil.wait_procs fails where a pid is gone in the moment that it asks."""
+    end = time.monotonic() + _CLOSE_LIMIT
+    while (left := [each for each in processes if _runs(each)]) and time.monotonic() < end:
+        time.sleep(0.1)
+    return left
+
+
+def _runs(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
