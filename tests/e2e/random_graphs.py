@@ -127,7 +127,7 @@ def small_family(random_: random.Random, number: int, kind: str, loaders: dict[s
     sampling = {"seed": number, "steps": 1, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
     conds = {"positive": [made, 0], "negative": [made, 0], "cfg": random_.choice((1.0, 2.5))}
     latent = [w.add("KSampler", model=model, latent_image=[made, 1], **conds, **sampling), 0]
-    w.add("SaveLatent", samples=latent, filename_prefix="small")
+    w.add("TakeLatent", samples=latent)
     return w.graph
 
 

@@ -80,6 +80,20 @@ class SmallInputs:
         return [[text, more]], {"samples": zeros if small.second else zeros.unbind()[0]}
 
 
+class TakeLatent:
+    """An output for latents; core's cannot save those of pictures with sound."""
+
+    FUNCTION, OUTPUT_NODE, RELATIVE_PYTHON_MODULE = "take", True, "nodes"
+    RETURN_TYPES = ()
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"samples": ("LATENT",)}}
+
+    def take(self, samples: Any) -> tuple[()]:
+        return ()
+
+
 _latents: dict[str, Any] = {}  # formats, by kind of small model
 
 
@@ -157,7 +171,8 @@ def bench(folder: Path) -> Iterator[Bench]:
         patch.setattr(PromptServer, "instance", _NoServer(), raising=False)
         for node in NODES:
             patch.setitem(core.NODE_CLASS_MAPPINGS, node.GET_SCHEMA().node_id, node)
-        patch.setitem(core.NODE_CLASS_MAPPINGS, "SmallInputs", SmallInputs)
+        for each in (SmallInputs, TakeLatent):
+            patch.setitem(core.NODE_CLASS_MAPPINGS, each.__name__, each)
         for kind in ("diffusion_models", "text_encoders", "vae", "loras"):
             (folder / kind).mkdir(parents=True, exist_ok=True)
             for key in {kind, files.GGUF_FOLDERS.get(kind, kind)}:
