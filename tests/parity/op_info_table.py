@@ -25,8 +25,8 @@ clone contiguous to float double expand expand_as expand_copy broadcast_to permu
 transpose_copy t t_copy T mT reshape view view_copy flatten unflatten ravel squeeze unsqueeze movedim select slice
 narrow narrow_copy split split_with_sizes split_with_sizes_copy unsafe_split chunk unsafe_chunk tensor_split hsplit
 vsplit dsplit unbind unbind_copy diagonal diagonal_copy unfold unfold_copy as_strided as_strided_copy diff cat stack
-hstack vstack dstack column_stack block_diag repeat tile fill zero_ __getitem__ index_put index_select slice_scatter
-select_scatter roll rot90
+hstack vstack dstack column_stack block_diag repeat tile fill zero_ __getitem__ index_copy index_put index_select
+slice_scatter select_scatter roll rot90
 
 constant_pad_nd nn.functional.pad.constant nn.functional.pad.reflect nn.functional.pad.replicate
 nn.functional.pad.replicate_negative nn.functional.pad.circular nn.functional.pixel_shuffle

@@ -28,6 +28,7 @@ from native.weights.weight_set import Parameter
 from native.wire import failures, messages
 from native.wire.frames import Frame, FrameWriter, PeerGone, ProtocolError, receive
 from native.wire.shared_memory import ALIGNMENT, Arena, ArenaView, layout
+from native.wire.turn import Turn
 
 PROGRAM = messages.ProgramRequest("Füße")
 NOT_SENT = {messages.Step}  # a call of the client, which travels as the request for it
@@ -107,7 +108,7 @@ def reachable(hint: Any) -> set[Any]:
 
 
 def test_every_class_of_the_messages_travels() -> None:
-    assert reachable(messages.Message) == {*classes(), Placement, Parameter, Run, Scaling, Factors}
+    assert reachable(messages.Message) == {*classes(), Placement, Parameter, Run, Scaling, Factors, Turn}
 
 
 @pytest.mark.parametrize("kind", typing.get_args(messages.Message))

@@ -142,6 +142,8 @@ def index_copy(low: Lowering, out: Window, x: Window, dim: int, numbers: Window,
 
     Where x is an input of the call they are written into it, so that it keeps them from call to call (runner/graph).
     """
+    if not x.shape:
+        return low.to_layout(contiguous(low.b, low.operand(values)), out)
     dim %= len(x.shape)
     b, before, after = low.b, math.prod(x.shape[:dim]), math.prod(x.shape[dim + 1 :])
     size = math.prod(x.shape)
