@@ -80,6 +80,7 @@ class Runner:
         self.trouble: str | None = None  # why devices may be missing, for the person at the node
         self.unusable: tuple[str, ...] = ()  # devices that `devices` leaves out, in words
         self.peaks: dict[str, int] = {}  # by device: the most bytes held since the last load or run began
+        self._driver_deaths = 0  # processes that ended while they loaded drivers, one after the other
         self._options = options
         self._attempts = attempts
         self._environment = dict(environment or {})
@@ -92,7 +93,8 @@ class Runner:
     def devices(self) -> list[Device]:
         """Every device of this machine with its memory; loads the drivers, in the runner."""
         found = self._query(DevicesRequest(), Devices)
-        self.unusable = found.unusable
+        self._driver_deaths = 0
+        self.unusable = found.unusable if self.trouble is None else (*found.unusable, self.trouble)
         return list(found.devices)
 
     def memory(self) -> MemoryReport:
@@ -227,15 +229,20 @@ class Runner:
         progress: OnProgress | None = None,
         timeout: float | None = None,
     ) -> tuple[Result, Arena]:
-        """As `_ask` from a living process, with its shared memory; if the process dies, once more from a new one."""
-        death = ProcessDied()
-        for _ in range(self._attempts):
+        """As `_ask` from a living process, with its shared memory; if the process dies, once more from a new one.
+
+        And once more where drivers end it: without them, or with them where that was the first time.
+        """
+        death, attempts = ProcessDied(), self._attempts
+        while attempts:
+            attempts -= 1
             process = self._living()
             try:
                 return self._ask(process, compose, expected, supplies, interrupted, progress, timeout), process.arena
             except ProcessDied as error:
                 self._after_exit(process, error)
                 death = error
+                attempts += self._attempts > 1 and process.loading_drivers and self._driver_deaths == 1
         if self._attempts == 1:
             raise RunnerLost(str(death)) from death
         raise RunnerLost(
@@ -267,9 +274,10 @@ class Runner:
         if known:
             process.close(wanted=False)
         log.warning("The process that runs the models ended: %s", death)
-        if process.loading_drivers and self.trouble is None:
+        self._driver_deaths += known and process.loading_drivers
+        if self._driver_deaths > 1 and self.trouble is None:  # once may be for want of memory, or by the system
             self.trouble = (
-                "Vulkan is switched off until ComfyUI restarts: its driver ended the process that loaded it. "
+                "Vulkan is switched off until ComfyUI restarts: its driver twice ended the process that loaded it. "
                 "Update or reinstall the graphics driver."
             )
             self._environment |= _WITHOUT_VULKAN

@@ -8,7 +8,7 @@ import comfy.model_management
 import torch
 from comfy_api.latest import io
 
-from ...native.client import Device, RunnerError
+from ...native.client import Device, RunnerError, shared
 from ...native.engines.choose import refused
 from ...native.placement import AUTO, CPU, ENGINES, RESIDENCIES
 from ..components.host import COMFYUI, current_host, no_such_device
@@ -77,7 +77,7 @@ async def check_device(name: str | None, engine: str | None = AUTO) -> bool | st
         return str(error)
     if name in COMFYUI.device_names:
         return True
-    return no_such_device("This machine", name, found)
+    return " ".join([no_such_device("This machine", name, found), *shared().unusable])
 
 
 def first_gpu(found: list[Device]) -> str:

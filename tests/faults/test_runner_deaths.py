@@ -124,11 +124,34 @@ if "GGML_DISABLE_VULKAN" not in os.environ:
 """
 
 
+CRASHING_ONCE = """
+import os
+import ggml
+from pathlib import Path
+met = Path(__file__).with_name("met")
+if not met.exists():
+    met.touch()
+    ggml.ggml_backend_dev_count = os.abort
+"""
+
+
+def test_a_driver_whose_process_ended_once_is_loaded_again(tmp_path: Path) -> None:
+    """The system may have ended it, for want of memory."""
+    (tmp_path / "sitecustomize.py").write_text(CRASHING_ONCE)
+    runner = new_runner(PYTHONPATH=str(tmp_path))
+    assert "Vulkan0" in [device.name for device in runner.devices()]
+    assert (tmp_path / "met").exists()
+    assert runner.trouble is None
+    assert runner.unusable == ()
+    runner.close()
+
+
 def test_a_driver_that_crashes_while_it_loads_leaves_the_cpu(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "sitecustomize.py").write_text(CRASHING_DRIVER)
     runner = Runner(environment={"PYTHONPATH": str(tmp_path)})
     assert [device.name for device in runner.devices()] == ["CPU"]
     assert runner.trouble is not None
+    assert runner.unusable == (runner.trouble,)
     assert "Vulkan is switched off" in caplog.text
     with pytest.raises(RunnerError, match=r"no device 'Vulkan0'.*Vulkan is switched off"):
         runner.run(NO_WEIGHTS, "Vulkan0", doubled(), {"x": np.ones((2, 2), "f4")})
