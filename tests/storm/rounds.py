@@ -21,8 +21,12 @@ from tests.comfy_server import Client, Interrupted, JobFailed, Refused, eventual
 from .faults import FAULTS, Scene, children
 from .jobs import Task
 
-OUTCOMES = ("right", "clear error", "interrupted", "wrong", "unclear error", "hung", "dead server", "orphan")
-BAD = OUTCOMES[3:]
+OUTCOMES = (
+    "right", "clear error", "interrupted", "core's fault", "wrong", "unclear error", "hung", "dead server", "orphan",
+)  # fmt: skip
+BAD = OUTCOMES[4:]
+# A full disk can leave a bar of tqdm half made in ComfyUI's process: every sampler fails then, whatever the model is.
+CORE = "'tqdm_asyncio' object has no attribute 'sp'"
 RAW = re.compile(r"Traceback|NoneType|KeyError|AttributeError|TypeError|has no attribute|IndexError|AssertionError")
 _ANSWER_LIMIT = 60.0  # seconds for /system_stats on a machine that is busy
 _CLOSE_LIMIT = 60.0  # seconds in which all processes of a killed server end
@@ -62,7 +66,7 @@ class Storm:
 def play(client: Client, tasks: Sequence[Task], models: Path, chance: random.Random, end: float, storm: Storm) -> None:
     """Rounds until `end` (time.monotonic): a job in faults, then one in peace, which must be right.
 
-    Returns early where the server is dead.
+    Returns early where the server is dead, or must be started again.
     """
     while time.monotonic() < end:
         task = chance.choice(tasks)
@@ -71,6 +75,8 @@ def play(client: Client, tasks: Sequence[Task], models: Path, chance: random.Ran
             number = len(storm.events)
             outcome, detail = _round(client, task, faults, Scene(client, models, task.workflow, chance))
             storm.events.append(Event(number, task.name, faults, outcome, detail))
+            if outcome == "core's fault":
+                return
             if not _answers(client):
                 storm.events.append(Event(number, task.name, faults, "dead server", _end_of_log(client)))
                 return
@@ -108,6 +114,8 @@ def _outcome(client: Client, task: Task, faults: tuple[str, ...]) -> tuple[str, 
         return "unclear error", f"{type(error).__name__}: {error}"
     else:
         return ("right", "") if task.is_right(picture) else ("wrong", f"mean {picture.mean():.1f}")
+    if CORE in said:
+        return "core's fault", said
     return ("clear error" if is_clear(said, faults, files) else "unclear error"), said
 
 
