@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -205,6 +205,14 @@ class WeightSet:
         """Shape (torch order) and loaded ggml type of every parameter, by name."""
         stored = {name: (parameter.shape, parameter.type) for name, parameter in self.parameters.items()}
         return stored | {name: (array.shape, ARRAY_TYPES[str(array.dtype)]) for name, array in self.arrays.items()}
+
+    def only(self, names: Collection[str]) -> WeightSet:
+        """A copy of the set with these parameters and arrays alone."""
+        return replace(
+            self,
+            parameters={name: found for name, found in self.parameters.items() if name in names},
+            arrays={name: array for name, array in self.arrays.items() if name in names},
+        )
 
     def with_arrays(self, arrays: Mapping[str, Array]) -> WeightSet:
         """A copy of the set in which these arrays (as `arrays` has them) replace or add parameters.

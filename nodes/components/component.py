@@ -111,11 +111,7 @@ class Component(torch.nn.Module):
         weights.require({name: tuple(tensor.shape) for name, tensor in self._names.items()})
         held = {name: found for name, found in weights.parameters.items() if name in self._names and name not in local}
         arrays = {name: array for name, array in weights.arrays.items() if name not in local}
-        self.local_weights = replace(
-            weights,
-            parameters={name: found for name, found in weights.parameters.items() if name in local},
-            arrays={name: array for name, array in weights.arrays.items() if name in local},
-        )
+        self.local_weights = weights.only(local)
         self.taken: Mapping[str, Array] = {}  # weights of another component's layer, by parameter of this one
         self.local_patches: Mapping[str, Array] = {}  # in the place of those that this process reads itself
         self.dtype = torch.float32

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 from weakref import ref
@@ -121,12 +120,7 @@ class EncoderModule(TracedModule):
                 f"The {self.engine_model.weights.name} cannot write text, only encode prompts: choose a model that can."
             )
         if not self._heads:
-            held = self.local_weights
-            weights = replace(
-                held,
-                parameters={key: each for key, each in held.parameters.items() if key == name},
-                arrays={key: each for key, each in held.arrays.items() if key == name},
-            )
+            weights = self.local_weights.only({name})
             made = HeadComponent(Head(core), weights, self.engine_model.placement, f16_overflow=True)
             self._heads.append(made)
             self.loaded.beside = made.loaded

@@ -79,7 +79,7 @@ class Head(torch.nn.Module):
         super().__init__()
         self.model = torch.nn.Module()
         self.model.config = core.model.config
-        name = next(name for name in _HEADS if hasattr(core.model, name))
+        name = head_layer(core)
         setattr(self.model, name, getattr(core.model, name))
         self._logits = type(core).logits
 
@@ -89,11 +89,14 @@ class Head(torch.nn.Module):
         return logits
 
 
+def head_layer(core: Any) -> str:
+    """The name of the layer whose weight makes logits."""
+    return next(name for name in _HEADS if getattr(core.model, name, None) is not None)
+
+
 def head_weight(core: Any) -> str | None:
     """The name of the weight that makes logits; None where core has the model write no text."""
-    if not hasattr(core, "generate"):
-        return None
-    return next(f"model.{name}.weight" for name in _HEADS if hasattr(core.model, name))
+    return f"model.{head_layer(core)}.weight" if hasattr(core, "generate") else None
 
 
 class HeadComponent(Component):
@@ -249,8 +252,11 @@ class _Model:
             hidden = self._prompt({"embeds": embeds, "position_ids": position_ids, **more})
         else:
             hidden = self._token(embeds, position_ids)
+        return self._logits(hidden), None, past_key_values
+
+    def _logits(self, hidden: Tensor) -> Tensor:
         (logits,) = self._head.compute("logits", lambda head, given: (head(given["x"]),), {"x": hidden})
-        return logits, None, past_key_values
+        return logits
 
     def _prompt(self, arguments: dict[str, Any]) -> Tensor:
         tensors: dict[str, Tensor] = {}
@@ -291,7 +297,7 @@ class _Model:
             turn = Turn(cache.series, cache.turn)
             hidden, *made = self._encoder.compute("token", _next_token, inputs, turn)
             if counts_for_all:
-                self._head.compute("logits", lambda head, given: (head(given["x"]),), {"x": hidden})
+                self._logits(hidden)
                 raise Planned
         cache.tokens += 1
         for layer in range(len(cache.layers.shapes)):

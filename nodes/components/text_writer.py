@@ -14,6 +14,7 @@ from ...native.placement import CPU, TORCH, Placement
 from ...native.weights import WeightSet
 from .host import Host
 from .lora import patches_of
+from .text_generation import head_layer
 from .weight_patches import Patch
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,6 @@ class TextWriter:
             return []
         if name == "logits":
             (x,) = args
-            model: Any = self._core.model
-            tokens = getattr(model, "lm_head", None) or model.embed_tokens
-            return torch.zeros(x.shape[0], 1, tokens.weight.shape[0])
+            head: Any = self._core.get_submodule(f"model.{head_layer(self._core)}")
+            return torch.zeros(x.shape[0], 1, head.weight.shape[0])
         return unwritten_zeros(kwargs["embeds"].shape), None, kwargs["past_key_values"]
