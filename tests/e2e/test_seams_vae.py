@@ -221,6 +221,25 @@ def test_auto_takes_the_largest_tiles_that_fit_a_gpu(
     assert psnr(pictures, core.process_output(in_tiles).movedim(1, -1)) >= 40
 
 
+def test_tiles_are_chosen_beside_the_weights(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where residency "disk" has unloaded them after the phase before, and core does not load them again."""
+    placed = part("native.placement").Placement("CPU", "disk")
+    vae = vae_nodes.vae_of(weights.read_header(path), placed, vae_nodes.TileChoice("auto", 0, 16))
+    model, found = vae.first_stage_model, []
+    fits = type(model.engine_model).fits
+
+    def noted(self: Any, *args: Any) -> bool:
+        found.append(model.loaded.is_loaded)
+        return bool(fits(self, *args))
+
+    monkeypatch.setattr(type(model.engine_model), "fits", noted)
+    for _ in range(2):
+        vae.decode(torch.randn(1, 16, 10, 26))
+        assert not model.loaded.is_loaded
+    assert found
+    assert all(found)
+
+
 def test_interrupt_between_tiles(path: Path) -> None:
     vae = load(path, "auto", 64, 16)
     vae.decode(smooth(1, 16, 8, 8))
