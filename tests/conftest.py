@@ -22,13 +22,14 @@ TOGETHER = (
     ("tests/e2e/test_seams_two_gib.py", "tests/unit/test_real_size_memory.py"),
 )
 # Files whose tests share nothing are divided among the workers.
-DIVIDED = ("tests/parity/families/test_families.py",)
+DIVIDED = ("tests/parity/families/test_families.py", "tests/e2e/test_seams_random_workflows.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     today = datetime.now(timezone.utc).timetuple().tm_yday
     group = parser.getgroup("combinations of placements and sizes, and model families")
     group.addoption("--all", action="store_true", help="run all of them, not a fifth and a sixth")
+    group.addoption("--figures", action="store_true", help="write the families' errors to results.json and docs")
     group.addoption(
         "--sample", type=int, choices=range(SAMPLES), default=today % SAMPLES, metavar="N",
         help=f"run sample N, 0 to {SAMPLES - 1}; without it, the one whose turn it is today",

@@ -16,20 +16,23 @@ STEP = 4  # samples are fewer than sequences
 FEW = 3  # workflows of a sequence, where not all are asked for
 
 
-def test_random_workflows_take_what_is_planned(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    everything = request.config.getoption("--all")
-    numbers = range(SEQUENCES) if everything else [request.config.getoption("--sample") * STEP % SEQUENCES]
-    outcome = random_workflows.Outcome()
-    with random_workflows.bench(tmp_path) as bench:
-        for number in numbers:
-            chosen = random_graphs.sequence(number)
-            if not everything:
-                chosen.graphs = chosen.graphs[:FEW]
-            with random_workflows.family(chosen, tmp_path):
-                random_workflows.play(bench, chosen, outcome)
-                if everything:
-                    random_workflows.with_budgets(bench, chosen, outcome)
-    assert outcome.workflows == sum(random_graphs.LENGTH if everything else FEW for _ in numbers)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The sequence whose turn it is, or all of them; a test each, as a test has a limit of time."""
+    if metafunc.function is test_random_workflows_take_what_is_planned:
+        option = metafunc.config.getoption
+        metafunc.parametrize("number", range(SEQUENCES) if option("--all") else [option("--sample") * STEP % SEQUENCES])
+
+
+def test_random_workflows_take_what_is_planned(number: int, tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    everything = pytestconfig.getoption("--all")
+    outcome, chosen = random_workflows.Outcome(), random_graphs.sequence(number)
+    if not everything:
+        chosen.graphs = chosen.graphs[:FEW]
+    with random_workflows.bench(tmp_path) as bench, random_workflows.family(chosen, tmp_path):
+        random_workflows.play(bench, chosen, outcome)
+        if everything:
+            random_workflows.with_budgets(bench, chosen, outcome)
+    assert outcome.workflows == (random_graphs.LENGTH if everything else FEW)
     assert not [str(each) for each in outcome.deviations if each.beyond]
     assert not outcome.wrong
 

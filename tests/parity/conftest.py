@@ -14,16 +14,36 @@ ON_VULKAN = PLACES[1:]
 BY_TURNS = ("test_operations.py", "test_op_info.py", "test_kernels.py", "test_models.py")
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Samples of tests/parity/test_op_info.py: how many ran, and how many the table leaves out; each with -v."""
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """What tests noted: the samples of OpInfo that ran, and with --figures how far each family is from torch."""
     reports = [report for name in ("passed", "failed") for report in terminalreporter.stats.get(name, ())]
-    counts = [value for report in reports for key, value in report.user_properties if key == "samples"]
+    noted = [each for report in reports for each in report.user_properties]
+    _count_samples(terminalreporter, [value for key, value in noted if key == "samples"])
+    if config.getoption("--figures"):
+        _write_figures(terminalreporter, [value for key, value in noted if key == "family"])
+
+
+def _count_samples(terminalreporter: Any, counts: list[tuple[str, str, int, int]]) -> None:
+    """Samples of tests/parity/test_op_info.py: how many ran, and how many the table leaves out; each with -v."""
     if terminalreporter.verbosity > 0:
         for name, place, run, left_out in sorted(counts):
             terminalreporter.write_line(f"{name} on {place}: {run} samples, {left_out} left out")
     for where in sorted({place for _, place, _, _ in counts}):
         run, left_out = (sum(each[i] for each in counts if each[1] == where) for i in (2, 3))
         terminalreporter.write_line(f"OpInfo samples on {where}: {run} run, {left_out} left out with a reason")
+
+
+def _write_figures(terminalreporter: Any, figures: list[tuple[str, str, float]]) -> None:
+    from tests.parity.families import results
+    from tests.parity.families.cases import CASES
+
+    found = {
+        case.name: results.Result(results.sources(case, case.build()), **measured)
+        for case in CASES
+        if (measured := {column: error for name, column, error in figures if name == case.name})
+    }
+    results.update(found, CASES)
+    terminalreporter.write_line(f"{len(found)} families' figures written to {results.FILE} and {results.PAGE}")
 
 
 @pytest.hookimpl(tryfirst=True)

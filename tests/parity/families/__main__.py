@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import replace
 
 import torch
 
@@ -49,7 +48,7 @@ def main() -> None:
         found[case.name] = _result(case, runners)
         print(f"{time.monotonic() - began:5.1f} s  {case.name}: {_said(found[case.name])}", flush=True)
         if options.write:
-            _write(found)
+            results.update({case.name: found[case.name]}, CASES)
     for runner in runners.values():
         runner.close()
 
@@ -57,20 +56,6 @@ def main() -> None:
 def _is_old(case: FamilyCase, result: Result, cpu: bool) -> bool:
     quantized, vulkan = case.transformer and result.q8_0 is None, not cpu and result.vulkan is None
     return (result.stop is None and (quantized or vulkan)) or results.changed(result)
-
-
-def _write(found: dict[str, Result]) -> None:
-    """Join what is found with what is known; what was measured on Vulkan before stays where it is not measured anew."""
-    known = results.known()
-    for name, result in found.items():
-        before = known.get(name)
-        keeps = result.vulkan is None and result.stop is None and before is not None
-        known[name] = replace(result, vulkan=before.vulkan) if keeps else result
-    names = {case.name for case in CASES}
-    joined = {name: result for name, result in known.items() if name in names}
-    results.write(joined)
-    if joined.keys() == names:
-        results.PAGE.write_text(results.page(CASES, joined), encoding="utf-8")
 
 
 def _result(case: FamilyCase, runners: dict) -> Result:

@@ -7,7 +7,7 @@ import inspect
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from .case import FamilyCase
 
 FILE = Path(__file__).with_name("results.json")
 PAGE = ROOT / "docs" / "families.md"
+COLUMNS = ("cpu", "vulkan", "q8_0", "q4_k")
 KINDS = {
     "diffusion": "Diffusion models",
     "text_encoders": "Text encoders",
@@ -40,7 +41,7 @@ Matrices that are too narrow for Q4_K are Q5_0 there, as llama.cpp makes them. g
 multiplies by quantized weights to 8 bits, and that is nearly all of these errors, which are L2 norms alone.
 
 That a family computes does not mean that there is a loader for its files yet: [models.md](models.md) says which there
-are. `python -m tests.parity.families --write` measured this.
+are. `python3 dev.py test tests/parity/families --all --figures` measured this.
 """
 
 
@@ -75,6 +76,25 @@ def write(results: Mapping[str, Result]) -> None:
     draft = FILE.with_suffix(f".{os.getpid()}.partial")
     draft.write_text(json.dumps(plain, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     draft.replace(FILE)  # at once, as another shard may be reading
+
+
+def update(found: Mapping[str, Result], cases: Iterable[FamilyCase]) -> None:
+    """Join what is found with what is known, in results.json and, once every case has a result, in docs/families.md.
+
+    What was measured before stays where it is not measured anew, but for a case that stops.
+    """
+    results = known()
+    for name, result in found.items():
+        before = results.get(name)
+        kept = {} if result.stop or before is None else {
+            column: getattr(before, column) for column in COLUMNS if getattr(result, column) is None
+        }  # fmt: skip
+        results[name] = replace(result, **kept)
+    names = {case.name for case in cases}
+    joined = {name: result for name, result in results.items() if name in names}
+    write(joined)
+    if joined.keys() == names:
+        PAGE.write_text(page(cases, joined), encoding="utf-8")
 
 
 def sources(case: FamilyCase, module: torch.nn.Module) -> dict[str, str]:

@@ -11,6 +11,7 @@ from ..places import PLACES, Place
 from . import coverage, results
 from .case import GELU, QUANTIZED, FamilyCase
 from .cases import CASES, in_turn
+from .conftest import Figure
 from .run import errors, quantized_error, stop
 
 BY_NAME = {case.name: case for case in CASES}
@@ -28,7 +29,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         cases = list(CASES) if option("--all") else in_turn(option("--sample"), turns)
         stops = metafunc.function is test_family_that_stops
         kept = [case for case in cases if (case.name in STOPS) == stops]
-        if metafunc.function is test_family_on_vulkan:
+        if metafunc.function is test_family_on_vulkan and not option("--all"):
             kept = [case for case in kept if case.name in MEASURED_ON_VULKAN]
         if metafunc.function is test_quantized_family:
             kept = [case for case in kept if case.transformer]
@@ -38,24 +39,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.mark.parametrize("place", [ON_CPU], indirect=True, ids=["CPU"])
-def test_family(case: FamilyCase, place: Place, runner: Runner) -> None:
+def test_family(case: FamilyCase, place: Place, runner: Runner, figure: Figure) -> None:
     """In F32, at two sizes, traced three times on one module."""
     found = errors(case, place.device, runner)
+    figure(case.name, "cpu", max(found))
     assert max(found) <= case.tolerance, found
 
 
 @pytest.mark.parametrize("place", [ON_VULKAN], indirect=True, ids=["Vulkan-F32"])
-def test_family_on_vulkan(case: FamilyCase, place: Place, runner: Runner) -> None:
+def test_family_on_vulkan(case: FamilyCase, place: Place, runner: Runner, figure: Figure) -> None:
     """The same for those that were measured there, where GELU takes no tolerance of its own."""
     found = errors(case, place.device, runner)
+    figure(case.name, "vulkan", max(found))
     assert max(found) <= (place.exact if case.tolerance >= GELU else max(place.exact, case.tolerance)), found
 
 
 @pytest.mark.parametrize("place", [ON_CPU], indirect=True, ids=["CPU"])
 @pytest.mark.parametrize("kind", QUANTIZED)
-def test_quantized_family(case: FamilyCase, kind: str, place: Place, runner: Runner) -> None:
+def test_quantized_family(case: FamilyCase, kind: str, place: Place, runner: Runner, figure: Figure) -> None:
     """With quantized weights, against torch with the same weights in F32."""
     error, allowed = quantized_error(case, kind, place.device, runner)
+    figure(case.name, kind.lower(), error)
     assert error <= allowed
 
 
