@@ -217,6 +217,14 @@ class Lowering:
         """Whether the values are known now."""
         return self.stage.get(window.storage, Stage.CONSTANT) == Stage.CONSTANT
 
+    def number(self, window: Window) -> float | None:
+        """The number that all elements of a constant are, where that is known without making them."""
+        if not self.is_constant(window) or not window.numel or window.dtype.is_complex:
+            return None
+        if window.numel > 1 and not self.constants.filled(window.storage):
+            return None
+        return float(self.constants.compact(window))
+
     def on_device(self, value: Any) -> bool:
         """Whether an argument is a window that the device computes."""
         return isinstance(value, Window) and self.stage.get(value.storage, Stage.CONSTANT) == Stage.DEVICE

@@ -11,6 +11,8 @@ from ..quota import check_quota
 from .graph import TracedOp, Window
 
 _LARGE = 1 << 20  # bytes of a result beside which those before it count
+_FILLS = {"zeros": 0, "ones": 1, "empty": 0}  # torch leaves an empty one as it is; operations by the name of a step
+_KEEP = {"index", "index_select", "clone", "_to_copy", "repeat"}  # they take elements of their first argument
 
 
 def with_windows(value: Any, replace: Callable[[Window], Any]) -> Any:
@@ -53,12 +55,16 @@ class HostStorages:
             flat = torch.view_as_real(flat)
         return flat.as_strided(window.shape, window.stride, window.offset)
 
+    def filled(self, storage: int) -> bool:
+        """Whether the content of a storage is one number, which takes no memory."""
+        flat = self.flat.get(storage)
+        return flat is not None and flat.stride() == (0,)
+
     def compact(self, window: Window) -> torch.Tensor:
         """The same to be read; one element in as many dimensions where the storage was filled with a number."""
-        flat = self.flat.get(window.storage)
-        if flat is None or flat.stride() != (0,) or not window.numel:
+        if not window.numel or not self.filled(window.storage):
             return self.window(window)
-        return flat[:1].reshape((1,) * len(window.shape))
+        return self.flat[window.storage][:1].reshape((1,) * len(window.shape))
 
     def call(self, step: TracedOp) -> Any:
         """The result of a step's function."""
@@ -69,12 +75,28 @@ class HostStorages:
         """Perform a step, and keep its results."""
         made = {window.storage: window.numel * window.dtype.itemsize for window in step.outputs if window is not None}
         nbytes = sum(made.values())
+        value = self._filled_with(step) if nbytes > _LARGE and not made.keys() & self.flat.keys() else None
+        if value is not None:
+            (window,) = (window for window in step.outputs if window is not None)
+            self.fill(window.storage, window.numel, value, window.dtype)
+            return
         check_quota(nbytes + (self._held() if nbytes > _LARGE else 0))
         result = self.call(step)
         results = result if isinstance(result, (tuple, list)) else (result,)
         for tensor, window in zip(results, step.outputs, strict=False):
             if window is not None and window.storage not in self.flat:
                 self.put(window.storage, tensor, window)
+
+    def _filled_with(self, step: TracedOp) -> float | None:
+        """The number that all elements of a step's only result are, where that is known without performing it."""
+        name = step.name.split(".")[1] if "." in step.name else step.name
+        if name.removeprefix("new_").removesuffix("_like") == "full":
+            value = step.args[2 if name == "new_full" else 1]
+            return value if isinstance(value, (int, float)) else None
+        first = step.args[0] if step.args else None
+        if name in _KEEP and isinstance(first, Window) and not first.dtype.is_complex and self.filled(first.storage):
+            return float(self.compact(first))
+        return _FILLS.get(name.removeprefix("new_").removesuffix("_like"))
 
     def _held(self) -> int:
         return sum(flat.nbytes for flat in self.flat.values() if flat.stride() != (0,))

@@ -15,7 +15,7 @@ BY_TURNS = ("test_operations.py", "test_op_info.py", "test_kernels.py", "test_mo
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """What tests noted: the samples of OpInfo that ran, and with --figures how far each family is from torch."""
+    """Say what tests noted: the samples of OpInfo that ran, and with --figures how far each family is from torch."""
     reports = [report for name in ("passed", "failed") for report in terminalreporter.stats.get(name, ())]
     noted = [each for report in reports for each in report.user_properties]
     _count_samples(terminalreporter, [value for key, value in noted if key == "samples"])

@@ -11,7 +11,7 @@ from ...program.builder import LowerError
 from ...trace.graph import Window
 from ..lowering import Lowering, handler
 from ..strides import Layout, Operand, binary, contiguous_stride, unary
-from .elementwise import LARGEST, Argument, constant_number, operand_of, positive, sub
+from .elementwise import LARGEST, Argument, operand_of, positive, sub
 
 
 def inverted(low: Lowering, flags: int) -> int:
@@ -148,7 +148,7 @@ def where(low: Lowering, out: Window, condition: Window, first: Argument, second
     b = low.b
     holds, fails = _condition(low, condition)
     for value, other, others in ((first, second, fails), (second, first, holds)):
-        number = constant_number(low, value)
+        number = _number(low, value)
         if number is not None and math.isinf(number):
             logs = _elementwise(low, "log", others)  # 0, or -inf
             signed = _elementwise(low, "scale", logs, factor=-math.copysign(1.0, number))
@@ -157,12 +157,18 @@ def where(low: Lowering, out: Window, condition: Window, first: Argument, second
     rest = _part(low, condition, second, fails, False)
     if chosen is not None and rest is not None:
         return binary(b, "add", chosen, rest, low.layout(out))
-    return unary(b, "scale", chosen or rest or operand_of(low, 0.0), low.layout(out), factor=1.0)
+    either = (chosen or rest or operand_of(low, 0.0)).broadcast(out.shape)
+    return unary(b, "scale", either, low.layout(out), factor=1.0)
+
+
+def _number(low: Lowering, value: Argument) -> float | None:
+    """The number that a value is throughout, where that is known."""
+    return low.number(value) if isinstance(value, Window) else float(value)
 
 
 def _part(low: Lowering, condition: Window, value: Argument, flags: Operand, when: bool) -> Operand | None:
     """The value where the condition is as `when`, 0 elsewhere; None for 0."""
-    number = constant_number(low, value)
+    number = _number(low, value)
     if number is not None:
         return _elementwise(low, "scale", flags, factor=number) if number else None
     assert isinstance(value, Window)

@@ -25,9 +25,7 @@ def constant_number(low: Lowering, value: Argument) -> float | None:
     """A scalar argument, given as such or as a constant of one element."""
     if not isinstance(value, Window):
         return float(value)
-    if value.numel == 1 and low.is_constant(value):
-        return float(low.value(value))
-    return None
+    return low.number(value) if value.numel == 1 else None
 
 
 def _two(low: Lowering, name: str, out: Window, first: Window, second: Window) -> int:

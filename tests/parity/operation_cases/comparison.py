@@ -55,6 +55,9 @@ CASES = (
     Case("where broadcast", lambda m, t: torch.where(t["x"] > 0, t["y"], t["z"]),
          {"x": (6, 1), "y": (2, 6, 32), "z": (2, 1, 32)}),
     Case("where numbers", lambda m, t: torch.where(t["x"] > 0, 1.0, -2.5) * torch.where(t["x"] > 1, t["x"], 0.0), X),
+    Case("where filled", lambda m, t: torch.where(
+        t["x"][..., :1] > 0, t["x"][..., :1], torch.full((*t["x"].shape[:-1], 1 << 18), 0.5)
+    ), X),
     Case("where not chosen", lambda m, t: torch.where(t["x"] > 0, torch.log(t["x"]), t["x"]), X),
     Case("where by the host", lambda m, t: torch.where(t["mask"], t["x"], t["y"]), XY, host=_EVERY_THIRD),
     Case("where infinite", lambda m, t: torch.where(t["x"] > -1, t["x"], -_INFINITY).softmax(-1), X),
