@@ -22,6 +22,14 @@ class RunnerLost(RunnerError):
     """The runner's process ended twice over the same request, or cannot be started."""
 
 
+class NoDevice(RunnerError):
+    """The runner's drivers list no such device."""
+
+    def __init__(self, device: str, message: str) -> None:
+        super().__init__(message)
+        self.device = device
+
+
 class OutOfMemory(RunnerError):
     """A device has too little memory for what `label` names; requested and free: bytes."""
 

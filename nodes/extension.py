@@ -21,6 +21,7 @@ from .loaders.clip_vision import GGMLClipVision
 from .loaders.controlnet import GGMLControlNet
 from .loaders.diffusion import GGMLDiffusionModel
 from .loaders.files import register_folders
+from .loaders.first_use import switch_off_what_was_wrong
 from .loaders.latent_upscale_model import GGMLLatentUpscaleModel
 from .loaders.model_patch import GGMLModelPatch
 from .loaders.move import GGMLMove
@@ -41,6 +42,7 @@ class GGMLExtension(ComfyExtension):
         """Registers `.gguf` files with ComfyUI's model folders, applies settings, adds the planner and the routes."""
         register_folders()
         set_threads()
+        switch_off_what_was_wrong()
         if hasattr(PromptServer, "instance"):  # not where nodes are used without a server
             PromptServer.instance.app.middlewares.append(plan_posted_prompt)
             PromptServer.instance.add_on_prompt_handler(apply_choice)

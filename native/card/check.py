@@ -117,7 +117,7 @@ class _Check:
             if self._options.rates:
                 self._measure(card, models, USUAL, narrow)
             if self._options.full and not self.report.faults:
-                for setting in _settings(device):
+                for setting in settings_of(device):
                     self._check_setting(setting, reference, models, narrow)
 
     def _check_results(self, card: Trial, reference: Reference, models: Sequence[Block], size: str) -> None:
@@ -195,7 +195,7 @@ def _renamed(check: str, function: Callable[[], Finding]) -> Finding:
     return replace(function(), check=check)
 
 
-def _settings(device: Device) -> list[str]:
+def settings_of(device: Device) -> list[str]:
     """The settings besides the usual one that change anything on a device."""
     lacking = {
         setting

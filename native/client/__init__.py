@@ -2,7 +2,7 @@
 
 from ..errors import Interrupted, OutOfMemory, RunnerError, RunnerLost
 from ..wire.messages import Device, DeviceMemory, Estimate, LoadReport, MemoryReport, ModelMemory
-from .runner import Runner, another, shared
+from .runner import Runner, another, shared, switch_off
 
 __all__ = [
     "Device",
@@ -18,4 +18,5 @@ __all__ = [
     "RunnerLost",
     "another",
     "shared",
+    "switch_off",
 ]

@@ -6,14 +6,14 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
-from ..errors import IsInterrupted, Missing, RunnerError, RunnerLost
+from ..errors import IsInterrupted, Missing, NoDevice, RunnerError, RunnerLost
 from ..ggml_build import has_ggml, missing_words
 from ..output_check import check_outputs
 from ..placement import Placement, as_placement
@@ -80,6 +80,7 @@ class Runner:
         self.trouble: str | None = None  # why devices may be missing, for the person at the node
         self.unusable: tuple[str, ...] = ()  # devices that `devices` leaves out, in words
         self.peaks: dict[str, int] = {}  # by device: the most bytes held since the last load or run began
+        self._met: set[str] = set()  # devices that were there once
         self._driver_deaths = 0  # processes that ended while they loaded drivers, one after the other
         self._options = options
         self._attempts = attempts
@@ -93,9 +94,18 @@ class Runner:
     def devices(self) -> list[Device]:
         """Every device of this machine with its memory; loads the drivers, in the runner."""
         found = self._query(DevicesRequest(), Devices)
+        if self._gone(found) and not self._working.locked():
+            self.close()
+            found = self._query(DevicesRequest(), Devices)
         self._driver_deaths = 0
-        self.unusable = found.unusable if self.trouble is None else (*found.unusable, self.trouble)
+        gone = [self.trouble] if self.trouble else [_gone_words(name) for name in self._gone(found)]
+        self.unusable = (*found.unusable, *gone)
+        self._met |= {device.name for device in found.devices}
         return list(found.devices)
+
+    def _gone(self, found: Devices) -> list[str]:
+        """The devices that were there before, and that a process does not find: one that had no memory for a driver."""
+        return sorted(self._met - {device.name for device in found.devices})
 
     def memory(self) -> MemoryReport:
         """The memory that the runner holds, in bytes."""
@@ -239,6 +249,12 @@ class Runner:
             process = self._living()
             try:
                 return self._ask(process, compose, expected, supplies, interrupted, progress, timeout), process.arena
+            except NoDevice as error:
+                if error.device not in self._met or self.trouble:
+                    raise self._explained(error) from error
+                if not attempts:
+                    raise RunnerError(f"{error} {_gone_words(error.device)}") from error
+                self.close()
             except ProcessDied as error:
                 self._after_exit(process, error)
                 death = error
@@ -309,6 +325,8 @@ class Runner:
             if not isinstance(reply.result, Failure):
                 raise ProtocolError(f"the runner answered with {type(reply.result).__name__}, not {expected.__name__}")
             error = exception(reply.result)
+            if isinstance(error, NoDevice):
+                raise error
             if not isinstance(error, Missing) or supplies is None or reply.result in sent:
                 raise self._explained(error)
             sent.add(reply.result)
@@ -333,19 +351,41 @@ class Runner:
         self._ask(process, lambda _: ProgramRequest(program.digest), Done, payload=program.to_bytes())
 
     def _explained(self, error: Exception) -> Exception:
-        if self.trouble and type(error) is RunnerError:
+        if self.trouble and type(error) in (RunnerError, NoDevice):
             return RunnerError(f"{error} {self.trouble}")
         return error
 
 
+def _gone_words(name: str) -> str:
+    return (
+        f"{name} was there before, and its driver does not list it any more: memory may be short, or the driver was "
+        "changed. Close other programs; if that does not help, restart ComfyUI."
+    )
+
+
 _shared: Runner | None = None
+_off: tuple[tuple[str, str, str], ...] = ()  # descriptions of devices, their drivers, and what is switched off there
 _shared_lock = threading.Lock()
 
 
 def another() -> Runner:
     """A runner as the user wants them; raises RunnerError when their number of threads is none."""
     threads = wanted_threads()
-    return Runner(("--threads", str(threads)) if threads else ())
+    given = ("--threads", str(threads)) if threads else ()
+    return Runner((*given, *(part for each in _off for part in ("--off", *each))))
+
+
+def switch_off(parts: Iterable[tuple[str, str, str]]) -> None:
+    """Have new runners set variables of ggml's for devices; the shared one comes back with them.
+
+    parts: a device's description, its driver, a variable.
+    """
+    global _shared, _off
+    with _shared_lock:
+        before, _off = _off, tuple(parts)
+        if _off != before and _shared is not None:
+            _shared.close()
+            _shared = None
 
 
 def shared() -> Runner:

@@ -21,7 +21,7 @@ def main() -> None:
 
     threads = arguments.threads or physical_cores()
     given = arguments.largest_buffer, arguments.device_memory, arguments.largest_segment, arguments.half_sums
-    limits = Limits(threads, *given)
+    limits = Limits(threads, *given, tuple(map(tuple, arguments.off)))
     serve(incoming, outgoing, arguments.arena, limits)
 
 
@@ -34,6 +34,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device-memory", type=int, help="bytes to use of each device but the CPU")
     parser.add_argument("--largest-segment", type=float, help="operations that a device is given at once")
     parser.add_argument("--half-sums", action="store_true", help="of F16 products on the CPU: take it that it has them")
+    parser.add_argument(
+        "--off", nargs=3, action="append", default=[], metavar=("DEVICE", "DRIVER", "VARIABLE"),
+        help="a variable of ggml's that is set for this device with this driver",
+    )  # fmt: skip
     return parser.parse_args()
 
 

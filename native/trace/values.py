@@ -77,8 +77,8 @@ class HostStorages:
         nbytes = sum(made.values())
         value = self._filled_with(step) if nbytes > _LARGE and not made.keys() & self.flat.keys() else None
         if value is not None:
-            (window,) = (window for window in step.outputs if window is not None)
-            self.fill(window.storage, window.numel, value, window.dtype)
+            (out,) = filter(None, step.outputs)
+            self.fill(out.storage, out.numel, value, out.dtype)
             return
         check_quota(nbytes + (self._held() if nbytes > _LARGE else 0))
         result = self.call(step)

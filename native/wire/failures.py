@@ -15,6 +15,14 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class DeviceMissing:
+    """NoDevice."""
+
+    device: str
+    message: str
+
+
+@dataclass(frozen=True)
 class NoMemory:
     """OutOfMemory."""
 
@@ -39,12 +47,14 @@ class Lacking:
     digests: tuple[str, ...]
 
 
-Failure = Failed | NoMemory | WasInterrupted | Lacking
+Failure = Failed | DeviceMissing | NoMemory | WasInterrupted | Lacking
 
 
 def failure(error: Exception) -> Failure:
     """The message for an exception; one that is none of native/errors.py is told with its type."""
     match error:
+        case errors.NoDevice():
+            return DeviceMissing(error.device, str(error))
         case errors.OutOfMemory():
             return NoMemory(error.device, error.label, error.requested, error.free)
         case errors.Missing():
@@ -59,6 +69,8 @@ def failure(error: Exception) -> Failure:
 def exception(failed: Failure) -> Exception:
     """The exception for a message."""
     match failed:
+        case DeviceMissing(device, message):
+            return errors.NoDevice(device, message)
         case NoMemory(device, label, requested, free):
             return errors.OutOfMemory(device, label, requested, free)
         case Lacking(what, digests):

@@ -64,6 +64,7 @@ class DeviceInfo:
     features: tuple[str, ...] = ()  # as ggml-vulkan lists them: "fp16", "matrix cores KHR_coopmat", ...
     small_bar: bool = False  # the processor sees only a part of its memory: no resizable BAR
     system: str = sys.platform
+    off: tuple[str, ...] = ()  # variables of ggml's that switch off features that a probe found wrong
 
     def has(self, feature: str) -> bool:
         """Whether it has a feature, of whatever kind."""

@@ -12,6 +12,7 @@ from ...native.client import Device, RunnerError, shared
 from ...native.engines.choose import refused
 from ...native.placement import AUTO, CPU, ENGINES, RESIDENCIES
 from ..components.host import COMFYUI, current_host, no_such_device
+from .first_use import probe_at_first_use
 
 # Offered until the devices of this machine are known: the runner loads no driver while ComfyUI starts.
 USUAL = (CPU, "Vulkan0", "Vulkan1")
@@ -91,7 +92,7 @@ def first_gpu(found: list[Device]) -> str:
 
 def diffusion_device(name: str) -> str:
     """The ggml device a diffusion model is placed on; raises RunnerError where it is planned for a machine without."""
-    return first_gpu(devices()) if name == AUTO else _required(name)
+    return _probed(first_gpu(devices())) if name == AUTO else _required(name)
 
 
 def companion_device(name: str) -> str:
@@ -104,6 +105,13 @@ def companion_device(name: str) -> str:
 
 def _required(name: str) -> str:
     current_host().require_device(name)
+    return _probed(name)
+
+
+def _probed(name: str) -> str:
+    if name != CPU and not current_host().plans:
+        with COMFYUI.engine_call():
+            probe_at_first_use(name)
     return name
 
 

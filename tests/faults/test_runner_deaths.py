@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from native.client import Runner, RunnerError, RunnerLost
@@ -144,6 +146,40 @@ def test_a_driver_whose_process_ended_once_is_loaded_again(tmp_path: Path) -> No
     assert runner.trouble is None
     assert runner.unusable == ()
     runner.close()
+
+
+def _with_hardly_any_memory(runner: Runner) -> None:
+    """Its next process, before it has loaded a driver: there is too little memory for one."""
+    runner.close()
+    runner.memory()
+    assert runner.pid
+    held = psutil.Process(runner.pid).memory_info().vms
+    resource.prlimit(runner.pid, resource.RLIMIT_AS, (held + (4 << 20), resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize("asks", [False, True], ids=["a run", "a question"])
+def test_a_process_without_memory_for_a_driver_is_followed_by_another(runner: Runner, asks: bool) -> None:
+    """It finds no device, which stayed so for the storm's next jobs."""
+    assert "Vulkan0" in [device.name for device in runner.devices()]
+    _with_hardly_any_memory(runner)
+    without = runner.pid
+    if asks:
+        assert "Vulkan0" in [device.name for device in runner.devices()]
+    (found,) = runner.run(NO_WEIGHTS, "Vulkan0", doubled(), {"x": np.ones((2, 2), "f4")})
+    np.testing.assert_array_equal(found.reshape(-1), np.full(4, 2))
+    assert runner.pid != without
+    assert runner.unusable == ()
+
+
+def test_a_device_that_is_gone_is_told_with_what_it_may_be(runner: Runner) -> None:
+    """As when the driver is updated meanwhile."""
+    runner.devices()
+    runner._environment["GGML_DISABLE_VULKAN"] = "1"
+    runner.close()
+    with pytest.raises(RunnerError, match="no device 'Vulkan0'.* was there before.*memory may be short"):
+        runner.run(NO_WEIGHTS, "Vulkan0", doubled(), {"x": np.ones((2, 2), "f4")})
+    assert [device.name for device in runner.devices()] == ["CPU"]
+    assert "was there before" in " ".join(runner.unusable)
 
 
 def test_a_driver_that_crashes_while_it_loads_leaves_the_cpu(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

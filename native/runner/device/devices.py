@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import RunnerError
+from ...errors import NoDevice, RunnerError
 from ...ggml_build import has_vulkan
 from ...placement import CPU
 from ...wire import messages
@@ -37,6 +37,7 @@ class Limits:
     device_memory: int | None = None  # each device but the CPU
     largest_segment: float | None = None  # operations that a device is given at once
     half_sums: bool = False  # take it that the CPU sums F16 products in half precision
+    off: tuple[tuple[str, str, str], ...] = ()  # a device's description, its driver, a variable of ggml's
 
 
 class Device(ABC):
@@ -160,10 +161,12 @@ class GgmlDevice(Device):
         if kind == CPU and (limits.half_sums or sums_in_half(probe(handle))):
             features = (*features, HALF_SUMS)
         facts = vulkan.get(description)
-        info = messages.DeviceInfo(name, kind, description, features, bool(facts and facts.small_bar))
+        driver = facts.driver if facts else ""
+        off = tuple(variable for *device, variable in limits.off if device == [description, driver])
+        info = messages.DeviceInfo(name, kind, description, features, bool(facts and facts.small_bar), off=off)
         with starting(traits_of(info)):
             buffer_types = ggml.ggml_backend_dev_buffer_type(handle), _extra_buffer_type(handle, b"CPU_REPACK")
-        super().__init__(info, handle, buffer_types, limits, facts.driver if facts else "")
+        super().__init__(info, handle, buffer_types, limits, driver)
         # ggml keeps the pointer, so this must live as long as the backend
         self._abort_callback = ggml.ggml_abort_callback(lambda _: interrupted())
         self._backend: Any = None
@@ -253,14 +256,14 @@ class Devices:
         return self._known
 
     def find(self, name: str) -> Device:
-        """The device called `name`; raises RunnerError naming those there are."""
+        """The device called `name`; raises NoDevice naming those there are."""
         for devices in (self.known, self.all):
             for device in devices():
                 if device.name == name:
                     return device
         there = "; ".join(f"{device.name} ({device.description})" for device in self.all())
         said = f"there is no device {name!r} on this machine. There are: {there}. Choose one of them."
-        raise RunnerError(" ".join([said, *self.unusable]))
+        raise NoDevice(name, " ".join([said, *self.unusable]))
 
 
 def ggml_devices(limits: Limits, interrupted: Callable[[], bool], loading: Callable[[bool], None]) -> Devices:

@@ -26,6 +26,7 @@ class Traits:
     nodes_per_submit: int | None = None  # ggml-vulkan's own are 100
     avoids_window: bool = False  # no memory that the processor sees too
     f16_as_f32: bool = False  # in products: it would sum them in half precision
+    off: tuple[str, ...] = ()  # variables that switch off features with which its results are wrong
 
 
 CPU = Traits(1e11)  # ggml's CPU backend also looks for an abort between any two operations
@@ -100,7 +101,8 @@ def traits_of(device: DeviceInfo, environment: Mapping[str, str] = os.environ) -
     found = next(traits for applies, traits in RULES if applies(device))
     own = environment.get(SUBMIT_VARIABLE, "")
     nodes = int(own) if own.isdecimal() else found.nodes_per_submit
-    return replace(found, nodes_per_submit=nodes, avoids_window=device.small_bar or WINDOW_VARIABLE in environment)
+    avoids_window = device.small_bar or WINDOW_VARIABLE in environment
+    return replace(found, nodes_per_submit=nodes, avoids_window=avoids_window, off=device.off)
 
 
 @contextmanager
@@ -111,6 +113,7 @@ def starting(traits: Traits) -> Iterator[None]:
         wanted[SUBMIT_VARIABLE] = str(traits.nodes_per_submit)
     if traits.avoids_window:
         wanted[WINDOW_VARIABLE] = "1"
+    wanted |= dict.fromkeys(traits.off, "1")
     ours = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(ours)  # which calls putenv, so that getenv finds it
     try:
@@ -129,6 +132,8 @@ def describe_traits(traits: Traits) -> tuple[str, ...]:
         said.append(f"waits after each {traits.largest_segment / 1e9:,.0f} GFLOP, as its driver ends work of 2 seconds")
     if traits.avoids_window:
         said.append("no resizable BAR: its memory that the processor can see is not used")
+    if traits.off:
+        said.append(f"its results are wrong but with {', '.join(traits.off)}")
     if traits.f16_as_f32:
         said.append("computes with F16 weights as F32, as its library sums F16 products in half precision")
     return tuple(said)

@@ -1,0 +1,139 @@
+"""The probe of a card before its first use: whether it computes right, or with which features of its driver off."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from time import monotonic
+
+from ..placement import CPU
+from ..wire.messages import Device
+from .blocks import NARROW, Block, blocks
+from .check import SETTINGS, USUAL, settings_of
+from .report import FAULTS, Finding, Verdict
+from .results import Reference, check_operations, check_start, check_whole
+from .trial import Clock, Stopped, Trial
+
+FORMAT = 1  # of the file
+SECONDS, LIMIT = 300.0, 120.0  # for all of it, and that one run may take while a driver compiles shaders
+_BLOCK = "FLUX.1"  # it has products of quantized matrices, attention, norms and rope
+_LARGEST = 1 << 20  # bytes of a file that is read
+_ENTRIES = 64
+
+
+@dataclass(frozen=True)
+class ProbeKey:
+    """A card as its probe is kept: with another driver or build of ggml it is probed anew."""
+
+    device: str  # the driver's name for it
+    driver: str
+    ggml: str  # version
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A probe's outcome. wrong: what was, as the driver is, in words.
+
+    setting: of those of a card check, with which nothing was wrong; "" where there is none.
+    """
+
+    wrong: tuple[str, ...] = ()
+    setting: str = USUAL
+
+    @property
+    def off(self) -> tuple[str, ...]:
+        """The variables of ggml that switch off what computes wrongly."""
+        return tuple(SETTINGS.get(self.setting, {}))
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """interrupted: asked whether to end. environment: of the processes that the driver is in. threads: of the CPU."""
+
+    interrupted: Callable[[], bool] = lambda: False
+    environment: Mapping[str, str] = field(default_factory=dict)
+    threads: int = 0
+    seconds: float = SECONDS
+    limit: float = LIMIT
+
+
+def probe(device: Device, options: ProbeOptions) -> Probe:
+    """Compute a small block on a card and on the processor; where they differ, again with parts of the driver off.
+
+    The driver is in processes that may die or hang. Raises Interrupted, and Stopped where the time was up.
+    """
+    (block,) = (each for each in blocks() if each.name == _BLOCK)
+    clock = Clock(monotonic() + options.seconds, options.limit, options.interrupted)
+    with tempfile.TemporaryDirectory(prefix="ggml-probe-", ignore_cleanup_errors=True) as folder:
+        threads = ("--threads", str(options.threads)) if options.threads else ()
+        with _closing(Trial(CPU, Path(folder), clock, {}, threads)) as processor:
+            reference = Reference(processor)
+            wrong: tuple[str, ...] = ()
+            for setting in (USUAL, *settings_of(device)):
+                environment = {**SETTINGS[setting], **options.environment}
+                with _closing(Trial(device.name, Path(folder), clock, environment)) as card:
+                    found = tuple(_faults(card, reference, block))
+                if not found:
+                    return Probe(wrong, setting)
+                wrong = wrong or found
+    return Probe(wrong, "")
+
+
+def _faults(card: Trial, reference: Reference, block: Block) -> Iterator[str]:
+    """The faults of the first check that has any, in words."""
+    for check in (
+        partial(check_start, card),
+        partial(check_operations, card, reference, block, NARROW),
+        partial(check_whole, card, reference, block, NARROW),
+    ):
+        found: Finding = check()
+        if found.verdict is Verdict.LEFT_OUT:
+            raise Stopped(found.verdict, found.text)
+        if found.verdict in FAULTS:
+            yield from found.wrong or (f"{found.verdict.value}: {found.text}",)
+            return
+
+
+@contextmanager
+def _closing(trial: Trial) -> Iterator[Trial]:
+    try:
+        yield trial
+    finally:
+        trial.close()
+
+
+def read_probes(path: Path) -> dict[ProbeKey, Probe]:
+    """The probes in a file; what cannot be read is left out, as it can be done again."""
+    with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
+        if path.stat().st_size <= _LARGEST:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            if held["format"] == FORMAT:
+                return dict(map(_entry, held["devices"]))
+    return {}
+
+
+def write_probe(path: Path, key: ProbeKey, found: Probe) -> None:
+    """Add a probe to a file, in the place of the one that the card had. Raises OSError."""
+    held = read_probes(path)
+    held.pop(key, None)
+    held[key] = found
+    entries = [asdict(each) | asdict(result) for each, result in held.items()]
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps({"format": FORMAT, "devices": entries[-_ENTRIES:]}, indent=1), encoding="utf-8")
+    part.replace(path)
+
+
+def _entry(described: Mapping[str, object]) -> tuple[ProbeKey, Probe]:
+    device, driver, ggml, setting = (str(described[name]) for name in ("device", "driver", "ggml", "setting"))
+    if setting and setting not in SETTINGS:
+        raise ValueError(f"{setting!r} is no setting")
+    wrong = described["wrong"]
+    if not isinstance(wrong, list):
+        raise TypeError(f"{wrong!r} is no list")
+    return ProbeKey(device, driver, ggml), Probe(tuple(map(str, wrong)), setting)
