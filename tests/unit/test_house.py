@@ -134,7 +134,7 @@ SMALL = {  # why a file may be shorter: those files
         nodes/components/diffusion.py nodes/components/text_writer.py
         nodes/conversion/wanted.py
         native/client/tensors.py native/engines/choose.py native/llm/answer.py
-        native/card/page.py native/runner/ggml_binding.py native/runner/process_memory.py native/wire/failures.py
+        native/card/page.py native/runner/ggml_binding.py native/runner/process_memory.py
         nodes/language/patcher.py
     """,
     "one node, or an entry of ComfyUI": """
