@@ -48,11 +48,11 @@ def _write_figures(terminalreporter: Any, figures: list[tuple[str, str, float]])
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of operations and models on Vulkan a run takes every second case, of those with F16 others than with F32."""
+    """Of operations and models on Vulkan a run takes every third case, of those with F16 others than with F32."""
     for item in items:
         place = isinstance(item, pytest.Function) and hasattr(item, "callspec") and item.callspec.params.get("place")
         if item.path.name in BY_TURNS and place in ON_VULKAN:
-            item.add_marker(pytest.mark.turns(2))
+            item.add_marker(pytest.mark.turns(3))
 
 
 @pytest.fixture(scope="session", params=PLACES, ids=lambda place: place.name)

@@ -49,10 +49,14 @@ def random_blocks(type_: str, rows: int, columns: int) -> np.ndarray:
 
 
 # lavapipe compiles each of the other IQ types for 20 s; what reads them is ggml's, here is only their number and size.
-ON_VULKAN = [type_ for type_ in SCALES if not type_.startswith("IQ") or type_ == "IQ4_NL"]
+ON_VULKAN = [
+    pytest.param("Vulkan0", type_, marks=pytest.mark.turns(3))
+    for type_ in SCALES
+    if not type_.startswith("IQ") or type_ == "IQ4_NL"
+]
 
 
-@pytest.mark.parametrize(("device", "type_"), [*(("CPU", t) for t in SCALES), *(("Vulkan0", t) for t in ON_VULKAN)])
+@pytest.mark.parametrize(("device", "type_"), [*(("CPU", type_) for type_ in SCALES), *ON_VULKAN])
 def test_every_quantization_multiplies_as_it_dequantizes(
     runner: Runner, device: str, type_: str, tmp_path: Path
 ) -> None:
