@@ -30,7 +30,8 @@ def load_depth_anything(path: str, placement: Placement, device: torch.device) -
     header = read_header(path)
     model: Any
     model, weights = diffusion_model(header, "a Depth Anything 3 model")
-    if not isinstance(model, getattr(comfy.model_base, "DepthAnything3", ())):
+    kind = getattr(comfy.model_base, "DepthAnything3", None)  # older ComfyUIs have none
+    if kind is None or not isinstance(model, kind):
         raise WeightFileError(
             f"{path} is a diffusion model ({type(model).__name__}), not a Depth Anything 3 model. Choose another file, "
             "or load it with GGML Diffusion Model."
