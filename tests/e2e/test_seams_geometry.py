@@ -74,8 +74,8 @@ def test_depth_of_pictures_is_as_core(device: str, tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("device", DEVICES)
 def test_depth_of_views_is_as_core(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, core = pair(VIEWS, tmp_path, device, monkeypatch)
-    assert_alike(views(ours, 2), views(core, 2))
-    for count, strategy in ((2, "first"), (3, "saddle_balanced"), (4, "saddle_sim_range"), (3, "middle")):
+    modes = [(3, "saddle_balanced"), (2, "first"), (4, "saddle_sim_range"), (3, "middle")]
+    for count, strategy in modes if device == "CPU" else modes[:1]:  # each is traced and compiled anew
         mode = {"mode": "multiview", "ref_view_strategy": strategy, "pose_method": "cam_dec"}
         assert_alike(views(ours, count, **mode), views(core, count, **mode))
 
