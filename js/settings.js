@@ -11,7 +11,8 @@ const DEVICES = ["auto", "CPU", "Vulkan0", "Vulkan1", "Vulkan2", "Vulkan3"];
 // The loader nodes, without "GGML" before their ids; the planner's table of them is nodes/planner/loaders.py.
 const LOADERS = [
   "DiffusionModel", "TextEncoders", "VAE", "Checkpoint", "ControlNet", "ClipVision", "UpscaleModel",
-  "LatentUpscaleModel", "ModelPatch", "AudioEncoder", "BackgroundRemoval", "LanguageModel",
+  "LatentUpscaleModel", "ModelPatch", "AudioEncoder", "BackgroundRemoval", "MoGeModel",
+  "DepthAnything3", "FrameInterpolation", "LanguageModel",
 ];
 
 /** Settings that are the defaults of new nodes: the node's class and input, by setting. */

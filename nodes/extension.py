@@ -19,11 +19,14 @@ from .loaders.background_removal import GGMLBackgroundRemoval
 from .loaders.checkpoint import GGMLCheckpoint
 from .loaders.clip_vision import GGMLClipVision
 from .loaders.controlnet import GGMLControlNet
+from .loaders.depth_anything import GGMLDepthAnything3
 from .loaders.diffusion import GGMLDiffusionModel
 from .loaders.files import register_folders
 from .loaders.first_use import switch_off_what_was_wrong
+from .loaders.frame_interpolation import GGMLFrameInterpolation
 from .loaders.latent_upscale_model import GGMLLatentUpscaleModel
 from .loaders.model_patch import GGMLModelPatch
+from .loaders.moge import GGMLMoGeModel
 from .loaders.move import GGMLMove
 from .loaders.text_encoders import GGMLTextEncoders
 from .loaders.upscale_model import GGMLUpscaleModel
@@ -66,6 +69,9 @@ class GGMLExtension(ComfyExtension):
             GGMLModelPatch,
             GGMLAudioEncoder,
             GGMLBackgroundRemoval,
+            GGMLMoGeModel,
+            GGMLDepthAnything3,
+            GGMLFrameInterpolation,
             GGMLMove,
             GGMLLanguageModel,
             GGMLLanguageServer,

@@ -21,11 +21,13 @@ from unittest.mock import patch
 import comfy.clip_model
 import comfy.clip_vision
 import comfy.model_detection
+import comfy.model_management
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models
 import comfy.text_encoders.t5 as t5
 import comfy.utils
+import torch
 
 NOTE = "small_model"
 Narrow = Mapping[str, Mapping[str, Any]]
@@ -50,6 +52,7 @@ BESIDE: Narrow = {
     "comfy.ldm.lumina.controlnet:ZImage_Control": {"dim": 256, "n_heads": 2, "n_kv_heads": 2, "multiple_of": 32},
     "comfy.ldm.qwen_image.controlnet:QwenImageControlNetModel": {"num_attention_heads": 1},
     "comfy.ldm.wan.model_multitalk:SingleStreamMultiAttention": {"num_heads": 2},
+    "comfy_extras.nodes_frame_interpolation:FILMNet": {"filters": 8, "flow_filters": (8, 8, 16, 16)},
     "comfy_extras.nodes_model_patch:MultiTalkModelPatch": {"num_layers": 2},
     "comfy_extras.nodes_model_patch:QwenImageBlockWiseControlNet": {"dim": 128, "num_layers": 2},
     "comfy_extras.nodes_model_patch:SigLIPMultiFeatProjModel": {"hidden_size": 128},
@@ -204,6 +207,7 @@ def follow() -> None:
             return detect(state_dict, prefix, use_base, metadata)
 
     comfy.model_detection.model_config_from_unet = detected
+    _shrink_moge()
     vae = comfy.sd.VAE.__init__
 
     @functools.wraps(vae)
@@ -253,6 +257,21 @@ def small_picture(width: int, height: int) -> tuple[int, int]:
         return width, height
     factor = _PICTURE / math.sqrt(width * height) / 32
     return 32 * max(1, round(width * factor)), 32 * max(1, round(height * factor))
+
+
+def _shrink_moge() -> None:
+    """MoGe sees few patches, and computes in float32 as torch cannot resize pictures of float16 on the CPU."""
+    import comfy.ldm.moge.model as moge
+
+    moge.MoGeModelV2.num_tokens_range = (24, 48)
+    original = moge.MoGeModel.__init__
+
+    @functools.wraps(original)
+    def init(self: Any, state_dict: Any) -> None:
+        with patch.object(comfy.model_management, "text_encoder_dtype", lambda *_: torch.float32):
+            original(self, state_dict)
+
+    moge.MoGeModel.__init__ = init
 
 
 def _shrink_encoders() -> None:

@@ -63,7 +63,7 @@ class HostPart:
                 if isinstance(item, TracedOp):
                     storages.run(item)
                 else:
-                    arrays[item[0]] = as_array(storages.window(item[1]))
+                    arrays[item[0]] = as_array(storages.window(item[1]).to(item[1].dtype))
         return arrays
 
 

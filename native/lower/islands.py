@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from ..program import Output
 from ..trace.graph import TracedOp, Window, windows_in
 from .host import Island, Lowered, is_host_input
@@ -80,7 +82,7 @@ def _is_leaf(low: Lowering, storage: int, kind: str) -> bool:
 def _carry(low: Lowering, window: Window) -> None:
     """Make what the host holds of a storage an input of the program, and that the storage's content."""
     name = f"carry.{len(low.host.items)}"
-    low.host.items.append((name, window))
+    low.host.items.append((name, replace(window, dtype=torch.float32)))  # as a program has whole numbers too
     low.bind_leaf(name, window.storage)
     low.carried.add(window.storage)
     low.stage[window.storage] = Stage.DEVICE

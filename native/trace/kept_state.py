@@ -44,12 +44,22 @@ def _stays(part: torch.nn.Module) -> Callable[..., torch.nn.Module]:
 
 
 def _remember(value: Any, containers: dict[int, tuple[Any, Any]]) -> None:
-    """Notes the content of a dict, list or set and of those in it."""
+    """Notes the content of a dict, list or set and of those in it, and of what a model's own object holds."""
+    if _is_of_the_model(value):
+        value = vars(value)
     if not isinstance(value, (dict, list, set)) or id(value) in containers:
         return
     containers[id(value)] = value, value.copy()
     for item in list(value.values()) if isinstance(value, dict) else list(value):
         _remember(item, containers)
+
+
+def _is_of_the_model(value: Any) -> bool:
+    """Whether a value is an object of a plain class beside the model's, such as a cache of positions."""
+    kind = type(value)
+    if isinstance(value, (torch.nn.Module, torch.Tensor, type)) or not hasattr(value, "__dict__"):
+        return False
+    return kind.__module__.split(".")[0] not in ("torch", "builtins", "types", "functools", "enum")
 
 
 def _refill(container: Any, content: Any) -> None:

@@ -61,7 +61,7 @@ def as_one_step(name: str, function: Callable[..., Any], arguments: Any) -> Any:
         try:
             tensors = call(*given)
         except (DataDependentOutputException, DynamicOutputShapeException):
-            with _disable_current_modes():
+            with _disable_current_modes(), torch.random.fork_rng(devices=[]):  # random numbers stay those of the steps
                 zeros = [torch.zeros(tuple(x.shape), dtype=x.dtype) for x in given]
                 real = call(*zeros)
             tensors = tuple(torch.empty(tuple(x.shape), dtype=x.dtype) for x in real)

@@ -341,7 +341,8 @@ def trace(
             _AtomicMode(recorder, operations),
         ):  # fmt: skip
             try:
-                result = torch.func.functional_call(_Callable(module, function), replaced, (fakes,))
+                # A layer that a module has under several names has the weights of the last, as when a file is loaded.
+                result = torch.func.functional_call(_Callable(module, function), replaced, (fakes,), tie_weights=False)
                 results = [x for x in tree_flatten(result)[0] if isinstance(x, torch.Tensor)]
                 answers.rows.check_outputs(results)
             except (Refused, GuardOnDataDependentSymNode) as error:

@@ -45,6 +45,10 @@ MODEL_PATCH = CoreLoader(
 )
 AUDIO_ENCODER = CoreLoader("audio encoder", "comfy_extras.nodes_audio_encoder:AudioEncoderLoader.execute")
 BACKGROUND_REMOVAL = CoreLoader("background removal model", "comfy.bg_removal_model:load")
+MOGE = CoreLoader("MoGe model", "comfy_extras.nodes_moge:LoadMoGeModel.execute")
+FRAME_INTERPOLATION = CoreLoader(
+    "frame interpolation model", "comfy_extras.nodes_frame_interpolation:FrameInterpolationModelLoader.execute"
+)
 
 # Objects of core's that compute with weights of the diffusion model, which is in another process.
 _BOUND = {

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from typing import Any
 
 import comfy.ops
 import torch
 from comfy.model_patcher import ModelPatcher
+from torch.utils._pytree import tree_leaves
 
 from ...native.placement import Placement
 from ...native.weights import WeightSet
@@ -41,7 +43,14 @@ class CoreModule(TracedModule):
         return self.call("forward", args, kwargs)
 
     def call(self, name: str, args: Any, kwargs: Any) -> Any:
-        """As TracedModule; what only computing needs is given back unless it is needed again at once."""
+        """As TracedModule; what only computing needs is given back unless it is needed again at once.
+
+        What is made of no tensors and makes none, such as a type or an estimate of memory, is core's own.
+        """
+        if not _has_tensors((args, kwargs)):
+            own = attrgetter(name)(self.engine_model.module)(*args, **kwargs)
+            if not _has_tensors(own):
+                return own
         results = super().call(name, args, kwargs)
         if not self._repeats:
             self.loaded.release()
@@ -50,6 +59,10 @@ class CoreModule(TracedModule):
     def _layer(self, layer: torch.nn.Module, name: str) -> Any:
         """A layer without parameters is core's own."""
         return layer if next(layer.parameters(), None) is None else super()._layer(layer, name)
+
+
+def _has_tensors(value: Any) -> bool:
+    return any(isinstance(each, torch.Tensor) for each in tree_leaves(value))
 
 
 def _other_methods(core: type[torch.nn.Module]) -> Iterator[str]:
@@ -108,7 +121,8 @@ def with_components(value: Any, component: Callable[[torch.nn.Module], CoreModul
 def component_parts(value: Any) -> list[CoreModule]:
     """The components that an object of core's holds."""
     if isinstance(value, ModelPatcher):
-        return [value.model] if isinstance(value.model, CoreModule) else []
+        held = (value.model, getattr(value.model, "diffusion_model", None))
+        return [each for each in held if isinstance(each, CoreModule)]
     found = {id(each): each for each in getattr(value, "__dict__", {}).values() if isinstance(each, CoreModule)}
     return list(found.values())
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._pytree import tree_leaves
 
 from ...native.trace import as_one_step
 
@@ -248,6 +249,23 @@ def _island(function: Function, live: Callable[[], Mapping[str, Any]]) -> Functi
         return as_one_step(name_of(function), called, given)
 
     return call
+
+
+def in_one_step(function: Function) -> Function:
+    """A function of core's that torch computes on the host as one step of a trace; outside one it is called."""
+
+    def called(args: Any, kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = args, kwargs
+        return as_one_step(name_of(function), called, given) if _is_any_fake(given) else called(*given)
+
+    return call
+
+
+def _is_any_fake(value: Any) -> bool:
+    return any(isinstance(each, FakeTensor) for each in tree_leaves(value))
 
 
 class _Static(dict[str, Any]):

@@ -16,7 +16,7 @@ CONTROL_NET, CLIP_VISION = "CONTROL_NET", "CLIP_VISION"
 # What loaders put out. A node that puts out one of these and takes none is a loader.
 MODELS = frozenset({
     "MODEL", "CLIP", "VAE", CONTROL_NET, CLIP_VISION, "UPSCALE_MODEL", "LATENT_UPSCALE_MODEL", "MODEL_PATCH",
-    "AUDIO_ENCODER", "STYLE_MODEL", "GLIGEN", "BACKGROUND_REMOVAL",
+    "AUDIO_ENCODER", "STYLE_MODEL", "GLIGEN", "BACKGROUND_REMOVAL", "MOGE_MODEL", "DA3_MODEL", "INTERP_MODEL",
 })  # fmt: skip
 
 
@@ -168,5 +168,11 @@ ROWS: Mapping[str, Row] = {
             "LoadBackgroundRemovalModel", "bg_removal_name", "GGMLBackgroundRemoval", "bg_removal_name",
             "BACKGROUND_REMOVAL",
         ),
+        _single("LoadMoGeModel", "model_name", "GGMLMoGeModel", "model_name", "MOGE_MODEL"),
+        Row(
+            "LoadDA3Model", "GGMLDepthAnything3", {"model_name": Carried("model_name"), "weight_dtype": _DTYPE},
+            ("DA3_MODEL",),
+        ),
+        _single("FrameInterpolationModelLoader", "model_name", "GGMLFrameInterpolation", "model_name", "INTERP_MODEL"),
     )
 }  # fmt: skip

@@ -81,12 +81,16 @@ class CoreModelNode(io.ComfyNode):
         cls, device: str, weights: str = AUTO, budget: int = 0, engine: str = AUTO, **file: str
     ) -> io.NodeOutput:
         """Reads the header; weights are read when the model first computes."""
-        device = cls.place(device)
-        placement = Placement(device, weights, budget * MIB, engine)
-        model = load_core_model(cls.LOADER, model_path(cls.FOLDER, file[cls.FILE]), placement, load_device(device))
+        placement = Placement(cls.place(device), weights, budget * MIB, engine)
+        model = cls.load(model_path(cls.FOLDER, file[cls.FILE]), placement)
         engines = [part.engine_model for part in component_parts(model)]
         say(cls, [found(type(each.module).__name__, [each.file_weights]) for each in engines])
         return io.NodeOutput(model)
+
+    @classmethod
+    def load(cls, path: str, placement: Placement) -> Any:
+        """The model in a file, as core's nodes take it."""
+        return load_core_model(cls.LOADER, path, placement, load_device(placement.device))
 
 
 class BesideGPU(CoreModelNode):

@@ -16,9 +16,12 @@ from ..loaders.checkpoint import CLIP, MODEL, VAE, checkpoint_of
 from ..loaders.clip_vision import GGMLClipVision
 from ..loaders.controlnet import GGMLControlNet
 from ..loaders.core_models import CoreModelNode
+from ..loaders.depth_anything import GGMLDepthAnything3
 from ..loaders.diffusion import GGMLDiffusionModel
+from ..loaders.frame_interpolation import GGMLFrameInterpolation
 from ..loaders.latent_upscale_model import GGMLLatentUpscaleModel
 from ..loaders.model_patch import GGMLModelPatch
+from ..loaders.moge import GGMLMoGeModel
 from ..loaders.text_encoders import encoders_of
 from ..loaders.upscale_model import GGMLUpscaleModel
 from ..loaders.vae import GGMLVAE
@@ -90,6 +93,9 @@ LOADERS: Mapping[str, Loader] = {
         _core_model(GGMLClipVision, "GGML CLIP Vision", cpu_advice=3),
         _core_model(GGMLAudioEncoder, "GGML Audio Encoder", cpu_advice=3),
         _core_model(GGMLBackgroundRemoval, "GGML Background Removal", cpu_advice=3),
+        _core_model(GGMLMoGeModel, "GGML MoGe Model", cpu_advice=4),
+        _core_model(GGMLDepthAnything3, "GGML Depth Anything", cpu_advice=4),
+        _core_model(GGMLFrameInterpolation, "GGML Frame Interpolation", cpu_advice=4),
         _core_model(GGMLUpscaleModel, "GGML Upscale Model", cpu_advice=4),
         _core_model(GGMLLatentUpscaleModel, "GGML Latent Upscale Model", cpu_advice=4),
         Loader(

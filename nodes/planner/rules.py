@@ -14,6 +14,7 @@ import torch
 from ...native.engines.dry_run import unwritten_zeros
 from ..components.core_module import component_parts, component_patchers
 from ..components.patcher import ComponentPatcher
+from .geometry import depth_anything, frames_between, moge, moge_panorama, rendered
 from .input_files import load_audio, load_image, load_image_mask, load_video
 from .language import chat, language_server, prompt_expander
 from .loaders import LOADERS
@@ -164,6 +165,12 @@ RULES: Mapping[str, PlannedNode] = {
     "LoadVideo": PlannedNode("", load_video),
     "GGMLMemoryPlanner": PlannedNode("", _planner),
     "ImageUpscaleWithModel": PlannedNode("Enlarging the picture", _upscale),
+    "MoGeInference": PlannedNode("Estimating geometry", moge),
+    "MoGePanoramaInference": PlannedNode("Estimating geometry", moge_panorama),
+    "DA3Inference": PlannedNode("Estimating depth", depth_anything),
+    "MoGeRender": PlannedNode("", rendered),
+    "DA3Render": PlannedNode("", rendered),
+    "FrameInterpolate": PlannedNode("Drawing frames between", frames_between),
     "GGMLMove": PlannedNode("Moving a model", _move),
     "GGMLLanguageServer": PlannedNode("", language_server),
     "GGMLPromptExpander": PlannedNode("Writing the prompt", prompt_expander),

@@ -45,7 +45,7 @@ class CoreKind:
     """A kind of model that a loader node of core's reads.
 
     loader: "module:class" of core's node; tensors: of a small file; narrow: "module:name" of classes of core's, and
-    what each is made of when both loaders build it; note: why it is slow or loose.
+    what each is made of when both loaders build it; more: inputs of core's node alone.
     """
 
     name: str
@@ -59,6 +59,7 @@ class CoreKind:
     base: str = ""  # the class of the diffusion model that a ControlNet is for
     dtype: torch.dtype = torch.float16
     ending: str = ".safetensors"
+    more: tuple[str, ...] = ()
 
     @contextmanager
     def small(self) -> Iterator[None]:

@@ -77,7 +77,8 @@ def pair(kind: CoreKind, folder: Path, device: str, monkeypatch: pytest.MonkeyPa
     with kind.small(), torch.inference_mode():
         found = ours.execute(**{kind.file: name}, device=device, engine="ggml" if device == "CPU" else "auto").result[0]
         function = getattr(core, core.FUNCTION)
-        expected = result_of(function(name) if hasattr(core, "GET_SCHEMA") else function(core(), name))
+        given = (name, *kind.more)
+        expected = result_of(function(*given) if hasattr(core, "GET_SCHEMA") else function(core(), *given))
     assert type(found).__name__ in (type(expected).__name__, "ComponentPatcher")
     assert [each.engine_model.placement.device for each in core_module.component_parts(found)] == [device]
     return found, expected

@@ -67,6 +67,13 @@ def _numbers(m: Any, t: Inputs) -> Tensor:
     return F.embedding(place.indices, m.w) * place.values[..., None]
 
 
+def _past(m: Any, t: Inputs) -> Tensor:
+    """Which row of a table, found before an island and read after it."""
+    x = F.linear(t["x"], m.w)
+    place = x.argmax(-1)
+    return F.embedding(place, m.w) * odd(x)
+
+
 def _host(m: Any, t: Inputs) -> Tensor:
     return F.linear(odd(t["x"] * t["t"][:, None, None]), m.w) * t["t"].cos()[:, None, None]
 
@@ -81,6 +88,7 @@ CASES = (
     Case("into a window", _written, 2),
     Case("in place", _in_place, 2),
     Case("row numbers", _numbers, 2),
+    Case("numbers past it", _past, 2),
     Case("host inputs", _host, 2),
     Case("of a weight", lambda m, t: t["x"] + odd(m.w)[0], 2),
     Case("several outputs", lambda m, t: (F.silu(t["x"]), odd(t["x"] * 2), t["y"] + 1), 2),

@@ -19,6 +19,7 @@ import comfy.ops  # noqa: E402
 from comfy.ldm.lightricks.latent_upsampler import LatentUpsampler  # noqa: E402
 
 from .. import checkpoints  # noqa: E402
+from ..e2e import geometry_kinds  # noqa: E402
 from .diffusion import DIFFUSION  # noqa: E402
 from .encoders import ENCODERS  # noqa: E402
 
@@ -104,6 +105,18 @@ def _latent_upsampler() -> torch.nn.Module:
         return LatentUpsampler(**_UPSAMPLER, operations=comfy.ops.disable_weight_init)
 
 
+_LARGE: dict[str, Any] = {
+    "hidden_size": 1024, "num_attention_heads": 16, "num_hidden_layers": 24, "layer_norm_eps": 1e-6,
+    "use_swiglu_ffn": False,
+}  # fmt: skip
+
+
+def _moge() -> Shapes:
+    """MoGe 2 with normals (microsoft/MoGe, configs/train/v2.json)."""
+    held = geometry_kinds.moge_v2(_LARGE, (1024, 256, 128, 64, 32), **_META).state_dict()
+    return _shapes(geometry_kinds.moge_names(held, "encoder.backbone."))
+
+
 # Core's configurations of vision encoders.
 VISION: Mapping[str, str] = {
     "CLIP vision H": "clip_vision_config_h.json",
@@ -132,6 +145,9 @@ OTHERS: Mapping[str, Callable[[], Shapes]] = {
     },
     "RealESRGAN x4": _real_esrgan,
     "LTX-2 latent upscaler": lambda: _shapes(_latent_upsampler().state_dict()),
+    "MoGe 2 with normals": _moge,
+    "Depth Anything 3 Mono": lambda: _shapes(geometry_kinds.DepthAnything3Net(**_META).state_dict()),
+    "FILM": lambda: _shapes(geometry_kinds.FILMNet(**_META).state_dict()),
 }  # fmt: skip
 # Of the metadata of a file.
 CONFIG: Mapping[str, Mapping[str, Any]] = {"LTX-2 latent upscaler": _UPSAMPLER}
@@ -141,5 +157,8 @@ FILES: Mapping[str, str] = {
     "sigclip_vision": "SigLIP 384",
     "dino_v3_vit_h": "DINOv3 H",
     "realesrgan_x4plus": "RealESRGAN x4",
+    "moge_2_vitl_normal": "MoGe 2 with normals",
+    "depth_anything_3_mono_large": "Depth Anything 3 Mono",
+    "film_net": "FILM",
     "ltx-2(.3)?-spatial-upscaler": "LTX-2 latent upscaler",
 }

@@ -21,6 +21,7 @@ import comfy_extras.nodes_model_patch as model_patch  # noqa: E402
 
 from tests import narrow  # noqa: E402
 
+from ..e2e import geometry_kinds  # noqa: E402
 from ..parity.model_cases import randomize  # noqa: E402
 from . import patches  # noqa: E402
 
@@ -101,4 +102,7 @@ SMALL: Mapping[str, Callable[[], Tensors]] = {
     "Qwen-Image Fun control": _qwen_fun,
     "SD3.5 large control": _sd35,
     "HunyuanVideo 1.5 latent upscaler": _latent_upscaler,
+    "MoGe 2 with normals": geometry_kinds.MOGE[1].tensors,
+    "Depth Anything 3 Mono": geometry_kinds.DEPTH.tensors,
+    "FILM": geometry_kinds.FRAMES[0].tensors,
 }  # fmt: skip

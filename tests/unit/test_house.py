@@ -117,7 +117,7 @@ SMALL = {  # why a file may be shorter: those files
     "one algorithm": """
         native/card/compare.py native/card/memory.py
         native/engines/kept.py native/engines/shortest.py native/planning/seconds.py
-        native/program/schedule.py native/trace/kept_state.py
+        native/program/schedule.py
         native/lower/grids.py native/lower/passes/fuse.py native/lower/passes/rewriter.py
         native/runner/graph/call.py native/runner/graph/profile.py
         native/runner/graph/segments.py native/runner/graph/sources.py
@@ -131,15 +131,16 @@ SMALL = {  # why a file may be shorter: those files
         native/lower/handlers/linear_algebra.py native/lower/handlers/rounding.py
     """,
     "one side of a seam": """
-        nodes/components/diffusion.py nodes/components/text_writer.py
+        nodes/components/depth_anything.py nodes/components/diffusion.py nodes/components/text_writer.py
         nodes/conversion/wanted.py
         native/client/tensors.py native/engines/choose.py native/llm/answer.py
         native/card/page.py native/runner/ggml_binding.py native/runner/process_memory.py
         nodes/language/patcher.py
     """,
     "one node, or an entry of ComfyUI": """
-        nodes/devices.py nodes/extension.py nodes/language/chat.py nodes/loaders/audio_encoder.py
+        nodes/devices.py nodes/language/chat.py nodes/loaders/audio_encoder.py
         nodes/loaders/background_removal.py nodes/loaders/clip_vision.py nodes/loaders/controlnet.py
+        nodes/loaders/depth_anything.py nodes/loaders/frame_interpolation.py nodes/loaders/moge.py
         nodes/loaders/latent_upscale_model.py nodes/loaders/model_patch.py nodes/loaders/move.py
         nodes/loaders/upscale_model.py nodes/node_text.py nodes/planner/command.py nodes/planner/json_body.py
         nodes/settings.py nodes/versions.py

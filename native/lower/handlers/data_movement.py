@@ -46,8 +46,10 @@ def copy(low: Lowering, out: Window, _target: Window, source: Window, *_: Any) -
 
 
 @handler("fill", "zero")
-def fill(low: Lowering, out: Window, _target: Window, value: float = 0.0) -> int:
-    """Overwrite a window with a number."""
+def fill(low: Lowering, out: Window, target: Window, value: float | Window = 0.0) -> int:
+    """Overwrite a window with a number, which may be a tensor of one element."""
+    if isinstance(value, Window):
+        return copy(low, out, target, value)
     constant = low.b.constant(torch.full((1,), float(value)).numpy())
     return contiguous(low.b, Operand(constant, (1,), (1,)).broadcast(out.shape))
 

@@ -145,6 +145,15 @@ for _name in ("silu", "sigmoid", "tanh", "relu", "exp", "sqrt", "log", "abs", "s
     _register(_name, _name)
 
 
+@handler("tan")
+def tan(low: Lowering, out: Window, x: Window) -> int:
+    """sin(x) / cos(x)."""
+    sine, cosine = low.temporary(x.shape), low.temporary(x.shape)
+    for made, operation in ((sine, "sin"), (cosine, "cos")):
+        low.bind(made, unary(low.b, operation, low.operand(x), low.layout(made)))
+    return div(low, out, sine, cosine)
+
+
 @handler("gelu")
 def gelu(low: Lowering, out: Window, x: Window, approximate: str = "none") -> int:
     """The Gaussian error linear unit (Hendrycks and Gimpel 2016), exact or by tanh."""

@@ -49,6 +49,7 @@ CASES = (
     Case("_unsafe_view", lambda m, t: torch.einsum("bik,bjk->bij", t["x"], t["y"]), XY),
     Case("to", lambda m, t: t["x"].double().float(), X),
     Case("fill", lambda m, t: (t["x"] * 1).fill_(2.5) + t["x"], X),
+    Case("fill with a tensor", lambda m, t: (t["x"] * 1).fill_(t["x"].sum()) + t["x"], X),
     Case("zero", lambda m, t: (t["x"] * 1).zero_() + t["x"], X),
     Case("in place", _in_place, {"x": (2, 8, 32), "y": (2, 3, 32)}),
     Case("in place window", _in_place_window, IMAGE),
