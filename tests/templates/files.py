@@ -200,7 +200,7 @@ ROWS: tuple[ModelRow, ...] = (
     _row("minimax_h3_(fl2va|ref2va|t2va)", "MiniMax H3"),
     _row("minimax_h3_video_vae", "VAE MiniMax H3 video"),
     _row("minimax_h3_audio_vae", "VAE MiniMax H3 audio"),
-    _row("triposplat_vae", "TripoSplat decoder"),
+    _row("triposplat_vae", "VAE TripoSplat"),
     _row("triposplat", "TripoSplat"),
     _row("acestep_v1.5_xl", "ACE-Step 1.5 XL"),
     _row("acestep_v1.5", "ACE-Step 1.5"),
