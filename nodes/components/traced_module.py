@@ -25,6 +25,7 @@ from .foreign_functions import Same
 from .layers import Layer, LayerWeights
 
 _COMPUTED = ("_forward",)  # our methods that only have core's of the same name computed
+_WHOLE = ("forward", *_COMPUTED)  # methods of the model itself, which are traced or refused
 # How the results of a call are nested, with types where it has tensors: also of calls that another component of the
 # same module has traced.
 _nestings: dict[Hashable, tuple[TreeSpec, list[Any]]] = {}
@@ -90,6 +91,7 @@ class TracedModule(Component):
         self._reads: set[str] = set()  # the names of the transformer_options that the module reads
         self._methods: dict[str, Callable[..., Any]] = {}  # that other nodes have put in the place of the module's
         self._islands: set[Same] = set()  # functions of other nodes that are called at every step
+        self._on_host: set[str] = set()  # methods that ask for what the model computes, and cannot be traced whole
         self._live: Mapping[str, Any] = {}  # the transformer_options of the call that is being computed
 
     def __getattr__(self, name: str) -> Any:
@@ -175,6 +177,8 @@ class TracedModule(Component):
 
         Results have the type of the first float that goes in, numbers of things and truth values their own.
         """
+        if name in self._on_host:
+            return self._by_layers(name, args, kwargs)
         signature = inspect.signature(attrgetter(name)(self.engine_model.module))
         open_ended = any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values())
         bound = {} if open_ended else signature.bind(*args, **kwargs).arguments
@@ -193,6 +197,9 @@ class TracedModule(Component):
             except _KeepsValues as error:
                 self._make_islands(error.functions, "keeps values from one step to the next")
             except TraceError as error:
+                if not foreign and name not in _WHOLE:
+                    self._on_host.add(name)
+                    return self._by_layers(name, args, kwargs)
                 if not foreign:
                     raise
                 self._make_islands(foreign, f"asks for values that the model computes ({error})")
@@ -200,6 +207,12 @@ class TracedModule(Component):
                 if not foreign:
                     raise
                 raise foreign_functions.refusal(foreign, "computes with a model of its own") from None
+
+    def _by_layers(self, name: str, args: Any, kwargs: Any) -> Any:
+        """A method that asks for values: core's own code on the host, for which the engine computes its layers."""
+        path, _, method = name.rpartition(".")
+        layer = self.engine_model.module.get_submodule(path)
+        return getattr(type(layer), method)(Layer(layer, path, self) if path else self, *args, **kwargs)
 
     def _make_islands(self, functions: Sequence[Callable[..., Any]], does: str) -> None:
         """Have functions of other nodes called at every step; raises NotImplementedError where they already are."""

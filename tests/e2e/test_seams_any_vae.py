@@ -267,9 +267,7 @@ def test_splats_are_decoded_as_by_core(device: str, tolerance: float, tmp_path: 
     ours, core = pair(BY_NAME["TripoSplat"], tmp_path, device)
     z = torch.randn(1, 24, 16, generator=torch.Generator().manual_seed(5))
     with torch.inference_mode():
-        found, expected = (
-            VAEDecodeTripoSplat.execute({"samples": z}, vae, 32768, 3).result[0] for vae in (ours, core)
-        )
+        found, expected = (VAEDecodeTripoSplat.execute({"samples": z}, vae, 32768, 3).result[0] for vae in (ours, core))
     for name in ("positions", "scales", "rotations", "opacities", "sh"):
         assert error(getattr(found, name), getattr(expected, name)) <= tolerance
 

@@ -291,6 +291,7 @@ ROWS: tuple[ModelRow, ...] = (
     _checkpoint(
         "v1-5|dreamshaper", "SD1.5", _SD_VAE, Part("CLIP-L without projection", "cond_stage_model.transformer.", "F16")
     ),
+    _checkpoint("sdpose_wholebody", "SDPose", _SD_VAE),
     _checkpoint(
         "sd3.5_large_fp8",
         "SD3.5 large",

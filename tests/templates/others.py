@@ -17,6 +17,7 @@ import comfy.clip_vision  # noqa: E402
 import comfy.image_encoders.dino3 as dino3  # noqa: E402
 import comfy.ops  # noqa: E402
 from comfy.ldm.lightricks.latent_upsampler import LatentUpsampler  # noqa: E402
+from comfy.ldm.rt_detr.rtdetr_v4 import RTv4  # noqa: E402
 
 from .. import checkpoints  # noqa: E402
 from .diffusion import DIFFUSION  # noqa: E402
@@ -131,6 +132,7 @@ OTHERS: Mapping[str, Callable[[], Shapes]] = {
         "redux_down.bias": (4096,),
     },
     "RealESRGAN x4": _real_esrgan,
+    "RT-DETR": lambda: _shapes(RTv4(enc_h=384, **_META).state_dict()),
     "LTX-2 latent upscaler": lambda: _shapes(_latent_upsampler().state_dict()),
 }  # fmt: skip
 # Of the metadata of a file.

@@ -158,7 +158,7 @@ def _diffusion(name: str) -> tuple[Tensors, Small]:
 def _sized(row: Diffusion) -> Small:
     """The small model of the kind, with the real widths of what it is given and gives."""
     base = row.small()
-    start: Callable[[], Mapping[str, Shape]] = of_case(row.case) if row.case else base.start
+    start: Callable[[], Mapping[str, Shape]] = row.start or (of_case(row.case) if row.case else base.start)
     given = {key: shape for key, shape in start().items() if not key.startswith(row.without or ("\0",))}
     given |= {key: shape for key, shape in row.markers.items() if not shape}
     real = row.shapes()
@@ -233,6 +233,11 @@ def _latent_upsampler() -> tuple[Tensors, dict[str, Any]]:
     return dict(randomize(module).state_dict()), config
 
 
+def _rt_detr() -> tuple[Tensors, dict[str, Any]]:
+    with narrow.beside_narrowed():
+        return dict(randomize(others.RTv4(enc_h=128, **_PLAIN)).state_dict()), {}
+
+
 def _upscaler() -> tuple[Tensors, dict[str, Any]]:
     from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet
 
@@ -245,6 +250,7 @@ _OTHERS: Mapping[str, Callable[[], tuple[Tensors, dict[str, Any]]]] = {
     "CLIP-G of OpenCLIP": lambda: (checkpoints.open_clip(_encoder(ENCODERS["CLIP-G"]), 3), {}),
     **{name: _vision(name) for name in others.VISION},
     "RealESRGAN x4": _upscaler,
+    "RT-DETR": _rt_detr,
     "LTX-2 latent upscaler": _latent_upsampler,
 }
 
