@@ -112,7 +112,7 @@ _FAILURES = (comfy_server.JobFailed, comfy_server.Refused, comfy_server.Interrup
 def _serving(base: Path) -> Iterator[comfy_server.Client]:
     (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
     link_folder(base / "custom_nodes" / "small-models", _NODES)
-    with comfy_server.running(base, base / "models", "--disable-metadata") as client:
+    with comfy_server.running(base, base / "models", "--disable-metadata", "--fp32-vae") as client:
         yield client
 
 
