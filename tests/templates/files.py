@@ -292,6 +292,11 @@ ROWS: tuple[ModelRow, ...] = (
         "v1-5|dreamshaper", "SD1.5", _SD_VAE, Part("CLIP-L without projection", "cond_stage_model.transformer.", "F16")
     ),
     _checkpoint("sdpose_wholebody", "SDPose", _SD_VAE),
+    ModelRow(
+        "sam3.1_multiplex",
+        (Part("SAM3.1"), Part("CLIP of SAM3", "detector.backbone.language_backbone.encoder.")),
+        _CHECKPOINTS,
+    ),
     _checkpoint(
         "sd3.5_large_fp8",
         "SD3.5 large",

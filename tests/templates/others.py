@@ -13,11 +13,14 @@ from tests import pack
 
 pack.comfy()
 
+import comfy.clip_model  # noqa: E402
 import comfy.clip_vision  # noqa: E402
 import comfy.image_encoders.dino3 as dino3  # noqa: E402
 import comfy.ops  # noqa: E402
 from comfy.ldm.lightricks.latent_upsampler import LatentUpsampler  # noqa: E402
 from comfy.ldm.rt_detr.rtdetr_v4 import RTv4  # noqa: E402
+from comfy.ldm.sam3.detector import SAM3Model  # noqa: E402
+from comfy.text_encoders.sam3_clip import SAM3_CLIP_CONFIG  # noqa: E402
 
 from .. import checkpoints  # noqa: E402
 from .diffusion import DIFFUSION  # noqa: E402
@@ -81,6 +84,12 @@ def open_clip_vision_h(width: int = 1280, positions: int = 257, projection: int 
     return found
 
 
+def sam3_clip(config: Mapping[str, Any], factory: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The text encoder of SAM3, in the names of open_clip."""
+    made = comfy.clip_model.CLIPTextModel(dict(config), **factory)
+    return dict(checkpoints.open_clip(made.state_dict(), config["num_hidden_layers"]))
+
+
 def _real_esrgan() -> Shapes:
     """RRDBNet of 23 blocks, in the names of its authors."""
     found: dict[str, tuple[int, ...]] = {}
@@ -132,6 +141,8 @@ OTHERS: Mapping[str, Callable[[], Shapes]] = {
         "redux_down.bias": (4096,),
     },
     "RealESRGAN x4": _real_esrgan,
+    "SAM3.1": lambda: _shapes(SAM3Model(image_model="SAM31", **_META).state_dict()),
+    "CLIP of SAM3": lambda: _shapes(sam3_clip(SAM3_CLIP_CONFIG, _META)),
     "RT-DETR": lambda: _shapes(RTv4(enc_h=384, **_META).state_dict()),
     "LTX-2 latent upscaler": lambda: _shapes(_latent_upsampler().state_dict()),
 }  # fmt: skip

@@ -22,6 +22,7 @@ from tests import pack
 
 pack.comfy()
 
+import comfy.clip_model  # noqa: E402
 import comfy.clip_vision  # noqa: E402
 import comfy.model_detection  # noqa: E402
 import comfy.ops  # noqa: E402
@@ -244,6 +245,17 @@ def _rt_detr() -> tuple[Tensors, dict[str, Any]]:
         return dict(randomize(others.RTv4(enc_h=128, **_PLAIN)).state_dict()), {}
 
 
+def _sam3() -> tuple[Tensors, dict[str, Any]]:
+    with narrow.beside_narrowed():
+        return dict(randomize(others.SAM3Model(image_model="SAM31", **_PLAIN)).state_dict()), {}
+
+
+def _clip_of_sam3() -> tuple[Tensors, dict[str, Any]]:
+    config = {**others.SAM3_CLIP_CONFIG, **narrow.encoder_sizes(comfy.clip_model.CLIPTextModel, {})}
+    made = randomize(comfy.clip_model.CLIPTextModel(config, **_PLAIN)).state_dict()
+    return dict(checkpoints.open_clip(made, config["num_hidden_layers"])), {}
+
+
 def _upscaler() -> tuple[Tensors, dict[str, Any]]:
     from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet
 
@@ -257,6 +269,8 @@ _OTHERS: Mapping[str, Callable[[], tuple[Tensors, dict[str, Any]]]] = {
     **{name: _vision(name) for name in others.VISION},
     "RealESRGAN x4": _upscaler,
     "RT-DETR": _rt_detr,
+    "SAM3.1": _sam3,
+    "CLIP of SAM3": _clip_of_sam3,
     "LTX-2 latent upscaler": _latent_upsampler,
 }
 
