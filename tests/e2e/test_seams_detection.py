@@ -12,18 +12,27 @@ from safetensors.torch import save_file
 
 from tests import core_models, narrow
 from tests.pack import part
+from tests.small_encoders import shrink
 
 from ..parity.model_cases import randomize
+from ..templates import files, small_files
 from .small_diffusion import Small, sdpose
 
+checkpoint = part("nodes.loaders.checkpoint")
 loader = part("nodes.loaders.diffusion")
 placement = part("native.placement")
+tile_choice = part("nodes.components.tile_choice")
 weights = part("native.weights")
 
+import comfy.clip_model  # noqa: E402
+import comfy.ldm.sam3.detector as detector  # noqa: E402
 import comfy.ops  # noqa: E402
+import comfy.sd  # noqa: E402
 import comfy.utils  # noqa: E402
+from comfy.ldm.modules.attention import attention_pytorch  # noqa: E402
 from comfy.ldm.rt_detr.rtdetr_v4 import RTv4  # noqa: E402
 from comfy_extras.nodes_rtdetr import RTDETR_detect  # noqa: E402
+from comfy_extras.nodes_sam3 import SAM3_Detect  # noqa: E402
 from comfy_extras.nodes_sdpose import SDPoseKeypointExtractor  # noqa: E402
 
 PLAIN = {"dtype": torch.float32, "device": "cpu", "operations": comfy.ops.disable_weight_init}
@@ -104,3 +113,33 @@ def test_boxes(device: str, tmp_path: Path) -> None:
 
 
 _OF_BOX = ("x", "y", "width", "height", "score")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_words(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint of SAM3 and its text encoder, of which core's detection keeps the tensors from one to the other."""
+    monkeypatch.setattr(
+        detector, "optimized_attention", attention_pytorch
+    )  # core's on a GPU, where a mask is no number
+    shrink(monkeypatch, lambda _: narrow.encoder_sizes(comfy.clip_model.CLIPTextModel, {}))
+    tensors, _ = small_files.small(files.row_of("checkpoints", "sam3.1_multiplex_fp16.safetensors"))
+    path = tmp_path / "sam3.safetensors"
+    save_file(tensors, path)
+    where = placement.Placement(device, engine="ggml" if device == "CPU" else "auto")
+    pictures = torch.rand(1, 64, 48, 3, generator=torch.Generator().manual_seed(5))
+    with narrow.beside_narrowed(), torch.inference_mode():
+        tiles = tile_choice.TileChoice("auto", 0, 64)
+        ours, _, _ = checkpoint.load_checkpoint(
+            weights.read_header(path), dict.fromkeys(checkpoint.PARTS, where), tiles
+        )
+        core = comfy.sd.load_checkpoint_guess_config(str(path), output_vae=False)
+    masks, boxes = [], []
+    with torch.inference_mode():
+        for model, clip, *_ in (ours, core):
+            words = clip.encode_from_tokens_scheduled(clip.tokenize("a guitar"))
+            mask, found = SAM3_Detect.execute(model, pictures, words, threshold=0.1, refine_iterations=1).result
+            masks.append(mask)
+            boxes.append(numbers(found))
+    assert 0 < masks[1].mean() < 1
+    assert (masks[0] == masks[1]).float().mean() > 0.99
+    np.testing.assert_allclose(*boxes, atol=0.1)

@@ -127,7 +127,9 @@ def max_pool(
 
     def pooled(start: int) -> Operand:
         some = min(most, count - start)
-        part = pictures if some == count else contiguous(low.b, whole_pictures.narrowed(0, start, some))
+        part = pictures
+        if some < count:
+            part = low.b.reshape(contiguous(low.b, whole_pictures.narrowed(0, start, some)), (some, *x.shape[-2:]))
         largest = low.b.op(
             "max_pool_2d", part, side0=sides[1], side1=sides[0], stride0=strides[1], stride1=strides[0],
             pad0=paddings[1], pad1=paddings[0],
