@@ -55,6 +55,8 @@ BESIDE: Narrow = {
     "comfy.ldm.rt_detr.rtdetr_v4:HybridEncoder": {"eval_spatial_size": _SQUARE},
     "comfy.ldm.sam3.detector:Transformer": {"enc_layers": 1, "dec_layers": 2, "dim_ff": 128, "num_queries": 20},
     "comfy.ldm.sam3.sam:ViTDet": {"img_size": _PICTURE, "depth": 2, "global_att_blocks": (1,), "mlp_ratio": 0.25},
+    "comfy.ldm.sam3.tracker:DecoupledMemoryEncoder": {"image_size": _PICTURE, "num_layers": 2},
+    "comfy.ldm.sam3.tracker:MaskDownSampler": {"interpol_size": _SQUARE},
     "comfy.ldm.sam3.tracker:SAMPromptEncoder": {"image_embedding_size": (_PICTURE // 14, _PICTURE // 14)},
     "comfy.ldm.wan.model_multitalk:SingleStreamMultiAttention": {"num_heads": 2},
     "comfy_extras.nodes_model_patch:MultiTalkModelPatch": {"num_layers": 2},

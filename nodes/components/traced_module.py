@@ -10,19 +10,20 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from ...native.trace import TraceError
-from ...native.weights import WeightSet
+from ...native.weights import WeightSet, read_parameter
 from . import foreign_functions
 from .attention_override import own_attention
 from .call_arguments import join, part
 from .component import Component, Function, layers_elsewhere
 from .foreign_functions import Same
-from .layers import Layer, LayerWeights
+from .layers import HostLayer, Layer, LayerWeights, is_plain
 
 _COMPUTED = ("_forward",)  # our methods that only have core's of the same name computed
 _WHOLE = ("forward", *_COMPUTED)  # methods of the model itself, which are traced or refused
@@ -72,6 +73,12 @@ class _Options(dict[str, Any]):
 
     def copy(self) -> _Options:
         return _Options(self, self._withheld, self._reads)
+
+
+def _forms(call: dict[str, Any]) -> Hashable:
+    """What is in the arguments of a call, and how often their tensors were written to."""
+    tensors: dict[str, Tensor] = {}
+    return part(call, "", tensors), tuple(each._version for each in tensors.values())
 
 
 class _KeepsValues(Exception):
@@ -162,6 +169,15 @@ class TracedModule(Component):
             raise layers_elsewhere("takes weights of a model that has a LoRA")
         return self.engine_model.weights
 
+    def value_of(self, name: str) -> Tensor | None:
+        """As Owner's."""
+        weights = self.weights_now()
+        held = weights.arrays.get(name)
+        if held is not None:
+            return torch.from_numpy(held if isinstance(held, np.ndarray) else held.compute()).float().clone()
+        found = weights.parameters.get(name)
+        return None if found is None else torch.from_numpy(read_parameter(found))
+
     def take(self, path: str, given: LayerWeights) -> tuple[list[str], list[str]]:
         """Compute with another layer's weights in the place of those of the layer there; as load_state_dict."""
         taken = {name: array for name, array in given.under(path) if name in self._names}
@@ -177,7 +193,7 @@ class TracedModule(Component):
 
         Results have the type of the first float that goes in, numbers of things and truth values their own.
         """
-        if name in self._on_host:
+        if name in self._on_host or (name not in _WHOLE and not is_plain((args, kwargs))):
             return self._by_layers(name, args, kwargs)
         signature = inspect.signature(attrgetter(name)(self.engine_model.module))
         open_ended = any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values())
@@ -209,10 +225,10 @@ class TracedModule(Component):
                 raise foreign_functions.refusal(foreign, "computes with a model of its own") from None
 
     def _by_layers(self, name: str, args: Any, kwargs: Any) -> Any:
-        """A method that asks for values: core's own code on the host, for which the engine computes its layers."""
+        """A method that asks for values, or is given what keeps some: core's own code, whose layers the engine has."""
         path, _, method = name.rpartition(".")
         layer = self.engine_model.module.get_submodule(path)
-        return getattr(type(layer), method)(Layer(layer, path, self) if path else self, *args, **kwargs)
+        return getattr(type(layer), method)(HostLayer(layer, path, self), *args, **kwargs)
 
     def _make_islands(self, functions: Sequence[Callable[..., Any]], does: str) -> None:
         """Have functions of other nodes called at every step; raises NotImplementedError where they already are."""
@@ -248,8 +264,13 @@ class TracedModule(Component):
                 call["transformer_options"] = noted(
                     foreign_functions.for_a_trace(own, noted, islands, lambda: self._live)
                 )
+            before = _forms(call) if traced else ()
             with own_attention(), self._with_foreign(core, foreign if traced else []):
-                flat, nesting = tree_flatten(attrgetter(name)(core)(*call.pop("", ()), **call))
+                flat, nesting = tree_flatten(
+                    attrgetter(name)(core)(*call.get("", ()), **{key: each for key, each in call.items() if key})
+                )
+            if traced and name not in _WHOLE and _forms(call) != before:
+                raise TraceError(f"{name} changes what it is given")
             leaves = [x.dtype if isinstance(x, Tensor) else x for x in flat]
             _nestings[self.engine_model.identity, key] = nesting, leaves
             return tuple(x for x in flat if isinstance(x, Tensor))

@@ -37,7 +37,7 @@ _MADE = SETTINGS | {
     "HOOK_KEYFRAMES", "IMAGE", "MASK", "MODEL", "TIMESTEPS_RANGE", "VAE", "VIDEO", "VOXEL",
 }  # fmt: skip
 # What models find, of which the values are only known when the workflow runs.
-_FOUND = frozenset({"BOUNDING_BOX", "POSE_KEYPOINT", "SAM3_TRACK_DATA", "SPLAT"})
+_FOUND = frozenset({"BOUNDING_BOX", "POSE_KEYPOINT", "SPLAT"})
 _ANY = frozenset({"*", "COMFY_MATCHTYPE_V3"})  # of outputs that are one of the inputs
 _SHORTEST = 3  # tokens of a text that is planned with
 _NUMBERS = frozenset({"BOOLEAN", "FLOAT", "INT"})  # inputs that name no file

@@ -26,13 +26,14 @@ weights = part("native.weights")
 
 import comfy.clip_model  # noqa: E402
 import comfy.ldm.sam3.detector as detector  # noqa: E402
+import comfy.ldm.sam3.tracker as tracker  # noqa: E402
 import comfy.ops  # noqa: E402
 import comfy.sd  # noqa: E402
 import comfy.utils  # noqa: E402
 from comfy.ldm.modules.attention import attention_pytorch  # noqa: E402
 from comfy.ldm.rt_detr.rtdetr_v4 import RTv4  # noqa: E402
 from comfy_extras.nodes_rtdetr import RTDETR_detect  # noqa: E402
-from comfy_extras.nodes_sam3 import SAM3_Detect  # noqa: E402
+from comfy_extras.nodes_sam3 import SAM3_Detect, SAM3_VideoTrack  # noqa: E402
 from comfy_extras.nodes_sdpose import SDPoseKeypointExtractor  # noqa: E402
 
 PLAIN = {"dtype": torch.float32, "device": "cpu", "operations": comfy.ops.disable_weight_init}
@@ -143,3 +144,27 @@ def test_words(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert 0 < masks[1].mean() < 1
     assert (masks[0] == masks[1]).float().mean() > 0.99
     np.testing.assert_allclose(*boxes, atol=0.1)
+
+
+@pytest.mark.parametrize("given", ["initial_mask", "conditioning"])
+def test_tracks_in_a_video(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept from frame to frame is on the host, where core's own code goes from layer to layer."""
+    for module in (detector, tracker):
+        monkeypatch.setattr(module, "optimized_attention", attention_pytorch)
+    with narrow.beside_narrowed():
+        tensors = randomize(detector.SAM3Model(image_model="SAM31", **PLAIN)).state_dict()
+        ours, core = pair(dict(tensors), tmp_path / "model.safetensors", "CPU")
+    source = torch.Generator().manual_seed(5)
+    pictures, masks = torch.rand(4, 64, 48, 3, generator=source), torch.rand(2, 64, 48, generator=source) > 0.5
+    words = [[torch.randn(1, 9, 1024, generator=source), {}]]
+    more = {"initial_mask": masks.float()} if given == "initial_mask" else {"conditioning": words}
+    with torch.inference_mode():
+        found, expected = (
+            SAM3_VideoTrack.execute(pictures, model, detection_threshold=0.4, **more).result[0]
+            for model in (ours, core)
+        )
+    each, theirs = (tracker.unpack_masks(track["packed_masks"]) for track in (found, expected))
+    assert each.shape == theirs.shape
+    assert 0.01 < theirs.float().mean() < 0.99
+    assert (each == theirs).float().mean() > 0.99
+    np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-3)

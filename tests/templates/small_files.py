@@ -250,6 +250,13 @@ def _sam3() -> tuple[Tensors, dict[str, Any]]:
         return dict(randomize(others.SAM3Model(image_model="SAM31", **_PLAIN)).state_dict()), {}
 
 
+def _dino_v3() -> tuple[Tensors, dict[str, Any]]:
+    config = {**others.dino3.DINOV3_VITH_CONFIG, **narrow.vision_sizes(others.dino3.DINOV3_VITH_CONFIG)}
+    module = others.dino3.DINOv3ViTModel(config, torch.float32, "cpu", comfy.ops.disable_weight_init)
+    marks = {key: torch.zeros(shape) for key, shape in others.OTHERS["DINOv3 H"]().items() if len(shape) == 1}
+    return marks | dict(randomize(module).state_dict()), {}
+
+
 def _clip_of_sam3() -> tuple[Tensors, dict[str, Any]]:
     config = {**others.SAM3_CLIP_CONFIG, **narrow.encoder_sizes(comfy.clip_model.CLIPTextModel, {})}
     made = randomize(comfy.clip_model.CLIPTextModel(config, **_PLAIN)).state_dict()
@@ -268,6 +275,7 @@ _OTHERS: Mapping[str, Callable[[], tuple[Tensors, dict[str, Any]]]] = {
     "CLIP-G of OpenCLIP": lambda: (checkpoints.open_clip(_encoder(ENCODERS["CLIP-G"]), 3), {}),
     **{name: _vision(name) for name in others.VISION},
     "RealESRGAN x4": _upscaler,
+    "DINOv3 H": _dino_v3,
     "RT-DETR": _rt_detr,
     "SAM3.1": _sam3,
     "CLIP of SAM3": _clip_of_sam3,
