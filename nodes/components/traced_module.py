@@ -76,7 +76,7 @@ class _Options(dict[str, Any]):
 
 
 def _forms(call: dict[str, Any]) -> Hashable:
-    """What is in the arguments of a call, and how often their tensors were written to."""
+    """The content of the arguments of a call, and how often their tensors were written to."""
     tensors: dict[str, Tensor] = {}
     return part(call, "", tensors), tuple(each._version for each in tensors.values())
 

@@ -42,7 +42,7 @@ DEVICES = ("CPU", "Vulkan0")
 
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What nodes scale to a size of their own is small."""
+    """Pictures that nodes scale to a size of their own are small."""
     scale = comfy.utils.common_upscale
 
     def scaled(samples: torch.Tensor, width: int, height: int, *more: Any, **named: Any) -> torch.Tensor:
@@ -66,7 +66,7 @@ class Encoder:
     """Stands for the VAE: latents of few values."""
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """A quarter of the channels too many: 4 of 8 x 8 pixels."""
+        """Four channels, of 8 x 8 pixels each."""
         small = torch.nn.functional.avg_pool2d(pixels.movedim(-1, 1), 8)
         return torch.cat([small, small.mean(1, keepdim=True)], dim=1)
 
@@ -148,7 +148,7 @@ def test_words(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("given", ["initial_mask", "conditioning"])
 def test_tracks_in_a_video(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is kept from frame to frame is on the host, where core's own code goes from layer to layer."""
+    """Memory of earlier frames is on the host, where core's own code goes from layer to layer."""
     for module in (detector, tracker):
         monkeypatch.setattr(module, "optimized_attention", attention_pytorch)
     with narrow.beside_narrowed():
