@@ -22,7 +22,7 @@ class Diffusion:
     detection reads, () where only the name counts. without: beginnings of names that it lacks. case: of
     tests/parity/families, where the kind's own has another structure. config: what the metadata of a real file say.
     wide: tensors by which the small one takes the text of the real one, with the heads for it. start: names and shapes
-    of the small one, where the kind's own has another structure.
+    of the small one, where the kind's own has another structure. sizes: of the small one, as nodes have them.
     """
 
     kind: str
@@ -33,6 +33,7 @@ class Diffusion:
     config: Mapping[str, object] = field(default_factory=dict)
     wide: tuple[str, ...] = ()
     start: Callable[[], Shapes] | None = None
+    sizes: Mapping[str, object] = field(default_factory=dict)
 
     def small(self) -> Small:
         """The small model, whose structure core is made to find."""
@@ -228,5 +229,5 @@ DIFFUSION: Mapping[str, Diffusion] = {
     "Hunyuan3D 2.0": Diffusion("Hunyuan3Dv2", {"double_blocks": 16, "single_blocks": 32}, {
         "latent_in.weight": (1024, 64), "cond_in.weight": (1024, 1536)}),
     "Hunyuan3D 2.1": Diffusion("Hunyuan3Dv2_1", {"blocks": 21}, {"x_embedder.weight": (2048, 64)}),
-    "TripoSplat": Diffusion("TripoSplat"),
+    "TripoSplat": Diffusion("TripoSplat", sizes={"q_token_length": 8192}),
 }  # fmt: skip

@@ -181,7 +181,7 @@ def _sized(row: Diffusion) -> Small:
         }
     )
     start = (lambda: dict(given)) if row.wide else (lambda: _interfaces(given, real, base))
-    return replace(base, start=start, sizes=sizes, config=row.config or base.config)
+    return replace(base, start=start, sizes=sizes | dict(row.sizes), config=row.config or base.config)
 
 
 def _detected(shapes: Mapping[str, Shape], row: Diffusion) -> dict[str, Any]:
