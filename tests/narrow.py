@@ -44,6 +44,8 @@ _BY_CLASS: Mapping[str, Mapping[str, Any]] = {
     "Mistral3Small24B": {"vocab_size": 2048},
     "Ministral3_3B": {"vocab_size": 2048},
 }
+_LARGEST, _PICTURE = 160, 96  # pixels of a side
+_SQUARE = (_PICTURE, _PICTURE)
 # Classes of control models and the like, whose sizes files do not tell: as wide as the small diffusion models.
 BESIDE: Narrow = {
     "comfy.audio_encoders.wav2vec2:FeedForward": {"mlp_ratio": 0.25},
@@ -51,13 +53,19 @@ BESIDE: Narrow = {
     "comfy.background_removal.birefnet:SwinTransformer": {"depths": [2, 2, 2, 2]},
     "comfy.ldm.lumina.controlnet:ZImage_Control": {"dim": 256, "n_heads": 2, "n_kv_heads": 2, "multiple_of": 32},
     "comfy.ldm.qwen_image.controlnet:QwenImageControlNetModel": {"num_attention_heads": 1},
+    "comfy.ldm.rt_detr.rtdetr_v4:DFINETransformer": {"eval_spatial_size": _SQUARE, "num_queries": 100, "num_layers": 2},
+    "comfy.ldm.rt_detr.rtdetr_v4:HybridEncoder": {"eval_spatial_size": _SQUARE},
+    "comfy.ldm.sam3.detector:Transformer": {"enc_layers": 1, "dec_layers": 2, "dim_ff": 128, "num_queries": 20},
+    "comfy.ldm.sam3.sam:ViTDet": {"img_size": _PICTURE, "depth": 2, "global_att_blocks": (1,), "mlp_ratio": 0.25},
+    "comfy.ldm.sam3.tracker:DecoupledMemoryEncoder": {"image_size": _PICTURE, "num_layers": 2},
+    "comfy.ldm.sam3.tracker:MaskDownSampler": {"interpol_size": _SQUARE},
+    "comfy.ldm.sam3.tracker:SAMPromptEncoder": {"image_embedding_size": (_PICTURE // 14, _PICTURE // 14)},
     "comfy.ldm.wan.model_multitalk:SingleStreamMultiAttention": {"num_heads": 2},
     "comfy_extras.nodes_frame_interpolation:FILMNet": {"filters": 8, "flow_filters": (8, 8, 16, 16)},
     "comfy_extras.nodes_model_patch:MultiTalkModelPatch": {"num_layers": 2},
     "comfy_extras.nodes_model_patch:QwenImageBlockWiseControlNet": {"dim": 128, "num_layers": 2},
     "comfy_extras.nodes_model_patch:SigLIPMultiFeatProjModel": {"hidden_size": 128},
 }
-_LARGEST, _PICTURE = 160, 96  # pixels of a side
 _TOKENS = 128  # what a text is padded to at most
 _HELD = ExitStack()  # what follow() began
 _VISION = {"intermediate_size": 64, "num_hidden_layers": 3}

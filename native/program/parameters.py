@@ -145,6 +145,9 @@ class Conv2d(NamedTuple):
     dilation1: int
 
 
+POOLED = 512 * 65535  # elements of a pool, less than which Vulkan starts at once in groups of 512
+
+
 class Pool2d(NamedTuple):
     """0: along the width, 1: along the height; in pixels."""
 

@@ -14,6 +14,7 @@ from ...native.weights import WeightSet
 from .attention_override import image_attention, own_attention
 from .component import Function
 from .latent_axes import LatentAxis
+from .layers import Layer
 from .tile_choice import TileChoice
 from .tiling import Axis, NotByAxes, Tiling, first_tile, is_whole
 from .traced_module import TracedModule
@@ -108,7 +109,7 @@ class VAEModule(TracedModule):
         """A layer without parameters is core's own, with the values of the file; another computes in the engine."""
         if next(layer.parameters(), None) is None:
             return layer
-        return lambda *args, **kwargs: self.call(f"{name}.forward", args, kwargs)
+        return Layer(layer, name, self)
 
     def _method(self, name: str) -> Callable[..., Any]:
         """As TracedModule; a method that is given no tensor is core's own."""

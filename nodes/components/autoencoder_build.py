@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from inspect import signature
 from typing import Any
 
 import comfy.sd
@@ -61,13 +60,6 @@ def autoencoder(
     if vae is None:
         raise another_kind(header, "a VAE")
     core = vae.first_stage_model
-    arguments = list(signature(core.decode).parameters.values())[1:]
-    more = [each.name for each in arguments if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD]
-    if more:
-        raise WeightFileError(
-            f"{header.path} is a {type(core).__name__}, which needs more than latents to decode ({', '.join(more)}). "
-            "Load it with ComfyUI's own VAE loader."
-        )
     _replace_absent(core, recording)
     own = own_values(core, recording)
     weights = weights_of(core, recording, f"VAE ({type(core).__name__})", own)

@@ -18,6 +18,7 @@ from torch import Tensor
 from ...native.weights import WeightFile, WeightSet
 from .build import described, diffusion_model, diffusion_weights, parameters_without_values
 from .component import MetaOperations
+from .core_function import with_names
 from .encoder_build import Part, encoder_options, parts_of
 from .encoder_sizes import options_of
 from .identify import encoders_in, refuse_adapters
@@ -64,7 +65,12 @@ def checkpoint(header: WeightFile, sizes: Mapping[str, Any] | None = None) -> Ch
             vae = comfy.utils.state_dict_prefix_replace(tensors, dict.fromkeys(config.vae_key_prefix, ""), True)
             vae = config.process_vae_state_dict(vae)
             vision = _vision(config.clip_vision_prefix, dict(recording.state_dict))
-            _, clip, _, _ = comfy.sd.load_state_dict_guess_config(
+            # Where what is kept for the text encoder, as SAM3's names are, is with the configuration.
+            guess = with_names(
+                comfy.sd.load_state_dict_guess_config,
+                {"comfy.model_detection.model_config_from_unet": lambda *_, **__: config},
+            )
+            _, clip, _, _ = guess(
                 dict(recording.state_dict), output_vae=False, output_model=False, metadata=texts, disable_dynamic=True,
                 model_options={"dtype": torch.float32, "custom_operations": MetaOperations},
                 te_model_options=encoder_options({**of_file, **(sizes or {})}),

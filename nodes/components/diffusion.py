@@ -30,6 +30,10 @@ class DiffusionModule(TracedModule):
 
     def __init__(self, core: Any, weights: WeightSet, placement: Placement, f16_overflow: bool = False) -> None:
         """core: the model on the meta device."""
+        for part in core.modules():
+            for name, value in list(vars(part).items()):
+                if isinstance(value, torch.device):  # where it would move its inputs
+                    setattr(part, name, torch.device("cpu"))
         super().__init__(core, weights, placement, f16_overflow=f16_overflow)
         self._wraps_itself = hasattr(core, "_forward")
 

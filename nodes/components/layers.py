@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ class Owner(Protocol):
 
     def weights_now(self) -> WeightSet:
         """Its weights, with what nodes have changed."""
+
+    def value_of(self, name: str) -> torch.Tensor | None:
+        """The values of a parameter; None where the weights have none of that name."""
 
     def take(self, path: str, given: LayerWeights) -> Any:
         """Compute with another layer's weights in the place of those of the layer there."""
@@ -90,6 +94,38 @@ class Layer:
 
     def _refusal(self) -> NotImplementedError:
         return layers_elsewhere(f"reaches into the model for its layer {self._path}")
+
+
+class HostLayer(Layer):
+    """A layer, or the model itself, for core's own code on the host: its parameters have their values there."""
+
+    def __getattr__(self, name: str) -> Any:
+        """As the layer's own; of an inner layer, and of a method, the engine computes what can be traced."""
+        value = getattr(self._layer, name)
+        path = f"{self._path}.{name}" if self._path else name
+        if isinstance(value, torch.nn.Module):
+            has_values = next(value.parameters(), None) is not None or next(value.buffers(), None) is not None
+            return HostLayer(value, path, self._owner) if has_values else value
+        if isinstance(value, torch.Tensor):
+            held = self._owner.value_of(path)
+            return value if held is None else held
+        if inspect.ismethod(value) and value.__self__ is self._layer:
+            return lambda *args, **kwargs: self._owner.call(path, args, kwargs)
+        return value
+
+    def __getitem__(self, index: int) -> Layer:
+        return HostLayer(self._layer[index], f"{self._path}.{index}", self._owner)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value hangs on nothing that changes while it is kept: no function, and no object with attributes."""
+    if isinstance(value, dict):
+        return all(map(is_plain, value.values()))
+    if isinstance(value, tuple | list):
+        return all(map(is_plain, value))
+    if isinstance(value, torch.Tensor | enum.Enum | torch.dtype | torch.device):
+        return True
+    return not callable(value) and not hasattr(value, "__dict__")
 
 
 def _is_setting(value: Any) -> bool:

@@ -10,21 +10,23 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from ...native.trace import TraceError
-from ...native.weights import WeightSet
+from ...native.weights import WeightSet, read_parameter
 from . import foreign_functions
 from .attention_override import own_attention
 from .call_arguments import join, part
 from .component import Component, Function, layers_elsewhere
 from .foreign_functions import Same
-from .layers import Layer, LayerWeights
+from .layers import HostLayer, Layer, LayerWeights, is_plain
 
 _COMPUTED = ("_forward",)  # our methods that only have core's of the same name computed
+_WHOLE = ("forward", *_COMPUTED)  # methods of the model itself, which are traced or refused
 # How the results of a call are nested, with types where it has tensors: also of calls that another component of the
 # same module has traced.
 _nestings: dict[Hashable, tuple[TreeSpec, list[Any]]] = {}
@@ -73,6 +75,12 @@ class _Options(dict[str, Any]):
         return _Options(self, self._withheld, self._reads)
 
 
+def _forms(call: dict[str, Any]) -> Hashable:
+    """The content of the arguments of a call, and how often their tensors were written to."""
+    tensors: dict[str, Tensor] = {}
+    return part(call, "", tensors), tuple(each._version for each in tensors.values())
+
+
 class _KeepsValues(Exception):
     """Functions of other nodes that are not as they were before they were traced."""
 
@@ -90,6 +98,7 @@ class TracedModule(Component):
         self._reads: set[str] = set()  # the names of the transformer_options that the module reads
         self._methods: dict[str, Callable[..., Any]] = {}  # that other nodes have put in the place of the module's
         self._islands: set[Same] = set()  # functions of other nodes that are called at every step
+        self._on_host: set[str] = set()  # methods that ask for what the model computes, and cannot be traced whole
         self._live: Mapping[str, Any] = {}  # the transformer_options of the call that is being computed
 
     def __getattr__(self, name: str) -> Any:
@@ -160,6 +169,15 @@ class TracedModule(Component):
             raise layers_elsewhere("takes weights of a model that has a LoRA")
         return self.engine_model.weights
 
+    def value_of(self, name: str) -> Tensor | None:
+        """As Owner's."""
+        weights = self.weights_now()
+        held = weights.arrays.get(name)
+        if held is not None:
+            return torch.from_numpy(held if isinstance(held, np.ndarray) else held.compute()).float().clone()
+        found = weights.parameters.get(name)
+        return None if found is None else torch.from_numpy(read_parameter(found))
+
     def take(self, path: str, given: LayerWeights) -> tuple[list[str], list[str]]:
         """Compute with another layer's weights in the place of those of the layer there; as load_state_dict."""
         taken = {name: array for name, array in given.under(path) if name in self._names}
@@ -175,6 +193,8 @@ class TracedModule(Component):
 
         Results have the type of the first float that goes in, numbers of things and truth values their own.
         """
+        if name in self._on_host or (name not in _WHOLE and not is_plain((args, kwargs))):
+            return self._by_layers(name, args, kwargs)
         signature = inspect.signature(attrgetter(name)(self.engine_model.module))
         open_ended = any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values())
         bound = {} if open_ended else signature.bind(*args, **kwargs).arguments
@@ -193,6 +213,9 @@ class TracedModule(Component):
             except _KeepsValues as error:
                 self._make_islands(error.functions, "keeps values from one step to the next")
             except TraceError as error:
+                if not foreign and name not in _WHOLE:
+                    self._on_host.add(name)
+                    return self._by_layers(name, args, kwargs)
                 if not foreign:
                     raise
                 self._make_islands(foreign, f"asks for values that the model computes ({error})")
@@ -200,6 +223,12 @@ class TracedModule(Component):
                 if not foreign:
                     raise
                 raise foreign_functions.refusal(foreign, "computes with a model of its own") from None
+
+    def _by_layers(self, name: str, args: Any, kwargs: Any) -> Any:
+        """A method that asks for values, or is given what keeps some: core's own code, whose layers the engine has."""
+        path, _, method = name.rpartition(".")
+        layer = self.engine_model.module.get_submodule(path)
+        return getattr(type(layer), method)(HostLayer(layer, path, self), *args, **kwargs)
 
     def _make_islands(self, functions: Sequence[Callable[..., Any]], does: str) -> None:
         """Have functions of other nodes called at every step; raises NotImplementedError where they already are."""
@@ -235,8 +264,13 @@ class TracedModule(Component):
                 call["transformer_options"] = noted(
                     foreign_functions.for_a_trace(own, noted, islands, lambda: self._live)
                 )
+            before = _forms(call) if traced else ()
             with own_attention(), self._with_foreign(core, foreign if traced else []):
-                flat, nesting = tree_flatten(attrgetter(name)(core)(*call.pop("", ()), **call))
+                flat, nesting = tree_flatten(
+                    attrgetter(name)(core)(*call.get("", ()), **{key: each for key, each in call.items() if key})
+                )
+            if traced and name not in _WHOLE and _forms(call) != before:
+                raise TraceError(f"{name} changes what it is given")
             leaves = [x.dtype if isinstance(x, Tensor) else x for x in flat]
             _nestings[self.engine_model.identity, key] = nesting, leaves
             return tuple(x for x in flat if isinstance(x, Tensor))

@@ -36,6 +36,8 @@ _MADE = SETTINGS | {
     "AUDIO", "AUDIO_ENCODER_OUTPUT", "CLIP", "CLIP_VISION_OUTPUT", "CONDITIONING", "CONTROL_NET", "HOOKS",
     "HOOK_KEYFRAMES", "IMAGE", "MASK", "MODEL", "TIMESTEPS_RANGE", "VAE", "VIDEO", "VOXEL",
 }  # fmt: skip
+# What models find, of which the values are only known when the workflow runs.
+_FOUND = frozenset({"BOUNDING_BOX", "POSE_KEYPOINT", "SPLAT"})
 _ANY = frozenset({"*", "COMFY_MATCHTYPE_V3"})  # of outputs that are one of the inputs
 _SHORTEST = 3  # tokens of a text that is planned with
 _NUMBERS = frozenset({"BOOLEAN", "FLOAT", "INT"})  # inputs that name no file
@@ -103,7 +105,7 @@ def follow(class_type: str, inputs: Inputs, linked: bool, turn: NodeTurn) -> Out
         return tuple(Unknown(f"{class_type} reads it from a file of its own", foreign=True) for _ in makes)
     inputs = {name: _assumed(node_class, name, value, inputs, turn) for name, value in inputs.items()}
     unknown = next((value for value in inputs.values() if isinstance(value, Unknown)), None)
-    if unknown is None and _is_executed(node_class):
+    if unknown is None and _is_executed(node_class, inputs):
         return tuple(_written(node_class, inputs, execute(class_type, inputs)))
     if unknown is None:
         unknown = Unknown(f"the planner does not know what {class_type} does")
@@ -111,12 +113,14 @@ def follow(class_type: str, inputs: Inputs, linked: bool, turn: NodeTurn) -> Out
 
 
 def _written(node_class: Any, inputs: Inputs, outputs: Outputs) -> Iterator[Any]:
-    """The outputs of a node, of which a text that a model of this pack has written is not known."""
+    """The outputs of a node, of which a text that a model of this pack has written or found is not known."""
     clip = next((each for each in inputs.values() if isinstance(each, comfy.sd.CLIP) and is_ours(each)), None)
     longest = inputs.get("max_length", 0)
     for kind, output in zip(_output_types(node_class), outputs, strict=False):
         if kind == "STRING" and clip is not None:
             yield Unknown("a text encoder writes it", max(_SHORTEST, longest if isinstance(longest, int) else 0))
+        elif kind in _FOUND and any(map(is_ours, inputs.values())):
+            yield Unknown("a model finds it when the workflow runs")
         else:
             yield output
 
@@ -126,14 +130,15 @@ def execute(class_type: str, inputs: Inputs) -> Outputs:
     node_class = core.NODE_CLASS_MAPPINGS[class_type]
     try:
         with SizeGuard():
-            function = getattr(node_class, node_class.FUNCTION)
-            ours = any(map(component_parts, inputs.values()))
+            is_new = issubclass(node_class, io.ComfyNode)
+            function = getattr(node_class, "execute" if is_new else node_class.FUNCTION)
+            ours = any(map(is_ours, inputs.values()))
             inputs = _nested(node_class, inputs)
             if ours and loads_models(function):
-                owner = node_class if inspect.ismethod(function) else node_class()
+                owner = node_class.PREPARE_CLASS_CLONE(None) if is_new else node_class()
                 made = with_planned_loading(getattr(function, "__func__", function))(owner, **inputs)
                 return tuple(getattr(made, "result", made))
-            if issubclass(node_class, io.ComfyNode):
+            if is_new:
                 output = node_class.PREPARE_CLASS_CLONE(None).EXECUTE_NORMALIZED(**inputs)
                 return tuple(output.result or ())
             result = getattr(node_class(), node_class.FUNCTION)(**inputs)
@@ -196,15 +201,16 @@ def is_ours(value: Any) -> bool:
     return isinstance(value if isinstance(value, ModelPatcher) else getattr(value, "patcher", None), ComponentPatcher)
 
 
-def _is_executed(node_class: Any) -> bool:
+def _is_executed(node_class: Any, inputs: Inputs) -> bool:
+    makes = set(_output_types(node_class))
     module = getattr(node_class, "RELATIVE_PYTHON_MODULE", None) or node_class.__module__
     return (
         (module == "nodes" or module.startswith("comfy_extras."))
         and not getattr(node_class, "OUTPUT_NODE", False)
         and not getattr(node_class, "API_NODE", False)
         and not inspect.iscoroutinefunction(getattr(node_class, node_class.FUNCTION))
-        and set(_output_types(node_class)) <= _MADE | _ANY
-        and set(_output_types(node_class)) & {"CONTROL_NET"} <= set(_input_types(node_class).values())
+        and (makes <= _MADE | _ANY or (makes <= _MADE | _FOUND and any(map(is_ours, inputs.values()))))
+        and makes & {"CONTROL_NET"} <= set(_input_types(node_class).values())
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import comfy.samplers
 import torch
+from comfy_extras.nodes_lotus import LotusConditioning
 
 from ...native.engines.dry_run import unwritten_zeros
 from ..components.core_module import component_parts, component_patchers
@@ -22,6 +23,7 @@ from .sampler_steps import model_calls
 from .size_guard import SizeGuard
 from .unknown import Inputs, NodeTurn, Outputs, Rule, Unknown, Unplanned, known
 
+_FEATURES = 640  # channels that a head for poses is given (comfy_extras/nodes_sdpose.py)
 _UPSCALED, _SHARED = 512, 32  # pixels of an upscaler's tile and of its overlap (comfy_extras/nodes_upscale_model.py)
 
 
@@ -138,6 +140,40 @@ def _upscale(inputs: Inputs, turn: NodeTurn) -> Outputs:
     return (unwritten_zeros((count, round(height * model.scale), round(width * model.scale), colours)),)
 
 
+def _poses(inputs: Inputs, turn: NodeTurn) -> Outputs:
+    """SDPoseKeypointExtractor: one step and the head for each batch of pictures, or for one object in each of them."""
+    patcher, vae, pictures = _model(known(inputs, "model")).clone(), known(inputs, "vae"), known(inputs, "image")
+    head, batch = patcher.model.diffusion_model.heatmap_head, min(int(known(inputs, "batch_size")), len(pictures))
+    if inputs.get("bboxes") is not None:
+        batch = 1
+        turn.assumptions.append("one object in each picture")
+    width, height = (4 * int(length) for length in head.heatmap_size)
+    patcher.model_options["transformer_options"] = {"patches": {"output_block_patch": [_noted_features()]}}
+    with turn.recorder.repeated(-(-len(pictures) // batch)):
+        latent = vae.encode(unwritten_zeros((batch, height, width, 3)))
+        guider = comfy.samplers.CFGGuider(patcher)
+        text = LotusConditioning.execute().result[0]
+        guider.set_conds(text, text)
+        guider.set_cfg(1.0)
+        sampler = {"steps": 1, "sampler_name": "euler", "scheduler": "simple"}
+        _sampled(guider, {"latent_image": {"samples": latent}, **sampler}, turn)
+        features = unwritten_zeros((batch, _FEATURES, *latent.shape[-2:]))
+        head.final_layer(head.conv_layers(head.deconv_layers(features)))
+    return (Unknown("a model finds it when the workflow runs"),)
+
+
+def _noted_features() -> Any:
+    """A patch like that of the node: it keeps what the head is given."""
+    kept: list[torch.Tensor] = []
+
+    def patch(h: torch.Tensor, skipped: torch.Tensor, transformer_options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        if h.shape[1] == _FEATURES:
+            kept[:] = [h.clone()]
+        return h, skipped
+
+    return patch
+
+
 def _tile_lengths(length: int) -> list[tuple[int, int]]:
     """The lengths of an upscaler's tiles along an axis and how many there are, as comfy.utils.tiled_scale cuts it."""
     if length <= _UPSCALED:
@@ -171,6 +207,7 @@ RULES: Mapping[str, PlannedNode] = {
     "MoGeRender": PlannedNode("", rendered),
     "DA3Render": PlannedNode("", rendered),
     "FrameInterpolate": PlannedNode("Drawing frames between", frames_between),
+    "SDPoseKeypointExtractor": PlannedNode("Finding poses", _poses),
     "GGMLMove": PlannedNode("Moving a model", _move),
     "GGMLLanguageServer": PlannedNode("", language_server),
     "GGMLPromptExpander": PlannedNode("Writing the prompt", prompt_expander),

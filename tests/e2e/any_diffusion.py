@@ -6,7 +6,7 @@ import torch
 
 from .small_diffusion import Shapes, Small, Tensors, of_case, sd, sdxl, unet, wide
 
-# No diffusion models, though core detects them in the same way; GGML Diffusion Model has no node that takes them.
+# No diffusion models, though core detects them in the same way: no sampler runs them (test_seams_detection.py).
 OTHERS = {
     "RT_DETR_v4": "finds objects",
     "SAM3": "cuts objects out",

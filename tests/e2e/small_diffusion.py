@@ -149,6 +149,14 @@ def sd(**config: Any) -> Callable[[], Shapes]:
     } | config)  # fmt: skip
 
 
+def sdpose() -> Shapes:
+    """The shapes of a small U-Net with a head that finds poses in 640 channels, and the text that its node gives."""
+    return unet(
+        adm_in_channels=4, channel_mult=[1, 10], transformer_depth=[1, 0], transformer_depth_output=[1, 1, 0, 0],
+        transformer_depth_middle=-1, context_dim=1024, heatmap_head=True,
+    )()  # fmt: skip
+
+
 def sdxl(**config: Any) -> Callable[[], Shapes]:
     """The shapes of a U-Net like SDXL's at real width; all output blocks of a level have its depth."""
     config = {

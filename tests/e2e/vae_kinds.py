@@ -48,6 +48,7 @@ class VAEKind:
     options: Mapping[str, Any] = field(default_factory=dict)
     dtype: torch.dtype = torch.float32
     tolerance: float = 1e-3  # relative to the largest
+    zeros: tuple[str, ...] = ()  # tensors of zeros, as what is drawn with them would hang on the last digit
     note: str = ""
 
     @contextmanager
@@ -67,6 +68,7 @@ class VAEKind:
         for name, buffer in module.named_buffers():
             if name in values and name.rsplit(".", 1)[-1] in _OF_FILES:
                 values[name] = 0.5 + torch.rand(buffer.shape)
+        values |= {name: torch.zeros_like(values[name]) for name in self.zeros}
         held = {self.in_file(name): x.clone().to(self.dtype).contiguous() for name, x in values.items()}
         return {**{name: torch.zeros(shape) for name, shape in self.markers.items() if name not in held}, **held}
 
@@ -214,4 +216,10 @@ KINDS = (
                 "num_latents": 32, "width": 64, "heads": 2, "num_decoder_layers": 2, "num_encoder_layers": 1,
                 "pc_size": 64}},
             options={"num_chunks": 100, "octree_resolution": 7}, note="core's encode has no pre_kl to call"),
+    VAEKind("TripoSplat", {"gs.base_offset_scale": (), "octree.out_proj.weight": (8, 64)}, None, None,
+            {"comfy.ldm.triposplat.vae:OctreeProbabilityFixedlenDecoder":
+                {"model_channels": 64, "num_heads": 2, "num_blocks": 1},
+             "comfy.ldm.triposplat.vae:ElasticGaussianFixedlenDecoder":
+                {"model_channels": 64, "num_heads": 2, "num_blocks": 2}},
+            zeros=("octree.out_proj.weight",), note="decodes to points, by a node of its own"),
 )  # fmt: skip

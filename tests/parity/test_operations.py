@@ -12,6 +12,7 @@ from native.client import Runner
 from native.engines.ggml import GgmlModel
 from native.lower import LowerError, LowerOptions
 from native.lower.lowering import HANDLERS
+from native.program import parameters
 from native.trace import trace
 from native.weights import WeightSet
 from tests import pack
@@ -105,6 +106,13 @@ def test_noise(noise: Callable[[torch.Tensor], torch.Tensor], place: Place, runn
     model.unload()
     assert _error(results, expected) <= place.exact
     assert not torch.equal(*results)
+
+
+def test_a_pool_in_pieces(place: Place, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more elements than Vulkan starts at once."""
+    monkeypatch.setattr(parameters, "POOLED", 40)
+    case = next(case for case in CASES if case.name == "max_pool2d padded")
+    assert _run(case, _inputs(case, False), place.device, runner) <= place.exact
 
 
 def test_unknown_operation_is_named() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ..e2e.any_diffusion import SMALL
-from ..e2e.small_diffusion import Shapes, Small, of_case
+from ..e2e.small_diffusion import Shapes, Small, of_case, sdpose
 
 BY_KIND = {small.kind: small for small in SMALL}
 
@@ -21,7 +21,8 @@ class Diffusion:
     blocks: how many the real one has, by the names they begin with. markers: shapes of those tensors of it that core's
     detection reads, () where only the name counts. without: beginnings of names that it lacks. case: of
     tests/parity/families, where the kind's own has another structure. config: what the metadata of a real file say.
-    wide: tensors by which the small one takes the text of the real one, with the heads for it.
+    wide: tensors by which the small one takes the text of the real one, with the heads for it. start: names and shapes
+    of the small one, where the kind's own has another structure. sizes: of the small one, as nodes have them.
     """
 
     kind: str
@@ -31,6 +32,8 @@ class Diffusion:
     case: str = ""
     config: Mapping[str, object] = field(default_factory=dict)
     wide: tuple[str, ...] = ()
+    start: Callable[[], Shapes] | None = None
+    sizes: Mapping[str, object] = field(default_factory=dict)
 
     def small(self) -> Small:
         """The small model, whose structure core is made to find."""
@@ -107,6 +110,7 @@ DIFFUSION: Mapping[str, Diffusion] = {
     "SDXL refiner": Diffusion("SDXLRefiner"),
     "SVD": Diffusion("SVD_img2vid"),
     "Lotus": Diffusion("LotusD"),
+    "SDPose": Diffusion("LotusD", markers={"heatmap_head.conv_layers.0.weight": (640, 640, 1, 1)}, start=sdpose),
     "SD3.5 large": Diffusion("SD3", {"joint_blocks": 38}, {
         "x_embedder.proj.weight": (2432, 16, 2, 2), "context_embedder.weight": (2432, 4096),
         "y_embedder.mlp.0.weight": (2432, 2048), "pos_embed": (1, 36864, 2432),
@@ -225,5 +229,5 @@ DIFFUSION: Mapping[str, Diffusion] = {
     "Hunyuan3D 2.0": Diffusion("Hunyuan3Dv2", {"double_blocks": 16, "single_blocks": 32}, {
         "latent_in.weight": (1024, 64), "cond_in.weight": (1024, 1536)}),
     "Hunyuan3D 2.1": Diffusion("Hunyuan3Dv2_1", {"blocks": 21}, {"x_embedder.weight": (2048, 64)}),
-    "TripoSplat": Diffusion("TripoSplat"),
+    "TripoSplat": Diffusion("TripoSplat", sizes={"q_token_length": 8192}),
 }  # fmt: skip

@@ -200,7 +200,7 @@ ROWS: tuple[ModelRow, ...] = (
     _row("minimax_h3_(fl2va|ref2va|t2va)", "MiniMax H3"),
     _row("minimax_h3_video_vae", "VAE MiniMax H3 video"),
     _row("minimax_h3_audio_vae", "VAE MiniMax H3 audio"),
-    _row("triposplat_vae", "TripoSplat decoder"),
+    _row("triposplat_vae", "VAE TripoSplat"),
     _row("triposplat", "TripoSplat"),
     _row("acestep_v1.5_xl", "ACE-Step 1.5 XL"),
     _row("acestep_v1.5", "ACE-Step 1.5"),
@@ -290,6 +290,12 @@ ROWS: tuple[ModelRow, ...] = (
     ),
     _checkpoint(
         "v1-5|dreamshaper", "SD1.5", _SD_VAE, Part("CLIP-L without projection", "cond_stage_model.transformer.", "F16")
+    ),
+    _checkpoint("sdpose_wholebody", "SDPose", _SD_VAE),
+    ModelRow(
+        "sam3.1_multiplex",
+        (Part("SAM3.1"), Part("CLIP of SAM3", "detector.backbone.language_backbone.encoder.")),
+        _CHECKPOINTS,
     ),
     _checkpoint(
         "sd3.5_large_fp8",

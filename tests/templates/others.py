@@ -13,10 +13,14 @@ from tests import pack
 
 pack.comfy()
 
+import comfy.clip_model  # noqa: E402
 import comfy.clip_vision  # noqa: E402
 import comfy.image_encoders.dino3 as dino3  # noqa: E402
 import comfy.ops  # noqa: E402
 from comfy.ldm.lightricks.latent_upsampler import LatentUpsampler  # noqa: E402
+from comfy.ldm.rt_detr.rtdetr_v4 import RTv4  # noqa: E402
+from comfy.ldm.sam3.detector import SAM3Model  # noqa: E402
+from comfy.text_encoders.sam3_clip import SAM3_CLIP_CONFIG  # noqa: E402
 
 from .. import checkpoints  # noqa: E402
 from ..e2e import geometry_kinds  # noqa: E402
@@ -79,6 +83,12 @@ def open_clip_vision_h(width: int = 1280, positions: int = 257, projection: int 
             f"{block}.mlp.c_proj.weight": (width, 4 * width), f"{block}.mlp.c_proj.bias": (width,),
         }  # fmt: skip
     return found
+
+
+def sam3_clip(config: Mapping[str, Any], factory: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The text encoder of SAM3, in the names of open_clip."""
+    made = comfy.clip_model.CLIPTextModel(dict(config), **factory)
+    return dict(checkpoints.open_clip(made.state_dict(), config["num_hidden_layers"]))
 
 
 def _real_esrgan() -> Shapes:
@@ -144,6 +154,9 @@ OTHERS: Mapping[str, Callable[[], Shapes]] = {
         "redux_down.bias": (4096,),
     },
     "RealESRGAN x4": _real_esrgan,
+    "SAM3.1": lambda: _shapes(SAM3Model(image_model="SAM31", **_META).state_dict()),
+    "CLIP of SAM3": lambda: _shapes(sam3_clip(SAM3_CLIP_CONFIG, _META)),
+    "RT-DETR": lambda: _shapes(RTv4(enc_h=384, **_META).state_dict()),
     "LTX-2 latent upscaler": lambda: _shapes(_latent_upsampler().state_dict()),
     "MoGe 2 with normals": _moge,
     "Depth Anything 3 Mono": lambda: _shapes(geometry_kinds.DepthAnything3Net(**_META).state_dict()),

@@ -18,6 +18,8 @@ from .packages import Template
 from .report import ALIKE
 
 _SIZE = inputs.Size(small_prompts.SIDE, small_prompts.SIDE, 2 * small_prompts.FRAMES - 1)
+# The attention that core has on a GPU: its other one adds a mask of truth values to the scores as ones.
+_AS_ON_GPUS = ("--use-pytorch-cross-attention",)
 _NODES = Path(__file__).parent / "server_nodes"
 _BEST = 99.0  # dB
 _LONGEST = 300  # characters of a failure
@@ -112,7 +114,7 @@ _FAILURES = (comfy_server.JobFailed, comfy_server.Refused, comfy_server.Interrup
 def _serving(base: Path) -> Iterator[comfy_server.Client]:
     (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
     link_folder(base / "custom_nodes" / "small-models", _NODES)
-    with comfy_server.running(base, base / "models", "--disable-metadata") as client:
+    with comfy_server.running(base, base / "models", "--disable-metadata", *_AS_ON_GPUS) as client:
         yield client
 
 

@@ -22,6 +22,7 @@ from tests import pack
 
 pack.comfy()
 
+import comfy.clip_model  # noqa: E402
 import comfy.clip_vision  # noqa: E402
 import comfy.model_detection  # noqa: E402
 import comfy.ops  # noqa: E402
@@ -41,6 +42,9 @@ Shape = tuple[int, ...]
 _RANK = 4
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|(?<=\.)\d+$")
 _PLAIN: dict[str, Any] = {"dtype": torch.float32, "device": "cpu", "operations": comfy.ops.disable_weight_init}
+_EXACT = ("SDPose", "RT-DETR", "SAM3.1")  # whose maxima, among random values, F16 would move
+# Biases of maps of which a node takes logarithms: those of random values below 0 would hang on the last digit.
+_RAISED = {"SDPose": "heatmap_head.final_layer.bias"}
 _OF_HEAD = 64  # channels of a head of T5's
 
 
@@ -67,12 +71,14 @@ def small(row: ModelRow) -> tuple[Tensors, dict[str, str]]:
     held: Tensors = {}
     note: dict[str, Any] = {}
     config: dict[str, Any] = {}
+    exact = any(part.name in _EXACT for part in row.parts)
     for part in row.parts:
         tensors = _tensors(part, note, config)
         for name, x in tensors.items():
             own = name in ("spiece_model", "tekken_model", "tokenizer_json")
             prefix = _TOKENIZER if own and part.prefix.startswith(_TOKENIZER) else part.prefix
-            held[prefix + name] = x.half().contiguous() if x.is_floating_point() else x.contiguous()
+            stored = x.half() if x.is_floating_point() and not exact else x
+            held[prefix + name] = stored.clone().contiguous()
     metadata = {narrow.NOTE: repr(note)} if note else {}
     return held, metadata | ({"config": json.dumps(config)} if config else {})
 
@@ -87,7 +93,8 @@ def _tensors(part: Part, note: dict[str, Any], config: dict[str, Any]) -> Tensor
         if sized.sizes or sized.other:
             note |= {"kind": sized.kind, "sizes": dict(sized.sizes)}
         config |= json.loads(sized.metadata.get("config", "{}"))
-        return tensors
+        raised = _RAISED.get(name, "")
+        return tensors | ({raised: tensors[raised] + 5} if raised else {})
     if name in ENCODERS:
         contents = {
             key: torch.frombuffer(bytearray(value), dtype=torch.uint8)
@@ -158,7 +165,7 @@ def _diffusion(name: str) -> tuple[Tensors, Small]:
 def _sized(row: Diffusion) -> Small:
     """The small model of the kind, with the real widths of what it is given and gives."""
     base = row.small()
-    start: Callable[[], Mapping[str, Shape]] = of_case(row.case) if row.case else base.start
+    start: Callable[[], Mapping[str, Shape]] = row.start or (of_case(row.case) if row.case else base.start)
     given = {key: shape for key, shape in start().items() if not key.startswith(row.without or ("\0",))}
     given |= {key: shape for key, shape in row.markers.items() if not shape}
     real = row.shapes()
@@ -174,7 +181,7 @@ def _sized(row: Diffusion) -> Small:
         }
     )
     start = (lambda: dict(given)) if row.wide else (lambda: _interfaces(given, real, base))
-    return replace(base, start=start, sizes=sizes, config=row.config or base.config)
+    return replace(base, start=start, sizes=sizes | dict(row.sizes), config=row.config or base.config)
 
 
 def _detected(shapes: Mapping[str, Shape], row: Diffusion) -> dict[str, Any]:
@@ -233,6 +240,29 @@ def _latent_upsampler() -> tuple[Tensors, dict[str, Any]]:
     return dict(randomize(module).state_dict()), config
 
 
+def _rt_detr() -> tuple[Tensors, dict[str, Any]]:
+    with narrow.beside_narrowed():
+        return dict(randomize(others.RTv4(enc_h=128, **_PLAIN)).state_dict()), {}
+
+
+def _sam3() -> tuple[Tensors, dict[str, Any]]:
+    with narrow.beside_narrowed():
+        return dict(randomize(others.SAM3Model(image_model="SAM31", **_PLAIN)).state_dict()), {}
+
+
+def _dino_v3() -> tuple[Tensors, dict[str, Any]]:
+    config = {**others.dino3.DINOV3_VITH_CONFIG, **narrow.vision_sizes(others.dino3.DINOV3_VITH_CONFIG)}
+    module = others.dino3.DINOv3ViTModel(config, torch.float32, "cpu", comfy.ops.disable_weight_init)
+    marks = {key: torch.zeros(shape) for key, shape in others.OTHERS["DINOv3 H"]().items() if len(shape) == 1}
+    return marks | dict(randomize(module).state_dict()), {}
+
+
+def _clip_of_sam3() -> tuple[Tensors, dict[str, Any]]:
+    config = {**others.SAM3_CLIP_CONFIG, **narrow.encoder_sizes(comfy.clip_model.CLIPTextModel, {})}
+    made = randomize(comfy.clip_model.CLIPTextModel(config, **_PLAIN)).state_dict()
+    return dict(checkpoints.open_clip(made, config["num_hidden_layers"])), {}
+
+
 def _upscaler() -> tuple[Tensors, dict[str, Any]]:
     from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet
 
@@ -245,6 +275,10 @@ _OTHERS: Mapping[str, Callable[[], tuple[Tensors, dict[str, Any]]]] = {
     "CLIP-G of OpenCLIP": lambda: (checkpoints.open_clip(_encoder(ENCODERS["CLIP-G"]), 3), {}),
     **{name: _vision(name) for name in others.VISION},
     "RealESRGAN x4": _upscaler,
+    "DINOv3 H": _dino_v3,
+    "RT-DETR": _rt_detr,
+    "SAM3.1": _sam3,
+    "CLIP of SAM3": _clip_of_sam3,
     "LTX-2 latent upscaler": _latent_upsampler,
 }
 

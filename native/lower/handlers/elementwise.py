@@ -169,6 +169,12 @@ def leaky_relu(low: Lowering, out: Window, x: Window, negative_slope: float = 0.
 _SAME_SOFTPLUS = 17.0  # from here on log(1 + exp(x)) is x in F32
 
 
+@handler("log2")
+def log2(low: Lowering, out: Window, x: Window) -> int:
+    """log(x) / log(2)."""
+    return low.b.op("scale", unary(low.b, "log", low.operand(x), low.layout(out)), factor=1 / math.log(2))
+
+
 @handler("softplus")
 def softplus(low: Lowering, out: Window, x: Window, beta: float = 1.0, threshold: float = 20.0) -> int:
     """log(1 + exp(beta * x)) / beta, which is x in F32 where beta * x is beyond torch's threshold."""

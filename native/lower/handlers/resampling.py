@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from ...program import parameters
 from ...program.builder import LowerError
 from ...trace.graph import Window
 from ..lowering import Lowering, handler
 from ..strides import Operand, contiguous, contiguous_stride, physical_order
+from .data_movement import concat_all
 
 _Resize = Callable[[torch.Tensor], torch.Tensor]
 
@@ -118,9 +120,21 @@ def max_pool(
     whole = tuple((n + 2 * p - k) // s + 1 for n, p, k, s in zip(x.shape[-2:], paddings, sides, strides, strict=True))
     if any(d != 1 for d in dilations) or whole != out.shape[-2:]:
         raise LowerError(f"a maximum of {sides} with dilations {dilations} that makes {x.shape} {out.shape}")
-    pictures = low.b.reshape(contiguous(low.b, low.operand(x)), (x.numel // (x.shape[-2] * x.shape[-1]), *x.shape[-2:]))
-    largest = low.b.op(
-        "max_pool_2d", pictures, side0=sides[1], side1=sides[0], stride0=strides[1], stride1=strides[0],
-        pad0=paddings[1], pad1=paddings[0],
-    )  # fmt: skip
-    return low.to_layout(largest, out)
+    count, size = x.numel // (x.shape[-2] * x.shape[-1]), tuple(out.shape[-2:])
+    pictures = low.b.reshape(contiguous(low.b, low.operand(x)), (count, *x.shape[-2:]))
+    whole_pictures = Operand(pictures, (count, *x.shape[-2:]), contiguous_stride((count, *x.shape[-2:])))
+    most = max(1, (parameters.POOLED - 1) // (size[0] * size[1]))
+
+    def pooled(start: int) -> Operand:
+        some = min(most, count - start)
+        part = pictures
+        if some < count:
+            part = low.b.reshape(contiguous(low.b, whole_pictures.narrowed(0, start, some)), (some, *x.shape[-2:]))
+        largest = low.b.op(
+            "max_pool_2d", part, side0=sides[1], side1=sides[0], stride0=strides[1], stride1=strides[0],
+            pad0=paddings[1], pad1=paddings[0],
+        )  # fmt: skip
+        return Operand(largest, (some, *size), contiguous_stride((some, *size)))
+
+    joined = concat_all(low, [pooled(start) for start in range(0, count, most)], 0)
+    return low.to_layout(contiguous(low.b, joined), out)

@@ -96,6 +96,8 @@ def index_put(
     low: Lowering, out: Window, x: Window, indices: Sequence[Window | None], values: Window, accumulate: bool = False
 ) -> int:
     """x with values at positions along neighbouring dimensions: whole numbers, or truth values where they are."""
+    if not values.numel:  # at no position
+        return low.to_layout(contiguous(low.b, low.operand(x)), out)
     given = [each for each in indices if each is not None]
     before = len(indices) - len(given)
     together = list(indices[:before]) == [None] * before

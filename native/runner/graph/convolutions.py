@@ -11,7 +11,6 @@ from ..ggml_binding import ggml
 from .call import Call, contiguous, require, types, within
 
 _GGML_OP_POOL_MAX = 0
-_POOLED = 512 * 65535  # elements, the groups of 512 that Vulkan must be able to start at once
 _PATCH_BYTES = 16 << 20  # ggml's CPU backend gathers what a kernel covers in so many (GGML_IM2COL_WORK_SIZE)
 
 
@@ -77,5 +76,5 @@ def max_pool_2d(call: Call) -> Any:
     pads = (pool.pad0, pool.pad1)
     for size, side, pad in zip(call.declared[0].ne, pool[:2], pads, strict=False):
         require(0 <= pad < side <= size + 2 * pad, f"rectangles {pool[:2]} of {call.declared[0].ne}, padded by {pads}")
-    require(prod(call.tensor.ne) < _POOLED, f"a pool of {prod(call.tensor.ne)} elements")
+    require(prod(call.tensor.ne) < parameters.POOLED, f"a pool of {prod(call.tensor.ne)} elements")
     return ggml.ggml_pool_2d(call.context, call.sources[0], _GGML_OP_POOL_MAX, *pool)

@@ -25,13 +25,12 @@ from .cases import CASES
 
 # What has no case, and why.
 EXCEPTIONS = {
-    "comfy.ldm.sam3.detector.SAM3Model": "segments, with a tracker that keeps state; no loader of this pack has it",
     "comfy.ldm.modules.diffusionmodules.upscaling.ImageConcatWithNoiseAugmentation": "adds noise, has no weights",
     "comfy.ldm.ace.vae.music_dcae_pipeline.MusicDCAE": "its autoencoder and vocoder are cases; the STFT is the host's",
     "comfy.ldm.mmaudio.vae.autoencoder.AudioAutoencoder": "its VAE and its vocoder are cases; the STFT is the host's",
     "comfy.ldm.lightricks.vae.audio_vae.AudioVAE": "its vocoder is a case; the STFT is the host's",
     "comfy.ldm.seedvr.vae.VideoAutoencoderKLWrapper": "its encoder and its decoder are cases; it has one width",
-    "comfy.ldm.triposplat.vae.OctreeGaussianDecoder": "makes points, not tensors, by asking for values",
+    "comfy.ldm.triposplat.vae.OctreeGaussianDecoder": "draws points; tests/e2e/test_seams_any_vae.py has it",
     "comfy.pixel_space_convert.PixelspaceConversionVAE": "has no weights",
     "comfy.text_encoders.gemma4.Gemma4_12B": "its transformer is a case, its eyes and ears are none yet",
     "comfy.text_encoders.gemma4._make_variant.<locals>.Variant": "its transformer is a case, not its eyes",

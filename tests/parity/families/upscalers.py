@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 import comfy.background_removal.birefnet
 import comfy.ldm.depth_anything_3.model
 import comfy.ldm.rt_detr.rtdetr_v4
+import comfy.ldm.sam3.detector
 import torch
+from comfy.ldm.modules.attention import attention_pytorch
 from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
 from spandrel.architectures.DAT.__arch.DAT import DAT
 from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet
@@ -17,6 +20,9 @@ from spandrel.architectures.PLKSR.__arch.PLKSR import PLKSR
 from spandrel.architectures.SPAN.__arch.span import SPAN
 from spandrel.architectures.SwinIR.__arch.SwinIR import SwinIR
 
+from tests.narrow import beside
+
+from ..model_cases import Inputs
 from .case import FACTORY, GELU, FamilyCase, narrow
 
 
@@ -74,6 +80,23 @@ def _rt_detr() -> torch.nn.Module:
         return rtdetr.RTv4(num_queries=20, enc_h=128, dec_h=128, enc_ff=128, dec_ff=128, **FACTORY)
 
 
+def _sam3() -> torch.nn.Module:
+    return beside("comfy.ldm.sam3.detector:SAM3Model")(image_model="SAM31", **FACTORY)
+
+
+def _text_and_picture(batch: int, size: int) -> Inputs:
+    mask = torch.ones(batch, 7 + size, dtype=torch.long)
+    mask[:, 5:] = 0
+    return {"x": torch.rand(batch, 3, 96, 96), "text": torch.randn(batch, 7 + size, 1024), "mask": mask}
+
+
+def _found(m: Any, t: Inputs) -> Any:
+    """With the attention that core has on a GPU: its other one adds a mask of truth values to the scores as ones."""
+    with patch.object(comfy.ldm.sam3.detector, "optimized_attention", attention_pytorch):
+        found = m(t["x"], text_embeddings=t["text"], text_mask=t["mask"], orig_size=(60, 50))
+    return found["boxes"], found["scores"], found["masks"]
+
+
 CASES = (
     FamilyCase("upscaler ESRGAN (spandrel)", lambda: RRDBNet(num_filters=16, num_blocks=1, scale=4), _call, _pixels()),
     FamilyCase("upscaler Compact (spandrel)", lambda: SRVGGNetCompact(num_feat=16, num_conv=2, upscale=2), _call,
@@ -88,6 +111,9 @@ CASES = (
     FamilyCase("upscaler HAT (spandrel)", _hat, _call, _pixels(), GELU),
     FamilyCase("upscaler DAT (spandrel)", _dat, _call, _pixels(32, 16), GELU),
     FamilyCase("RT-DETR v4", _rt_detr, lambda m, t: m._forward(t["x"]), _pixels(128, 0), GELU),
+    FamilyCase("SAM3.1 (words)", _sam3, _found, _text_and_picture, GELU),
+    FamilyCase("SAM3.1 (a mask refined)", _sam3, lambda m, t: m.forward_segment(t["x"], mask_inputs=t["mask"]),
+               lambda n, s: {"x": torch.rand(n, 3, 96, 96), "mask": torch.randn(n, 1, 96, 96 + 16 * s)}, GELU),
     FamilyCase("Depth Anything 3 (vits)", _depth, _call, _pixels(56, 14), GELU),
     FamilyCase("BiRefNet (background removal)", _birefnet, _call, _pixels(64, 64), GELU),
 )  # fmt: skip

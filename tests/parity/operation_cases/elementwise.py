@@ -65,6 +65,7 @@ CASES = (
     Case("lerp", lambda m, t: torch.lerp(t["x"], t["y"][:, :1], 0.3), XY),
     Case("lerp tensor", lambda m, t: torch.lerp(t["x"], t["y"], t["y"].sigmoid()), XY),
     Case("tan", lambda m, t: torch.tan(t["x"] * 0.3), X, outliers=False),
+    Case("log2", lambda m, t: torch.log2(t["x"].abs() + 0.1), X),
     Case("expm1", lambda m, t: torch.expm1(t["x"]), X, outliers=False),
     Case("softplus", lambda m, t: F.softplus(t["x"] * 5), X),
     Case("softplus slice", lambda m, t: F.softplus(t["x"][..., 8:24], 2.0), X),

@@ -60,6 +60,8 @@ CASES = (
          host={"i": torch.tensor([4, 1])}),
     Case("index_put along the last dimension", lambda m, t: _put(t["x"], (..., t["i"]), t["y"][..., :2]), XY,
          host={"i": torch.tensor([30, 1])}),
+    Case("index_put nothing", lambda m, t: _put(t["x"], (t["i"],), t["y"][:0]), XY,
+         host={"i": torch.zeros(0, dtype=torch.long)}),
     Case("index_put number", lambda m, t: _put(t["x"], (t["i"],), torch.tensor(2.5)), X, host={"i": torch.tensor([1])}),
     Case("index_put where true", lambda m, t: _put(t["x"], (t["k"],), t["y"][0, :4]), XY,
          host={"k": torch.arange(12).reshape(2, 6) % 3 == 1}),
