@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -21,9 +21,10 @@ def unchanged(module: torch.nn.Module) -> Iterator[None]:
     """
     attributes = [(part, dict(vars(part))) for part in module.modules()]
     containers: dict[int, tuple[Any, Any]] = {}
+    packages = _packages(module)
     for _, held in attributes:
         for value in held.values():
-            _remember(value, containers)
+            _remember(value, containers, packages)
     caches = [(cache, cache.cache_info().misses) for cache in _caches(module)]
     for part, _ in attributes:
         vars(part)["_apply"] = _stays(part)
@@ -43,23 +44,25 @@ def _stays(part: torch.nn.Module) -> Callable[..., torch.nn.Module]:
     return lambda *_args, **_kwargs: part
 
 
-def _remember(value: Any, containers: dict[int, tuple[Any, Any]]) -> None:
-    """Notes the content of a dict, list or set and of those in it, and of what a model's own object holds."""
-    if _is_of_the_model(value):
+def _remember(value: Any, containers: dict[int, tuple[Any, Any]], packages: Collection[str]) -> None:
+    """Notes the content of a dict, list or set and of those in it, and of objects of the model's own packages."""
+    if not isinstance(value, torch.nn.Module) and _package(type(value)) in packages and hasattr(value, "__dict__"):
         value = vars(value)
     if not isinstance(value, (dict, list, set)) or id(value) in containers:
         return
     containers[id(value)] = value, value.copy()
     for item in list(value.values()) if isinstance(value, dict) else list(value):
-        _remember(item, containers)
+        _remember(item, containers, packages)
 
 
-def _is_of_the_model(value: Any) -> bool:
-    """Whether a value is an object of a plain class beside the model's, such as a cache of positions."""
-    kind = type(value)
-    if isinstance(value, (torch.nn.Module, torch.Tensor, type)) or not hasattr(value, "__dict__"):
-        return False
-    return kind.__module__.split(".")[0] not in ("torch", "builtins", "types", "functools", "enum")
+def _package(kind: type) -> str:
+    return kind.__module__.rpartition(".")[0]
+
+
+def _packages(module: torch.nn.Module) -> set[str]:
+    """Packages that the classes of a module's parts come from, where it may keep caches in plain objects."""
+    found = {_package(type(part)) for part in module.modules()}
+    return {each for each in found if "." in each and not each.startswith("torch.")}  # not comfy as a whole
 
 
 def _refill(container: Any, content: Any) -> None:

@@ -17,7 +17,6 @@ from .packages import Template, nodes_of
 
 CARDS = ("RX 580 8 GB, Linux", "RTX 3060 12 GB, Windows")
 _MIB = 1 << 20
-_NODES_OWN = " of "  # in the names of functions that a node has called at each step, as is meant
 _NONE = "none"  # in the place of a plan that could not be made
 Prompt = dict[str, Any]
 
@@ -156,7 +155,6 @@ def _islands() -> Iterator[list[str]]:
                 f"{island.operation} in {self.weights.name}, {island.module_path}"
                 for part in made.parts
                 for island in part.islands
-                if _NODES_OWN not in island.operation
             )
         return made
 
