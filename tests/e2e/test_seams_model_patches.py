@@ -88,7 +88,7 @@ NODES = (
         "block_number": 1, "downscale_factor": 2.0, "start_percent": 0.0, "end_percent": 0.6,
         "downscale_after_skip": True, "downscale_method": "bicubic", "upscale_method": "bicubic"}),
     Node("ScaleROPE", "rope", "FLUX", {
-        "scale_x": 1.3, "shift_x": 0.0, "scale_y": 1.3, "shift_y": 0.0, "scale_t": 1.0, "shift_t": 0.0}),
+        "scale_x": 4.0, "shift_x": 0.0, "scale_y": 4.0, "shift_y": 0.0, "scale_t": 1.0, "shift_t": 0.0}),
     Node("EasyCache", "easycache", "FLUX",
          {"reuse_threshold": 0.9, "start_percent": 0.1, "end_percent": 0.95, "verbose": False}, steps=10),
     Node("LazyCache", "easycache", "FLUX",
