@@ -120,6 +120,7 @@ class _FirstUse:
 
 @pytest.fixture
 def first(tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch) -> Iterator[_FirstUse]:
+    monkeypatch.delenv("GGML_PROBE")
     found = _FirstUse(tmp_path, device, monkeypatch)
     yield found
     found.client.switch_off(())

@@ -34,7 +34,7 @@ nn.functional.pixel_unshuffle nn.functional.channel_shuffle nn.functional.interp
 nn.functional.interpolate.nearest-exact nn.functional.upsample_nearest
 
 gt lt ge le eq ne logical_not logical_and logical_or logical_xor isinf isnan where any all
-floor ceil round trunc fmod remainder floor_divide div.trunc_rounding div.floor_rounding sign sgn expm1
+floor ceil round trunc fmod remainder floor_divide div.trunc_rounding div.floor_rounding sign sgn expm1 tan log2
 maximum minimum amax amin argmax argmin max.reduction_no_dim max.reduction_with_dim min.reduction_with_dim
 topk sort cumsum var std var_mean cov polar gather flip bool long int nan_to_num
 nn.functional.softplus nn.functional.elu nn.functional.mish nn.functional.logsigmoid nn.functional.prelu
