@@ -11,7 +11,11 @@ from native.client import Runner
 from tests.parity.places import PLACES, Place
 
 ON_VULKAN = PLACES[1:]
-BY_TURNS = ("test_operations.py", "test_op_info.py", "test_kernels.py", "test_models.py")
+# Of how many cases on Vulkan a run takes one; families have most of what test_models.py has, too.
+BY_TURNS = {
+    "test_operations.py": 3, "test_op_info.py": 3, "test_kernels.py": 3, "test_parts.py": 3, "test_outliers.py": 3,
+    "test_models.py": 6,
+}  # fmt: skip
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -48,11 +52,11 @@ def _write_figures(terminalreporter: Any, figures: list[tuple[str, str, float]])
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of operations and models on Vulkan a run takes every third case, of those with F16 others than with F32."""
+    """Of operations and models on Vulkan a run takes a part, of those with F16 others than with F32."""
     for item in items:
         place = isinstance(item, pytest.Function) and hasattr(item, "callspec") and item.callspec.params.get("place")
         if item.path.name in BY_TURNS and place in ON_VULKAN:
-            item.add_marker(pytest.mark.turns(3))
+            item.add_marker(pytest.mark.turns(BY_TURNS[item.path.name]))
 
 
 @pytest.fixture(scope="session", params=PLACES, ids=lambda place: place.name)
