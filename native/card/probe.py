@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -72,12 +72,12 @@ def probe(device: Device, options: ProbeOptions) -> Probe:
     clock = Clock(monotonic() + options.seconds, options.limit, options.interrupted)
     with tempfile.TemporaryDirectory(prefix="ggml-probe-", ignore_cleanup_errors=True) as folder:
         threads = ("--threads", str(options.threads)) if options.threads else ()
-        with _closing(Trial(CPU, Path(folder), clock, {}, threads)) as processor:
+        with closing(Trial(CPU, Path(folder), clock, {}, threads)) as processor:
             reference = Reference(processor)
             wrong: tuple[str, ...] = ()
             for setting in (USUAL, *settings_of(device)):
                 environment = {**SETTINGS[setting], **options.environment}
-                with _closing(Trial(device.name, Path(folder), clock, environment)) as card:
+                with closing(Trial(device.name, Path(folder), clock, environment)) as card:
                     found = tuple(_faults(card, reference, block))
                 if not found:
                     return Probe(wrong, setting)
@@ -98,14 +98,6 @@ def _faults(card: Trial, reference: Reference, block: Block) -> Iterator[str]:
         if found.verdict in FAULTS:
             yield from found.wrong or (f"{found.verdict.value}: {found.text}",)
             return
-
-
-@contextmanager
-def _closing(trial: Trial) -> Iterator[Trial]:
-    try:
-        yield trial
-    finally:
-        trial.close()
 
 
 def read_probes(path: Path) -> dict[ProbeKey, Probe]:

@@ -16,7 +16,7 @@ from ..components.host import COMFYUI
 
 log = logging.getLogger(__name__)
 SWITCH = "GGML_PROBE"  # an environment variable; 0: no card is probed
-_seen: set[ProbeKey] = set()  # by this process
+_seen: set[str] = set()  # names of devices, by this process
 
 
 def probes_path() -> Path:
@@ -40,15 +40,13 @@ def probe_at_first_use(name: str) -> None:
 
     Raises Interrupted, and RunnerError where the devices cannot be asked for.
     """
-    if os.environ.get(SWITCH) == "0":
+    if os.environ.get(SWITCH) == "0" or name in _seen:
         return
     device = next((each for each in COMFYUI.devices() if each.name == name), None)
     if device is None or device.type not in ("GPU", "IGPU") or "software" in device.features:
         return
+    _seen.add(name)
     key = ProbeKey(device.description, device.driver, installed_version())
-    if key in _seen:
-        return
-    _seen.add(key)
     known = read_probes(probes_path()).get(key)
     found = known or _probed(device, key)
     if found is not None and found.wrong:
