@@ -260,11 +260,13 @@ def node_id(base: Workflow, class_type: str) -> str:
 
 
 @contextmanager
-def running(base: Path, models: Path = MICRO_MODELS, *arguments: str) -> Iterator[Client]:
+def running(
+    base: Path, models: Path = MICRO_MODELS, *arguments: str, python: Path = Path(sys.executable)
+) -> Iterator[Client]:
     """A server with these models and a tiny language model, whose own folders are under `base`."""
     random_projector.write(random_llm.write(base / "models" / "LLM" / random_llm.NAME).with_name(random_projector.NAME))
     options = server.ServerOptions(
-        python=Path(sys.executable),
+        python=python,
         comfyui=Path(os.environ["COMFYUI_PATH"]),
         pack=ROOT,
         models=models,

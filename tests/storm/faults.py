@@ -263,7 +263,7 @@ FAULTS: Mapping[str, Fault] = {
     "a child is stopped": Fault(_stops, ENDED),
     "the runner hangs": Fault(_stops_for_good, ENDED, weight=0.25),  # takes RUNNER_TIMEOUT
     "no memory": Fault(_leaves_no_memory, f"{MEMORY}|{ENDED}"),
-    "a full disk": Fault(_fills_the_disk, r"File too large|No space"),  # also of core's own progress bar, in its log
+    "a full disk": Fault(_fills_the_disk, r"File too large|No space"),
     "a file vanishes": Fault(_takes_a_file, "{file}"),
     "a damaged file": Fault(_comes_instead(_with_damaged_header), "{file}"),
     "a file cut off": Fault(_comes_instead(_cut_off), "{file}"),
