@@ -1,14 +1,14 @@
-"""Functions that other nodes put into a model, between its layers: which there are, and what they keep.
+"""Functions that other nodes put into a model, between its layers.
 
-A pure function is traced with the model. One that keeps values, asks for values that the model computes, or has
-weights of its own is called by torch on the host at every step, between two programs: an island. What can be neither
-is refused.
+A function is traced with the model where what it keeps are tensors that the layers give it. One that reads what it has
+kept, asks for values that the model computes, or has weights of its own is called by torch on the host at every step,
+between two programs: an island. What can be neither is refused.
 """
 
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -19,26 +19,12 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_leaves
 
 from ...native.trace import as_one_step
+from .kept_values import Same, kept_by
 
 OPTIONS = ("patches", "patches_replace", "optimized_attention_override")
 _BLOCKS = "dit"  # of patches_replace: functions that call a block of the model, which are no islands
-_DEPTH, _MOST = 4, 500  # how far, and how many values, what a function keeps is looked through
-_OURS = ("torch", "comfy", "numpy", "builtins", "types")  # packages whose objects are not looked into
 Function = Callable[..., Any]
 AsOptions = Callable[[dict[str, Any]], dict[str, Any]]
-
-
-class Same:
-    """An object as a part of a key, which keeps it alive: equal to itself alone."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and other.value is self.value
-
-    def __hash__(self) -> int:
-        return id(self.value)
 
 
 def functions_in(options: Mapping[str, Any]) -> list[Function]:
@@ -87,108 +73,12 @@ def _names(code: types.CodeType, option: str) -> bool:
     return any(each == option or (isinstance(each, types.CodeType) and _names(each, option)) for each in code.co_consts)
 
 
-def kept_by(*functions: Function) -> Hashable:
-    """The state of functions between calls, as a key: variables of closures and attributes of objects."""
-    found: list[Hashable] = []
-    seen: set[int] = set()
-    for function in functions:
-        _keep(function, found, seen, 0)
-    return tuple(found)
-
-
-def form_of(*functions: Function) -> Hashable:
-    """The shapes of the tensors that functions keep between calls, by which they may take another way, as a key."""
-    found = kept_by(*functions)
-    return tuple(tuple(each[0].value.shape) for each in found if isinstance(each, tuple))  # type: ignore[attr-defined]
-
-
 def has_weights(function: Function) -> bool:
     """Whether a function brings a torch module of its own, whose weights are in this process."""
     return any(
         isinstance(each, Same) and isinstance(each.value, torch.nn.Module)
         for each in kept_by(function)  # type: ignore[attr-defined]
     )
-
-
-def _keep(value: Any, found: list[Hashable], seen: set[int], depth: int) -> None:
-    """Append what a value is, and what is in it."""
-    if isinstance(value, (str, bytes, int, float, complex, type(None), type)):
-        found.append(value)
-        return
-    if isinstance(value, Tensor):
-        found.append((Same(value), 0 if value.is_inference() else value._version))
-        return
-    if id(value) in seen or len(found) > _MOST:
-        return
-    seen.add(id(value))
-    found.append(Same(value) if not isinstance(value, (dict, list, tuple, set)) else type(value))
-    if depth < _DEPTH:
-        for item in _inside(value):
-            _keep(item, found, seen, depth + 1)
-
-
-def _inside(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield str(key)
-            yield item
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        yield len(value)
-        yield from value
-    elif isinstance(value, types.FunctionType):
-        yield from _cells(value)
-        yield value.__defaults__
-        yield value.__kwdefaults__
-    elif isinstance(value, types.MethodType):
-        yield value.__func__
-        yield value.__self__
-    elif isinstance(value, partial):
-        yield value.func
-        yield value.args
-        yield value.keywords
-    elif type(value).__module__.split(".")[0] not in _OURS and hasattr(value, "__dict__"):
-        yield vars(value)
-
-
-def _cells(function: types.FunctionType) -> Iterator[Any]:
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # a variable that has no value yet
-            yield None
-
-
-@contextmanager
-def restored(*functions: Function) -> Iterator[None]:
-    """Puts back what functions keep: while they are traced that is fake tensors, which the next call cannot use."""
-    cells: list[tuple[Any, Any]] = []
-    contents: list[tuple[Any, Any]] = []
-    seen: set[int] = set()
-
-    def remember(value: Any, depth: int) -> None:
-        if id(value) in seen or depth > _DEPTH or isinstance(value, (Tensor, str, bytes)) or len(seen) > _MOST:
-            return
-        seen.add(id(value))
-        if isinstance(value, types.FunctionType):
-            cells.extend((cell, held) for cell, held in zip(value.__closure__ or (), _cells(value), strict=True))
-        if isinstance(value, (dict, list, set)):
-            contents.append((value, value.copy()))
-        for item in _inside(value):
-            remember(item, depth + 1)
-
-    for function in functions:
-        remember(function, 0)
-    try:
-        yield
-    finally:
-        for cell, held in cells:
-            cell.cell_contents = held
-        for value, content in contents:
-            if isinstance(value, list):
-                value[:] = content
-            else:
-                value.clear()
-                value.update(content)
 
 
 def is_traced(tensors: Mapping[str, Tensor]) -> bool:
@@ -298,15 +188,6 @@ def methods_replaced(core: torch.nn.Module, methods: Mapping[str, Function], com
     finally:
         for name in methods:
             vars(core).pop(name, None)
-
-
-def kept_by_module(core: torch.nn.Module) -> Hashable:
-    """The state of a module's parts besides weights, as a key."""
-    found: list[Hashable] = []
-    for path, part in core.named_modules():
-        for name, value in vars(part).items():
-            found.append((path, name, value if isinstance(value, (int, float, str)) else Same(value)))
-    return tuple(found)
 
 
 def refusal(functions: Collection[Function], does: str) -> NotImplementedError:

@@ -18,18 +18,18 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from ...native.trace import TraceError
 from ...native.weights import WeightSet, read_parameter
-from . import foreign_functions
+from . import foreign_functions, kept_values
 from .attention_override import own_attention
 from .call_arguments import join, part
 from .component import Component, Function, layers_elsewhere
-from .foreign_functions import Same
+from .kept_values import KeepsValues, Kept, Left, ReadsKept, Same
 from .layers import HostLayer, Layer, LayerWeights, is_plain
 
 _COMPUTED = ("_forward",)  # our methods that only have core's of the same name computed
 _WHOLE = ("forward", *_COMPUTED)  # methods of the model itself, which are traced or refused
-# How the results of a call are nested, with types where it has tensors: also of calls that another component of the
-# same module has traced.
-_nestings: dict[Hashable, tuple[TreeSpec, list[Any]]] = {}
+# How the results of a call are nested, with types where it has tensors, and what functions of other nodes keep of it:
+# also of calls that another component of the same module has traced.
+_nestings: dict[Hashable, tuple[TreeSpec, list[Any], list[Left]]] = {}
 
 
 class _ReadsMore(Exception):
@@ -81,14 +81,6 @@ def _forms(call: dict[str, Any]) -> Hashable:
     return part(call, "", tensors), tuple(each._version for each in tensors.values())
 
 
-class _KeepsValues(Exception):
-    """Functions of other nodes that are not as they were before they were traced."""
-
-    def __init__(self, functions: Sequence[Callable[..., Any]]) -> None:
-        super().__init__()
-        self.functions = functions
-
-
 class TracedModule(Component):
     """Stands for any module of core."""
 
@@ -136,28 +128,22 @@ class TracedModule(Component):
         return inspect.ismethod(getattr(self.engine_model.module, name, None))
 
     @contextmanager
-    def _with_foreign(self, core: Any, foreign: list[Callable[..., Any]]) -> Iterator[None]:
-        """Within it core's module has other nodes' methods. Raises _KeepsValues where these, being traced, change.
+    def _with_foreign(
+        self, core: Any, functions: list[Callable[..., Any]], islands: list[Callable[..., Any]]
+    ) -> Iterator[Kept]:
+        """Within it core's module has other nodes' methods, and these functions are as for a trace.
 
-        foreign: functions of other nodes that are traced; none where they are really called.
+        Raises NotImplementedError where a method, being traced, changes the module.
         """
-        with foreign_functions.methods_replaced(core, self._methods, self):
-            if not foreign:
-                yield
-                return
-            before, module_before = [foreign_functions.kept_by(each) for each in foreign], self._kept_by(core)
-            with foreign_functions.restored(*foreign):
-                yield
-                after, module_after = [foreign_functions.kept_by(each) for each in foreign], self._kept_by(core)
-        changed = [each for each, old, new in zip(foreign, before, after, strict=True) if old != new]
-        if module_before != module_after:
-            raise foreign_functions.refusal(list(self._methods.values()), "keeps values in the model")
-        changed = [each for each in changed if Same(each) not in self._islands]
-        if changed:
-            raise _KeepsValues(changed)
-
-    def _kept_by(self, core: torch.nn.Module) -> Hashable:
-        return foreign_functions.kept_by_module(core) if self._methods else ()
+        with (
+            foreign_functions.methods_replaced(core, self._methods, self),
+            kept_values.traced(functions, islands) as kept,
+        ):
+            methods = list(self._methods.values()) if functions or islands else []
+            before = kept_values.kept_by_module(core) if methods else ()
+            yield kept
+            if methods and kept_values.kept_by_module(core) != before:
+                raise foreign_functions.refusal(methods, "keeps values in the model")
 
     def _layer(self, layer: torch.nn.Module, name: str) -> Any:
         """The stand-in for a layer: core's classes read shapes and settings of layers, and nodes call single ones."""
@@ -210,8 +196,9 @@ class TracedModule(Component):
                 return self._computed(name, arguments, options, foreign)
             except _ReadsMore:
                 continue
-            except _KeepsValues as error:
-                self._make_islands(error.functions, "keeps values from one step to the next")
+            except (KeepsValues, ReadsKept) as error:
+                keeping = error.functions if isinstance(error, KeepsValues) else kept_values.holding_left(foreign)
+                self._make_islands(keeping, "keeps values from one step to the next")
             except TraceError as error:
                 if not foreign and name not in _WHOLE:
                     self._on_host.add(name)
@@ -248,10 +235,10 @@ class TracedModule(Component):
         rounded = {
             at: x.dtype for at, x in tensors.items() if x.ndim == 1 and x.dtype in (torch.bfloat16, torch.float16)
         }
-        islands = frozenset(Same(each) for each in foreign) & self._islands
-        kept = foreign_functions.kept_by(*(each for each in foreign if Same(each) not in islands))
-        form = foreign_functions.form_of(*(each for each in foreign if Same(each) in islands))
-        key = name, structure, tuple(rounded.items()), islands, tuple(self._methods), kept, form
+        islands = [each for each in foreign if Same(each) in self._islands]
+        functions = [each for each in foreign if Same(each) not in self._islands]
+        kept, form = kept_values.kept_by(*functions), kept_values.form_of(*islands)
+        key = name, structure, tuple(rounded.items()), frozenset(map(Same, islands)), tuple(self._methods), kept, form
 
         def function(core: Any, tensors: dict[str, Tensor]) -> tuple[Tensor, ...]:
             call = join(structure, {at: x.to(rounded.get(at, x.dtype)) for at, x in tensors.items()})
@@ -262,29 +249,37 @@ class TracedModule(Component):
             elif options is not None:
                 noted = partial(_Options, withheld=options.keys(), reads=self._reads)
                 call["transformer_options"] = noted(
-                    foreign_functions.for_a_trace(own, noted, islands, lambda: self._live)
+                    foreign_functions.for_a_trace(own, noted, self._islands, lambda: self._live)
                 )
             before = _forms(call) if traced else ()
-            with own_attention(), self._with_foreign(core, foreign if traced else []):
+            with own_attention(), self._with_foreign(core, *((functions, islands) if traced else ([], []))) as kept:
                 flat, nesting = tree_flatten(
                     attrgetter(name)(core)(*call.get("", ()), **{key: each for key, each in call.items() if key})
                 )
+                left, tensors_left = kept.left()
             if traced and name not in _WHOLE and _forms(call) != before:
                 raise TraceError(f"{name} changes what it is given")
             leaves = [x.dtype if isinstance(x, Tensor) else x for x in flat]
-            _nestings[self.engine_model.identity, key] = nesting, leaves
-            return tuple(x for x in flat if isinstance(x, Tensor))
+            if traced or (self.engine_model.identity, key) not in _nestings:
+                _nestings[self.engine_model.identity, key] = nesting, leaves, left
+            return tuple(x for x in (*flat, *tensors_left) if isinstance(x, Tensor))
 
-        return self._nested(key, function, tensors)
+        return self._nested(key, function, tensors, functions)
 
-    def _nested(self, key: Hashable, function: Function, tensors: dict[str, Tensor]) -> Any:
+    def _nested(
+        self, key: Hashable, function: Function, tensors: dict[str, Tensor], functions: list[Callable[..., Any]]
+    ) -> Any:  # fmt: skip
         first = next((x for x in tensors.values() if x.is_floating_point()), torch.empty(0))
-        results = iter(self.compute(key, function, tensors))
-        nesting, leaves = _nestings[self.engine_model.identity, key]
+        computed = self.compute(key, function, tensors)
+        nesting, leaves, left = _nestings[self.engine_model.identity, key]
+        results = iter(computed)
 
         def typed(dtype: torch.dtype) -> Tensor:
             result = next(results)
             computed = dtype.is_floating_point or dtype.is_complex
             return result.to(first) if computed else result.to(first.device, dtype)
 
-        return tree_unflatten([typed(x) if isinstance(x, torch.dtype) else x for x in leaves], nesting)
+        made = tree_unflatten([typed(x) if isinstance(x, torch.dtype) else x for x in leaves], nesting)
+        if len(computed) > sum(isinstance(x, torch.dtype) for x in leaves):  # torch's engine has called the functions
+            kept_values.leave(functions, left, typed)
+        return made

@@ -164,11 +164,12 @@ def _poses(inputs: Inputs, turn: NodeTurn) -> Outputs:
 
 def _noted_features() -> Any:
     """A patch like that of the node: it keeps what the head is given."""
-    kept: list[torch.Tensor] = []
+    kept: torch.Tensor | None = None
 
     def patch(h: torch.Tensor, skipped: torch.Tensor, transformer_options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        nonlocal kept
         if h.shape[1] == _FEATURES:
-            kept[:] = [h.clone()]
+            kept = h.clone()
         return h, skipped
 
     return patch

@@ -19,6 +19,7 @@ from .test_seams_lora import sample
 
 diffusion = part("nodes.loaders.diffusion")
 foreign_functions = part("nodes.components.foreign_functions")
+kept_values = part("nodes.components.kept_values")
 weights = part("native.weights")
 
 import comfy.patcher_extension  # noqa: E402
@@ -41,13 +42,13 @@ def inference() -> Iterator[None]:
         yield
 
 
-def same(models: Models, change: Callable[[Any], Any]) -> None:
+def same(models: Models, change: Callable[[Any], Any], steps: int = 2) -> None:
     """Both are changed alike, and ours is then as it was before."""
-    plain = sample(models[0])
-    ours, core = (sample(change(model.clone())) for model in models)
+    plain = sample(models[0], steps)
+    ours, core = (sample(change(model.clone()), steps) for model in models)
     assert psnr(ours, core) >= EQUAL
     assert psnr(ours, plain) < 40
-    assert torch.equal(sample(models[0]), plain)
+    assert torch.equal(sample(models[0], steps), plain)
 
 
 def dimmed(self: Any, img: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -146,12 +147,12 @@ def test_the_shapes_of_what_a_function_keeps_make_another_trace() -> None:
         def __call__(self, *_: Any) -> None: ...
 
     cache, another = Cache(), Cache()
-    empty = foreign_functions.form_of(cache)
+    empty = kept_values.form_of(cache)
     cache.kept["0"], another.kept["0"] = torch.zeros(4, 2), torch.ones(4, 2)
-    assert foreign_functions.form_of(cache) != empty
-    assert foreign_functions.form_of(cache) == foreign_functions.form_of(another)
+    assert kept_values.form_of(cache) != empty
+    assert kept_values.form_of(cache) == kept_values.form_of(another)
     another.kept["0"] = torch.zeros(5, 2)
-    assert foreign_functions.form_of(cache) != foreign_functions.form_of(another)
+    assert kept_values.form_of(cache) != kept_values.form_of(another)
 
 
 def test_a_function_that_asks_for_values_is_called_at_every_step(models: Models) -> None:
@@ -208,6 +209,67 @@ def test_a_block_that_keeps_values_is_refused_by_name(models: Models) -> None:
     with pytest.raises(NotImplementedError, match=r"recorded of .*keeps values from one step to the next"):
         sample(ours)
     assert found == []
+
+
+def test_what_a_block_gives_is_kept(models: Models) -> None:
+    """As nodes that look at a layer: computed with the model, at every step anew, without an island."""
+    found: list[dict[str, Tensor]] = []
+
+    def change(model: Any) -> Any:
+        kept: dict[str, Tensor] = {}
+        found.append(kept)
+
+        def recorded(args: dict[str, Any], extra: dict[str, Any]) -> Any:
+            out = extra["original_block"](args)
+            kept["img"] = out["img"]
+            return {**out, "img": 0.5 * out["img"]}
+
+        model.set_model_patch_replace(recorded, "dit", "double_block", 0)
+        return model
+
+    with patch.object(foreign_functions, "as_one_step", side_effect=AssertionError("an island")):
+        same(models, change)
+    ours, core = (each["img"] for each in found)
+    assert psnr(ours, core) >= EQUAL
+
+
+def test_what_was_kept_is_not_a_constant_of_the_trace(models: Models) -> None:
+    """As caches of features: what the step before has left is read at the next, so torch calls the function."""
+
+    def change(model: Any) -> Any:
+        before = None
+
+        def eased(out: Tensor, options: dict[str, Any]) -> Tensor:
+            nonlocal before
+            if options["block_index"]:
+                return out
+            out = out if before is None else 3.0 * out - before
+            before = out
+            return out
+
+        model.set_model_attn1_output_patch(eased)
+        return model
+
+    same(models, change, steps=4)
+
+
+@pytest.mark.parametrize("as_nodes_do", [True, False])
+def test_what_is_written_in_place_is_kept(models: Models, as_nodes_do: bool) -> None:
+    def change(model: Any) -> Any:
+        with torch.inference_mode(as_nodes_do):
+            total = torch.zeros(())
+
+        def drifting(out: Tensor, options: dict[str, Any]) -> Tensor:
+            if options["block_index"]:
+                return out
+            out = out + total
+            total.add_(0.5 * out.abs().mean())
+            return out
+
+        model.set_model_attn1_output_patch(drifting)
+        return model
+
+    same(models, change, steps=4)
 
 
 def test_a_function_that_needs_layers_is_refused(models: Models) -> None:

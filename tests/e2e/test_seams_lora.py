@@ -119,7 +119,7 @@ def tables_lora() -> Lora:
     }  # fmt: skip
 
 
-def sample(model: Any, **options: Any) -> Tensor:
+def sample(model: Any, steps: int = 2, **options: Any) -> Tensor:
     def conditioning(seed: int, **values: Any) -> list[Any]:
         generator = torch.Generator().manual_seed(seed)
         pooled = torch.randn(1, random_models.CLIP_WIDTH, generator=generator)
@@ -127,7 +127,7 @@ def sample(model: Any, **options: Any) -> Tensor:
 
     latent = {"samples": torch.zeros(1, 16, 16, 12)}
     positive, negative = conditioning(1, **options), conditioning(2)
-    (result,) = core_nodes.common_ksampler(model, 7, 2, 1.0, "euler", "simple", positive, negative, latent)
+    (result,) = core_nodes.common_ksampler(model, 7, steps, 1.0, "euler", "simple", positive, negative, latent)
     return result["samples"]
 
 
