@@ -171,7 +171,7 @@ def _containers(functions: Sequence[Function]) -> list[tuple[Any, Function]]:
 
 
 class Kept:
-    """What functions keep, as it was before a call.
+    """The content of what functions keep, as it was before a call.
 
     functions: those that are traced; islands: those that are only asked for the shapes of their results.
     """
@@ -184,7 +184,7 @@ class Kept:
     def prepare(self) -> None:
         """Put what calls before have left out of reach, until `put_back`, and copies that can be written for the rest.
 
-        Outside inference mode, where a trace is made, torch lets nobody write into a tensor that was made in it.
+        A trace is made outside inference mode, where torch lets nobody write into a tensor that was made in it.
         """
         copies: dict[int, Tensor] = {}
         for number, ((container, _), before) in enumerate(zip(self._containers, self._before, strict=True)):
@@ -291,7 +291,7 @@ def _copy(container: Any) -> Any:
 
 
 def _items(container: Any, content: Any) -> list[tuple[Any, Any]]:
-    """What a container holds, by key; a set's items are their own."""
+    """The content of a container by key; a set's items are their own."""
     if isinstance(container, types.CellType):
         return [(None, content)]
     if isinstance(container, dict):
