@@ -210,6 +210,10 @@ def _role(core: torch.nn.Module, name: str) -> Role:
     return "" if isinstance(layer, torch.nn.Embedding) else "own"
 
 
+# The words of Python for a function that does not take the arguments that it is called with.
+_OTHER_SIGNATURE = re.compile(r"\(\) (missing \d+ required|got an unexpected keyword|takes .* positional argument)")
+
+
 @contextmanager
 def described(header: WeightFile, kind: str) -> Iterator[None]:
     """Around core's detection: raises WeightFileError where the tensors of a file describe no model of the kind."""
@@ -219,6 +223,11 @@ def described(header: WeightFile, kind: str) -> Iterator[None]:
         raise
     except Exception as error:  # whatever core's code runs into on names and shapes that it did not expect
         why = " ".join(f"{type(error).__name__}: {error}".split())
+        if isinstance(error, ImportError) or (isinstance(error, TypeError) and _OTHER_SIGNATURE.search(str(error))):
+            raise WeightFileError(
+                f"ComfyUI's own code does not fit the Python packages installed beside it ({why:.300}). "
+                f"{header.path} is not the cause: update ComfyUI, or install the package in a version of its time."
+            ) from error
         raise WeightFileError(
             f"The tensors in {header.path} do not describe a whole {kind} ({why:.300}). "
             "The file is incomplete or damaged, or it is another model: choose another file or download it again."

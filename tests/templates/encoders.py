@@ -115,7 +115,7 @@ def _qwen35(size: str) -> Encoder:
 
 
 def _gpt_oss(config: dict[str, Any], operations: Any, **factory: Any) -> torch.nn.Module:
-    operations = comfy.ops.mixed_precision_ops({}, torch.float32, full_precision_mm=True)
+    operations = pack.part("nodes.components.component").MetaOperations  # core's experts get theirs from a file
     return gpt_oss.GptOssModel(gpt_oss.GptOss20BConfig(**config), ops=operations, **factory)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from tests import random_models
 from tests.pack import part
 
+build = part("nodes.components.build")
 encoders = part("nodes.loaders.text_encoders")
 diffusion = part("nodes.loaders.diffusion")
 vae = part("nodes.loaders.vae")
@@ -79,6 +81,19 @@ def test_encoder_whose_shapes_tell_no_sizes_is_refused(tmp_path: Path, name: str
         random_models.write_safetensors(tmp_path / f"{key}.safetensors", tensors[key])
     with pytest.raises(weights.WeightFileError, match=r"\.safetensors do not describe a whole .*Error: .*download it"):
         load(tmp_path, ["t5.safetensors", "clip_l.safetensors"])
+
+
+def test_a_package_that_does_not_fit_core_is_not_the_files_fault(tmp_path: Path) -> None:
+    """As transformers from 5.15 on, whose converter of Mistral's tokenizer takes a file in place of a vocabulary."""
+    path = random_models.write_safetensors(tmp_path / "clip_l.safetensors", random_models.clip_l())
+
+    def convert(vocab_file: str) -> None: ...
+
+    for call in (lambda: convert(vocab={}), convert, lambda: importlib.import_module("no_such_package")):
+        header = weights.read_header(path)
+        with pytest.raises(weights.WeightFileError, match=r"does not fit .*l\.safetensors is not the cause"), \
+             build.described(header, "set of text encoders"):  # fmt: skip
+            call()
 
 
 def test_another_vocabulary_is_no_t5_of_flux(folder: Path, tmp_path: Path) -> None:
