@@ -202,7 +202,11 @@ class WeightSet:
         return digest.hexdigest()
 
     def shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape (torch order) and loaded ggml type of every parameter, by name."""
+        """Shape (torch order) and loaded ggml type of every parameter, by name; not to be changed."""
+        return self._shapes
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
         stored = {name: (parameter.shape, parameter.type) for name, parameter in self.parameters.items()}
         return stored | {name: (array.shape, ARRAY_TYPES[str(array.dtype)]) for name, array in self.arrays.items()}
 

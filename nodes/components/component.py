@@ -164,8 +164,9 @@ class Component(torch.nn.Module):
 
     def check_patch(self, key: str, name: str, patch: Patch, widened: float) -> None:
         """Raise LoRAError unless the parameter `name` can take a patch; key, widened: as for lora.check."""
-        shapes = self.local_weights.shapes() | self.engine_model.file_weights.shapes()
-        check(key, patch, self.engine_model.module, name, torch.Size(shapes[name][0]), widened)
+        held, local = self.engine_model.file_weights.shapes(), self.local_weights.shapes()
+        shape, _ = held[name] if name in held else local[name]
+        check(key, patch, self.engine_model.module, name, torch.Size(shape), widened)
 
     def compute(
         self, key: Hashable, function: Function, inputs: dict[str, Tensor], turn: Turn = NO_TURN

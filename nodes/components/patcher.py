@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import comfy.hooks
@@ -134,10 +135,11 @@ class ComponentPatcher(ModelPatcher):
         raise NotImplementedError("A GGML model cannot be saved: it is the file it was loaded from, unchanged.")
 
     def _check(self, patches: dict[str, list[lora.Patch]]) -> None:
+        components, widened = list(components_of(self.model)), self._widened
         for key, entries in patches.items():
-            module, name = self._find(key)
+            module, name = _component(components, key)
             for entry in entries:
-                module.check_patch(key, name, entry, self._widened)
+                module.check_patch(key, name, entry, widened)
 
     @property
     def _widened(self) -> float:
@@ -154,8 +156,10 @@ class ComponentPatcher(ModelPatcher):
             named = {key[len(prefix) :]: (key, patches[key]) for key in patches if key.startswith(prefix)}
             module.set_patches(named, self._widened)
 
-    def _find(self, key: str) -> tuple[Component, str]:
-        for prefix, module in components_of(self.model):
-            if key.startswith(prefix):
-                return module, key[len(prefix) :]
-        raise lora.LoRAError(f"{key} is not a weight of this model.")
+
+def _component(components: Iterable[tuple[str, Component]], key: str) -> tuple[Component, str]:
+    """The component whose weight a key names, and its name there. Raises LoRAError where there is none."""
+    for prefix, module in components:
+        if key.startswith(prefix):
+            return module, key[len(prefix) :]
+    raise lora.LoRAError(f"{key} is not a weight of this model.")
