@@ -35,7 +35,7 @@ class Planned(Exception):
     """A dry run needs no more of the text."""
 
 
-class _NoProgress:
+class NoProgress:
     """Stands for ComfyUI's progress bar in a dry run."""
 
     def __init__(self, _total: int) -> None:
@@ -44,9 +44,11 @@ class _NoProgress:
     def update(self, _value: int) -> None:
         """Nobody looks on."""
 
+    update_absolute = update
+
 
 # Core's loop in a dry run: tqdm writes to the log, and has a lock that a full disk can leave held.
-_SILENT = {"tqdm.tqdm": lambda steps, **_: steps, "comfy.utils.ProgressBar": _NoProgress}
+_SILENT = {"tqdm.tqdm": lambda steps, **_: steps, "comfy.utils.ProgressBar": NoProgress}
 
 
 class Head(torch.nn.Module):
@@ -202,10 +204,8 @@ def forward(encoder: Any, args: Any, kwargs: Any) -> tuple[Tensor, None, Past]:
         hidden = text.prompt({"embeds": embeds, "attention_mask": seen})
     else:
         text, cache = past.text, past.text.cache
-        cache.tokens, cache.limit = past.tokens, max(cache.limit, past.tokens + embeds.shape[1])
-        until = [None if seen is None else seen[:, : past.tokens + at + 1] for at in range(embeds.shape[1])]
-        states = [text.token(x, seen=each) for x, each in zip(embeds.split(1, dim=1), until, strict=True)]
-        hidden = torch.cat(states, dim=1)
+        cache.tokens, cache.limit = past.tokens, max(cache.limit, past.tokens + 1)
+        hidden = text.token(embeds, seen=seen)
     return hidden.to(embeds), None, Past(text, text.cache.tokens)
 
 
