@@ -181,7 +181,7 @@ def _next_token(core: Any, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
 
 
 class Past(NamedTuple):
-    """What a forward of a node's own loop gives it for the next: the text, and its tokens so far."""
+    """The text of a node's own loop, and its tokens so far: it gives them back for the next token."""
 
     text: _Text
     tokens: int

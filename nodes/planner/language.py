@@ -8,6 +8,8 @@ from functools import lru_cache
 from types import MethodType
 from typing import Any
 
+import comfy.text_encoders.ace15 as ace15
+
 from ...native.llm.memory import compute_buffers, memory_of_model
 from ...native.llm.model import LanguageModelError, LocalModel
 from ...native.llm.styles import TARGETS
@@ -16,7 +18,7 @@ from ...native.wire.messages import ExternalModel
 from ..components.core_function import with_names
 from ..components.text_generation import NoProgress
 from ..language.model import GGMLLanguageModel
-from .other_nodes import execute
+from .other_nodes import follow, is_ours
 from .unknown import Inputs, NodeTurn, Outputs, Unknown, Unplanned, all_known, known
 
 CHAT_TOKENS = 256  # of an answer, as a prompt of unknown length
@@ -59,7 +61,6 @@ def chat(inputs: Inputs, turn: NodeTurn) -> Outputs:
 
 def song(inputs: Inputs, turn: NodeTurn) -> Outputs:
     """TextEncodeAceStepAudio1.5: a code for each fifth of a second, of which the second takes what all others do."""
-    from comfy.text_encoders import ace15  # older ComfyUIs have none
 
     def steps(count: int, **_: Any) -> Iterator[int]:
         yield from range(min(1, count))
@@ -73,10 +74,11 @@ def song(inputs: Inputs, turn: NodeTurn) -> Outputs:
     name, progress = "comfy.text_encoders.ace15", {"model_trange": steps, "ProgressBar": NoProgress}
     loop = with_names(ace15.sample_manual_loop_no_classes, {f"comfy.utils.{key}": x for key, x in progress.items()})
     write = with_names(ace15.generate_audio_codes, {f"{name}.sample_manual_loop_no_classes": loop})
-    encoder = known(inputs, "clip").cond_stage_model
-    encode = with_names(type(encoder).encode_token_weights, {f"{name}.generate_audio_codes": codes})
-    encoder.encode_token_weights = MethodType(encode, encoder)
-    return execute(_SONG, all_known(inputs))
+    if is_ours(inputs.get("clip")):
+        encoder = inputs["clip"].cond_stage_model
+        encode = with_names(type(encoder).encode_token_weights, {f"{name}.generate_audio_codes": codes})
+        encoder.encode_token_weights = MethodType(encode, encoder)
+    return follow(_SONG, inputs, True, turn)
 
 
 def _answer(inputs: Inputs, turn: NodeTurn, tokens: int) -> Unknown:

@@ -207,7 +207,7 @@ RULES: Mapping[str, PlannedNode] = {
     "DA3Render": PlannedNode("", rendered),
     "FrameInterpolate": PlannedNode("Drawing frames between", frames_between),
     "SDPoseKeypointExtractor": PlannedNode("Finding poses", _poses),
-    "TextEncodeAceStepAudio1.5": PlannedNode("Encoding the prompt", song),
+    "TextEncodeAceStepAudio1.5": PlannedNode("", song),
     "GGMLMove": PlannedNode("Moving a model", _move),
     "GGMLLanguageServer": PlannedNode("", language_server),
     "GGMLPromptExpander": PlannedNode("Writing the prompt", prompt_expander),

@@ -53,7 +53,7 @@ def prompt(length: int, seed: int) -> list[list[tuple[int, float]]]:
 def tokens(
     codes: int, cfg_scale: float = 2.0, positive: int = 14, negative: int = 9, **sampling: Any
 ) -> dict[str, Any]:
-    """What core's tokenizer makes of a node's inputs, of few words."""
+    """The tokens of a node's inputs as core's tokenizer gives them, of few words."""
     return {
         "qwen3_06b": prompt(8, 1), "lyrics": prompt(6, 2),
         "lm_prompt": prompt(positive, 3), "lm_prompt_negative": prompt(negative, 4),
@@ -109,7 +109,7 @@ def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
 @pytest.mark.parametrize("device", ["CPU", "Vulkan0"])
 def test_the_codes_are_those_of_core(files: list[Path], monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     """With guidance, of which either prompt may be the shorter one, and without."""
-    monkeypatch.setattr(encoder, "TextWriter", None)  # torch has no part in it
+    monkeypatch.setattr(encoder, "TextWriter", None)  # which has torch compute
     clip, by_core = ours(files, device), core(files)
     for given in (
         tokens(CODES[device], **SAMPLED), tokens(CODES[device], positive=6, **GREEDY),
@@ -121,6 +121,12 @@ def test_the_codes_are_those_of_core(files: list[Path], monkeypatch: pytest.Monk
         assert found["audio_codes"] == expected["audio_codes"]
         for name in ("text", "conditioning_lyrics"):
             assert apart(found[name], expected[name]) < BOUND[device]
+
+
+@pytest.mark.parametrize("placed", [{"engine": "torch"}, {"residency": "disk"}], ids=["torch", "disk"])
+def test_wherever_it_is_placed(files: list[Path], placed: dict[str, str]) -> None:
+    given = tokens(6, **SAMPLED)
+    assert encoded(ours(files, **placed), given)["audio_codes"] == encoded(core(files), given)["audio_codes"]
 
 
 @pytest.mark.parametrize("device", ["CPU", "Vulkan0"])
