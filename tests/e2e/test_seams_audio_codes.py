@@ -166,7 +166,7 @@ def test_a_text_can_go_on_from_an_earlier_token(files: list[Path], monkeypatch: 
 def test_the_plan_is_what_it_takes(files: list[Path], monkeypatch: pytest.MonkeyPatch, rows: int, device: str) -> None:
     """Of all codes, whose number is known; what writing takes is free once another model computes."""
     monkeypatch.setattr(text_cache, "_LEAST_ROWS", rows)
-    given = tokens(6, **GREEDY)
+    given = tokens(40, positive=3, negative=2, **GREEDY)
     monkeypatch.setattr(comfy.sd.CLIP, "tokenize", lambda *_, **__: given)
     monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, "TextEncodeAceStepAudio1.5", TextEncodeAceStepAudio15)
     real, dry_runner = (client.Runner(toy._options, toy._environment) for toy in (new_runner(), new_runner()))
@@ -177,12 +177,12 @@ def test_the_plan_is_what_it_takes(files: list[Path], monkeypatch: pytest.Monkey
         with host.dry_run_host(recorder), torch.inference_mode():
             inputs = {**NODE, "clip": planned_models.planned_model(ours(files, device))}
             ((_, more),) = language.song(inputs, unknown.NodeTurn(recorder, unknown.Size()))[0]
-        assert more["audio_codes"] == [[0] * 6]
+        assert more["audio_codes"] == [[0] * 40]
         encoded(ours(files, device), given)
         (phase,) = recorder.plan().phases
         taken = {each.name: each.peak for each in real.memory().devices}
         assert {name: phase.peak[name] for name in taken} == taken
-        assert [part.times for step, part in recorder.steps if step.do == "run"] == [1, 1, 1, 1, 5, 5]
+        assert [part.times for step, part in recorder.steps if step.do == "run"] == [1, 1, 1, 1, 39, 39]
         assert sum(each.compute for each in real.memory().models)
         host.current_host().lifetimes.begin_phase(0)
         assert not sum(each.compute for each in real.memory().models)
