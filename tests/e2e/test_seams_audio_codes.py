@@ -161,8 +161,7 @@ def test_a_text_can_go_on_from_an_earlier_token(files: list[Path], monkeypatch: 
         assert apart(found, expected) < BOUND["CPU"]
 
 
-@pytest.mark.parametrize("device", ["CPU", "Vulkan0"])
-@pytest.mark.parametrize("rows", [4, 256])
+@pytest.mark.parametrize(("device", "rows"), [("CPU", 4), ("CPU", 256), ("Vulkan0", 256)])
 def test_the_plan_is_what_it_takes(files: list[Path], monkeypatch: pytest.MonkeyPatch, rows: int, device: str) -> None:
     """Of all codes, whose number is known; what writing takes is free once another model computes."""
     monkeypatch.setattr(text_cache, "_LEAST_ROWS", rows)
