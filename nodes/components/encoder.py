@@ -18,7 +18,7 @@ from ...native.engines.torch_cpu.weight_reader import array_values
 from ...native.placement import Placement
 from ...native.weights import Array, Parameter, WeightSet, content, read_parameter, read_rows
 from .core_module import CoreModule
-from .text_generation import Head, HeadComponent, OtherState, generate, head_weight
+from .text_generation import Head, HeadComponent, OtherState, forward, generate, head_weight
 from .text_writer import TextWriter
 from .traced_module import TracedModule
 from .weight_patches import Patch, values_of
@@ -92,33 +92,39 @@ class EncoderModule(TracedModule):
 
     def forward(self, *args: Any, num_tokens: Any = None, **kwargs: Any) -> Any:
         """As core's. num_tokens: of no effect outside CLIP."""
-        if kwargs.get("past_key_values") is not None:  # of a node that writes text itself
+        if kwargs.get("past_key_values") is None:
+            return self.call("forward", args, kwargs)
+        try:  # of a node that writes text itself
+            result = forward(self, args, kwargs)
+            self.loaded.is_kept_ready = True
+            return result
+        except OtherState:
             return self._written("forward", args, kwargs)
-        return self.call("forward", args, kwargs)
 
     def generate(self, embeds: Tensor, *args: Any, **kwargs: Any) -> list[int]:
         """As core's, whose loop and sampling it has; torch writes where a model keeps more than keys and values.
 
         Raises NotImplementedError for a model that writes no text.
         """
+        if not hasattr(self.engine_model.module, "generate"):
+            raise self._cannot_write()
         try:
             return generate(self, self._loaded_head(), embeds, args, kwargs)
         except OtherState:
             written: list[int] = self._written("generate", (embeds, *args), kwargs)
             return written
 
-    def logits(self, *args: Any, **kwargs: Any) -> Tensor:
-        """As core's, for a node that writes text itself."""
-        scores: Tensor = self._written("logits", args, kwargs)
-        return scores
+    def logits(self, x: Tensor) -> Tensor:
+        """As core's, for a node that writes text itself: of the last token. x: [batch, tokens, channels]."""
+        head = self._loaded_head()
+        head.loaded.is_kept_ready = True
+        return head.logits(x).to(x)
 
     def _loaded_head(self) -> HeadComponent:
         """The head, with the weight that prompts are looked up in, or that only writing needs."""
         name, core = self._head_weight, self.engine_model.module
         if name is None or name not in self.local_weights.shapes():
-            raise NotImplementedError(
-                f"The {self.engine_model.weights.name} cannot write text, only encode prompts: choose a model that can."
-            )
+            raise self._cannot_write()
         if not self._heads:
             weights = self.local_weights.only({name})
             made = HeadComponent(Head(core), weights, self.engine_model.placement, f16_overflow=True)
@@ -129,6 +135,11 @@ class EncoderModule(TracedModule):
         head.loaded.set_patches(Patches(weights=patches))
         head.loaded.component = self.loaded.component
         return head
+
+    def _cannot_write(self) -> NotImplementedError:
+        return NotImplementedError(
+            f"The {self.engine_model.weights.name} cannot write text, only encode prompts: choose a model that can."
+        )
 
     def set_patches(self, named: Mapping[str, tuple[str, Sequence[Patch]]], widened: float) -> None:
         """As Component."""

@@ -29,6 +29,7 @@ class LoadedWeights:
         self.component = id(owner)  # of what computes in one phase, such as both text encoders
         self._lifetimes = lifetimes
         self._loaded = False
+        self.is_kept_ready = False  # until another component computes: nobody says when a node's own loop ends
         self.beside: LoadedWeights | None = None  # of the same component, for some of its calls
         self._replaced: list[str] = []  # digests of the sets that no longer count
         lifetimes.add(self, owner)
@@ -60,6 +61,7 @@ class LoadedWeights:
 
     def release(self) -> None:
         """Give back what only computing needs, such as the compute buffer of a large picture."""
+        self.is_kept_ready = False
         if self._loaded:
             self.model.release()
 
@@ -69,7 +71,9 @@ class LoadedWeights:
         self.give_way()
 
     def give_way(self) -> None:
-        """Unload the weights for what computes next if their residency is "disk"."""
+        """Free for what computes next what was kept ready, and unload the weights if their residency is "disk"."""
+        if self.is_kept_ready:
+            self.release()
         if self._loaded and self.model.placement.residency == DISK:
             self.unload()
 

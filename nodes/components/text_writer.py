@@ -14,7 +14,6 @@ from ...native.placement import CPU, TORCH, Placement
 from ...native.weights import WeightSet
 from .host import Host
 from .lora import patches_of
-from .text_generation import head_layer
 from .weight_patches import Patch
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ class TextWriter:
         self._said = False
 
     def call(self, host: Host, name: str, args: Any, kwargs: Any) -> Any:
-        """The result of a method of core's: of `generate`, `logits`, or a forward with a cache of keys and values."""
+        """The result of a method of core's: of `generate`, or of a forward with a cache of keys and values."""
         if host.plans:
             return self._imagined(name, args, kwargs)
         if not self._said:
@@ -52,11 +51,7 @@ class TextWriter:
         return found[0]
 
     def _imagined(self, name: str, args: Any, kwargs: Any) -> Any:
-        """No text, or zeros of the shapes of results: states and the cache as it was, or scores of every token."""
+        """No text, or zeros in the place of states and the cache as it was."""
         if name == "generate":
             return []
-        if name == "logits":
-            (x,) = args
-            head: Any = self._core.get_submodule(f"model.{head_layer(self._core)}")
-            return torch.zeros(x.shape[0], 1, head.weight.shape[0])
         return unwritten_zeros(kwargs["embeds"].shape), None, kwargs["past_key_values"]

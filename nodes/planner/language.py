@@ -1,19 +1,28 @@
-"""The planner's rules for the language model nodes, and the memory of a local model."""
+"""The planner's rules for language models: those of the nodes for them, their memory, and one that writes sound."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from types import MethodType
+from typing import Any
+
+import comfy.text_encoders.ace15 as ace15
 
 from ...native.llm.memory import compute_buffers, memory_of_model
 from ...native.llm.model import LanguageModelError, LocalModel
 from ...native.llm.styles import TARGETS
 from ...native.placement import CPU
 from ...native.wire.messages import ExternalModel
+from ..components.core_function import with_names
+from ..components.text_generation import NoProgress
 from ..language.model import GGMLLanguageModel
+from .other_nodes import follow, is_ours
 from .unknown import Inputs, NodeTurn, Outputs, Unknown, Unplanned, all_known, known
 
 CHAT_TOKENS = 256  # of an answer, as a prompt of unknown length
+_SONG = "TextEncodeAceStepAudio1.5"
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,28 @@ def chat(inputs: Inputs, turn: NodeTurn) -> Outputs:
     """GGML Chat."""
     text = _answer(inputs, turn, CHAT_TOKENS)
     return text, text
+
+
+def song(inputs: Inputs, turn: NodeTurn) -> Outputs:
+    """TextEncodeAceStepAudio1.5: a code for each fifth of a second, of which the second takes what all others do."""
+
+    def steps(count: int, **_: Any) -> Iterator[int]:
+        yield from range(min(1, count))
+        with turn.recorder.repeated(count - 1):
+            yield from range(1, min(2, count))
+
+    def codes(*args: Any, max_tokens: int, **kwargs: Any) -> list[int]:
+        write(*args, max_tokens=max_tokens, **kwargs)
+        return [0] * max_tokens
+
+    name, progress = "comfy.text_encoders.ace15", {"model_trange": steps, "ProgressBar": NoProgress}
+    loop = with_names(ace15.sample_manual_loop_no_classes, {f"comfy.utils.{key}": x for key, x in progress.items()})
+    write = with_names(ace15.generate_audio_codes, {f"{name}.sample_manual_loop_no_classes": loop})
+    if is_ours(inputs.get("clip")):
+        encoder = inputs["clip"].cond_stage_model
+        encode = with_names(type(encoder).encode_token_weights, {f"{name}.generate_audio_codes": codes})
+        encoder.encode_token_weights = MethodType(encode, encoder)
+    return follow(_SONG, inputs, True, turn)
 
 
 def _answer(inputs: Inputs, turn: NodeTurn, tokens: int) -> Unknown:

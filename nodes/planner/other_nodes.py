@@ -222,7 +222,8 @@ def _assumed(node_class: Any, name: str, value: Any, inputs: Inputs, turn: NodeT
     if kind == "STRING":
         turn.assumptions.append(f"a {name} of {value.tokens} tokens, as {value.why}")
         return "a " * (value.tokens - 2)
-    vae = next((each for each in inputs.values() if isinstance(each, comfy.sd.VAE) and is_ours(each)), None)
+    vaes = [each for each in inputs.values() if isinstance(each, comfy.sd.VAE) and is_ours(each)]
+    vae = next((each for each in vaes if each.latent_dim > 1), None)  # of pictures, not of sound
     takes = vae is not None or (kind == "IMAGE" and any(map(component_parts, inputs.values())))
     if kind not in ("IMAGE", "LATENT") or not takes or not (size.width and size.height):
         return value

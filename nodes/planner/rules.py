@@ -17,7 +17,7 @@ from ..components.core_module import component_parts, component_patchers
 from ..components.patcher import ComponentPatcher
 from .geometry import depth_anything, frames_between, moge, moge_panorama, rendered
 from .input_files import load_audio, load_image, load_image_mask, load_video
-from .language import chat, language_server, prompt_expander
+from .language import chat, language_server, prompt_expander, song
 from .loaders import LOADERS
 from .sampler_steps import model_calls
 from .size_guard import SizeGuard
@@ -35,13 +35,13 @@ class PlannedNode:
     rule: Rule  # its outputs from its inputs; notes the work of its models
 
 
-def _latent(inputs: Inputs, name: str, turn: NodeTurn, channels: int, ratio: int) -> dict[str, Any]:
-    """A latent input; an unknown one has the size to plan with. ratio: pixels per latent element."""
-    size, value = turn.unknown, inputs.get(name)
-    if not isinstance(value, Unknown) or not (size.width and size.height):
-        return known(inputs, name)
+def _latent(inputs: Inputs, turn: NodeTurn, space: Any) -> dict[str, Any]:
+    """The latent that is sampled; an unknown one of pictures has the size to plan with. space: core's latent format."""
+    size, value, ratio = turn.unknown, inputs.get("latent_image"), space.spacial_downscale_ratio
+    if not isinstance(value, Unknown) or not (size.width and size.height) or space.latent_dimensions == 1:  # of sound
+        return known(inputs, "latent_image")
     turn.assumptions.append(f"{size.batch} of {size.width} x {size.height} pixels, as {value.why}")
-    return {"samples": unwritten_zeros((size.batch, channels, size.height // ratio, size.width // ratio))}
+    return {"samples": unwritten_zeros((size.batch, space.latent_channels, size.height // ratio, size.width // ratio))}
 
 
 def _k_sampler(inputs: Inputs, turn: NodeTurn) -> Outputs:
@@ -75,8 +75,7 @@ def _model(patcher: Any) -> ComponentPatcher:
 def _sampled(guider: Any, inputs: Inputs, turn: NodeTurn) -> dict[str, Any]:
     """The latent after one step, whose memory is that of every step; prepared as in comfy.samplers.CFGGuider.sample."""
     patcher = guider.model_patcher
-    space = patcher.model.latent_format
-    latent = _latent(inputs, "latent_image", turn, space.latent_channels, space.spacial_downscale_ratio)
+    latent = _latent(inputs, turn, patcher.model.latent_format)
     with SizeGuard():
         ratios = {name: ratio for name, ratio in latent.items() if name.startswith("downscale_ratio_")}
         given = comfy.sample.fix_empty_latent_channels(patcher, latent["samples"], **ratios)
@@ -209,6 +208,7 @@ RULES: Mapping[str, PlannedNode] = {
     "DA3Render": PlannedNode("", rendered),
     "FrameInterpolate": PlannedNode("Drawing frames between", frames_between),
     "SDPoseKeypointExtractor": PlannedNode("Finding poses", _poses),
+    "TextEncodeAceStepAudio1.5": PlannedNode("", song),
     "GGMLMove": PlannedNode("Moving a model", _move),
     "GGMLLanguageServer": PlannedNode("", language_server),
     "GGMLPromptExpander": PlannedNode("Writing the prompt", prompt_expander),

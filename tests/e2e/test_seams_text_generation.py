@@ -14,7 +14,7 @@ from tests.runner_toys import new_runner
 
 encoders = part("nodes.loaders.text_encoders")
 component, encoder = part("nodes.components.component"), part("nodes.components.encoder")
-generation = part("nodes.components.text_generation")
+text_cache = part("nodes.components.text_cache")
 client, dry_run = part("native.client.runner"), part("native.engines.dry_run")
 host, planning = part("nodes.components.host"), part("native.planning")
 placement = part("native.placement")
@@ -141,7 +141,7 @@ def test_layers_that_look_back_a_few_tokens_only(
 ) -> None:  # fmt: skip
     """Prompts shorter and longer than that, and keys and values that are moved to where there is more room."""
     monkeypatch.setattr(llama.Gemma3_4B_Config, "sliding_attention", [12, 12, False])
-    monkeypatch.setattr(generation, "_LEAST_ROWS", rows)
+    monkeypatch.setattr(text_cache, "_LEAST_ROWS", rows)
     ours, core = clips(tmp_path, "Gemma 3 4B")
     prompt = [(37 * number + 11) % 500 for number in range(length)]
     assert_alike(ours, core, prompt, written(core, prompt, 40, **SAMPLED), BOUND_OF_GEMMA)
@@ -202,7 +202,7 @@ def test_the_plan_is_what_it_takes(
     small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, device: str
 ) -> None:  # fmt: skip
     """Of a text of all tokens that it may have; every step after the prompt is one of the plan."""
-    monkeypatch.setattr(generation, "_LEAST_ROWS", rows)
+    monkeypatch.setattr(text_cache, "_LEAST_ROWS", rows)
     clips(tmp_path, "Qwen3 4B", device)
     real, dry_runner = (client.Runner(toy._options, toy._environment) for toy in (new_runner(), new_runner()))
     monkeypatch.setattr(client, "_shared", real)

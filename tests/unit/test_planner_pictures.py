@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -12,7 +13,10 @@ from tests.pack import part
 from tests.templates import inputs
 
 rules = part("nodes.planner.input_files")
+other_nodes, samplers, unknown = (part(f"nodes.planner.{name}") for name in ("other_nodes", "rules", "unknown"))
 
+import comfy.latent_formats  # noqa: E402
+import comfy.sd  # noqa: E402
 import folder_paths  # noqa: E402
 from comfy_api.latest import InputImpl  # noqa: E402
 from comfy_extras import nodes_audio  # noqa: E402
@@ -70,5 +74,22 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(folder_paths, "get_input_directory", lambda: str(tmp_path))
     (tmp_path / "no.wav").write_bytes(b"no sound")
     for rule, name in ((rules.load_audio, "audio"), (rules.load_video, "file"), (rules.load_image, "image")):
-        with pytest.raises(part("nodes.planner.unknown").Unplanned, match=r"no\.wav cannot be read"):
+        with pytest.raises(unknown.Unplanned, match=r"no\.wav cannot be read"):
             rule({name: "no.wav"}, None)
+
+
+def test_unknown_sound_has_not_the_size_of_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(other_nodes, "is_ours", lambda _: True)
+    latent, turn = unknown.Unknown("it is not known"), unknown.NodeTurn(None, unknown.Size(64, 32, 2))
+    vae = object.__new__(comfy.sd.VAE)
+    vae.first_stage_model, vae.latent_channels = SimpleNamespace(ratio=8), 64
+    for dimensions, space in ((2, comfy.latent_formats.Flux()), (1, comfy.latent_formats.ACEAudio15())):
+        vae.latent_dim = dimensions
+        decoded = other_nodes._assumed(nodes.VAEDecode, "samples", latent, {"samples": latent, "vae": vae}, turn)
+        if dimensions == 2:
+            assert decoded["samples"].shape == (2, 64, 4, 8)
+            assert samplers._latent({"latent_image": latent}, turn, space)["samples"].shape == (2, 16, 4, 8)
+        else:
+            assert decoded is latent
+            with pytest.raises(unknown.Unplanned, match="it is not known"):
+                samplers._latent({"latent_image": latent}, turn, space)
