@@ -25,7 +25,7 @@ def _model(inputs: Inputs, name: str) -> Any:
     return model
 
 
-def _pictures(inputs: Inputs, name: str, turn: NodeTurn) -> torch.Tensor:
+def pictures(inputs: Inputs, name: str, turn: NodeTurn) -> torch.Tensor:
     """Pictures [count, height, width, colours]; unknown ones have the size to plan with."""
     value, size = inputs.get(name), turn.unknown
     if isinstance(value, Unknown) and size.width and size.height:
@@ -42,7 +42,7 @@ def _geometry(count: int, height: int, width: int) -> Outputs:
 
 def moge(inputs: Inputs, turn: NodeTurn) -> Outputs:
     """MoGeInference: each size of batch once."""
-    model, (count, height, width, _) = _model(inputs, "moge_model"), _pictures(inputs, "image", turn).shape
+    model, (count, height, width, _) = _model(inputs, "moge_model"), pictures(inputs, "image", turn).shape
     level, batch = int(known(inputs, "resolution_level")), int(known(inputs, "batch_size"))
     _infer(model, turn, count, batch, (height, width), level)
     return _geometry(count, height, width)
@@ -50,7 +50,7 @@ def moge(inputs: Inputs, turn: NodeTurn) -> Outputs:
 
 def moge_panorama(inputs: Inputs, turn: NodeTurn) -> Outputs:
     """MoGePanoramaInference: its views; they are put together without a model."""
-    model, (count, height, width, _) = _model(inputs, "moge_model"), _pictures(inputs, "image", turn).shape
+    model, (count, height, width, _) = _model(inputs, "moge_model"), pictures(inputs, "image", turn).shape
     side, level = int(known(inputs, "split_resolution")), int(known(inputs, "resolution_level"))
     _infer(model, turn, _VIEWS, int(known(inputs, "batch_size")), (side, side), level)
     return _geometry(count, height, width)
@@ -68,7 +68,7 @@ def depth_anything(inputs: Inputs, turn: NodeTurn) -> Outputs:
     """DA3Inference: pictures one by one, or as views all at once."""
     from comfy.ldm.depth_anything_3.preprocess import preprocess_image  # older ComfyUIs have none
 
-    model, (count, height, width, _) = _model(inputs, "da3_model"), _pictures(inputs, "image", turn).shape
+    model, (count, height, width, _) = _model(inputs, "da3_model"), pictures(inputs, "image", turn).shape
     module, views = model.model.diffusion_model, known(inputs, "mode") == "multiview"
     how = {"process_res": int(known(inputs, "resolution")), "method": known(inputs, "resize_method")}
     with SizeGuard():
@@ -90,7 +90,7 @@ def rendered(inputs: Inputs, _turn: NodeTurn) -> Outputs:
 
 def frames_between(inputs: Inputs, turn: NodeTurn) -> Outputs:
     """FrameInterpolate: one pair of frames, whose first has the features that the pair before has left."""
-    model, images = _model(inputs, "interp_model"), _pictures(inputs, "images", turn)
+    model, images = _model(inputs, "interp_model"), pictures(inputs, "images", turn)
     (count, height, width, _), times = images.shape, int(known(inputs, "multiplier"))
     if count < 2 or times < 2:
         return (images,)

@@ -21,6 +21,7 @@ from .language import chat, language_server, prompt_expander
 from .loaders import LOADERS
 from .sampler_steps import model_calls
 from .size_guard import SizeGuard
+from .tracking import track_masks, tracked
 from .unknown import Inputs, NodeTurn, Outputs, Rule, Unknown, Unplanned, known
 
 _FEATURES = 640  # channels that a head for poses is given (comfy_extras/nodes_sdpose.py)
@@ -207,6 +208,8 @@ RULES: Mapping[str, PlannedNode] = {
     "MoGeRender": PlannedNode("", rendered),
     "DA3Render": PlannedNode("", rendered),
     "FrameInterpolate": PlannedNode("Drawing frames between", frames_between),
+    "SAM3_VideoTrack": PlannedNode("Following objects", tracked),
+    "SAM3_TrackToMask": PlannedNode("", track_masks),
     "SDPoseKeypointExtractor": PlannedNode("Finding poses", _poses),
     "GGMLMove": PlannedNode("Moving a model", _move),
     "GGMLLanguageServer": PlannedNode("", language_server),
