@@ -15,7 +15,7 @@ from comfy_extras.nodes_lotus import LotusConditioning
 from ...native.engines.dry_run import unwritten_zeros
 from ..components.core_module import component_parts, component_patchers
 from ..components.patcher import ComponentPatcher
-from .geometry import depth_anything, frames_between, moge, moge_panorama, rendered
+from .geometry import depth_anything, frames_between, moge, moge_panorama, rendered, warped_noise
 from .input_files import load_audio, load_image, load_image_mask, load_video
 from .language import chat, language_server, prompt_expander
 from .loaders import LOADERS
@@ -208,6 +208,7 @@ RULES: Mapping[str, PlannedNode] = {
     "MoGeRender": PlannedNode("", rendered),
     "DA3Render": PlannedNode("", rendered),
     "FrameInterpolate": PlannedNode("Drawing frames between", frames_between),
+    "VOIDWarpedNoise": PlannedNode("Finding motion", warped_noise),
     "SAM3_VideoTrack": PlannedNode("Following objects", tracked),
     "SAM3_TrackToMask": PlannedNode("", track_masks),
     "SDPoseKeypointExtractor": PlannedNode("Finding poses", _poses),

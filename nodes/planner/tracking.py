@@ -6,13 +6,12 @@ from contextlib import ExitStack
 
 import torch
 
-
 import nodes as core
 
 from ...native.engines.dry_run import Recorder, unwritten_zeros
 from ..components.core_function import with_names
 from ..components.patcher import ComponentPatcher
-from .geometry import pictures
+from .geometry import pictures_of
 from .size_guard import SizeGuard
 from .unknown import Inputs, NodeTurn, Outputs, Unplanned, known
 
@@ -41,7 +40,7 @@ def tracked(inputs: Inputs, turn: NodeTurn) -> Outputs:
 
     It follows as many objects as there are masks or as it may find by words, from the first frame on.
     """
-    patcher, images = known(inputs, "model"), pictures(inputs, "images", turn)
+    patcher, images = known(inputs, "model"), pictures_of(inputs, "images", turn)
     if not isinstance(patcher, ComponentPatcher):
         raise Unplanned("its model is not a GGML one", foreign=True)
     given = {name: known(inputs, name) for name, value in inputs.items() if name != "images" and value is not None}

@@ -1,4 +1,4 @@
-"""Models that estimate geometry or draw frames, of core's own classes, as small files."""
+"""Models that estimate geometry, draw frames or find motion, of core's own classes, as small files."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from comfy.ldm.depth_anything_3.model import DepthAnything3Net  # noqa: E402
 from comfy.ldm.moge.model import MoGeModelV1, MoGeModelV2  # noqa: E402
 from comfy_extras.frame_interpolation_models.film_net import FILMNet  # noqa: E402
 from comfy_extras.frame_interpolation_models.ifnet import IFNet  # noqa: E402
+from torchvision.models.optical_flow import raft_large  # noqa: E402
 
 from .core_model_kinds import PLAIN, CoreKind, Tensors, of  # noqa: E402
 
@@ -144,3 +145,7 @@ FRAMES = (
     ),
     _FRAMES("RIFE", tensors=rife),
 )
+MOTION = CoreKind(
+    "RAFT", ours="optical_flow:GGMLOpticalFlow", core="comfy_extras.nodes_void:OpticalFlowLoader", file="model_name",
+    folder="optical_flow", tensors=lambda: of(raft_large(weights=None)),
+)  # fmt: skip

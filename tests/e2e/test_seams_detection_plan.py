@@ -22,7 +22,6 @@ planner, rules = part("nodes.planner.planner"), part("nodes.planner.rules")
 client = part("native.client.runner")
 diffusion = part("nodes.loaders.diffusion")
 
-import comfy.ops  # noqa: E402
 from comfy.ldm.modules.attention import attention_pytorch  # noqa: E402
 from comfy_extras.nodes_sam3 import SAM3_VideoTrack  # noqa: E402
 

@@ -142,8 +142,8 @@ SMALL = {  # why a file may be shorter: those files
         nodes/loaders/background_removal.py nodes/loaders/clip_vision.py nodes/loaders/controlnet.py
         nodes/loaders/depth_anything.py nodes/loaders/frame_interpolation.py nodes/loaders/moge.py
         nodes/loaders/latent_upscale_model.py nodes/loaders/model_patch.py nodes/loaders/move.py
-        nodes/loaders/upscale_model.py nodes/node_text.py nodes/planner/command.py nodes/planner/json_body.py
-        nodes/settings.py nodes/versions.py
+        nodes/loaders/optical_flow.py nodes/loaders/upscale_model.py nodes/node_text.py nodes/planner/command.py
+        nodes/planner/json_body.py nodes/settings.py nodes/versions.py
     """,
 }
 
