@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from ...native.trace import TraceError
+from ...native.trace import OfPart, TraceError
 from ...native.weights import WeightSet, read_parameter
 from . import foreign_functions
 from .attention_override import own_attention
@@ -275,7 +275,8 @@ class TracedModule(Component):
             _nestings[self.engine_model.identity, key] = nesting, leaves
             return tuple(x for x in flat if isinstance(x, Tensor))
 
-        return self._nested(key, function, tensors)
+        path = name.rpartition(".")[0]
+        return self._nested(key, OfPart(path, function) if path and not foreign else function, tensors)
 
     def _nested(self, key: Hashable, function: Function, tensors: dict[str, Tensor]) -> Any:
         first = next((x for x in tensors.values() if x.is_floating_point()), torch.empty(0))

@@ -209,7 +209,7 @@ RULES: Mapping[str, PlannedNode] = {
     "DA3Render": PlannedNode("", rendered),
     "FrameInterpolate": PlannedNode("Drawing frames between", frames_between),
     "VOIDWarpedNoise": PlannedNode("Finding motion", warped_noise),
-    "SAM3_VideoTrack": PlannedNode("Following objects", tracked),
+    "SAM3_VideoTrack": PlannedNode("Tracking objects", tracked),
     "SAM3_TrackToMask": PlannedNode("", track_masks),
     "SDPoseKeypointExtractor": PlannedNode("Finding poses", _poses),
     "GGMLMove": PlannedNode("Moving a model", _move),
