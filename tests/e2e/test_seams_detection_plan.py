@@ -21,6 +21,7 @@ from .test_seams_plan import DEVICES, ENOUGH, held, planned, taken
 planner, rules = part("nodes.planner.planner"), part("nodes.planner.rules")
 client = part("native.client.runner")
 diffusion = part("nodes.loaders.diffusion")
+dry_run, ggml = part("native.engines.dry_run"), part("native.engines.ggml")
 
 from comfy.ldm.modules.attention import attention_pytorch  # noqa: E402
 from comfy_extras.nodes_sam3 import SAM3_VideoTrack  # noqa: E402
@@ -52,9 +53,33 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     dry_runner.close()
 
 
+@pytest.fixture
+def given_shapes(monkeypatch: pytest.MonkeyPatch) -> dict[bool, set[Any]]:
+    """The methods of models that were called, each with the shapes that it was given, by whether that was planned."""
+    found: dict[bool, set[Any]] = {False: set(), True: set()}
+
+    def noting(run: Any) -> Any:
+        def noted(self: Any, key: Any, function: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            shapes = tuple((name, tuple(x.shape)) for name, x in inputs.items())
+            found[isinstance(self, dry_run.DryRunModel)].add((key[0], shapes))
+            return run(self, key, function, inputs, *args, **kwargs)
+
+        return noted
+
+    for kind in (dry_run.DryRunModel, ggml.GgmlModel):
+        monkeypatch.setattr(kind, "run", noting(kind.run))
+    return found
+
+
 @pytest.mark.turns(3)
 @pytest.mark.parametrize("case", CASES)
-def test_planned_is_what_is_taken(case: str, runner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planned_is_what_is_taken(
+    case: str,
+    runner: Any,
+    given_shapes: dict[bool, set[Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     count, given, by_words, limit = CASES[case]
     for module in (detector, tracker):
         monkeypatch.setattr(module, "optimized_attention", attention_pytorch)
@@ -88,6 +113,8 @@ def test_planned_is_what_is_taken(case: str, runner: Any, tmp_path: Path, monkey
         (model,) = diffusion.GGMLDiffusionModel.execute(**prompt["1"]["inputs"]).result
         track = SAM3_VideoTrack.execute(pictures, model, masks, words, **settings).result[0]
     assert track["packed_masks"].shape[:2] == (count, max(given, limit))
+    assert given_shapes[False]
+    assert given_shapes[False] <= given_shapes[True]
     memory = runner.memory()
     most = {each: max(phase.peak[each] for phase in plan.phases) for each in DEVICES}
     assert most == {each.name: each.peak for each in memory.devices}
