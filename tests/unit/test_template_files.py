@@ -16,8 +16,6 @@ from tests.templates.stratified import STRATIFIED
 import comfy.model_detection  # isort: skip
 import comfy.sd  # isort: skip
 
-WITHOUT = 6  # files of 0.1.27 that have no row: detectors, depth, flow between frames
-
 
 @pytest.fixture(scope="module")
 def named() -> list[packages.Template]:
@@ -31,7 +29,7 @@ def test_files_have_rows(named: list[packages.Template]) -> None:
             files.row_of(folder, name)
         except files.NoStructure:
             missing.add(f"{folder}/{name}")
-    assert len(missing) <= WITHOUT, sorted(missing)
+    assert not missing, sorted(missing)
 
 
 def test_stratified_templates_are_there(named: list[packages.Template]) -> None:
