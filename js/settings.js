@@ -12,7 +12,7 @@ const DEVICES = ["auto", "CPU", "Vulkan0", "Vulkan1", "Vulkan2", "Vulkan3"];
 const LOADERS = [
   "DiffusionModel", "TextEncoders", "VAE", "Checkpoint", "ControlNet", "ClipVision", "UpscaleModel",
   "LatentUpscaleModel", "ModelPatch", "AudioEncoder", "BackgroundRemoval", "MoGeModel",
-  "DepthAnything3", "FrameInterpolation", "LanguageModel",
+  "DepthAnything3", "FrameInterpolation", "OpticalFlow", "LanguageModel",
 ];
 
 /** Settings that are the defaults of new nodes: the node's class and input, by setting. */

@@ -28,6 +28,7 @@ from .loaders.latent_upscale_model import GGMLLatentUpscaleModel
 from .loaders.model_patch import GGMLModelPatch
 from .loaders.moge import GGMLMoGeModel
 from .loaders.move import GGMLMove
+from .loaders.optical_flow import GGMLOpticalFlow
 from .loaders.text_encoders import GGMLTextEncoders
 from .loaders.upscale_model import GGMLUpscaleModel
 from .loaders.vae import GGMLVAE
@@ -72,6 +73,7 @@ class GGMLExtension(ComfyExtension):
             GGMLMoGeModel,
             GGMLDepthAnything3,
             GGMLFrameInterpolation,
+            GGMLOpticalFlow,
             GGMLMove,
             GGMLLanguageModel,
             GGMLLanguageServer,

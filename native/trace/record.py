@@ -26,12 +26,11 @@ from torch.utils._pytree import tree_flatten, tree_map
 from .apart import Refused, naming
 from .graph import Question, Trace, TracedOp, Window
 from .kept_state import unchanged
+from .module_part import Function, OfPart, fakes_of, weights_in
 from .one_step import recording
 from .questions import TraceError, ask, code_of, model_code, model_frame
 from .recorder import Recorder
 from .rows import ChosenRows
-
-Function = Callable[[torch.nn.Module, dict[str, torch.Tensor]], Any]
 
 
 def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -269,13 +268,13 @@ _OF_ROWS: dict[Any, Callable[..., torch.Tensor]] = {
 
 
 @contextlib.contextmanager
-def _module_paths(module: torch.nn.Module, recorder: Recorder) -> Iterator[None]:
-    """Record the path of the module that runs, by hooks on the parts of this module."""
+def _module_paths(module: torch.nn.Module, path: str, recorder: Recorder) -> Iterator[None]:
+    """Record the path of the module that runs, by hooks on the parts of this module, which is itself at this path."""
     handles = []
-    for path, part in module.named_modules():
+    for name, part in module.named_modules(prefix=path):
 
-        def enter(_part: torch.nn.Module, _args: Any, path: str = path) -> None:
-            recorder.module_paths.append(path)
+        def enter(_part: torch.nn.Module, _args: Any, name: str = name) -> None:
+            recorder.module_paths.append(name)
 
         def leave(_part: torch.nn.Module, _args: Any, _result: Any) -> None:
             recorder.module_paths.pop()
@@ -317,18 +316,13 @@ def trace(
     recorder = Recorder()
     environment = ShapeEnv(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False)
     mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=environment, static_shapes=True)
-    named = dict(module.named_parameters(remove_duplicate=False)) | _buffers_of_files(module, held)
+    path = function.path if isinstance(function, OfPart) else ""
+    part = module.get_submodule(path)
     answers = _Answers(model, recorder, inputs, environment)
     # In inference mode, in which ComfyUI runs nodes, torch does not decompose composite operations.
+    with torch.inference_mode(False), torch.no_grad():
+        weights, fakes = fakes_of(mode, weights_in(part, path, held)), fakes_of(mode, inputs)
     with torch.inference_mode(False), mode, torch.no_grad():
-        weights = {
-            name: torch.empty(tuple(p.shape), dtype=torch.float32 if p.is_floating_point() else p.dtype)
-            for name, p in named.items()
-        }
-        fakes = {
-            name: torch.empty(tuple(x.shape), dtype=torch.float32 if x.is_floating_point() else x.dtype)
-            for name, x in inputs.items()
-        }
         weight_windows = {name: recorder.window(tensor) for name, tensor in weights.items()}
         input_windows = {name: recorder.window(tensor) for name, tensor in fakes.items()}
         answers.on_device |= {window.storage for window in weight_windows.values()}
@@ -337,7 +331,7 @@ def trace(
         answers.rows.unrecorded = operations.paused
         replaced = {f"module.{name}": tensor for name, tensor in weights.items()}
         with (
-            unchanged(module), _module_paths(module, recorder), recording(recorder, operations.silent), operations,
+            unchanged(part), _module_paths(part, path, recorder), recording(recorder, operations.silent), operations,
             _AtomicMode(recorder, operations),
         ):  # fmt: skip
             try:
@@ -357,16 +351,6 @@ def trace(
         model, tuple(recorder.steps), input_windows, weight_windows, recorder.constants, outputs,
         tuple(recorder.storages), tuple(answers.questions),
     )  # fmt: skip
-
-
-def _buffers_of_files(module: torch.nn.Module, held: Collection[str]) -> dict[str, torch.Tensor]:
-    """The buffers whose values are not the module's own: statistics that a file has, and those on the meta device."""
-    buffers = dict(module.named_buffers(remove_duplicate=False))
-    return {
-        name: buffer
-        for name, buffer in buffers.items()
-        if buffer.is_meta or (name in held and buffer.is_floating_point())
-    }
 
 
 def decompose(step: TracedOp, storages: Sequence[int]) -> tuple[list[TracedOp], tuple[int, ...]] | None:

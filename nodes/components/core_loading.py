@@ -49,6 +49,7 @@ MOGE = CoreLoader("MoGe model", "comfy_extras.nodes_moge:LoadMoGeModel.execute")
 FRAME_INTERPOLATION = CoreLoader(
     "frame interpolation model", "comfy_extras.nodes_frame_interpolation:FrameInterpolationModelLoader.execute"
 )
+OPTICAL_FLOW = CoreLoader("optical flow model", "comfy_extras.nodes_void:OpticalFlowLoader.execute")
 
 # Objects of core's that compute with weights of the diffusion model, which is in another process.
 _BOUND = {

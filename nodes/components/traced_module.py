@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from ...native.trace import TraceError
+from ...native.trace import OfPart, TraceError
 from ...native.weights import WeightSet, read_parameter
 from . import foreign_functions, kept_values
 from .attention_override import own_attention
@@ -264,7 +264,9 @@ class TracedModule(Component):
                 _nestings[self.engine_model.identity, key] = nesting, leaves, left
             return tuple(x for x in (*flat, *tensors_left) if isinstance(x, Tensor))
 
-        return self._nested(key, function, tensors, functions)
+        path = name.rpartition(".")[0]
+        traceable = OfPart(path, function) if path and not foreign else function
+        return self._nested(key, traceable, tensors, functions)
 
     def _nested(
         self, key: Hashable, function: Function, tensors: dict[str, Tensor], functions: list[Callable[..., Any]]

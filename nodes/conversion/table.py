@@ -17,6 +17,7 @@ CONTROL_NET, CLIP_VISION = "CONTROL_NET", "CLIP_VISION"
 MODELS = frozenset({
     "MODEL", "CLIP", "VAE", CONTROL_NET, CLIP_VISION, "UPSCALE_MODEL", "LATENT_UPSCALE_MODEL", "MODEL_PATCH",
     "AUDIO_ENCODER", "STYLE_MODEL", "GLIGEN", "BACKGROUND_REMOVAL", "MOGE_MODEL", "DA3_MODEL", "INTERP_MODEL",
+    "OPTICAL_FLOW",
 })  # fmt: skip
 
 
@@ -174,5 +175,6 @@ ROWS: Mapping[str, Row] = {
             ("DA3_MODEL",),
         ),
         _single("FrameInterpolationModelLoader", "model_name", "GGMLFrameInterpolation", "model_name", "INTERP_MODEL"),
+        _single("OpticalFlowLoader", "model_name", "GGMLOpticalFlow", "model_name", "OPTICAL_FLOW"),
     )
 }  # fmt: skip

@@ -18,7 +18,7 @@ GGUF_FOLDERS = {
     "upscale_models": "upscale_models_gguf", "latent_upscale_models": "latent_upscale_models_gguf",
     "model_patches": "model_patches_gguf", "audio_encoders": "audio_encoders_gguf",
     "background_removal": "background_removal_gguf", "geometry_estimation": "geometry_estimation_gguf",
-    "frame_interpolation": "frame_interpolation_gguf",
+    "frame_interpolation": "frame_interpolation_gguf", "optical_flow": "optical_flow_gguf",
 }  # fmt: skip
 LANGUAGE_MODELS, PROJECTOR = "LLM", "mmproj"  # a folder key, and what is in the names of vision projectors
 CHECKPOINTS, OF_CHECKPOINTS = "checkpoints", ("text_encoders", "vae")  # what a checkpoint may hold besides

@@ -1,4 +1,4 @@
-"""The planner's rules for nodes that estimate the geometry of pictures, or draw frames between those of a video."""
+"""The planner's rules for nodes that estimate the geometry of pictures, draw frames between them, or find motion."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .size_guard import SizeGuard
 from .unknown import Inputs, NodeTurn, Outputs, Unknown, Unplanned, known
 
 _VIEWS = 12  # of a panorama (comfy/ldm/moge/panorama.py)
+_HALF, _STRIDE, _CHANNELS = 0.5, 8, 16  # of frames whose motion is found, and of noise (comfy_extras/nodes_void.py)
 _FIELD = 60.0  # degrees: any that is given, as without one core looks for it in the values
 
 
@@ -25,7 +26,7 @@ def _model(inputs: Inputs, name: str) -> Any:
     return model
 
 
-def _pictures(inputs: Inputs, name: str, turn: NodeTurn) -> torch.Tensor:
+def pictures_of(inputs: Inputs, name: str, turn: NodeTurn) -> torch.Tensor:
     """Pictures [count, height, width, colours]; unknown ones have the size to plan with."""
     value, size = inputs.get(name), turn.unknown
     if isinstance(value, Unknown) and size.width and size.height:
@@ -42,7 +43,7 @@ def _geometry(count: int, height: int, width: int) -> Outputs:
 
 def moge(inputs: Inputs, turn: NodeTurn) -> Outputs:
     """MoGeInference: each size of batch once."""
-    model, (count, height, width, _) = _model(inputs, "moge_model"), _pictures(inputs, "image", turn).shape
+    model, (count, height, width, _) = _model(inputs, "moge_model"), pictures_of(inputs, "image", turn).shape
     level, batch = int(known(inputs, "resolution_level")), int(known(inputs, "batch_size"))
     _infer(model, turn, count, batch, (height, width), level)
     return _geometry(count, height, width)
@@ -50,7 +51,7 @@ def moge(inputs: Inputs, turn: NodeTurn) -> Outputs:
 
 def moge_panorama(inputs: Inputs, turn: NodeTurn) -> Outputs:
     """MoGePanoramaInference: its views; they are put together without a model."""
-    model, (count, height, width, _) = _model(inputs, "moge_model"), _pictures(inputs, "image", turn).shape
+    model, (count, height, width, _) = _model(inputs, "moge_model"), pictures_of(inputs, "image", turn).shape
     side, level = int(known(inputs, "split_resolution")), int(known(inputs, "resolution_level"))
     _infer(model, turn, _VIEWS, int(known(inputs, "batch_size")), (side, side), level)
     return _geometry(count, height, width)
@@ -68,7 +69,7 @@ def depth_anything(inputs: Inputs, turn: NodeTurn) -> Outputs:
     """DA3Inference: pictures one by one, or as views all at once."""
     from comfy.ldm.depth_anything_3.preprocess import preprocess_image  # older ComfyUIs have none
 
-    model, (count, height, width, _) = _model(inputs, "da3_model"), _pictures(inputs, "image", turn).shape
+    model, (count, height, width, _) = _model(inputs, "da3_model"), pictures_of(inputs, "image", turn).shape
     module, views = model.model.diffusion_model, known(inputs, "mode") == "multiview"
     how = {"process_res": int(known(inputs, "resolution")), "method": known(inputs, "resize_method")}
     with SizeGuard():
@@ -90,7 +91,7 @@ def rendered(inputs: Inputs, _turn: NodeTurn) -> Outputs:
 
 def frames_between(inputs: Inputs, turn: NodeTurn) -> Outputs:
     """FrameInterpolate: one pair of frames, whose first has the features that the pair before has left."""
-    model, images = _model(inputs, "interp_model"), _pictures(inputs, "images", turn)
+    model, images = _model(inputs, "interp_model"), pictures_of(inputs, "images", turn)
     (count, height, width, _), times = images.shape, int(known(inputs, "multiplier"))
     if count < 2 or times < 2:
         return (images,)
@@ -110,3 +111,19 @@ def frames_between(inputs: Inputs, turn: NodeTurn) -> Outputs:
                 steps = unwritten_zeros((made, 1, 1, 1)).expand(-1, 1, *frame.shape[2:])
                 module(*(each.expand(made, -1, -1, -1) for each in pair), timestep=steps, cache=cache)
     return (unwritten_zeros(((count - 1) * times + 1, height, width, 3)),)
+
+
+def warped_noise(inputs: Inputs, turn: NodeTurn) -> Outputs:
+    """VOIDWarpedNoise: the motion between two frames of half the size; noise is moved by it without a model."""
+    from comfy_extras.nodes_void import TEMPORAL_COMPRESSION, _valid_void_length  # older ComfyUIs have none
+
+    model, count = _model(inputs, "optical_flow"), len(pictures_of(inputs, "video", turn))
+    width, height, batch = (int(known(inputs, name)) for name in ("width", "height", "batch_size"))
+    length = _valid_void_length(int(known(inputs, "length")))
+    rows, columns = (int(side * _HALF) // _STRIDE * _STRIDE for side in (height, width))
+    pairs = min(count, length) - 1
+    if pairs > 0:
+        with turn.recorder.repeated(pairs), SizeGuard():
+            model.model(*(unwritten_zeros((1, 3, rows, columns)) for _ in range(2)))
+    frames = (length - 1) // TEMPORAL_COMPRESSION + 1
+    return ({"samples": unwritten_zeros((batch, _CHANNELS, frames, height // 8, width // 8))},)

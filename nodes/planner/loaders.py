@@ -22,6 +22,7 @@ from ..loaders.frame_interpolation import GGMLFrameInterpolation
 from ..loaders.latent_upscale_model import GGMLLatentUpscaleModel
 from ..loaders.model_patch import GGMLModelPatch
 from ..loaders.moge import GGMLMoGeModel
+from ..loaders.optical_flow import GGMLOpticalFlow
 from ..loaders.text_encoders import encoders_of
 from ..loaders.upscale_model import GGMLUpscaleModel
 from ..loaders.vae import GGMLVAE
@@ -96,6 +97,7 @@ LOADERS: Mapping[str, Loader] = {
         _core_model(GGMLMoGeModel, "GGML MoGe Model", cpu_advice=4),
         _core_model(GGMLDepthAnything3, "GGML Depth Anything", cpu_advice=4),
         _core_model(GGMLFrameInterpolation, "GGML Frame Interpolation", cpu_advice=4),
+        _core_model(GGMLOpticalFlow, "GGML Optical Flow", cpu_advice=4),
         _core_model(GGMLUpscaleModel, "GGML Upscale Model", cpu_advice=4),
         _core_model(GGMLLatentUpscaleModel, "GGML Latent Upscale Model", cpu_advice=4),
         Loader(

@@ -34,7 +34,7 @@ SETTINGS = frozenset({
 # Made of what comes over links they are cheap; without any, they are read from files.
 _MADE = SETTINGS | {
     "AUDIO", "AUDIO_ENCODER_OUTPUT", "CLIP", "CLIP_VISION_OUTPUT", "CONDITIONING", "CONTROL_NET", "HOOKS",
-    "HOOK_KEYFRAMES", "IMAGE", "MASK", "MODEL", "TIMESTEPS_RANGE", "VAE", "VIDEO", "VOXEL",
+    "HOOK_KEYFRAMES", "IC_LORA_PARAMETERS", "IMAGE", "MASK", "MODEL", "TIMESTEPS_RANGE", "VAE", "VIDEO", "VOXEL",
 }  # fmt: skip
 # What models find, of which the values are only known when the workflow runs.
 _FOUND = frozenset({"BOUNDING_BOX", "POSE_KEYPOINT", "SPLAT"})

@@ -15,12 +15,13 @@ from comfy_extras.nodes_lotus import LotusConditioning
 from ...native.engines.dry_run import unwritten_zeros
 from ..components.core_module import component_parts, component_patchers
 from ..components.patcher import ComponentPatcher
-from .geometry import depth_anything, frames_between, moge, moge_panorama, rendered
+from .geometry import depth_anything, frames_between, moge, moge_panorama, rendered, warped_noise
 from .input_files import load_audio, load_image, load_image_mask, load_video
 from .language import chat, language_server, prompt_expander, song
 from .loaders import LOADERS
 from .sampler_steps import model_calls
 from .size_guard import SizeGuard
+from .tracking import track_masks, tracked
 from .unknown import Inputs, NodeTurn, Outputs, Rule, Unknown, Unplanned, known
 
 _FEATURES = 640  # channels that a head for poses is given (comfy_extras/nodes_sdpose.py)
@@ -207,6 +208,9 @@ RULES: Mapping[str, PlannedNode] = {
     "MoGeRender": PlannedNode("", rendered),
     "DA3Render": PlannedNode("", rendered),
     "FrameInterpolate": PlannedNode("Drawing frames between", frames_between),
+    "VOIDWarpedNoise": PlannedNode("Finding motion", warped_noise),
+    "SAM3_VideoTrack": PlannedNode("Tracking objects", tracked),
+    "SAM3_TrackToMask": PlannedNode("", track_masks),
     "SDPoseKeypointExtractor": PlannedNode("Finding poses", _poses),
     "TextEncodeAceStepAudio1.5": PlannedNode("", song),
     "GGMLMove": PlannedNode("Moving a model", _move),

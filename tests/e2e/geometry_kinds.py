@@ -1,4 +1,4 @@
-"""Models that estimate geometry or draw frames, of core's own classes, as small files."""
+"""Models that estimate geometry, draw frames or find motion, of core's own classes, as small files."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from comfy.ldm.depth_anything_3.model import DepthAnything3Net  # noqa: E402
 from comfy.ldm.moge.model import MoGeModelV1, MoGeModelV2  # noqa: E402
 from comfy_extras.frame_interpolation_models.film_net import FILMNet  # noqa: E402
 from comfy_extras.frame_interpolation_models.ifnet import IFNet  # noqa: E402
+from torchvision.models.optical_flow import raft_large  # noqa: E402
 
 from .core_model_kinds import PLAIN, CoreKind, Tensors, of  # noqa: E402
 
@@ -115,6 +116,13 @@ def rife() -> Tensors:
     return {f"module.{name.replace('blocks.', 'block')}": x for name, x in held.items()}
 
 
+def raft() -> Tensors:
+    """Of a RAFT, whose norms have statistics of their own."""
+    source = torch.Generator().manual_seed(6)
+    held = of(raft_large(weights=None))
+    return {name: torch.rand(x.shape, generator=source) + 0.5 if ".running_" in name else x for name, x in held.items()}
+
+
 _MOGE = partial(
     CoreKind, ours="moge:GGMLMoGeModel", core="comfy_extras.nodes_moge:LoadMoGeModel", file="model_name",
     folder="geometry_estimation",
@@ -144,3 +152,7 @@ FRAMES = (
     ),
     _FRAMES("RIFE", tensors=rife),
 )
+MOTION = CoreKind(
+    "RAFT", ours="optical_flow:GGMLOpticalFlow", core="comfy_extras.nodes_void:OpticalFlowLoader", file="model_name",
+    folder="optical_flow", tensors=raft,
+)  # fmt: skip

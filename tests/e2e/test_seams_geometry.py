@@ -1,4 +1,4 @@
-"""Our loaders of models that estimate geometry or draw frames against core's, on the same small files."""
+"""Our loaders of models that estimate geometry, draw frames or find motion against core's, on the same files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from tests.pack import part
 
 from .core_model_kinds import CoreKind
-from .geometry_kinds import DEPTH, FRAMES, MOGE, VIEWS
+from .geometry_kinds import DEPTH, FRAMES, MOGE, MOTION, VIEWS
 from .test_seams_core_models import apart, node, pair, picture, result_of
 
 weights = part("native.weights")
@@ -20,10 +20,16 @@ import comfy.model_management  # noqa: E402
 from comfy.ldm.depth_anything_3.ray_pose import get_extrinsic_from_camray  # noqa: E402
 from comfy.ldm.depth_anything_3.transform import affine_inverse  # noqa: E402
 from comfy.ldm.moge.model import MoGeModelV1, MoGeModelV2  # noqa: E402
+from comfy_extras.void_noise_warp import RaftOpticalFlow  # noqa: E402
 
 BOUND = 2e-3  # relative L2; ggml's CPU reads GELU from a table of F16 values
 DEVICES = ("CPU", "Vulkan0")
-PLACES = {"MoGeInference": "moge", "DA3Inference": "depth_anything_3", "FrameInterpolate": "frame_interpolation"}
+PLACES = {
+    "MoGeInference": "moge",
+    "DA3Inference": "depth_anything_3",
+    "FrameInterpolate": "frame_interpolation",
+    "VOIDWarpedNoise": "void",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -109,3 +115,13 @@ def test_frames_between_are_as_core(
     for multiplier in (3, 2):
         found, expected = (run("FrameInterpolate", model, picture(72, 96, 4), multiplier) for model in (ours, core))
         assert apart(found, expected) <= BOUND
+
+
+def test_motion_is_as_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU alone: its twelve rounds take minutes on a Vulkan of software."""
+    models = pair(MOTION, tmp_path, "CPU", monkeypatch)
+    first, second = picture(132, 150, 2).movedim(-1, 1)
+    with torch.inference_mode():
+        found, expected = (RaftOpticalFlow(each.model, "cpu")(first, second) for each in models)
+    assert expected.abs().mean() > 0.1  # pixels
+    assert apart(found, expected) <= BOUND

@@ -1,4 +1,4 @@
-"""Plans of workflows that estimate geometry or draw frames, beside what they then take."""
+"""Plans of workflows that estimate geometry, draw frames or find motion, beside what they then take."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from tests.pack import part
 from tests.runner_toys import new_runner
 
-from .geometry_kinds import DEPTH, FRAMES, MOGE, VIEWS
+from .geometry_kinds import DEPTH, FRAMES, MOGE, MOTION, VIEWS
 from .test_seams_core_models import node, written
 from .test_seams_geometry import PLACES, run, small_and_in_float32
 from .test_seams_plan import DEVICES, ENOUGH, held, planned, taken
@@ -36,7 +36,16 @@ CASES = {
               DA3 | {"mode": "multiview", **{f"mode.{name}": value for name, value in VIEW.items()}}, 3),
     "FILM": (FRAMES[0], "FrameInterpolate", "interp_model", "images", {"multiplier": 3}, 3),
     "RIFE": (FRAMES[1], "FrameInterpolate", "interp_model", "images", {"multiplier": 3}, 3),
+    "RAFT": (MOTION, "VOIDWarpedNoise", "optical_flow", "video",
+             {"width": 264, "height": 272, "length": 8, "batch_size": 1}, 3),
 }  # fmt: skip
+ON_CPU = ("RAFT",)  # alone: its twelve rounds take minutes on a Vulkan of software
+PLACED = [
+    (case, *place)
+    for case in CASES
+    for place in (("CPU", "auto"), ("Vulkan0", "device"))
+    if case not in ON_CPU or place[0] == "CPU"
+]
 SIZE = 70, 84
 
 __all__ = ["small_and_in_float32"]  # a fixture
@@ -63,8 +72,7 @@ def called(class_type: str, model: Any, inputs: dict[str, Any], count: int) -> N
 
 
 @pytest.mark.turns(3)
-@pytest.mark.parametrize(("device", "residency"), [("CPU", "auto"), ("Vulkan0", "device")])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "device", "residency"), PLACED)
 def test_planned_is_what_is_taken(
     case: str, device: str, residency: str, runner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ from comfy.ldm.lightricks.latent_upsampler import LatentUpsampler  # noqa: E402
 from comfy.ldm.rt_detr.rtdetr_v4 import RTv4  # noqa: E402
 from comfy.ldm.sam3.detector import SAM3Model  # noqa: E402
 from comfy.text_encoders.sam3_clip import SAM3_CLIP_CONFIG  # noqa: E402
+from torchvision.models.optical_flow import raft_large  # noqa: E402
 
 from .. import checkpoints  # noqa: E402
 from ..e2e import geometry_kinds  # noqa: E402
@@ -115,6 +116,11 @@ def _latent_upsampler() -> torch.nn.Module:
         return LatentUpsampler(**_UPSAMPLER, operations=comfy.ops.disable_weight_init)
 
 
+def _raft() -> Shapes:
+    with torch.device("meta"):
+        return _shapes(raft_large(weights=None).state_dict())
+
+
 _LARGE: dict[str, Any] = {
     "hidden_size": 1024, "num_attention_heads": 16, "num_hidden_layers": 24, "layer_norm_eps": 1e-6,
     "use_swiglu_ffn": False,
@@ -160,6 +166,7 @@ OTHERS: Mapping[str, Callable[[], Shapes]] = {
     "LTX-2 latent upscaler": lambda: _shapes(_latent_upsampler().state_dict()),
     "MoGe 2 with normals": _moge,
     "Depth Anything 3 Mono": lambda: _shapes(geometry_kinds.DepthAnything3Net(**_META).state_dict()),
+    "RAFT": _raft,
     "FILM": lambda: _shapes(geometry_kinds.FILMNet(**_META).state_dict()),
 }  # fmt: skip
 # Of the metadata of a file.
@@ -173,5 +180,6 @@ FILES: Mapping[str, str] = {
     "moge_2_vitl_normal": "MoGe 2 with normals",
     "depth_anything_3_mono_large": "Depth Anything 3 Mono",
     "film_net": "FILM",
+    "raft_large": "RAFT",
     "ltx-2(.3)?-spatial-upscaler": "LTX-2 latent upscaler",
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = "comfyui_workflow_templates_json"
+_MODEL_FILES = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,19 @@ class Template:
     name: str
     content: Mapping[str, Any]
     files: tuple[tuple[str, str], ...]
+
+    def files_of(self, prompt: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+        """Those files, and what loaders name in its prompt alone, as widgets of subgraphs do, in their usual folder."""
+        folders = {node["type"]: folder for node in nodes_of(self.content) for folder, _ in _models_of(node)}
+        listed = {name for _, name in self.files}
+        more = [
+            (folders[node["class_type"]], value)
+            for node in prompt.values()
+            if node["class_type"] in folders
+            for value in node["inputs"].values()
+            if isinstance(value, str) and value.endswith(_MODEL_FILES) and value not in listed
+        ]
+        return (*self.files, *dict.fromkeys(more))
 
 
 def installed() -> Path:
@@ -50,6 +64,11 @@ def nodes_of(content: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 def _named(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for node in nodes_of(content):
-        for model in (node.get("properties") or {}).get("models") or ():
-            if model.get("directory") and model.get("name"):
-                yield model["directory"], model["name"]
+        yield from _models_of(node)
+
+
+def _models_of(node: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The files of a node: folder and name."""
+    for model in (node.get("properties") or {}).get("models") or ():
+        if model.get("directory") and model.get("name"):
+            yield model["directory"], model["name"]

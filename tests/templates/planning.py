@@ -17,6 +17,7 @@ from .packages import Template, nodes_of
 
 CARDS = ("RX 580 8 GB, Linux", "RTX 3060 12 GB, Windows")
 _MIB = 1 << 20
+_SHOWN = {"IMAGE", "VIDEO", "AUDIO"}
 _NONE = "none"  # in the place of a plan that could not be made
 Prompt = dict[str, Any]
 
@@ -72,7 +73,22 @@ def opened(template: Template, result: Result) -> Prompt | None:
     if unknown or others:
         result.why.append(f"it has nodes of other packs, or of a newer ComfyUI: {', '.join((*unknown, *others))}")
     result.opened = not unknown and not others
-    return prompt if result.opened else None
+    named = {value for node in prompt.values() for value in node["inputs"].values() if isinstance(value, str)}
+    if named.isdisjoint(name for _, name in template.files_of(prompt)):
+        result.why.append("the nodes with its models are bypassed, until its user turns them on")
+    return with_output(prompt) if result.opened else None
+
+
+def with_output(prompt: Prompt) -> Prompt:
+    """The prompt; one that leaves its last link to its user, as lessons do, with what it ends in shown."""
+    import nodes as core
+
+    classes = {key: core.NODE_CLASS_MAPPINGS[node["class_type"]] for key, node in prompt.items()}
+    if any(getattr(each, "OUTPUT_NODE", False) for each in classes.values()):
+        return prompt
+    taken = {value[0] for node in prompt.values() for value in node["inputs"].values() if isinstance(value, list)}
+    ends = [key for key, each in classes.items() if key not in taken and set(each.RETURN_TYPES[:1]) & _SHOWN]
+    return {**prompt, **{f"shown {key}": {"class_type": "PreviewAny", "inputs": {"source": [key, 0]}} for key in ends}}
 
 
 def converted(prompt: Prompt, result: Result) -> Prompt:
@@ -91,7 +107,7 @@ def plan(template: Template, folder: Path, cards: Sequence[str] = CARDS) -> Resu
     prompt = opened(template, result)
     if prompt is None:
         return result
-    result.why += write_hollow(folder / "models", template.files).values()
+    result.why += write_hollow(folder / "models", template.files_of(prompt)).values()
     inputs.write_inputs(prompt, folder / "input", _size(prompt))
     host.use_folders(folder / "models", folder / "input")
     prompt = converted(prompt, result)

@@ -55,7 +55,7 @@ class Runs:
         host.start()
         if (prompt := planning.opened(template, result)) is None:
             return
-        missing = small_files.write_small(self._base / "models", template.files)
+        missing = small_files.write_small(self._base / "models", template.files_of(prompt))
         host.use_folders(self._base / "models", self._base / "input")
         if missing:
             result.why += missing.values()

@@ -106,7 +106,7 @@ SMALL = {  # why a file may be shorter: those files
         native/llm/task.py native/runner/serve.py
     """,
     "one way into another's list or record: of core's adapters, of a trace's steps": """
-        native/trace/one_step.py nodes/components/peft_dora.py
+        native/trace/module_part.py native/trace/one_step.py nodes/components/peft_dora.py
     """,
     "one type, or one table, that many import": """
         native/llm/server_models.py native/program/tensor.py
@@ -125,7 +125,7 @@ SMALL = {  # why a file may be shorter: those files
         nodes/components/encoder_sizes.py
         nodes/components/core_function.py nodes/components/latent_axes.py nodes/components/memory_weights.py
         nodes/components/not_finite.py nodes/loaders/found.py nodes/loaders/small_vaes.py nodes/planner/chart.py
-        nodes/planner/lora_files.py nodes/planner/order.py
+        nodes/planner/lora_files.py nodes/planner/order.py nodes/planner/tracking.py
     """,
     "handlers of one kind of operation": """
         native/lower/handlers/linear_algebra.py native/lower/handlers/rounding.py
@@ -142,8 +142,8 @@ SMALL = {  # why a file may be shorter: those files
         nodes/loaders/background_removal.py nodes/loaders/clip_vision.py nodes/loaders/controlnet.py
         nodes/loaders/depth_anything.py nodes/loaders/frame_interpolation.py nodes/loaders/moge.py
         nodes/loaders/latent_upscale_model.py nodes/loaders/model_patch.py nodes/loaders/move.py
-        nodes/loaders/upscale_model.py nodes/node_text.py nodes/planner/command.py nodes/planner/json_body.py
-        nodes/settings.py nodes/versions.py
+        nodes/loaders/optical_flow.py nodes/loaders/upscale_model.py nodes/node_text.py nodes/planner/command.py
+        nodes/planner/json_body.py nodes/settings.py nodes/versions.py
     """,
 }
 

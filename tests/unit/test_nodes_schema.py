@@ -86,6 +86,7 @@ def test_ids_and_outputs_stay(registered: dict[str, Any]) -> None:
         "GGMLMoGeModel": ["MOGE_MODEL"],
         "GGMLDepthAnything3": ["DA3_MODEL"],
         "GGMLFrameInterpolation": ["INTERP_MODEL"],
+        "GGMLOpticalFlow": ["OPTICAL_FLOW"],
         "GGMLMove": ["COMFY_MATCHTYPE_V3"],
         "GGMLLanguageModel": ["GGML_LLM"],
         "GGMLLanguageServer": ["GGML_LLM"],
@@ -116,6 +117,7 @@ def test_ids_and_outputs_stay(registered: dict[str, Any]) -> None:
         ("GGMLMoGeModel", {"device": "auto"}),
         ("GGMLDepthAnything3", {"device": "auto"}),
         ("GGMLFrameInterpolation", {"device": "auto"}),
+        ("GGMLOpticalFlow", {"device": "auto"}),
         ("GGMLMove", {"device": "auto"}),
         (
             "GGMLCheckpoint",

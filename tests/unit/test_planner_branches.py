@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from tests.pack import part
 
 other_nodes = part("nodes.planner.other_nodes")
 unknown = part("nodes.planner.unknown")
+
+from comfy.model_patcher import ModelPatcher  # noqa: E402
+from comfy_extras import nodes_lt  # noqa: E402
 
 import nodes as core  # noqa: E402
 
@@ -71,3 +75,12 @@ def test_a_node_of_settings_alone_is_executed(monkeypatch: pytest.MonkeyPatch) -
     embedding, *sizes = other_nodes.follow("WanCameraEmbedding", inputs, False, turn)
     assert embedding.shape[-2:] == (48, 64)
     assert sizes == [64, 48, 9]
+
+
+def test_what_a_lora_says_of_itself_is_read_from_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(core.NODE_CLASS_MAPPINGS, "GetICLoRAParameters", nodes_lt.GetICLoRAParameters)
+    nodes_lt.GetICLoRAParameters.GET_SCHEMA()
+    patcher = ModelPatcher(torch.nn.Linear(1, 1), torch.device("cpu"), torch.device("cpu"))
+    patcher.set_attachments("lora_metadata", {"reference_downscale_factor": "2"})
+    (said,) = other_nodes.follow("GetICLoRAParameters", {"iclora_model": patcher}, True, None)
+    assert said == {"reference_downscale_factor": 2}

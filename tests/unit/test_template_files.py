@@ -8,15 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.templates import files, packages
+from tests.templates import files, packages, planning
 from tests.templates.encoders import ENCODERS
 from tests.templates.storage import storage_of
 from tests.templates.stratified import STRATIFIED
 
 import comfy.model_detection  # isort: skip
 import comfy.sd  # isort: skip
-
-WITHOUT = 6  # files of 0.1.27 that have no row: detectors, depth, flow between frames
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +29,7 @@ def test_files_have_rows(named: list[packages.Template]) -> None:
             files.row_of(folder, name)
         except files.NoStructure:
             missing.add(f"{folder}/{name}")
-    assert len(missing) <= WITHOUT, sorted(missing)
+    assert not missing, sorted(missing)
 
 
 def test_stratified_templates_are_there(named: list[packages.Template]) -> None:
@@ -82,3 +80,30 @@ def test_core_tells_the_encoders_apart() -> None:
     assert kind("Qwen2.5-VL 7B") == "QWEN25_7B"
     assert kind("Gemma 3 12B") == "GEMMA_3_12B"
     assert kind("Mistral Small 24B") == "MISTRAL3_24B_PRUNED_FLUX2"
+
+
+def test_files_that_the_prompt_alone_names_are_where_others_of_that_loader_are() -> None:
+    node = {
+        "type": "UNETLoader",
+        "properties": {"models": [{"directory": "diffusion_models", "name": "a.safetensors"}]},
+    }
+    template = packages.Template("t", {"nodes": [node]}, (("diffusion_models", "a.safetensors"),))
+    prompt = {
+        "1": {"class_type": "UNETLoader", "inputs": {"unet_name": "b.safetensors", "weight_dtype": "default"}},
+        "2": {"class_type": "UNETLoader", "inputs": {"unet_name": "a.safetensors"}},
+        "3": {"class_type": "SaveImage", "inputs": {"filename_prefix": "c.safetensors"}},
+    }
+    named = [("diffusion_models", "a.safetensors"), ("diffusion_models", "b.safetensors")]
+    assert list(template.files_of(prompt)) == named
+
+
+def test_what_a_template_without_an_output_ends_in_is_shown() -> None:
+    prompt = {
+        "1": {"class_type": "EmptyImage", "inputs": {}},
+        "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+        "3": {"class_type": "VAELoader", "inputs": {}},
+    }
+    shown = {"shown 2": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}}}
+    assert planning.with_output(prompt) == prompt | shown
+    saved = prompt | {"4": {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}}}
+    assert planning.with_output(saved) == saved

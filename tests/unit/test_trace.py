@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from native.trace import Trace, TraceError, trace
+from native.trace import OfPart, Trace, TraceError, trace
 
 SEEN_BY_ALL = (
     (torch.nn.Module, "__call__"), (torch.nn.Module, "__getattr__"), (F, "linear"), (F, "scaled_dot_product_attention"),
@@ -40,6 +40,23 @@ def test_steps_name_the_module_they_come_from() -> None:
     steps = {step.name: step.module_path for step in _traced().steps}
     assert steps["linear"] == "layer"
     assert steps["aten.native_layer_norm.default"] == "norm"
+
+
+def test_a_part_is_traced_alone() -> None:
+    """Its weights keep their names in the whole, and the rest of the module is not looked at."""
+    whole = torch.nn.ModuleDict({"one": Block("meta"), "two": Block("meta")})
+    inputs = {"x": torch.zeros(1, 4, 8)}
+    traced, by_whole = (trace("a part", whole, each, inputs) for each in (OfPart("two", _second), _second))
+    assert set(traced.weights) == {f"two.{name}" for name in ("norm.weight", "norm.bias", "layer.weight", "layer.bias")}
+    assert set(traced.weights) < set(by_whole.weights)
+    assert [(step.name, step.module_path) for step in traced.steps] == [
+        (step.name, step.module_path) for step in by_whole.steps
+    ]
+
+
+def _second(module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    result: torch.Tensor = module["two"](tensors["x"])  # type: ignore[index]
+    return result
 
 
 def test_views_are_no_steps() -> None:

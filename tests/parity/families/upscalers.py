@@ -19,6 +19,7 @@ from spandrel.architectures.OmniSR.__arch.OmniSR import OmniSR
 from spandrel.architectures.PLKSR.__arch.PLKSR import PLKSR
 from spandrel.architectures.SPAN.__arch.span import SPAN
 from spandrel.architectures.SwinIR.__arch.SwinIR import SwinIR
+from torchvision.models.optical_flow import raft_large
 
 from tests.narrow import beside
 
@@ -115,5 +116,8 @@ CASES = (
     FamilyCase("SAM3.1 (a mask refined)", _sam3, lambda m, t: m.forward_segment(t["x"], mask_inputs=t["mask"]),
                lambda n, s: {"x": torch.rand(n, 3, 96, 96), "mask": torch.randn(n, 1, 96, 96 + 16 * s)}, GELU),
     FamilyCase("Depth Anything 3 (vits)", _depth, _call, _pixels(56, 14), GELU),
+    FamilyCase("RAFT large (optical flow)", lambda: raft_large(weights=None).eval(),
+               lambda m, t: m(t["x"], t["y"], num_flow_updates=2),
+               lambda n, s: {name: torch.rand(n, 3, 128 + 16 * s, 128) for name in ("x", "y")}),
     FamilyCase("BiRefNet (background removal)", _birefnet, _call, _pixels(64, 64), GELU),
 )  # fmt: skip
