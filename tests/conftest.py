@@ -22,7 +22,10 @@ TOGETHER = (
     ("tests/e2e/test_seams_two_gib.py", "tests/unit/test_real_size_memory.py"),
 )
 # Files whose tests share nothing are divided among the workers.
-DIVIDED = ("tests/parity/families/test_families.py", "tests/e2e/test_seams_random_workflows.py")
+DIVIDED = (
+    "tests/parity/families/test_families.py", "tests/parity/test_video_vae.py",
+    "tests/e2e/test_seams_random_workflows.py",
+)  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
