@@ -13,8 +13,8 @@ from tests.parity.places import PLACES, Place
 ON_VULKAN = PLACES[1:]
 # Of how many cases on Vulkan a run takes one; families have most of what test_models.py has, too.
 BY_TURNS = {
-    "test_operations.py": 3, "test_op_info.py": 3, "test_kernels.py": 3, "test_parts.py": 3, "test_outliers.py": 3,
-    "test_models.py": 6,
+    "test_operations.py": 3, "test_op_info.py": 3, "test_kernels.py": 3, "test_parts.py": 6, "test_outliers.py": 6,
+    "test_models.py": 8,
 }  # fmt: skip
 
 

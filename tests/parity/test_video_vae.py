@@ -143,7 +143,7 @@ def test_what_fits_is_decoded_whole(small: Any, component: Any) -> None:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("device", ["CPU", "Vulkan0"])
+@pytest.mark.parametrize("device", ["CPU", pytest.param("Vulkan0", marks=pytest.mark.turns(4))])
 def test_a_dry_run_takes_what_the_run_takes(small: Any, component: Any, device: str, runner: Any) -> None:
     facts, held, _ = small
     vae = component(device)

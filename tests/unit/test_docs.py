@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -64,13 +65,19 @@ def test_the_pages_are_all_linked_from_the_readme() -> None:
 
 @each_page
 def test_environment_variables_are_read_by_the_pack_or_by_ggml(page: Path) -> None:
+    named = VARIABLE.findall(page.read_text(encoding="utf-8"))
+    assert not [name for name in named if name not in variables_read() and not name.startswith(KEY_PREFIX)]
+
+
+@cache
+def variables_read() -> frozenset[str]:
+    """Those that the pack's code names, or the libraries of ggml."""
     spec = importlib.util.find_spec("ggml")
     assert spec is not None
     assert spec.origin is not None
     libraries = [file for file in Path(spec.origin).parent.rglob("*ggml*") if file.suffix in (".so", ".dll")]
-    known = set(VARIABLE.findall(code())).union(*(VARIABLE.findall(file.read_text("latin-1")) for file in libraries))
-    named = VARIABLE.findall(page.read_text(encoding="utf-8"))
-    assert not [name for name in named if name not in known and not name.startswith(KEY_PREFIX)]
+    texts = [code(), *(file.read_text("latin-1") for file in libraries)]
+    return frozenset(name for text in texts for name in VARIABLE.findall(text))
 
 
 def test_every_environment_variable_of_the_pack_is_in_the_table() -> None:
