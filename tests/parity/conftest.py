@@ -12,7 +12,7 @@ from tests.parity.places import PLACES, Place
 
 # Of how many cases on Vulkan a run takes one; families have most of what test_models.py has, too.
 BY_TURNS = {
-    "test_operations.py": 3, "test_op_info.py": 3, "test_kernels.py": 3, "test_parts.py": 6, "test_outliers.py": 6,
+    "test_operations.py": 6, "test_op_info.py": 3, "test_kernels.py": 3, "test_parts.py": 12, "test_outliers.py": 6,
     "test_models.py": 8,
 }  # fmt: skip
 

@@ -25,7 +25,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """The cases whose turn it is, or all of them; by whether they are known to stop."""
     if "case" in metafunc.fixturenames:
         option = metafunc.config.getoption
-        turns = 2 * SIXTHS if metafunc.function is test_family_on_vulkan else SIXTHS
+        turns = 3 * SIXTHS if metafunc.function is test_family_on_vulkan else SIXTHS
         cases = list(CASES) if option("--all") else in_turn(option("--sample"), turns)
         stops = metafunc.function is test_family_that_stops
         kept = [case for case in cases if (case.name in STOPS) == stops]
