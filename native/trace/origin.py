@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
 from typing import Any
 
 import torch
@@ -10,17 +10,29 @@ import torch
 from .graph import TracedOp, Window, windows_in
 
 
-def writer(steps: Sequence[TracedOp], storage: int, before: int | None = None) -> int | None:
-    """The number of the last step, among those before one, that wrote into a storage."""
-    for number in reversed(range(len(steps) if before is None else before)):
-        if any(out is not None and out.storage == storage for out in steps[number].outputs):
-            return number
-    return None
+class Steps(list[TracedOp]):
+    """The steps of a trace in order, to which one after the other is appended, and which wrote into each storage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._writers: dict[int, list[int]] = {}
+
+    def append(self, step: TracedOp) -> None:
+        """As a list's."""
+        for storage in {out.storage for out in step.outputs if out is not None}:
+            self._writers.setdefault(storage, []).append(len(self))
+        super().append(step)
+
+    def writer(self, storage: int, before: int | None = None) -> int | None:
+        """The number of the last step, among those before one, that wrote into a storage."""
+        numbers = self._writers.get(storage, [])
+        known = len(numbers) if before is None else bisect_left(numbers, before)
+        return numbers[known - 1] if known else None
 
 
-def maker(steps: Sequence[TracedOp], window: Window, before: int | None = None) -> TracedOp | None:
+def maker(steps: Steps, window: Window, before: int | None = None) -> TracedOp | None:
     """The step that computed a window, behind copies of it."""
-    number = writer(steps, window.storage, before)
+    number = steps.writer(window.storage, before)
     if number is None:
         return None
     step = steps[number]
@@ -30,11 +42,11 @@ def maker(steps: Sequence[TracedOp], window: Window, before: int | None = None) 
     return step
 
 
-def same(steps: Sequence[TracedOp], then: Any, now: Any, before: int) -> bool:
+def same(steps: Steps, then: Any, now: Any, before: int) -> bool:
     """Whether two arguments have the same value: one before a step, the other now."""
     if not isinstance(then, Window) or not isinstance(now, Window):
         return type(then) is type(now) and bool(then == now)
-    first, second = writer(steps, then.storage, before), writer(steps, now.storage)
+    first, second = steps.writer(then.storage, before), steps.writer(now.storage)
     if then.storage == now.storage:
         return then == now and first == second
     if first is None or second is None:
@@ -47,7 +59,7 @@ def same(steps: Sequence[TracedOp], then: Any, now: Any, before: int) -> bool:
     return not read & written and torch.Tag.nondeterministic_seeded not in getattr(a.function, "tags", ())
 
 
-def above(steps: Sequence[TracedOp], window: Window) -> int | None:
+def above(steps: Steps, window: Window) -> int | None:
     """A number that all values of a window are below: of places along a dimension, its size."""
     step = maker(steps, window)
     if step is None or not _is(step, "topk", "sort", "argsort", "argmax", "argmin"):
@@ -60,7 +72,7 @@ def above(steps: Sequence[TracedOp], window: Window) -> int | None:
     return source.shape[dim] if isinstance(dim, int) else source.numel
 
 
-def places_divided(steps: Sequence[TracedOp], window: Window) -> tuple[Window, int] | None:
+def places_divided(steps: Steps, window: Window) -> tuple[Window, int] | None:
     """The places of sorted elements, [elements], and the number that a window is these divided by; or None."""
     step = maker(steps, window)
     if step is None or not _is(step, "floor_divide") or not isinstance(step.args[1], int):

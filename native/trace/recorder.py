@@ -10,13 +10,14 @@ from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 
 from ..quota import check_quota
 from .graph import TracedOp, Window
+from .origin import Steps
 
 
 class Recorder:
     """The steps so far, and the number of each storage."""
 
     def __init__(self) -> None:
-        self.steps: list[TracedOp] = []
+        self.steps = Steps()
         self.storages: list[int] = []
         self.constants: dict[int, torch.Tensor] = {}
         self.module_paths: list[str] = []

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_flatten
 
 from .apart import Refused, Rows, keeps_apart, place, symbols
 from .loops import for_statement, goes_over, leaves_nothing, skips
-from .origin import above, places_divided, same, writer
+from .origin import above, places_divided, same
 from .recorder import Recorder
 
 
@@ -173,7 +173,7 @@ class ChosenRows:
         if any(map(self._over, storages)):
             raise Refused("it reads what a loop has computed for a row that may not be there")
         for source, since in (self._copies[storage] for storage in storages if storage in self._copies):
-            if (writer(self.recorder.steps, source) or 0) >= since:
+            if (self.recorder.steps.writer(source) or 0) >= since:
                 raise Refused("it reads a slice that the device has chosen of what was written since")
         arguments = function._schema.arguments if isinstance(function, torch._ops.OpOverload) else ()
         written = [x for argument, x in zip(arguments, args, strict=False) if argument.is_write]
