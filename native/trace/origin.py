@@ -29,6 +29,11 @@ class Steps(list[TracedOp]):
         known = len(numbers) if before is None else bisect_left(numbers, before)
         return numbers[known - 1] if known else None
 
+    def writers(self, storage: int, before: int) -> list[int]:
+        """The numbers of all steps, among those before one, that wrote into a storage."""
+        numbers = self._writers.get(storage, [])
+        return numbers[: bisect_left(numbers, before)]
+
 
 def maker(steps: Steps, window: Window, before: int | None = None) -> TracedOp | None:
     """The step that computed a window, behind copies of it."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import sys
 import traceback
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -14,6 +15,7 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from .graph import Question, TracedOp, Window, windows_in
+from .origin import Steps
 from .values import HostStorages
 
 
@@ -23,7 +25,7 @@ class TraceError(RuntimeError):
 
 def ask(
     step: TracedOp,
-    steps: Sequence[TracedOp],
+    steps: Steps,
     inputs: Mapping[str, Window],
     constants: Mapping[int, torch.Tensor],
     on_device: Collection[int],
@@ -33,20 +35,28 @@ def ask(
 
     on_device: storages without values, those of weights. None where the result hangs on one of them.
     """
-    needed = {window.storage for window in windows_in((step.args, step.kwargs))}
-    before = []
-    for each in reversed(steps):
-        written = {window.storage for window in each.outputs if window is not None}
-        if written & needed:
-            before.append(each)
-            needed |= written | {window.storage for window in windows_in((each.args, each.kwargs))}
-            if not needed.isdisjoint(on_device):
-                return None
+    needed: set[int] = set()
+    before: set[int] = set()  # numbers of steps
+    waiting: list[int] = []  # the same, negative, as a heap
+
+    def need(storages: set[int], at: int) -> None:
+        for storage in storages - needed:
+            needed.add(storage)
+            for number in steps.writers(storage, at):
+                heapq.heappush(waiting, -number)
+
+    need({window.storage for window in windows_in((step.args, step.kwargs))}, len(steps))
+    while waiting and needed.isdisjoint(on_device):
+        number = -heapq.heappop(waiting)
+        if number not in before:
+            before.add(number)
+            each = steps[number]
+            need({window.storage for window in windows_in((each.args, each.kwargs, each.outputs))}, number)
     if not needed.isdisjoint(on_device):
         return None
     question = Question(
         step,
-        tuple(reversed(before)),
+        tuple(steps[number] for number in sorted(before)),
         {name: window for name, window in inputs.items() if window.storage in needed},
         {storage: tensor for storage, tensor in constants.items() if storage in needed},
         None,
