@@ -22,10 +22,10 @@ import torch
 from safetensors.torch import save_file
 
 from tests.pack import pack, part
-from tests.runner_toys import new_runner
 
 from .allocation import stopping
 from .any_diffusion import SMALL
+from .plan_runners import runners_of_plans
 from .random_graphs import DEVICES, GPU, LENGTH, Graph, Sequence, sequence
 
 pack()
@@ -126,24 +126,17 @@ class Bench:
     @contextmanager
     def runners(self, limit: int | None = None) -> Iterator[None]:
         """New runners, of a GPU of so many bytes where that is said, and new caches of outputs."""
-        options = ("--largest-segment", "4e7", *(() if limit is None else ("--device-memory", str(limit))))
-        toys = [new_runner(*options) for _ in range(2)]
-        self.real, dry_runner = (client.Runner(toy._options, toy._environment) for toy in toys)
         self.executor = execution.PromptExecutor(
             _NoServer(), execution.CacheType.CLASSIC, {"lru": 0, "ram": 0.0, "ram_inactive": 0.0}
         )
-        try:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(client, "_shared", self.real)
-                patch.setattr(planner, "_runner", dry_runner)
-                patch.setattr(planner, "SECONDS", 1e6)  # a busy machine is none of what is tested here
-                patch.setattr(client.Runner, "run", stopping(client.Runner.run))
+        with pytest.MonkeyPatch.context() as patch, runners_of_plans(patch, limit) as self.real:
+            patch.setattr(planner, "SECONDS", 1e6)  # a busy machine is none of what is tested here
+            patch.setattr(client.Runner, "run", stopping(client.Runner.run))
+            try:
                 yield
-        finally:
-            for each in host.COMFYUI.lifetimes:
-                each.unload()
-            self.real.close()
-            dry_runner.close()
+            finally:
+                for each in host.COMFYUI.lifetimes:
+                    each.unload()
 
     def plan(self, graph: Graph, limit: int = ENOUGH) -> Any:
         """The plan for a machine that has so many bytes of the GPU."""

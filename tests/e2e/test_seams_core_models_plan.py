@@ -11,13 +11,12 @@ import pytest
 import torch
 
 from tests.pack import part
-from tests.runner_toys import new_runner
 
 from .core_model_kinds import PLAIN, UPSCALERS, VISIONS, of, old_name
+from .plan_runners import runners_of_plans
 from .test_seams_core_models import node, result_of, written
 from .test_seams_plan import DEVICES, ENOUGH, held, planned, taken
 
-planner = part("nodes.planner.planner")
 client = part("native.client.runner")
 core_loaders = part("nodes.loaders.core_models")
 diffusion, encoders, vae_nodes = (part(f"nodes.loaders.{name}") for name in ("diffusion", "text_encoders", "vae"))
@@ -53,14 +52,8 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
         monkeypatch.setitem(core.NODE_CLASS_MAPPINGS, place.partition(":")[2], made)
         if hasattr(made, "GET_SCHEMA"):
             made.GET_SCHEMA()
-    toys = [new_runner("--device-memory", str(ENOUGH >> 12), "--largest-segment", "4e7") for _ in range(2)]
-    real, dry_runner = (client.Runner(toy._options, toy._environment) for toy in toys)
-    monkeypatch.setattr(client, "_shared", real)
-    monkeypatch.setattr(planner, "_runner", dry_runner)
-    with torch.inference_mode(), VISIONS[0].small():
+    with runners_of_plans(monkeypatch, ENOUGH >> 12), torch.inference_mode(), VISIONS[0].small():
         yield names
-    real.close()
-    dry_runner.close()
 
 
 def workflow(files: dict[str, str], device: str, residency: str) -> dict[str, Any]:

@@ -11,15 +11,14 @@ import torch
 from safetensors.torch import save_file
 
 from tests.pack import part
-from tests.runner_toys import new_runner
 
 from ..parity.model_cases import randomize
+from .plan_runners import runners_of_plans
 from .test_seams_core_models import node
 from .test_seams_detection import PLAIN, detector, narrow, small_pictures, tracker
 from .test_seams_plan import DEVICES, ENOUGH, held, planned, taken
 
-planner, rules = part("nodes.planner.planner"), part("nodes.planner.rules")
-client = part("native.client.runner")
+rules = part("nodes.planner.rules")
 diffusion = part("nodes.loaders.diffusion")
 dry_run, ggml = part("native.engines.dry_run"), part("native.engines.ggml")
 
@@ -44,13 +43,8 @@ __all__ = ["small_pictures"]  # a fixture
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Runners that compute and that plan, the first given."""
-    toys = [new_runner("--device-memory", str(ENOUGH >> 12), "--largest-segment", "4e7") for _ in range(2)]
-    real, dry_runner = (client.Runner(toy._options, toy._environment) for toy in toys)
-    monkeypatch.setattr(client, "_shared", real)
-    monkeypatch.setattr(planner, "_runner", dry_runner)
-    yield real
-    real.close()
-    dry_runner.close()
+    with runners_of_plans(monkeypatch, ENOUGH >> 12) as real:
+        yield real
 
 
 @pytest.fixture

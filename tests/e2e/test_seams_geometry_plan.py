@@ -11,17 +11,14 @@ import pytest
 import torch
 
 from tests.pack import part
-from tests.runner_toys import new_runner
 
 from .geometry_kinds import DEPTH, FRAMES, MOGE, MOTION, VIEWS
+from .plan_runners import runners_of_plans
 from .test_seams_core_models import node, written
 from .test_seams_geometry import PLACES, run, small_and_in_float32
 from .test_seams_plan import DEVICES, ENOUGH, held, planned, taken
 
-planner = part("nodes.planner.planner")
-client = part("native.client.runner")
-
-import nodes as core  # noqa: E402
+import nodes as core  # isort: skip
 
 MOGE_INPUTS = {
     "resolution_level": 0, "fov_x_degrees": 60.0, "batch_size": 2, "force_projection": True, "apply_mask": False,
@@ -54,13 +51,8 @@ __all__ = ["small_and_in_float32"]  # a fixture
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Runners that compute and that plan, the first given."""
-    toys = [new_runner("--device-memory", str(ENOUGH >> 12), "--largest-segment", "4e7") for _ in range(2)]
-    real, dry_runner = (client.Runner(toy._options, toy._environment) for toy in toys)
-    monkeypatch.setattr(client, "_shared", real)
-    monkeypatch.setattr(planner, "_runner", dry_runner)
-    yield real
-    real.close()
-    dry_runner.close()
+    with runners_of_plans(monkeypatch, ENOUGH >> 12) as real:
+        yield real
 
 
 def called(class_type: str, model: Any, inputs: dict[str, Any], count: int) -> None:

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from tests.pack import part
-from tests.runner_toys import new_runner
+
+from .plan_runners import runners_of_plans
 
 planner, request = part("nodes.planner.planner"), part("nodes.planner.request")
 measured, host = part("nodes.planner.actual"), part("nodes.components.host")
@@ -45,14 +46,8 @@ def at_home(limit: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As ComfyUI runs nodes, on the micro models, with a runner that computes and one for dry runs."""
     for module in (diffusion, encoders, vae_nodes):
         monkeypatch.setattr(module, "model_path", lambda kind, name: str(MICRO / kind / name))
-    toys = [new_runner("--device-memory", str(limit), "--largest-segment", "4e7") for _ in range(2)]
-    real, dry_runner = (client.Runner(toy._options, toy._environment) for toy in toys)
-    monkeypatch.setattr(client, "_shared", real)
-    monkeypatch.setattr(planner, "_runner", dry_runner)
-    with torch.inference_mode():
+    with runners_of_plans(monkeypatch, limit), torch.inference_mode():
         yield
-    real.close()
-    dry_runner.close()
 
 
 def workflow(draw: random.Random) -> dict[str, Any]:
