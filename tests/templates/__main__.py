@@ -7,6 +7,7 @@ import atexit
 import fnmatch
 import json
 import logging
+import os
 import time
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def main() -> None:
         result = planning.plan(template, options.folder / "real", cards)
         if options.run and result.opened:
             runs.run(template, result)
+        result.leave_out(options.folder, Path(os.environ["COMFYUI_PATH"]))
         if before:
             _keep(result, before, bool(cards), options.run)
         results[template.name] = result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,6 +38,11 @@ class Result:
     equal: float | None = None
     why: list[str] = field(default_factory=list)
     plans: dict[str, str] = field(default_factory=dict)
+
+    def leave_out(self, *folders: Path) -> None:
+        """Names files in what is wrong without these folders, which are those of one machine."""
+        for folder in folders:
+            self.why = [each.replace(f"{folder}{os.sep}", "") for each in self.why]
 
     def keep_plans(self, before: Result) -> None:
         """Take over the plans that were made before, and why what they lack is not in them."""

@@ -107,3 +107,9 @@ def test_what_a_template_without_an_output_ends_in_is_shown() -> None:
     assert planning.with_output(prompt) == prompt | shown
     saved = prompt | {"4": {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}}}
     assert planning.with_output(saved) == saved
+
+
+def test_what_is_wrong_names_no_folder_of_one_machine(tmp_path: Path) -> None:
+    result = planning.Result("a", why=[f"{tmp_path / 'real' / 'a.gguf'} is damaged", "no model of it"])
+    result.leave_out(tmp_path)
+    assert result.why == [f"{Path('real') / 'a.gguf'} is damaged", "no model of it"]
