@@ -179,7 +179,7 @@ class Kept:
     def __init__(self, functions: Sequence[Function], islands: Sequence[Function]) -> None:
         self._containers = _containers([*functions, *islands])
         self._before = [_copy(each) for each, _ in self._containers]
-        self._count = len(_containers(functions))
+        self._count = sum(any(owner is each for each in functions) for _, owner in self._containers)  # they come first
 
     def prepare(self) -> None:
         """Put what calls before have left out of reach, until `put_back`, and copies that can be written for the rest.
@@ -210,7 +210,8 @@ class Kept:
             before, now = _items(container, self._given[number]), dict(_items(container, _copy(container)))
             for key in _changed(dict(before), now):
                 leaves, nesting = tree_flatten(now.get(key, container))
-                if isinstance(container, (list, set)) or not all(each is None or _is_fake(each) for each in leaves):
+                of_the_trace = all(each is None or isinstance(each, FakeTensor) for each in leaves)
+                if isinstance(container, (list, set)) or not of_the_trace:
                     refused.append(function)
                     continue
                 tensors += [each for each in leaves if each is not None]
@@ -235,8 +236,8 @@ class Kept:
 def traced(functions: Sequence[Function], islands: Sequence[Function] = ()) -> Iterator[Kept]:
     """Functions for a trace: what they keep is put back afterwards, as fake tensors are of no use to the next call."""
     kept = Kept(functions, islands)
-    kept.prepare()
     try:
+        kept.prepare()
         yield kept
     finally:
         kept.put_back()
@@ -265,10 +266,6 @@ def holding_left(functions: Sequence[Function]) -> list[Function]:
 def _changed(before: dict[Any, Any], now: dict[Any, Any]) -> list[Any]:
     """The keys whose values are other objects, new or gone."""
     return [key for key in {**before, **now} if key not in now or key not in before or before[key] is not now[key]]
-
-
-def _is_fake(value: Any) -> bool:
-    return isinstance(value, FakeTensor)
 
 
 def _prepared(value: Any, copies: dict[int, Tensor], hide: bool) -> Any:

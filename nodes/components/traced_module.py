@@ -282,6 +282,7 @@ class TracedModule(Component):
             return result.to(first) if computed else result.to(first.device, dtype)
 
         made = tree_unflatten([typed(x) if isinstance(x, torch.dtype) else x for x in leaves], nesting)
-        if len(computed) > sum(isinstance(x, torch.dtype) for x in leaves):  # torch's engine has called the functions
+        # Torch's engine has called the functions itself: there is no more than their results.
+        if len(computed) > sum(isinstance(x, torch.dtype) for x in leaves):
             kept_values.leave(functions, left, typed)
         return made
