@@ -6,6 +6,7 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from time import monotonic
 
@@ -36,6 +37,17 @@ class GgmlModel(Model):
         self._traces: Kept[Trace] = Kept()
         self._programs: Kept[Lowered] = Kept()
 
+    @property
+    def can_join(self) -> bool:
+        """As Model.can_join."""
+        return True
+
+    @property
+    def lower_options(self) -> LowerOptions:
+        """Those of this model, in which the activations of the models that are joined to it have room too."""
+        joined = [each.options.activation_scale for each in self._joined if isinstance(each, GgmlModel)]
+        return replace(self.options, activation_scale=max([self.options.activation_scale, *joined]))
+
     def lowered(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Lowered:
         """The program for inputs of these shapes; traced and lowered when it is not known yet.
 
@@ -48,14 +60,14 @@ class GgmlModel(Model):
             if known is not None:
                 return known
             with _uncollected():
-                traced = self.traced((key, shapes, tuple(self._reshaped.items())), function, inputs)
+                traced = self.traced((key, shapes, *self._patched[1:]), function, inputs)
                 arrays = self.weights.arrays
                 turned = {n: each.rotation for n, each in self.weights.parameters.items() if n not in arrays}
                 types = {
                     name: WeightType(type_, shape, turned.get(name, 0))
                     for name, (shape, type_) in self.weights.shapes().items()
                 }
-                lowered = lower(traced, types, self.options, self._branches)
+                lowered = lower(traced, types, self.lower_options, self._branches)
             return self._programs.put((key, shapes, self._patched), lowered)
 
     def traced(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Trace:

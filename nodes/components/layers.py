@@ -20,6 +20,8 @@ from .component import layers_elsewhere
 class Owner(Protocol):
     """A component, as its layers see it."""
 
+    joined_to: Any  # the component whose programs compute this one, or None
+
     def call(self, name: str, args: Any, kwargs: Any) -> Any:
         """A method of the model, by its path in it."""
 
@@ -88,7 +90,8 @@ class Layer:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Computes it; raises NotImplementedError within a trace of the model, which cannot have another's weights."""
-        if any(isinstance(each, FakeTensor) for each in (*args, *kwargs.values())):
+        is_traced = any(isinstance(each, FakeTensor) for each in (*args, *kwargs.values()))
+        if is_traced and self._owner.joined_to is None:
             raise self._refusal()
         return self._owner.call(f"{self._path}.forward", args, kwargs)
 

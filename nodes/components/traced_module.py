@@ -22,7 +22,7 @@ from . import foreign_functions, kept_values
 from .attention_override import own_attention
 from .call_arguments import join, part
 from .component import Component, Function, layers_elsewhere
-from .kept_values import KeepsValues, Kept, Left, ReadsKept, Same
+from .kept_values import KeepsValues, Kept, Left, ReadsKept, Same, Settled
 from .layers import HostLayer, Layer, LayerWeights, is_plain
 
 _COMPUTED = ("_forward",)  # our methods that only have core's of the same name computed
@@ -179,6 +179,8 @@ class TracedModule(Component):
 
         Results have the type of the first float that goes in, numbers of things and truth values their own.
         """
+        if self.joined_to is not None and foreign_functions.is_any_fake((args, kwargs)):
+            return attrgetter(name)(self.engine_model.module)(*args, **kwargs)
         if name in self._on_host or (name not in _WHOLE and not is_plain((args, kwargs))):
             return self._by_layers(name, args, kwargs)
         signature = inspect.signature(attrgetter(name)(self.engine_model.module))
@@ -190,7 +192,8 @@ class TracedModule(Component):
         foreign = [*foreign_functions.functions_in(options or {}), *self._methods.values()]
         if foreign:
             self._reads |= set(foreign_functions.OPTIONS)
-            self._islands |= {Same(each) for each in foreign if foreign_functions.has_weights(each)}
+            self._islands |= {Same(each) for each in foreign if not all(map(self._has, kept_values.modules_of(each)))}
+        settled: list[Callable[..., Any]] = []
         while True:
             try:
                 return self._computed(name, arguments, options, foreign)
@@ -199,6 +202,10 @@ class TracedModule(Component):
             except (KeepsValues, ReadsKept) as error:
                 keeping = error.functions if isinstance(error, KeepsValues) else kept_values.holding_left(foreign)
                 self._make_islands(keeping, "keeps values from one step to the next")
+            except Settled as error:
+                if any(each in settled for each in error.functions):
+                    self._make_islands(error.functions, "has another model compute at every step")
+                settled += error.functions
             except TraceError as error:
                 if not foreign and name not in _WHOLE:
                     self._on_host.add(name)
@@ -209,7 +216,11 @@ class TracedModule(Component):
             except DataDependentOutputException:
                 if not foreign:
                     raise
-                raise foreign_functions.refusal(foreign, "computes with a model of its own") from None
+                self._make_islands(foreign, "computes with a model of its own")
+
+    def _has(self, module: torch.nn.Module) -> bool:
+        """Whether programs of this component compute another module."""
+        return isinstance(module, Component) and module.joined_to is self
 
     def _by_layers(self, name: str, args: Any, kwargs: Any) -> Any:
         """A method that asks for values, or is given what keeps some: core's own code, whose layers the engine has."""
