@@ -17,7 +17,7 @@ _AT_MOST: Mapping[str, float] = {
     ), SIDE),
     **dict.fromkeys((
         "length", "num_frames", "frames", "frames_number", "video_length", "frame_count", "max_frames", "num_images",
-        "frame_length", "chunk_length", "frame_load_cap",
+        "frame_length", "chunk_length", "frame_load_cap", "video_frames",
     ), FRAMES),
     **dict.fromkeys(("seconds", "duration", "seconds_total", "audio_length", "max_duration"), 2),
     **dict.fromkeys(("max_length", "max_new_tokens", "max_tokens", "max_generation_tokens"), 4),
