@@ -1,4 +1,4 @@
-"""Results of templates' small runs: meshes are compared as geometry, whatever the order of their vertices."""
+"""Results of templates' small runs: which are kept, and how they are compared with core's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests import pack
+from tests.templates import small_prompts
 from tests.templates.comparing import BEST, Unlike, alike
 from tests.templates.report import ALIKE
 
@@ -92,3 +93,44 @@ def test_tensors_are_compared_element_by_element() -> None:
         alike([expected[:50]], [expected])
     with pytest.raises(Unlike, match="no numbers"):
         alike([expected / 0], [expected])
+
+
+class _Node:
+    def __init__(self, *results: str, is_output: bool = False) -> None:
+        self.RETURN_TYPES, self.OUTPUT_NODE = results, is_output
+
+
+_CLASSES = {
+    "Load": _Node("MODEL"), "Picture": _Node("IMAGE"), "Pose": _Node("POSE_KEYPOINT"), "Draw": _Node("IMAGE"),
+    "Blend": _Node("IMAGE"), "Sample": _Node("LATENT"), "Decode": _Node("IMAGE"), "Save": _Node(is_output=True),
+}  # fmt: skip
+
+
+def _prompt(**nodes: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    named = {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in nodes.items()}
+    return named | {"save": {"class_type": "Save", "inputs": {"images": [[*named][-1], 0]}}}
+
+
+def test_of_what_is_drawn_the_numbers_are_kept() -> None:
+    pose = {
+        "m": ("Load", {}), "p": ("Picture", {}), "k": ("Pose", {"model": ["m", 0], "image": ["p", 0]}),
+        "d": ("Draw", {"keypoints": ["k", 0], "width": 4}),
+    }  # fmt: skip
+    blended = pose | {"b": ("Blend", {"image1": ["p", 0], "image2": ["d", 0]})}
+    sampled = blended | {
+        "s": ("Sample", {"model": ["m", 0], "image": ["b", 0]}),
+        "i": ("Decode", {"samples": ["s", 0]}),
+    }
+    plain = {"p": ("Picture", {}), "b": ("Blend", {"image1": ["p", 0], "image2": ["p", 0]})}
+    found = {}
+    for name, nodes in (("pose", pose), ("blended", blended), ("sampled", sampled), ("plain", plain)):
+        made, classes = small_prompts.keeping(_prompt(**nodes), _CLASSES, "a")
+        kept = [node["inputs"]["value"][0] for node in made.values() if node["class_type"] == "KeepTensors"]
+        assert len(classes) == len(kept)
+        found[name] = kept
+    assert found == {"pose": ["k"], "blended": ["k", "p"], "sampled": ["i"], "plain": ["b"]}
+
+
+def test_core_takes_weights_as_the_file_has_them() -> None:
+    loader = {"class_type": "UNETLoader", "inputs": {"unet_name": "a", "weight_dtype": "fp8_e4m3fn_fast"}}
+    assert small_prompts.smaller({"1": loader})["1"]["inputs"] == {"unet_name": "a", "weight_dtype": "default"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +34,26 @@ class _Any(str):
 
 
 class Keep:
-    """Writes the tensors and meshes of what it is given, as they are, to the file `name` in the output folder."""
+    """Writes the tensors and meshes of what it is given, as they are, to the file `name` in the output folder.
 
-    CATEGORY, FUNCTION, OUTPUT_NODE, RETURN_TYPES = "tests", "keep", True, ()
+    Of what has none, such as poses, it writes the numbers. What a node gives one by one is written together.
+    """
+
+    CATEGORY, FUNCTION, OUTPUT_NODE, INPUT_IS_LIST, RETURN_TYPES = "tests", "keep", True, True, ()
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {"value": (_Any("*"),), "name": ("STRING", {})}}
 
-    def keep(self, value: Any, name: str) -> dict[str, Any]:
+    def keep(self, value: list[Any], name: list[str]) -> dict[str, Any]:
         import folder_paths
 
-        path = Path(folder_paths.get_output_directory()) / name
-        torch.save(list(_tensors(value, 0)), path)
-        return {"ui": {"kept": [name]}}
+        path = Path(folder_paths.get_output_directory()) / name[0]
+        kept = [found for each in value for found in _tensors(each, 0)]
+        if all(isinstance(each, str) for each in kept):
+            kept += _numbers(value)
+        torch.save(kept, path)
+        return {"ui": {"kept": name}}
 
 
 def _tensors(value: Any, depth: int) -> Any:
@@ -86,6 +93,19 @@ def _meshes(batch: Any) -> Any:
         }
     if batch.texture is not None:
         yield _plain(batch.texture)
+
+
+def _numbers(value: Any) -> Any:
+    """The numbers of each of the dicts and lists, as a tensor."""
+    if isinstance(value, dict):
+        value = [value[key] for key in sorted(value, key=str)]
+    if not isinstance(value, list | tuple):
+        return
+    own = [float(each) for each in value if isinstance(each, Real) and not isinstance(each, bool)]
+    if own:
+        yield torch.tensor(own)
+    for each in value:
+        yield from _numbers(each)
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
