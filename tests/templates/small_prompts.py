@@ -19,6 +19,7 @@ _AT_MOST: Mapping[str, float] = {
         "length", "num_frames", "frames", "frames_number", "video_length", "frame_count", "max_frames", "num_images",
         "frame_length", "chunk_length", "frame_load_cap", "video_frames",
     ), FRAMES),
+    **dict.fromkeys(("left", "top", "right", "bottom"), SIDE // 4),  # of a border
     **dict.fromkeys(("seconds", "duration", "seconds_total", "audio_length", "max_duration"), 2),
     **dict.fromkeys(("max_length", "max_new_tokens", "max_tokens", "max_generation_tokens"), 4),
     "steps": STEPS, "batch_size": 1, "megapixels": 0.01, "octree_resolution": 16, "num_chunks": 100, "fps": 24,
