@@ -43,8 +43,6 @@ _RANK = 4
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|(?<=\.)\d+$")
 _PLAIN: dict[str, Any] = {"dtype": torch.float32, "device": "cpu", "operations": comfy.ops.disable_weight_init}
 _EXACT = ("SDPose", "RT-DETR", "SAM3.1")  # whose maxima, among random values, F16 would move
-# Biases of maps of which a node takes logarithms: those of random values below 0 would hang on the last digit.
-_RAISED = {"SDPose": "heatmap_head.final_layer.bias"}
 _OF_HEAD = 64  # channels of a head of T5's
 
 
@@ -93,8 +91,7 @@ def _tensors(part: Part, note: dict[str, Any], config: dict[str, Any]) -> Tensor
         if sized.sizes or sized.other:
             note |= {"kind": sized.kind, "sizes": dict(sized.sizes)}
         config |= json.loads(sized.metadata.get("config", "{}"))
-        raised = _RAISED.get(name, "")
-        return tensors | ({raised: tensors[raised] + 5} if raised else {})
+        return _with_peaks(tensors) if name == "SDPose" else tensors
     if name in ENCODERS:
         contents = {
             key: torch.frombuffer(bytearray(value), dtype=torch.uint8)
@@ -117,6 +114,17 @@ def _tensors(part: Part, note: dict[str, Any], config: dict[str, Any]) -> Tensor
     tensors, more = made()
     config |= more
     return tensors
+
+
+def _with_peaks(tensors: Tensors) -> Tensors:
+    """The model with a head whose maps have broad peaks above 0, as trained ones have.
+
+    A node finds the peaks by derivatives of the maps' logarithms: among random values they hang on the last digit.
+    The kernel: bilinear, as Long et al. 2015, "Fully convolutional networks", have it at first.
+    """
+    kernel, bias = "heatmap_head.deconv_layers.0.weight", "heatmap_head.final_layer.bias"
+    slope = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 4
+    return tensors | {kernel: 2 * tensors[kernel][..., :1, :1] * slope[:, None] * slope, bias: tensors[bias] + 5}
 
 
 def filled(shapes: Mapping[str, Shape]) -> Tensors:
