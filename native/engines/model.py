@@ -114,7 +114,7 @@ class Model(ABC):
         return self.file_weights.name, frozenset((name, shape) for name, (shape, _) in shapes.items())
 
     @property
-    def _patched(self) -> Hashable:
+    def _patched(self) -> tuple[Hashable, ...]:
         """The part of the keys of traces and programs that patches are."""
         joined = tuple(each.weights.digest for each in self._joined)
         return tuple(self._branches.items()), tuple(self._reshaped.items()), joined

@@ -51,7 +51,7 @@ def hangs_on_input(x: torch.Tensor) -> bool:
 
 
 def untraced(function: Callable[[], Result]) -> Result:
-    """What a function returns that is called while a trace is made, but is no part of it.
+    """Call a function while a trace is made, of which it is no part.
 
     In a thread of its own, as the modes that make the trace are of a thread.
     """

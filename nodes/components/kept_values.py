@@ -251,7 +251,7 @@ class Kept:
         return places, tensors
 
     def _left(self) -> Iterator[tuple[int, Any, Any, Any, Function]]:
-        """What the call has left: the number of a container, itself, the key, the value, and whose it is."""
+        """Each value that the call has left: the number of its container, this, the key, the value, and the function."""
         for number, (container, function) in enumerate(self._containers[: self._count]):
             before, now = _items(container, self._given[number]), dict(_items(container, _copy(container)))
             for key in _changed(dict(before), now):

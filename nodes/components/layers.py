@@ -20,7 +20,9 @@ from .component import layers_elsewhere
 class Owner(Protocol):
     """A component, as its layers see it."""
 
-    joined_to: Any  # the component whose programs compute this one, or None
+    @property
+    def joined_to(self) -> object | None:
+        """The component whose programs compute this one."""
 
     def call(self, name: str, args: Any, kwargs: Any) -> Any:
         """A method of the model, by its path in it."""

@@ -144,7 +144,7 @@ class Bench:
         return getattr(node, node.FUNCTION)(model or self.ours, patch, encoder, image=picture, strength=0.8)[0]
 
     def expected(self, picture: Tensor) -> Tensor:
-        """What core makes."""
+        """Core's own result."""
         with narrow.narrowed({self.kind.place: self.kind.sizes}):
             (patch,) = nodes_model_patch.ModelPatchLoader().load_model_patch(self.path.name)
         return self.sampled(self.with_patch(patch, Encoder(Layer(), self.kind.dimensions), picture, self.core))
