@@ -205,7 +205,7 @@ DIFFUSION: Mapping[str, Diffusion] = {
         "time_embedder.proj_out.weight": (2688, 5376), "rope.inv_freq": (16,)}),
     "SeedVR2 3B": Diffusion("SeedVR2"),
     "SeedVR2 7B": Diffusion("SeedVR2", markers={"blocks.35.mlp.vid.proj_out.weight": (3072, 1)}),
-    "ACE-Step": Diffusion("ACEStep"),
+    "ACE-Step": Diffusion("ACEStep", sizes={"lyric_encoder_vocab_size": 6693}),  # as its tokenizer has words
     "ACE-Step 1.5": Diffusion("ACEStep15", {"decoder.layers": 24}, {
         "decoder.layers.0.self_attn_norm.weight": (2048,), "decoder.layers.0.mlp.gate_proj.weight": (6144, 2048),
         "decoder.layers.0.self_attn.q_proj.weight": (2048, 2048),
