@@ -66,6 +66,8 @@ def _fast(function: Any, *args: Any, **kwargs: Any) -> Any:
     mode, device = first.fake_mode, first.fake_device
     with in_kernel_invocation_manager(mode):
         made = function(*args, **kwargs)
+    if made is first:  # as `to` returns a tensor that is already so
+        return made
     if isinstance(made, torch.Tensor):
         return FakeTensor(mode, made, device)
     return [FakeTensor(mode, view, device) for view in made]

@@ -247,7 +247,8 @@ def _passed_on(node_class: Any, inputs: Inputs, unknown: Unknown, turn: NodeTurn
     waiting: Mapping[str, deque[Any]] = defaultdict(deque)
     for name, value in inputs.items():
         waiting[types.get(name, "")].append(value)
-    outputs = tuple(waiting[kind].popleft() if kind in _PASSED_ON and waiting[kind] else unknown for kind in makes)
+    kinds = set(makes) if getattr(node_class, "OUTPUT_NODE", False) else _PASSED_ON  # which shows what it is given
+    outputs = tuple(waiting[kind].popleft() if kind in kinds and waiting[kind] else unknown for kind in makes)
     if any(not isinstance(each, Unknown) for each in outputs):
         turn.assumptions.append(f"what passes through it unchanged, as {unknown.why}")
     return outputs

@@ -14,7 +14,8 @@ from PIL import Image
 
 _PICTURES, _VIDEOS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"), (".mp4", ".webm", ".mov", ".mkv")
 _SOUNDS = (".wav", ".mp3", ".flac", ".ogg", ".m4a")
-_LOADERS = ("Load", "Video Slice")  # how the classes begin that read from the input folder
+_LOADERS = ("Load", "Video Slice", "Painter")  # how the classes begin that read from the input folder
+_TEMPORARY = " [temp]"  # after a name: of the folder that a server empties when it starts
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,19 @@ def write_inputs(prompt: Mapping[str, Any], folder: Path, size: Size) -> None:
             _write_video(path, size)
         elif path.suffix.lower() in _SOUNDS:
             _write_sound(path, size.frames / 16)
+
+
+def painted(prompt: Mapping[str, Any]) -> dict[str, Any]:
+    """A prompt in which what its user has painted is loaded from the input folder."""
+
+    def of_input(value: Any) -> Any:
+        is_painted = isinstance(value, str) and value.endswith(_TEMPORARY)
+        return f"{value.removesuffix(_TEMPORARY)} [input]" if is_painted else value
+
+    return {
+        key: {**node, "inputs": {name: of_input(value) for name, value in node["inputs"].items()}}
+        for key, node in prompt.items()
+    }
 
 
 def _named(prompt: Mapping[str, Any]) -> Iterator[str]:

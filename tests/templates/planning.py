@@ -70,7 +70,7 @@ def opened(template: Template, result: Result) -> Prompt | None:
 
     files = pack.part("nodes.planner.workflow_file")
     try:
-        prompt: Prompt = dict(files.prompt_of(template.content))
+        prompt: Prompt = inputs.painted(files.prompt_of(template.content))
     except files.WorkflowError as error:
         result.why.append(str(error))
         return None
