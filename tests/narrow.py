@@ -41,6 +41,7 @@ _BY_CLASS: Mapping[str, Mapping[str, Any]] = {
     "Gemma2_2B": {"vocab_size": 512, "num_attention_heads": 2, "num_key_value_heads": 1},
     "Gemma3_4B": {"vocab_size": 512, "num_attention_heads": 2, "num_key_value_heads": 1},
     "Gemma3_12B": {"vocab_size": 512, "num_attention_heads": 1, "num_key_value_heads": 1},
+    "Variant": {"vocab_size": 512, "hidden_size_per_layer_input": 8},  # of Gemma 4
     "Mistral3Small24B": {"vocab_size": 2048},
     "Ministral3_3B": {"vocab_size": 2048},
 }
