@@ -193,7 +193,10 @@ DIFFUSION: Mapping[str, Diffusion] = {
     "LTX-2": Diffusion("LTXAV", {"transformer_blocks": 48}, {
         "transformer_blocks.0.attn2.to_k.weight": (4096, 4096)}, config=_LTX_2),
     "LTX-2.3": Diffusion("LTXAV", {"transformer_blocks": 48}, {
-        "transformer_blocks.0.attn2.to_k.weight": (4096, 4096)}, config=_LTX_2_3),
+        "transformer_blocks.0.attn2.to_k.weight": (4096, 4096)}, config=_LTX_2_3, sizes={
+        "cross_attention_dim": 128, "audio_cross_attention_dim": 64, "connector_num_layers": 1,
+        "connector_num_attention_heads": 2, "connector_attention_head_dim": 64,
+        "audio_connector_num_attention_heads": 2, "audio_connector_attention_head_dim": 32}),
     "CogVideoX inpaint": Diffusion("CogVideoX_Inpaint", {"blocks": 42}, {
         "blocks.0.norm1.linear.weight": (18432, 512), "patch_embed.proj.weight": (3072, 48, 2, 2),
         "patch_embed.text_proj.weight": (3072, 4096)}, case="CogVideoX 5B (rotary)"),

@@ -140,6 +140,8 @@ def _encoder(encoder: Encoder) -> Tensors:
     kind: Any = encoder.core
     with narrow.towers():
         module = encoder.core({**config, **narrow.encoder_sizes(kind, config)}, **_PLAIN | {"dtype": torch.float16})
+    if any(each.is_meta for each in module.parameters()):  # experts, which core makes when it loads a file
+        module = module.to_empty(device="cpu")
     made = {encoder._in_file(name): x for name, x in randomize(module).state_dict().items()}
     for name, x in made.items():
         if name.endswith("SelfAttention.q.weight"):  # T5 has the scale of its attention in there
@@ -242,6 +244,11 @@ def _vision(name: str) -> Callable[[], tuple[Tensors, dict[str, Any]]]:
     return made
 
 
+def _open_clip_vision() -> tuple[Tensors, dict[str, Any]]:
+    marks = {key: torch.zeros(shape) for key, shape in others.open_clip_vision_h().items() if len(shape) == 1}
+    return marks | filled(others.open_clip_vision_h(layers=3, inner=64)), {}
+
+
 def _latent_upsampler() -> tuple[Tensors, dict[str, Any]]:
     config = others._UPSAMPLER | {"mid_channels": 32, "num_blocks_per_stage": 1}
     module = others.LatentUpsampler(**config, operations=comfy.ops.disable_weight_init)
@@ -282,6 +289,8 @@ _OTHERS: Mapping[str, Callable[[], tuple[Tensors, dict[str, Any]]]] = {
     "CLIP-L without projection": lambda: (checkpoints.without_projection(_encoder(ENCODERS["CLIP-L"])), {}),
     "CLIP-G of OpenCLIP": lambda: (checkpoints.open_clip(_encoder(ENCODERS["CLIP-G"]), 3), {}),
     **{name: _vision(name) for name in others.VISION},
+    "CLIP vision H of OpenCLIP": _open_clip_vision,
+    "LTX-2.3 text projection": lambda: (filled(others.ltx_text_projection(128, 64)), {}),
     "RealESRGAN x4": _upscaler,
     "DINOv3 H": _dino_v3,
     "RT-DETR": _rt_detr,
