@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -74,7 +74,10 @@ def _names(code: types.CodeType, option: str) -> bool:
 
 
 def has_weights(function: Function) -> bool:
-    """Whether a function brings a torch module of its own, whose weights are in this process."""
+    """Whether a function brings a model of its own: a torch module, or one that it tells ComfyUI to load."""
+    models = getattr(function, "models", None)
+    if callable(models) and models():
+        return True
     return any(
         isinstance(each, Same) and isinstance(each.value, torch.nn.Module)
         for each in kept_by(function)  # type: ignore[attr-defined]
@@ -124,16 +127,22 @@ def _island(function: Function, live: Callable[[], Mapping[str, Any]]) -> Functi
 
     def called(args: Any, kwargs: Any) -> Any:
         def current(value: Any) -> Any:
-            return {**live(), **value} if isinstance(value, _Static) else value
+            if isinstance(value, _Options):
+                return {**live(), **value.static, **value.traced}
+            return {key: current(each) for key, each in value.items()} if type(value) is dict else value
 
         with torch.no_grad():
             return function(*map(current, args), **{key: current(each) for key, each in kwargs.items()})
 
     def call(*args: Any, **kwargs: Any) -> Any:
         def static(value: Any) -> Any:
-            if not isinstance(value, dict) or _holds_activations(value):
+            if not isinstance(value, dict):
                 return value
-            return _Static({key: each for key, each in value.items() if not _tensors_in(each)})
+            if _holds_activations(value):
+                return {key: static(each) if key == "transformer_options" else each for key, each in value.items()}
+            plain = _Static({key: each for key, each in value.items() if not _tensors_in(each)})
+            of_step = {key: each for key, each in value.items() if isinstance(each, FakeTensor) and key not in live()}
+            return _Options(plain, of_step)
 
         given = [static(each) for each in args], {key: static(each) for key, each in kwargs.items()}
         return as_one_step(name_of(function), called, given)
@@ -160,6 +169,13 @@ def _is_any_fake(value: Any) -> bool:
 
 class _Static(dict[str, Any]):
     """Options that a block of the model adds, without tensors; a leaf to torch's pytree."""
+
+
+class _Options(NamedTuple):
+    """What a function is given besides activations. traced: tensors that functions before it have put there."""
+
+    static: _Static
+    traced: dict[str, Tensor]
 
 
 _ACTIVATIONS = ("img", "txt", "x", "vec")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from functools import partial
 from typing import Any
 
@@ -125,6 +126,8 @@ def test_names_weights_and_options() -> None:
     assert foreign.name_of(partial(Patch())) == "Patch of test_foreign_functions"
     assert foreign.has_weights(Patch(torch.nn.Linear(2, 2)))
     assert not foreign.has_weights(Patch())
+    assert foreign.has_weights(types.SimpleNamespace(models=lambda: [1]))  # as ComfyUI's patches tell it
+    assert not foreign.has_weights(types.SimpleNamespace(models=list))
     assert foreign.reads(counting(), "cond_or_uncond")
     assert foreign.reads(Patch().method, "sigmas")
     assert not foreign.reads(Patch(), "cond_or_uncond")
