@@ -141,8 +141,10 @@ def _island(function: Function, live: Callable[[], Mapping[str, Any]]) -> Functi
             if _holds_activations(value):
                 return {key: static(each) if key == "transformer_options" else each for key, each in value.items()}
             plain = _Static({key: each for key, each in value.items() if not _tensors_in(each)})
-            of_step = {key: each for key, each in value.items() if isinstance(each, FakeTensor) and key not in live()}
-            return _Options(plain, of_step)
+            traced: dict[str, Tensor] = {
+                key: each for key, each in value.items() if isinstance(each, FakeTensor) and key not in live()
+            }
+            return _Options(plain, traced)
 
         given = [static(each) for each in args], {key: static(each) for key, each in kwargs.items()}
         return as_one_step(name_of(function), called, given)
@@ -172,7 +174,7 @@ class _Static(dict[str, Any]):
 
 
 class _Options(NamedTuple):
-    """What a function is given besides activations. traced: tensors that functions before it have put there."""
+    """Options that a function is given. traced: tensors that functions before it have put there."""
 
     static: _Static
     traced: dict[str, Tensor]

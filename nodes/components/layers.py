@@ -103,7 +103,7 @@ class Layer:
         return self._owner.call(f"{self._path}.forward", args, kwargs)
 
     def _shaped(self, mode: FakeTensorMode, args: Any, kwargs: Any) -> Any:
-        """What core's own code makes of tensors without values."""
+        """The results of core's own code, of tensors without values."""
 
         def fake(value: Any) -> Any:
             if not isinstance(value, torch.Tensor) or (isinstance(value, FakeTensor) and not value.is_inference()):

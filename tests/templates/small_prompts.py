@@ -150,7 +150,7 @@ _MODELS = ("MODEL", "CLIP", "VAE", "CONTROL_NET", "CLIP_VISION", "MODEL_PATCH")
 
 
 def _not_drawn(prompt: Mapping[str, Any], classes: Mapping[str, Any], link: tuple[str, int]) -> list[tuple[str, int]]:
-    """What a result is drawn and put together from since a model computed; itself where nothing of it is drawn."""
+    """The results that one is drawn and put together from since a model computed; itself where nothing is drawn."""
     given = [
         (value[0], value[1])
         for value in prompt[link[0]]["inputs"].values()
