@@ -107,7 +107,8 @@ def _small(name: str, value: Any, steps: int, least: float) -> Any:
     last = name.rsplit(".", 1)[-1]
     if last == "weight_dtype":  # core rounds the weights to it, which this pack takes as they are in the file
         return "default"
-    if isinstance(value, str) and len(value) > _TEXT and value.count(" ") > 4 and value[0] not in "{[":
+    is_prose = isinstance(value, str) and value.count(" ") > 4 and value[0] not in "{[" and last != "expression"
+    if is_prose and len(value) > _TEXT:
         return value[:_TEXT]
     if last == "sigmas" and isinstance(value, str):
         numbers = [each.strip() for each in value.split(",") if each.strip()]
