@@ -128,7 +128,8 @@ class Builder:
         layout = LAYOUTS[type_]
         shape = [n for n, _ in dims]
         ne = ne_of(shape)
-        strides, step = [], 1
+        strides: list[int] = []
+        step = 1
         for n, stride in zip(ne, [stride for _, stride in reversed(dims)] + [0] * 4, strict=False):
             # Of a dimension of one the stride says nothing, but ggml_permute has it in 31 bits.
             some = step if step // layout.block * layout.nbytes < 1 << 31 else strides[-1]

@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -116,16 +116,24 @@ def _island(function: Function, live: Callable[[], Mapping[str, Any]]) -> Functi
 
     def called(args: Any, kwargs: Any) -> Any:
         def current(value: Any) -> Any:
-            return {**live(), **value} if isinstance(value, _Static) else value
+            if isinstance(value, _Options):
+                return {**live(), **value.static, **value.traced}
+            return {key: current(each) for key, each in value.items()} if type(value) is dict else value
 
         with torch.no_grad(), unless_it_fails(function) if is_any_fake((args, kwargs)) else nullcontext():
             return function(*map(current, args), **{key: current(each) for key, each in kwargs.items()})
 
     def call(*args: Any, **kwargs: Any) -> Any:
         def static(value: Any) -> Any:
-            if not isinstance(value, dict) or _holds_activations(value):
+            if not isinstance(value, dict):
                 return value
-            return _Static({key: each for key, each in value.items() if not _tensors_in(each)})
+            if _holds_activations(value):
+                return {key: static(each) if key == "transformer_options" else each for key, each in value.items()}
+            plain = _Static({key: each for key, each in value.items() if not _tensors_in(each)})
+            traced: dict[str, Tensor] = {
+                key: each for key, each in value.items() if isinstance(each, FakeTensor) and key not in live()
+            }
+            return _Options(plain, traced)
 
         given = [static(each) for each in args], {key: static(each) for key, each in kwargs.items()}
         return as_one_step(name_of(function), called, given)
@@ -153,6 +161,13 @@ def is_any_fake(value: Any) -> bool:
 
 class _Static(dict[str, Any]):
     """Options that a block of the model adds, without tensors; a leaf to torch's pytree."""
+
+
+class _Options(NamedTuple):
+    """Options that a function is given. traced: tensors that functions before it have put there."""
+
+    static: _Static
+    traced: dict[str, Tensor]
 
 
 _ACTIVATIONS = ("img", "txt", "x", "vec")

@@ -120,8 +120,13 @@ def is_model(value: Any) -> bool:
 
 
 def modules_of(function: Function) -> list[torch.nn.Module]:
-    """The torch modules that a function has, by itself or in a model that a node has loaded."""
+    """The torch modules that a function has, by itself or in a model that a node has loaded.
+
+    Also those of `models`, by which functions tell ComfyUI what to load (ModelPatcher.model_patches_models).
+    """
     found = [each.value for each in kept_by(function) if isinstance(each, Same)]  # type: ignore[attr-defined]
+    models = getattr(function, "models", None)
+    found += models() if callable(models) else []
     held = [getattr(each, "model", None) if hasattr(each, "model_options") else each for each in found]
     return [each for each in held if isinstance(each, torch.nn.Module)]
 
@@ -251,7 +256,7 @@ class Kept:
         return places, tensors
 
     def _left(self) -> Iterator[tuple[int, Any, Any, Any, Function]]:
-        """Each value that the call has left: the number of its container, this, the key, the value, and the function."""
+        """Each value that the call has left: its container by number and itself, the key, the value, the function."""
         for number, (container, function) in enumerate(self._containers[: self._count]):
             before, now = _items(container, self._given[number]), dict(_items(container, _copy(container)))
             for key in _changed(dict(before), now):

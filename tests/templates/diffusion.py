@@ -167,7 +167,7 @@ DIFFUSION: Mapping[str, Diffusion] = {
     "Wan causal 1.3B": replace(_wan("WAN21_CausalAR_T2V", size="1.3B"), config={"causal_ar": True}),
     "Wan 2.2 i2v 14B": _wan(channels=36, case="Wan 2.2 14B (36 channels)"),
     "Wan 2.2 5B": _wan("WAN22_T2V", 48, "5B"),
-    "Wan 2.1 i2v 14B": _wan("WAN21_I2V", 36),
+    "Wan 2.1 i2v 14B": replace(_wan("WAN21_I2V", 36), sizes={"num_heads": 2}),  # InfiniteTalk halves the heads
     "Wan 2.1 flf2v 14B": replace(_wan("WAN21_I2V", 36, case="Wan 2.1 flf2v")),
     "Wan 2.1 Fun control 1.3B": _wan("WAN21_FunControl2V", 48, "1.3B"),
     "Wan 2.1 Fun inpaint 1.3B": _wan("WAN21_I2V", 36, "1.3B"),

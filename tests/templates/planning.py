@@ -70,7 +70,7 @@ def opened(template: Template, result: Result) -> Prompt | None:
 
     files = pack.part("nodes.planner.workflow_file")
     try:
-        prompt: Prompt = inputs.painted(files.prompt_of(template.content))
+        prompt: Prompt = dict(files.prompt_of(template.content))
     except files.WorkflowError as error:
         result.why.append(str(error))
         return None
@@ -82,7 +82,7 @@ def opened(template: Template, result: Result) -> Prompt | None:
     named = {value for node in prompt.values() for value in node["inputs"].values() if isinstance(value, str)}
     if named.isdisjoint(name for _, name in template.files_of(prompt)):
         result.why.append("the nodes with its models are bypassed, until its user turns them on")
-    return with_output(prompt) if result.opened else None
+    return inputs.painted(with_output(prompt)) if result.opened else None
 
 
 def with_output(prompt: Prompt) -> Prompt:

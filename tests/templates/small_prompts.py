@@ -107,7 +107,8 @@ def _small(name: str, value: Any, steps: int, least: float) -> Any:
     last = name.rsplit(".", 1)[-1]
     if last == "weight_dtype":  # core rounds the weights to it, which this pack takes as they are in the file
         return "default"
-    if isinstance(value, str) and len(value) > _TEXT and value.count(" ") > 4 and value[0] not in "{[":
+    is_prose = isinstance(value, str) and value.count(" ") > 4 and value[0] not in "{[" and last != "expression"
+    if is_prose and len(value) > _TEXT:
         return value[:_TEXT]
     if last == "sigmas" and isinstance(value, str):
         numbers = [each.strip() for each in value.split(",") if each.strip()]
@@ -150,7 +151,7 @@ _MODELS = ("MODEL", "CLIP", "VAE", "CONTROL_NET", "CLIP_VISION", "MODEL_PATCH")
 
 
 def _not_drawn(prompt: Mapping[str, Any], classes: Mapping[str, Any], link: tuple[str, int]) -> list[tuple[str, int]]:
-    """The results of models that a result is drawn and put together from; itself where nothing of it is drawn."""
+    """The results that one is drawn and put together from since a model computed; itself where nothing is drawn."""
     given = [
         (value[0], value[1])
         for value in prompt[link[0]]["inputs"].values()

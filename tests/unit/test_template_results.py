@@ -134,3 +134,9 @@ def test_of_what_is_drawn_the_numbers_are_kept() -> None:
 def test_core_takes_weights_as_the_file_has_them() -> None:
     loader = {"class_type": "UNETLoader", "inputs": {"unet_name": "a", "weight_dtype": "fp8_e4m3fn_fast"}}
     assert small_prompts.smaller({"1": loader})["1"]["inputs"] == {"unet_name": "a", "weight_dtype": "default"}
+
+
+def test_a_prompt_is_cut_and_an_expression_is_not() -> None:
+    text = "a + b if a > b else a - b if a > 2 * b else a * b if b > 3 * a else 1"
+    nodes = {"1": {"class_type": "ComfyMathExpression", "inputs": {"expression": text, "text": text}}}
+    assert small_prompts.smaller(nodes)["1"]["inputs"] == {"expression": text, "text": text[:60]}
