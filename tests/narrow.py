@@ -63,6 +63,7 @@ BESIDE: Narrow = {
     "comfy.ldm.sam3.tracker:DecoupledMemoryEncoder": {"image_size": _PICTURE, "num_layers": 2},
     "comfy.ldm.sam3.tracker:MaskDownSampler": {"interpol_size": _SQUARE},
     "comfy.ldm.sam3.tracker:SAMPromptEncoder": {"image_embedding_size": (_PICTURE // 14, _PICTURE // 14)},
+    "comfy.text_encoders.gpt_oss:GptOss20BConfig": _ENCODER,
     "comfy.text_encoders.lt:DualLinearProjection": {"out_dim_video": 128, "out_dim_audio": 64},
     "comfy.ldm.wan.model_multitalk:SingleStreamMultiAttention": {"num_heads": 2},
     "comfy_extras.nodes_frame_interpolation:FILMNet": {"filters": 8, "flow_filters": (8, 8, 16, 16)},

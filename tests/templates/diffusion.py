@@ -194,7 +194,8 @@ DIFFUSION: Mapping[str, Diffusion] = {
         "transformer_blocks.0.attn2.to_k.weight": (4096, 4096)}, config=_LTX_2),
     "LTX-2.3": Diffusion("LTXAV", {"transformer_blocks": 48}, {
         "transformer_blocks.0.attn2.to_k.weight": (4096, 4096)}, config=_LTX_2_3, sizes={
-        "cross_attention_dim": 128, "audio_cross_attention_dim": 64, "connector_num_layers": 1,
+        "cross_attention_dim": 128, "audio_cross_attention_dim": 64, "audio_attention_head_dim": 32,
+        "connector_num_layers": 1,
         "connector_num_attention_heads": 2, "connector_attention_head_dim": 64,
         "audio_connector_num_attention_heads": 2, "audio_connector_attention_head_dim": 32}),
     "CogVideoX inpaint": Diffusion("CogVideoX_Inpaint", {"blocks": 42}, {
