@@ -191,7 +191,9 @@ DIFFUSION: Mapping[str, Diffusion] = {
     "LTX-Video 0.9": Diffusion("LTXV", {"transformer_blocks": 28}, {
         "transformer_blocks.0.attn2.to_k.weight": (2048, 2048)}),
     "LTX-2": Diffusion("LTXAV", {"transformer_blocks": 48}, {
-        "transformer_blocks.0.attn2.to_k.weight": (4096, 4096)}, config=_LTX_2),
+        "transformer_blocks.0.attn2.to_k.weight": (4096, 4096)}, config=_LTX_2, sizes={
+        "audio_attention_head_dim": 32, "connector_num_layers": 1, "connector_num_attention_heads": 30,
+        "connector_attention_head_dim": 128}),
     "LTX-2.3": Diffusion("LTXAV", {"transformer_blocks": 48}, {
         "transformer_blocks.0.attn2.to_k.weight": (4096, 4096)}, config=_LTX_2_3, sizes={
         "cross_attention_dim": 128, "audio_cross_attention_dim": 64, "audio_attention_head_dim": 32,
