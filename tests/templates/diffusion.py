@@ -151,7 +151,8 @@ DIFFUSION: Mapping[str, Diffusion] = {
         "txtfusion.projector.weight": (1, 12), "txtfusion.layerwise_blocks.0.prenorm.scale": (2560,)},
         wide=("txtfusion.projector.weight", "txtfusion.layerwise_blocks.0.prenorm.scale")),
     "Lens": Diffusion("Lens", {"transformer_blocks": 48, "txt_norm": 4}, {
-        "img_in.weight": (1536, 128), "proj_out.weight": (128, 1536), "txt_norm.0.weight": (2880,)}, sizes={"enc_hidden_dim": 2880, "selected_layer_index": (0, 1, 2, 3)}),
+        "img_in.weight": (1536, 128), "proj_out.weight": (128, 1536), "txt_norm.0.weight": (2880,)},
+        sizes={"enc_hidden_dim": 2880, "selected_layer_index": (0, 1, 2, 3)}),
     "Anima": Diffusion("Anima"),
     "Ernie-Image": Diffusion("ErnieImage"),
     "PixelDiT": Diffusion("PixelDiTT2I"),
