@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from ...native.trace import OfPart, TraceError
+from ...native.trace import OfPart, TraceError, known_value
 from ...native.weights import WeightSet, read_parameter
 from . import foreign_functions, kept_values
 from .attention_override import own_attention
@@ -30,6 +30,7 @@ _WHOLE = ("forward", *_COMPUTED)  # methods of the model itself, which are trace
 # How the results of a call are nested, with types where it has tensors, and what functions of other nodes keep of it:
 # also of calls that another component of the same module has traced.
 _nestings: dict[Hashable, tuple[TreeSpec, list[Any], list[Left]]] = {}
+_marks: dict[Hashable, dict[str, Tensor]] = {}  # that the module notes of a call with tensors of these shapes
 
 
 class _ReadsMore(Exception):
@@ -79,6 +80,17 @@ def _forms(call: dict[str, Any]) -> Hashable:
     """The content of the arguments of a call, and how often their tensors were written to."""
     tensors: dict[str, Tensor] = {}
     return part(call, "", tensors), tuple(each._version for each in tensors.values())
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> Hashable:
+    return tuple((at, tuple(x.shape)) for at, x in tensors.items())
+
+
+def _noted(core: torch.nn.Module, before: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Marks that a module notes as its attributes, for whoever called it to read: whole numbers and truth values."""
+    new = {name: x for name, x in vars(core).items() if isinstance(x, Tensor) and before.get(name) is not x}
+    values = {name: known_value(x) for name, x in new.items() if not x.is_floating_point()}
+    return {name: x for name, x in values.items() if x is not None}
 
 
 class TracedModule(Component):
@@ -262,12 +274,14 @@ class TracedModule(Component):
                 call["transformer_options"] = noted(
                     foreign_functions.for_a_trace(own, noted, self._islands, lambda: self._live)
                 )
-            before = _forms(call) if traced else ()
+            before, attributes = (_forms(call), dict(vars(core))) if traced else ((), {})
             with own_attention(), self._with_foreign(core, *((functions, islands) if traced else ([], []))) as kept:
                 flat, nesting = tree_flatten(
                     attrgetter(name)(core)(*call.get("", ()), **{key: each for key, each in call.items() if key})
                 )
                 left, tensors_left = kept.left()
+            if traced:
+                _marks[self.engine_model.identity, key, _shapes(tensors)] = _noted(core, attributes)
             if traced and name not in _WHOLE and _forms(call) != before:
                 raise TraceError(f"{name} changes what it is given")
             leaves = [x.dtype if isinstance(x, Tensor) else x for x in flat]
@@ -285,6 +299,7 @@ class TracedModule(Component):
         first = next((x for x in tensors.values() if x.is_floating_point()), torch.empty(0))
         computed = self.compute(key, function, tensors)
         nesting, leaves, left = _nestings[self.engine_model.identity, key]
+        vars(self).update(_marks.get((self.engine_model.identity, key, _shapes(tensors)), {}))
         results = iter(computed)
 
         def typed(dtype: torch.dtype) -> Tensor:
