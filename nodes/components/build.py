@@ -175,7 +175,7 @@ def weights_of(
 def read_buffers(core: torch.nn.Module, recording: Recording) -> None:
     """Give a module's buffers the values that the file has: nodes and core's own code compute with some of them."""
     for buffer in core.buffers():
-        if recording.knows(buffer):
+        if buffer.numel() and recording.knows(buffer):  # a file may have an empty one, as a mark
             buffer.copy_(recording.values(buffer))
 
 
