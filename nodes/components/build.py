@@ -176,7 +176,8 @@ def read_buffers(core: torch.nn.Module, recording: Recording) -> None:
     """Give a module's buffers the values that the file has: nodes and core's own code compute with some of them."""
     for buffer in core.buffers():
         if buffer.numel() and recording.knows(buffer):  # a file may have an empty one, as a mark
-            buffer.copy_(recording.values(buffer))
+            with torch.no_grad():  # PixArt has a parameter among them
+                buffer.copy_(recording.values(buffer))
 
 
 def own_values(core: torch.nn.Module, recording: Recording) -> dict[str, torch.Tensor]:
