@@ -69,9 +69,10 @@ def _dino_v3() -> Shapes:
 
 
 def open_clip_vision_h(
-    width: int = 1280, positions: int = 257, projection: int = 1024, layers: int = 32, inner: int = 5120
+    width: int = 1280, positions: int = 257, projection: int = 1024, layers: int = 32, inner: int = 0
 ) -> Shapes:  # fmt: skip
-    """The vision tower of open_clip's ViT-H-14."""
+    """The vision tower of open_clip's ViT-H-14. inner: channels of the feed-forward; 0: four times as many."""
+    inner = inner or 4 * width
     found: dict[str, tuple[int, ...]] = {
         "class_embedding": (width,), "positional_embedding": (positions, width), "conv1.weight": (width, 3, 14, 14),
         "proj": (width, projection),
