@@ -169,7 +169,8 @@ class Component(torch.nn.Module):
             each._joined_to = lambda: None
         for each in joined:
             each._joined_to = ref(self)
-            each.loaded.unload()
+            if each.loaded.is_loaded:
+                each.loaded.unload()
         self._joined = joined
         self.loaded.join([each.engine_model for each in joined])
 
