@@ -17,7 +17,7 @@ from tests.core_models import psnr
 from tests.pack import part
 
 from ..parity.model_cases import randomize
-from .any_diffusion import SMALL
+from ..templates.patches import z_image_names
 from .test_seams_any_diffusion import BY_KIND, sampled
 
 core_loading, core_module = part("nodes.components.core_loading"), part("nodes.components.core_module")
@@ -25,11 +25,9 @@ loader, memory_weights = part("nodes.loaders.diffusion"), part("nodes.components
 placement, weights = part("native.placement"), part("native.weights")
 
 import comfy.ldm.lumina.controlnet as lumina  # noqa: E402
-import comfy.model_patcher  # noqa: E402
 import comfy.ops  # noqa: E402
 import comfy_extras.nodes_model_patch as nodes_model_patch  # noqa: E402
 
-assert SMALL
 EQUAL, ACTS = 55.0, 40.0  # dB: to core's; and at most, to what is made without the patch
 SIZES = (64, 96), (80, 112)  # pixels
 PLAIN: dict[str, Any] = {"dtype": torch.float32, "device": "cpu", "operations": comfy.ops.disable_weight_init}
@@ -37,10 +35,7 @@ PLAIN: dict[str, Any] = {"dtype": torch.float32, "device": "cpu", "operations": 
 
 @dataclass(frozen=True)
 class Kind:
-    """A model patch of core's: its class, how small it is built, and the diffusion model that it is for.
-
-    stored: the name of a tensor in a file of it, by that in the module.
-    """
+    """A model patch of core's: its class, how small it is built, and the diffusion model that it is for."""
 
     family: str
     place: str
@@ -53,22 +48,7 @@ class Kind:
         torch.manual_seed(0)
         module = {"QwenImage": nodes_model_patch.QwenImageBlockWiseControlNet, "ZImage": lumina.ZImage_Control}
         held = randomize(module[self.family](**self.sizes, **PLAIN)).state_dict()
-        if self.family == "QwenImage":
-            return dict(held)
-        return {
-            f"{name.replace('qkv', f'to_{each}')}" if "qkv" in name else _diffusers(name): values
-            for name, x in held.items()
-            for each, values in (zip("qkv", x.chunk(3), strict=True) if "qkv" in name else [("", x)])
-        }
-
-
-def _diffusers(name: str) -> str:
-    for ours, theirs in (
-        ("attention.out.weight", "attention.to_out.0.weight"),
-        ("attention.k_norm", "attention.norm_k"), ("attention.q_norm", "attention.norm_q"),
-    ):  # fmt: skip
-        name = name.replace(ours, theirs)
-    return name
+        return z_image_names(held) if self.family == "ZImage" else dict(held)
 
 
 KINDS = {
