@@ -163,7 +163,7 @@ CONDITIONED = (
     of("Flux", MASKED, TOGETHER, ROPE),
     of("Flux", use("StyleModelApply", clip_vision_output=SEEN, strength=0.7), SLG),
     of("Flux", use("ConditioningConcat", conditioning_from=LONG),
-       use("StyleModelApply", clip_vision_output=SEEN, strength=0.02, strength_type="attn_bias")),
+       use("StyleModelApply", clip_vision_output=SEEN, strength=8.0, strength_type="attn_bias")),
     of("Flux", use("ReferenceLatent", latent=FIRST), ROPE),
     of("Flux", use("ReferenceLatent", latent=FIRST), use("ReferenceLatent", latent=FIRST),
        use("FluxKontextMultiReferenceLatentMethod", reference_latents_method="uxo/uno")),

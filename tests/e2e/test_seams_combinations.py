@@ -193,8 +193,9 @@ def write_patches(folder: Path, model: Any) -> None:
         for layer in chosen:
             lora |= KINDS["PEFT"](f"diffusion_model.{layer}", shapes[layer])
         save_file({name: x.contiguous() for name, x in lora.items()}, folder / f"{file}.safetensors")
-    width = 48
-    layers_of = {f"linear.{n}.weight": 0.1 * random(width, width, seed=n) for n in range(2)}
+    width = BASES["SD15"].text
+    layers_of = {f"linear.{n}.weight": 0.3 * random(width, width, seed=n) for n in range(2)}
+    layers_of |= {f"linear.{n}.bias": random(width, seed=n) for n in range(2)}
     torch.save({width: (layers_of, layers_of)}, folder / "hyper.pt")
 
 
