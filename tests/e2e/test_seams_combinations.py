@@ -48,7 +48,7 @@ def inference() -> Iterator[None]:
 
 
 class MeanVAE:
-    """The means of squares of pixels as a latent: the same for both models."""
+    """A VAE whose latent is the mean of each square of pixels, so that both models get the same."""
 
     def __init__(self, latents: Any) -> None:
         self.latents = latents
@@ -152,7 +152,7 @@ def value_of(name: str, type_: Any, options: dict[str, Any], state: State) -> An
 
 
 def sampled(combination: Combination, state: State, without: Use | None = None, plain: bool = False) -> Tensor:
-    """The latent that a combination makes; without one of its nodes, or sampled with core's plain sampler."""
+    """The latent that a combination makes; without one of its nodes, or sampled plainly."""
     plainly = (Use("KSampler", {"sampler_name": "euler", "scheduler": "simple"}),)
     for use in combination.uses:
         if use is not without:
@@ -172,12 +172,6 @@ def has_effect(use: Use) -> bool:
 
 def differ(one: Tensor, other: Tensor) -> bool:
     return one.shape != other.shape or psnr(one, other) < ACTS
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    host.start()
-    return tmp_path_factory.mktemp("combinations")
 
 
 def write_patches(folder: Path, model: Any) -> None:
@@ -200,10 +194,9 @@ def write_patches(folder: Path, model: Any) -> None:
 
 
 @pytest.fixture
-def models(
-    combination: Combination, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> list[tuple[Any, Any]]:
+def models(combination: Combination, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
     """Our MODEL and ControlNet, and core's."""
+    host.start()
     found = list(base_models(BASES[combination.family], tmp_path, "CPU"))
     (patches := tmp_path / "patches").mkdir()
     write_patches(patches, found[1])
