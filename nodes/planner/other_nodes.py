@@ -11,6 +11,7 @@ from typing import Any
 
 import comfy.samplers
 import comfy.sd
+import folder_paths
 from comfy.model_management import InterruptProcessingException
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import _io, io
@@ -34,13 +35,15 @@ SETTINGS = frozenset({
 # Made of what comes over links they are cheap; without any, they are read from files.
 _MADE = SETTINGS | {
     "AUDIO", "AUDIO_ENCODER_OUTPUT", "CLIP", "CLIP_VISION_OUTPUT", "CONDITIONING", "CONTROL_NET", "HOOKS",
-    "HOOK_KEYFRAMES", "IC_LORA_PARAMETERS", "IMAGE", "MASK", "MODEL", "TIMESTEPS_RANGE", "VAE", "VIDEO", "VOXEL",
+    "HOOK_KEYFRAMES", "IC_LORA_PARAMETERS", "IMAGE", "MASK", "MODEL", "TIMESTEPS_RANGE", "TRACKS", "VAE", "VIDEO",
+    "VOXEL",
 }  # fmt: skip
 # What models find, of which the values are only known when the workflow runs.
 _FOUND = frozenset({"BOUNDING_BOX", "POSE_KEYPOINT", "SPLAT"})
 _ANY = frozenset({"*", "COMFY_MATCHTYPE_V3"})  # of outputs that are one of the inputs
 _SHORTEST = 3  # tokens of a text that is planned with
 _NUMBERS = frozenset({"BOOLEAN", "FLOAT", "INT"})  # inputs that name no file
+_CHOICES = frozenset({"", "COMBO"})  # inputs that are a choice of texts, which may be files
 _MODELS = ("MODEL", "CLIP", "VAE", "GUIDER", "CONTROL_NET")
 _PASSED_ON = (*_MODELS, "CONDITIONING", "LATENT")
 
@@ -101,7 +104,7 @@ def follow(class_type: str, inputs: Inputs, linked: bool, turn: NodeTurn) -> Out
     if node_class is None:
         raise Unplanned(f"this ComfyUI has no node {class_type}")
     makes = _output_types(node_class)
-    if not linked and not set(makes) <= SETTINGS and not set(_input_types(node_class).values()) <= _NUMBERS:
+    if not linked and _reads_file(node_class, inputs):
         return tuple(Unknown(f"{class_type} reads it from a file of its own", foreign=True) for _ in makes)
     inputs = {name: _assumed(node_class, name, value, inputs, turn) for name, value in inputs.items()}
     unknown = next((value for value in inputs.values() if isinstance(value, Unknown)), None)
@@ -110,6 +113,26 @@ def follow(class_type: str, inputs: Inputs, linked: bool, turn: NodeTurn) -> Out
     if unknown is None:
         unknown = Unknown(f"the planner does not know what {class_type} does")
     return _passed_on(node_class, inputs, unknown, turn)
+
+
+def _reads_file(node_class: Any, inputs: Inputs) -> bool:
+    """Whether a node without links makes its outputs of a file: one that a text or a choice of its inputs names."""
+    makes, types = set(_output_types(node_class)), _input_types(node_class, inputs)
+    if makes <= SETTINGS or set(types.values()) <= _NUMBERS:
+        return False
+    given = {types[name] for name in inputs if name in types}
+    if not given <= _NUMBERS | _CHOICES or not makes <= _MADE - set(_MODELS):
+        return True
+    return any(map(_names_file, (value for name, value in inputs.items() if types.get(name) in _CHOICES)))
+
+
+def _names_file(value: Any) -> bool:
+    """Whether a text is the name of a file or folder, among inputs and outputs or in a folder of models."""
+    if not isinstance(value, str):
+        return False
+    kinds = list(folder_paths.folder_names_and_paths)
+    in_models = any(folder_paths.get_full_path(kind, value) for kind in kinds)
+    return in_models or any(map(folder_paths.exists_annotated_filepath, (value, f"{value} [output]")))
 
 
 def _written(node_class: Any, inputs: Inputs, outputs: Outputs) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,6 +76,28 @@ def test_a_node_of_settings_alone_is_executed(monkeypatch: pytest.MonkeyPatch) -
     embedding, *sizes = other_nodes.follow("WanCameraEmbedding", inputs, False, turn)
     assert embedding.shape[-2:] == (48, 64)
     assert sizes == [64, 48, 9]
+
+
+def test_a_choice_is_a_file_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from comfy_extras.nodes_wanmove import GenerateTracks
+
+    monkeypatch.setitem(core.NODE_CLASS_MAPPINGS, "GenerateTracks", GenerateTracks)
+    monkeypatch.setattr("folder_paths.get_input_directory", lambda: str(tmp_path))
+    numbers = {"start_x": 0.0, "start_y": 0.0, "mid_x": 0.5, "mid_y": 0.5, "end_x": 1.0, "end_y": 1.0}
+    counts = {"width": 64, "height": 48, "num_frames": 9, "num_tracks": 2, "track_spread": 0.1, "bezier": False}
+    inputs = {**numbers, **counts, "interpolation": "linear"}
+    turn = unknown.NodeTurn(None, unknown.Size())
+    tracks, length = other_nodes.follow("GenerateTracks", inputs, False, turn)
+    assert tracks["track_path"].shape == (9, 2, 2)
+    assert length == 9
+    (tmp_path / "linear").touch()
+    assert other_nodes.follow("GenerateTracks", inputs, False, turn)[0].foreign
+
+
+@pytest.mark.parametrize("name", ["taesd", "pixel_space"])
+def test_a_model_is_read_from_a_file_by_any_name(name: str) -> None:
+    turn = unknown.NodeTurn(None, unknown.Size())
+    assert other_nodes.follow("VAELoader", {"vae_name": name}, False, turn)[0].foreign
 
 
 def test_what_a_lora_says_of_itself_is_read_from_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
