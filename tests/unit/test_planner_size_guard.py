@@ -66,7 +66,8 @@ def test_writing_into_a_picture_takes_no_memory(frames: int, dtype: torch.dtype)
             video[torch.arange(4)] = frame
             torch.add(video[:1], 1, out=video[1:2])
             assert video.shape == shape
-            assert video.untyped_storage().nbytes() < 1 << 10
+            nbytes = video.untyped_storage().nbytes()
+            assert nbytes < 1 << 10
 
 
 def test_a_small_picture_and_a_large_mask_are_written() -> None:
