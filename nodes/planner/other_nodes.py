@@ -26,6 +26,7 @@ from ..components.patcher import ComponentPatcher
 from .lora_files import unreadable_lora
 from .size_guard import SizeGuard
 from .unknown import Inputs, NodeTurn, Outputs, Unknown, Unplanned
+from .value_lists import ValueList, given_lists, made_lists
 
 log = logging.getLogger(__name__)
 SETTINGS = frozenset({
@@ -68,13 +69,13 @@ def needed_inputs(
 ) -> dict[str, Any]:
     """The inputs of a node, followed; None for a lazy one that the node does not ask for, as ComfyUI leaves it out.
 
-    given: its own. value: follows an input. An Unknown decides nothing: then all are followed.
+    given: its own. value: follows an input. An Unknown decides nothing, nor does a list: then all are followed.
     """
     node_class = core.NODE_CLASS_MAPPINGS.get(class_type)
     asks = getattr(node_class, "check_lazy_status", None)
     lazy = {name for name in _lazy_inputs(node_class) if is_link(given.get(name))} if asks else set()
     found = {name: value(each) for name, each in given.items() if name not in lazy}
-    if not lazy or any(isinstance(each, Unknown) for each in found.values()):
+    if not lazy or any(isinstance(each, Unknown | ValueList) for each in found.values()):
         return {name: found[name] if name in found else value(each) for name, each in given.items()}
     owner = node_class.PREPARE_CLASS_CLONE(None) if issubclass(node_class, io.ComfyNode) else node_class()
     waiting = set(lazy)
@@ -109,7 +110,7 @@ def follow(class_type: str, inputs: Inputs, linked: bool, turn: NodeTurn) -> Out
     inputs = {name: _assumed(node_class, name, value, inputs, turn) for name, value in inputs.items()}
     unknown = next((value for value in inputs.values() if isinstance(value, Unknown)), None)
     if unknown is None and _is_executed(node_class, inputs):
-        return tuple(_written(node_class, inputs, execute(class_type, inputs)))
+        return tuple(_written(node_class, inputs, made_lists(node_class, execute(class_type, inputs))))
     if unknown is None:
         unknown = Unknown(f"the planner does not know what {class_type} does")
     return _passed_on(node_class, inputs, unknown, turn)
@@ -175,12 +176,12 @@ def execute(class_type: str, inputs: Inputs) -> Outputs:
 def _nested(node_class: Any, inputs: Inputs) -> Inputs:
     """The inputs as ComfyUI calls a node with them: those called "choice.input" in a mapping, none that it has not."""
     if not issubclass(node_class, io.ComfyNode):
-        return inputs
+        return given_lists(node_class, inputs)
     groups, _, paths = _io.get_finalized_class_inputs(node_class.INPUT_TYPES(), dict(inputs))
     has = {name for group in ("required", "optional") for name in groups.get(group, {})}
     takes_all = getattr(node_class, "ACCEPT_ALL_INPUTS", False)  # older ComfyUIs know no such nodes
     taken = inputs if takes_all else {name: each for name, each in inputs.items() if name in has}
-    nested: Inputs = _io.build_nested_inputs(dict(taken), paths)
+    nested: Inputs = _io.build_nested_inputs(dict(given_lists(node_class, taken)), paths)
     return nested
 
 
@@ -215,6 +216,8 @@ def with_planned_loading(function: Any) -> Callable[..., Any]:
 
 def is_ours(value: Any) -> bool:
     """Whether a value is or holds a model of this pack."""
+    if isinstance(value, ValueList):
+        return any(map(is_ours, value.values))
     if isinstance(value, comfy.samplers.CFGGuider):
         return is_ours(value.model_patcher)
     if isinstance(value, comfy.sd.VAE):
