@@ -51,7 +51,7 @@ class MeanVAE:
     """A VAE whose latent is the mean of each square of pixels, so that both models get the same."""
 
     def __init__(self, latents: Any) -> None:
-        self.latents = latents
+        self.latents, self.latent_channels = latents, latents.latent_channels
 
     def spacial_compression_encode(self) -> int:
         return int(self.latents.spacial_downscale_ratio)
@@ -90,17 +90,18 @@ def given(combination: Combination, model: Any, control: Any) -> State:
     family, latents = combination.family, model.model.latent_format
     sizes = {1: (side(latents),), 2: (side(latents),) * 2, 3: (FRAMES, *(side(latents),) * 2)}
     shape = 1, latents.latent_channels, *(BASES[family].latent or sizes[latents.latent_dimensions])
+    as_text = random(1, 64, BASES[family].text, seed=9)
     seen = SimpleNamespace(
         image_embeds=random(1, 1024, seed=8),
         penultimate_hidden_states=random(1, 257, 1280, seed=9),
-        last_hidden_state=random(1, 64, BASES[family].text, seed=9),
+        last_hidden_state=as_text,
     )
     across = torch.linspace(0, 1, PIXELS).expand(PIXELS, PIXELS)
     return {
         "MODEL": model,
         "CONTROL_NET": control,
         "VAE": MeanVAE(latents),
-        "CLIP_VISION": SimpleNamespace(encode_image=lambda _: seen),
+        "CLIP_VISION": SimpleNamespace(encode_image=lambda _: SimpleNamespace(image_embeds=as_text[:, 0])),
         "CLIP_VISION_OUTPUT": seen,
         "STYLE_MODEL": SimpleNamespace(get_cond=lambda seen: seen.last_hidden_state),
         "IMAGE": torch.stack([across, across.T, across.square()], dim=-1)[None],  # [1, height, width, 3]
