@@ -24,16 +24,20 @@ class Case:
 
 # A row of CLIP's states is taken where the last token is known, and projected there.
 _POOLED = {"components/encoder.py forward": "the projection of CLIP's pooled state"}
+_CLIP, _T5, _VAE = "CLIPTextModel (transformer)", "T5 (transformer)", "VAE (AutoencoderKL)"
+_VISION = "CLIP vision model (CLIPVisionModelProjection)"
 CASES: Mapping[str, Case] = {
     "sd3.5_large_blur": Case(
-        (
-            "CLIPTextModel (transformer)", "CLIPTextModel (transformer)", "ControlNet (ControlNetEmbedder)",
-            "SD3 diffusion model", "T5 (transformer)", "VAE (AutoencoderKL)",
-        ),
-        _POOLED,
+        (_CLIP, _CLIP, "ControlNet (ControlNetEmbedder)", "SD3 diffusion model", _T5, _VAE), _POOLED
     ),
     "utility-gan_upscaler": Case(("upscale model (RRDBNet)",), {}),
-}  # fmt: skip
+    "flux_redux_model_example": Case(
+        (_VISION, _CLIP, "Flux diffusion model", _T5, _VAE),
+        {**_POOLED, "flux/redux.py forward": "a style model, which stays core's"},
+    ),
+    "flux1_dev_uso_reference_image_gen": Case((_CLIP, "Flux diffusion model", _T5, _VAE), _POOLED),
+    "sdxl_revision_text_prompts": Case((_VISION, _CLIP, _CLIP, "SDXL diffusion model", _VAE), _POOLED),
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
