@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from ...native.engines.torch_cpu.weight_reader import Values
 from ...native.placement import Placement
-from ...native.weights import WeightFileError, WeightSet
+from ...native.weights import Array, WeightFileError, WeightSet
 from .build import parameters_without_values
 from .component import Component, MetaOperations
 from .core_module import CoreModule
@@ -180,15 +180,14 @@ def control_lora(
         key: x for key, x in value.control_weights.items() if key.endswith((*_WHOLE, *_PRODUCT)) and "__" not in key
     }
     layers = {key.rpartition(".")[0] for key in held if key.endswith(_PRODUCT)}
+    title = f"Control-LoRA {name}"
     missing = {_HINT, *(layer + end for layer in layers for end in _PRODUCT)} - held.keys()
     if missing:
         raise WeightFileError(
-            f"{name} seems to be a Control-LoRA but lacks {min(missing)}. The file is incomplete or damaged: download "
-            "it again."
+            f"The {title} lacks {min(missing)}. The file is incomplete or damaged: download it again."
         )
-    title = f"Control-LoRA {name}"
     parameters = {key: recording.parameter(key, x) for key, x in held.items()} if recording else {}
-    arrays = {
+    arrays: dict[str, Array] = {
         key: as_array(title, key, recording.values(x) if recording else x)
         for key, x in held.items()
         if parameters.get(key) is None

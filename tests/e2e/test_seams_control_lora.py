@@ -141,7 +141,7 @@ def test_what_does_not_fit_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return ours(written(replace(SD15, tensors=lambda: there), tmp_path, monkeypatch), "CPU")
 
     for name in ("time_embed.0.down", "input_hint_block.0.weight"):
-        with pytest.raises(weights.WeightFileError, match=f"model.safetensors seems to be a Control-LoRA .* {name}"):
+        with pytest.raises(weights.WeightFileError, match=f"Control-LoRA model.safetensors lacks {name}"):
             read(name)
     (unet, of_core), (other, _) = (base_models(BASES[kind.base], tmp_path, "CPU") for kind in (SD15, TAKES))
     unfit = r"Control-LoRA model.safetensors does not fit the {} diffusion model \({}"
