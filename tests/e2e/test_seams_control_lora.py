@@ -143,7 +143,9 @@ def test_what_does_not_fit_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for name in ("time_embed.0.down", "input_hint_block.0.weight"):
         with pytest.raises(weights.WeightFileError, match=f"Control-LoRA model.safetensors lacks {name}"):
             read(name)
-    (unet, of_core), (other, _) = (base_models(BASES[kind.base], tmp_path, "CPU") for kind in (SD15, TAKES))
+    (tmp_path / "other").mkdir()
+    unet, of_core = base_models(BASES[SD15.base], tmp_path, "CPU")
+    other, _ = base_models(BASES[TAKES.base], tmp_path / "other", "CPU")
     unfit = r"Control-LoRA model.safetensors does not fit the {} diffusion model \({}"
     for base, why, changed in (
         (other, unfit.format("SD3", "TypeError"), ()),
