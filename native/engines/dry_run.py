@@ -63,6 +63,15 @@ class Recorder:
         finally:
             self._times = before
 
+    @contextmanager
+    def within(self, part: Part) -> Iterator[None]:
+        """Within it models are made in the turn of another part of the workflow."""
+        before, self.part = self.part, part
+        try:
+            yield
+        finally:
+            self.part = before
+
     def note_external(self, external: ExternalModel, loader: str) -> None:
         """Add the coming of a model in another process, which the node `loader` names."""
         self.steps.append((external, replace(self.part, loader=loader, loading=True)))

@@ -115,6 +115,7 @@ class Component(torch.nn.Module):
         held = {name: found for name, found in weights.parameters.items() if name in self._names and name not in local}
         arrays = {name: array for name, array in weights.arrays.items() if name not in local}
         self.local_weights = weights.only(local)
+        self.patches: Mapping[str, tuple[str, Sequence[Patch]]] = {}  # as set_patches was last given them
         self.taken: Mapping[str, Array] = {}  # weights of another component's layer, by parameter of this one
         self.local_patches: Mapping[str, Array] = {}  # in the place of those that this process reads itself
         self.dtype = torch.float32
@@ -176,6 +177,7 @@ class Component(torch.nn.Module):
 
     def set_patches(self, named: Mapping[str, tuple[str, Sequence[Patch]]], widened: float) -> None:
         """Change the weights so, instead of as before; named, widened: as for lora.patches_of. Raises LoRAError."""
+        self.patches = named
         shapes = self.local_weights.shapes()
         here = {name: found for name, found in named.items() if name in shapes}
         held = {name: found for name, found in named.items() if name not in here}

@@ -6,9 +6,11 @@ import importlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MethodType
 from typing import Any
 
+import comfy.controlnet
 import comfy.utils
 import torch
 
@@ -16,6 +18,7 @@ from ...native.placement import Placement
 from ...native.weights import WeightFileError, WeightSet, read_header
 from .build import described, own_values, parameters_without_values, read_buffers, weights_of
 from .component import MetaOperations
+from .control_lora import control_lora
 from .core_function import with_names
 from .core_module import CoreModule, with_components
 from .identify import another_kind
@@ -51,8 +54,6 @@ FRAME_INTERPOLATION = CoreLoader(
 )
 OPTICAL_FLOW = CoreLoader("optical flow model", "comfy_extras.nodes_void:OpticalFlowLoader.execute")
 
-# Objects of core's that compute with weights of the diffusion model, which is in another process.
-_BOUND = {"ControlLora": "adds to the weights of the diffusion model itself (a Control-LoRA)"}
 # Layers that such an object takes of the diffusion model when sampling begins, where its file has none.
 _TAKEN = {"ControlNetSD35": ("orig_y_embedder.", "x_embedder.")}
 
@@ -65,7 +66,8 @@ def load_core_model(loader: CoreLoader, path: str, placement: Placement, device:
     """
     if not path.lower().endswith(HEADERS):
         value = _in_memory(loader, path)
-        _check_bound(loader, path, value)
+        if isinstance(value, comfy.controlnet.ControlLora):
+            return control_lora(value, Path(path).name, None, placement, device)
         return with_components(
             value,
             lambda module: CoreModule(*module_in_memory(module, _name(loader, module)), placement, loader.repeats),
@@ -73,7 +75,8 @@ def load_core_model(loader: CoreLoader, path: str, placement: Placement, device:
         )
     recording = Recording(read_header(path))
     value = _without_values(loader, recording)
-    _check_bound(loader, path, value)
+    if isinstance(value, comfy.controlnet.ControlLora):
+        return control_lora(value, Path(path).name, recording, placement, device)
     return placed_core_model(loader, value, recording, placement, device)
 
 
@@ -92,15 +95,6 @@ def placed_core_model(
         return CoreModule(module, _weights(loader, module, recording, own), placement, loader.repeats)
 
     return with_components(value, component, device)
-
-
-def _check_bound(loader: CoreLoader, path: str, value: Any) -> None:
-    """Raises WeightFileError for an object that computes with weights of the diffusion model."""
-    if type(value).__name__ in _BOUND:
-        raise WeightFileError(
-            f"{path} is a {loader.kind} that {_BOUND[type(value).__name__]}, whose weights are in another process. Use "
-            "a ControlNet that has all of its weights, or load both with ComfyUI's own loaders."
-        )
 
 
 def _in_memory(loader: CoreLoader, path: str) -> Any:

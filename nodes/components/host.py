@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import partial
 
 import comfy.utils
 import torch
@@ -73,6 +74,10 @@ class Host(ABC):
     def plans(self) -> bool:
         """Whether nothing is computed, and results are zeros."""
         return False
+
+    @abstractmethod
+    def maker(self) -> Callable[[], AbstractContextManager[None]]:
+        """Around what is made later of what is loaded now: its models are noted as of the node that is executed now."""
 
     @abstractmethod
     def alike(self, count: int) -> AbstractContextManager[bool]:
@@ -150,6 +155,10 @@ class ComfyUI(Host):
             self.observer.on_peak(model.peaks, model.weights.digest)
         if model is not None and model.island_seconds:
             _show_islands(model.island_seconds)
+
+    def maker(self) -> Callable[[], AbstractContextManager[None]]:
+        """Nobody notes it."""
+        return nullcontext
 
     def alike(self, count: int) -> AbstractContextManager[bool]:
         """Each call counts for itself."""
@@ -229,6 +238,10 @@ class DryRunHost(Host):
     def plans(self) -> bool:
         """True."""
         return True
+
+    def maker(self) -> Callable[[], AbstractContextManager[None]]:
+        """The recorder notes it."""
+        return partial(self._recorder.within, self._recorder.part)
 
     @contextmanager
     def alike(self, count: int) -> Iterator[bool]:

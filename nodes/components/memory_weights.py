@@ -32,10 +32,10 @@ def module_in_memory(module: torch.nn.Module, name: str) -> tuple[torch.nn.Modul
     in_float32(core)
     held = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
     values = {key: held[key] for key in core.state_dict() if held[key].is_floating_point() and held[key].numel()}
-    return core, WeightSet(name, {}, (), {key: _array(name, key, x) for key, x in values.items()})
+    return core, WeightSet(name, {}, (), {key: as_array(name, key, x) for key, x in values.items()})
 
 
-def _array(model: str, name: str, value: Tensor) -> np.ndarray:
+def as_array(model: str, name: str, value: Tensor) -> np.ndarray:
     """Half-precision matrices, and float16 kernels, as they are; vectors and the rest as float32."""
     if value.is_meta:
         raise NotInMemory(

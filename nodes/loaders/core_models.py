@@ -9,6 +9,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ...native.placement import AUTO, CPU, MIB, Placement
+from ..components.control_lora import ControlLora
 from ..components.core_loading import CoreLoader, load_core_model
 from ..components.core_module import component_parts
 from .device_inputs import (
@@ -83,8 +84,10 @@ class CoreModelNode(io.ComfyNode):
         """Reads the header; weights are read when the model first computes."""
         placement = Placement(cls.place(device), weights, budget * MIB, engine)
         model = cls.load(model_path(cls.FOLDER, file[cls.FILE]), placement)
-        engines = [part.engine_model for part in component_parts(model)]
-        say(cls, [found(type(each.module).__name__, [each.file_weights]) for each in engines])
+        held = [(part.engine_model.module, part.engine_model.file_weights) for part in component_parts(model)]
+        if isinstance(model, ControlLora):
+            held.append((model, model.file))
+        say(cls, [found(type(each).__name__, [weights]) for each, weights in held])
         return io.NodeOutput(model)
 
     @classmethod

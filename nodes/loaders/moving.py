@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import comfy.controlnet
 import comfy.model_base
 import comfy.model_management
 import comfy.sd
@@ -15,6 +16,7 @@ from ...native.placement import AUTO, Placement
 from ...native.weights import WeightSet
 from ..components.autoencoder_build import ComponentVAE
 from ..components.component import Component
+from ..components.control_lora import ControlLora, control_lora
 from ..components.core_module import CoreModule, with_components
 from ..components.encoder import encoder
 from ..components.encoder_build import transformers_of
@@ -44,6 +46,10 @@ def moved(value: Any, placement: Placement) -> tuple[Any, list[WeightSet]]:
         return _moved_vae(value, placement)
     if isinstance(value, ModelPatcher) and isinstance(value.model, comfy.model_base.BaseModel):
         return _moved_model(value, placement)
+    device = load_device(placement.device)
+    if isinstance(value, comfy.controlnet.ControlLora):
+        placed = control_lora(value, "of another loader", None, placement, device)
+        return placed, [placed.file]
     found: list[WeightSet] = []
 
     def component(module: torch.nn.Module) -> CoreModule:
@@ -51,7 +57,7 @@ def moved(value: Any, placement: Placement) -> tuple[Any, list[WeightSet]]:
         found.append(weights)
         return CoreModule(core, weights, placement)
 
-    result = with_components(value, component, load_device(placement.device)) if hasattr(value, "__dict__") else value
+    result = with_components(value, component, device) if hasattr(value, "__dict__") else value
     if not found:
         raise NotInMemory(
             f"GGML Move was given a {type(value).__name__}, in which it finds no model that torch computes. Link a "
@@ -65,7 +71,7 @@ def _unpatched(value: Any) -> None:
     """Have ComfyUI take its copy off the GPU, which puts weights back that LoRAs have changed."""
     patchers = [value, *vars(value).values()] if hasattr(value, "__dict__") else []
     for each in patchers:
-        if isinstance(each, (ComponentPatcher, Component)):
+        if isinstance(each, (ComponentPatcher, Component, ControlLora)):
             raise NotInMemory(
                 "GGML Move was given a model that GGML computes already. Choose the device in the node that loads it, "
                 "and remove this node."

@@ -20,6 +20,7 @@ import nodes as core
 
 from ...native.engines.dry_run import unwritten_zeros
 from ..components.autoencoder import VAEModule
+from ..components.control_lora import ControlLora
 from ..components.core_function import with_names
 from ..components.core_module import component_parts
 from ..components.patcher import ComponentPatcher
@@ -222,9 +223,14 @@ def is_ours(value: Any) -> bool:
         return is_ours(value.model_patcher)
     if isinstance(value, comfy.sd.VAE):
         return isinstance(value.first_stage_model, VAEModule)
-    if component_parts(value):
+    if _is_of_core(value):
         return True
     return isinstance(value if isinstance(value, ModelPatcher) else getattr(value, "patcher", None), ComponentPatcher)
+
+
+def _is_of_core(value: Any) -> bool:
+    """Whether a value is an object of core's that is computed by this pack."""
+    return bool(component_parts(value)) or isinstance(value, ControlLora)
 
 
 def _is_executed(node_class: Any, inputs: Inputs) -> bool:
@@ -255,7 +261,7 @@ def _assumed(node_class: Any, name: str, value: Any, inputs: Inputs, turn: NodeT
         return "a " * (value.tokens - 2)
     vaes = [each for each in inputs.values() if isinstance(each, comfy.sd.VAE) and is_ours(each)]
     vae = next((each for each in vaes if each.latent_dim > 1), None)  # of pictures, not of sound
-    takes = vae is not None or (kind == "IMAGE" and any(map(component_parts, inputs.values())))
+    takes = vae is not None or (kind == "IMAGE" and any(map(_is_of_core, inputs.values())))
     if kind not in ("IMAGE", "LATENT") or not takes or not (size.width and size.height):
         return value
     turn.assumptions.append(f"{size.batch} of {size.width} x {size.height} pixels, as {value.why}")

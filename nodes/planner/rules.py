@@ -98,7 +98,7 @@ def _sampled(guider: Any, inputs: Inputs, turn: NodeTurn) -> dict[str, Any]:
         with turn.recorder.repeated(model_calls(inputs, patcher)):
             guider.predict_noise(noise, sigma, options, 0)
         patcher.cleanup()
-        comfy.sampler_helpers.cleanup_additional_models(more)
+        comfy.sampler_helpers.cleanup_models(guider.conds, more)
     return {**latent, "samples": given}
 
 

@@ -110,6 +110,23 @@ def cldm(base: str) -> Tensors:
     return of(comfy.cldm.cldm.ControlNet(hint_channels=3, **config, **PLAIN))
 
 
+def control_lora(base: str) -> Tensors:
+    """Of a Control-LoRA for a U-Net of that class: what the U-Net has not, biases, and matrices for its layers."""
+    source, found = torch.Generator().manual_seed(6), {"lora_controlnet": torch.zeros(0)}
+    for name, x in cldm(base).items():
+        layer = name.removesuffix(".weight")
+        if name.startswith(_OWN) or name.endswith(".bias"):
+            found[name] = x
+        elif x.ndim > 1:
+            down = torch.randn(_RANK, *x.shape[1:], generator=source) / x[0].numel() ** 0.5
+            up = torch.randn(x.shape[0], _RANK, *[1] * (x.ndim - 2), generator=source)
+            found |= {f"{layer}.up": up / _RANK**0.5, f"{layer}.down": down / 2}
+    return {name: x.half() for name, x in found.items()}
+
+
+_OWN, _RANK = ("input_hint_block.", "zero_convs.", "middle_block_out."), 4
+
+
 def xlabs() -> Tensors:
     """Of a ControlNet of XLabs for FLUX.1, which names norms as FLUX.1's first files do."""
     module = comfy.ldm.flux.controlnet.ControlNetFlux(**_config(BASES["Flux"]), **PLAIN)
@@ -230,6 +247,9 @@ CONTROLS = (
     _CONTROL("SDXL", tensors=partial(cldm, "SDXL"), base="SDXL"),
     _CONTROL("FLUX.1 (XLabs)", tensors=xlabs, base="Flux"),
     _CONTROL("T2I-Adapter", tensors=t2i),
+)
+CONTROL_LORAS = tuple(
+    _CONTROL(f"Control-LoRA of {base}", tensors=partial(control_lora, base), base=base) for base in ("SD15", "SDXL")
 )
 TAKES = _CONTROL(
     "SD3.5 large", tensors=sd35, base="SD3",

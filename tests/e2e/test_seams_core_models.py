@@ -141,13 +141,9 @@ def compute(kind: CoreKind, model: Any) -> torch.Tensor:
         return model.model(latents)
 
 
-CONTROL_LORA = {"lora_controlnet": torch.zeros(1), "input_hint_block.0.weight": torch.zeros(16, 3, 3, 3)}
-
-
 @pytest.mark.parametrize(
     ("tensors", "why"),
     [
-        (CONTROL_LORA, "Control-LoRA"),
         ({"some.weight": torch.zeros(4, 4)}, "nor any model known here"),
         ({"lora.lora_down.weight": torch.zeros(4, 4)}, "a LoRA, not a ControlNet"),
     ],
@@ -157,12 +153,6 @@ def test_what_is_no_control_model_is_named(
 ) -> None:
     name = written(replace(CONTROLS[0], tensors=lambda: tensors), tmp_path, monkeypatch)
     with pytest.raises(weights.WeightFileError, match=why):
-        part("nodes.loaders.controlnet").GGMLControlNet.execute(control_net_name=name, device="CPU")
-
-
-def test_a_control_model_of_pythons_pickle_is_refused_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = written(replace(CONTROLS[0], tensors=lambda: CONTROL_LORA, ending=".pth"), tmp_path, monkeypatch)
-    with pytest.raises(weights.WeightFileError, match="Control-LoRA"):
         part("nodes.loaders.controlnet").GGMLControlNet.execute(control_net_name=name, device="CPU")
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from tests.pack import part
 
-from .core_model_kinds import BASES, BORROWS, PLAIN, UPSCALERS, VISIONS, of, old_name
+from .core_model_kinds import BASES, BORROWS, CONTROL_LORAS, PLAIN, UPSCALERS, VISIONS, CoreKind, of, old_name
 from .plan_runners import runners_of_plans
 from .test_seams_core_models import Frames, node, result_of, written
 from .test_seams_plan import DEVICES, ENOUGH, held, planned, taken
@@ -144,7 +144,9 @@ def test_what_is_moved_is_a_gap_of_the_plan(files: dict[str, str]) -> None:
 
 
 class Text:
-    """A node that makes a conditioning, a latent and a VAE for a small Qwen-Image."""
+    """A node that makes a conditioning, a latent and a VAE for a small diffusion model."""
+
+    latent: tuple[int, ...] = ()  # without the size
 
     FUNCTION, RELATIVE_PYTHON_MODULE = "make", "nodes"
     RETURN_TYPES = ("CONDITIONING", "LATENT", "VAE")
@@ -154,20 +156,25 @@ class Text:
         return {"required": {}}
 
     def make(self) -> Any:
-        latent = {"samples": torch.zeros(1, 16, 1, SIZE // 8, SIZE // 8)}
-        return [[torch.zeros(1, 9, 48), {}]], latent, Frames()
+        latent = {"samples": torch.zeros(*self.latent, SIZE // 8, SIZE // 8)}
+        return [[torch.zeros(1, 9, 48), {"pooled_output": torch.zeros(1, 1280)}]], latent, Frames()
 
 
 @pytest.mark.turns(2)
 @pytest.mark.parametrize(("device", "residency"), [("CPU", "auto"), ("Vulkan0", "device"), ("Vulkan0", "disk")])
-def test_layers_of_the_diffusion_model_are_in_the_plan(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, residency: str
-) -> None:
-    """Of a ControlNet that computes with them."""
-    small = BASES[BORROWS.base]
+@pytest.mark.parametrize(
+    ("kind", "latent"), [(BORROWS, (1, 16, 1)), (CONTROL_LORAS[1], (1, 4))], ids=["layers", "weights"]
+)
+def test_what_is_of_the_diffusion_model_is_in_the_plan(
+    kind: CoreKind, latent: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str,
+    residency: str,
+) -> None:  # fmt: skip
+    """Of a ControlNet that computes with its layers, or with its weights."""
+    monkeypatch.setattr(Text, "latent", latent)
+    small = BASES[kind.base]
     save_file({name: x.contiguous() for name, x in small.tensors().items()}, tmp_path / "base.safetensors")
     monkeypatch.setattr(diffusion, "model_path", lambda _kind, name: str(tmp_path / name))
-    control_name = written(BORROWS, tmp_path, monkeypatch)
+    control_name = written(kind, tmp_path, monkeypatch)
     preview = node("comfy_extras.nodes_preview_any:PreviewAny")
     for name, each in {"Text": Text, "PreviewAny": preview}.items():
         monkeypatch.setitem(core.NODE_CLASS_MAPPINGS, name, each)
@@ -188,17 +195,18 @@ def test_layers_of_the_diffusion_model_are_in_the_plan(
                          **sampler}},
         "7": {"class_type": "PreviewAny", "inputs": {"source": ["6", 0]}},
     }  # fmt: skip
-    with runners_of_plans(monkeypatch, ENOUGH >> 12), torch.inference_mode(), BORROWS.small():
+    with runners_of_plans(monkeypatch, ENOUGH >> 12), torch.inference_mode(), kind.small():
         plan = planned(prompt, ENOUGH >> 12).plan
         assert plan.shortage is None, plan.shortage
         assert plan.notes == ()
         (phase,) = plan.phases
+        assert {each.loader for each in phase.components} == (set() if residency == "disk" else {"1", "2"})
         ours = diffusion.GGMLDiffusionModel.execute(**model).result[0]
         net = part("nodes.loaders.controlnet").GGMLControlNet.execute(**control).result[0]
-        text, latent, vae = Text().make()
+        text, samples, vae = Text().make()
         hint = torch.zeros(1, SIZE, SIZE, 3)
         given = core.ControlNetApplyAdvanced().apply_controlnet(text, text, net, hint, 0.5, 0.0, 1.0, vae)
-        core.common_ksampler(ours, 1, 2, 1.0, "euler", "simple", *given, latent)
+        core.common_ksampler(ours, 1, 2, 1.0, "euler", "simple", *given, samples)
         memory = client.shared().memory()
         assert {name: phase.peak[name] for name in DEVICES} == {each.name: each.peak for each in memory.devices}
         assert [taken(each) for each in held(phase)] == [taken(each) for each in memory.models]
