@@ -20,7 +20,7 @@ def _add_over(m: Any, t: Inputs) -> Tensor:
     """Sums that are written over one of their parts, and into a part of a tensor."""
     x = t["x"] * 2.0
     torch.add(t["y"], x, out=x)
-    torch.add(x[:, :3], t["y"][:, :3], out=x[:, 2:5])
+    torch.add(x[:, :3], t["y"][:, :3], out=x[:, 3:])
     return x
 
 
