@@ -100,7 +100,8 @@ class Editor:
     def open_panel(self) -> WebElement:
         """The memory panel."""
         if not self.driver.find_elements(By.CSS_SELECTOR, f".{PANEL}"):
-            self.find(f".{PANEL}-tab-button").click()
+            # newer front ends name no class after the tab
+            self.find(f".{PANEL}-tab-button, .side-bar-button:has(.pi-chart-bar)").click()
         return self.find(f".{PANEL}")
 
     def planned(self) -> str:
