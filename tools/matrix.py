@@ -31,7 +31,7 @@ CHECKS = (
     "tests/unit/test_planner_interruption.py",
 )
 EDITOR_CHECKS = ("tests/browser/test_conversion.py", "tests/browser/test_editor.py")
-# What ComfyUI 0.46 names: its tree is in no package of the index, but what it has there loads in 0.30.
+# Of the time of ComfyUI 0.46, whose own tree no package of the index has; they load in that of 0.30.
 NEWER = (
     "comfyui-frontend-package==1.58.1",  # the editor, in which js/ works; 0.30 names 1.47.12
     "comfy-kitchen==0.2.40",  # the operations that core's models call in a trace; 0.30 names 0.2.26
