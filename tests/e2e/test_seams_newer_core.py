@@ -1,4 +1,4 @@
-"""What ComfyUI changed after 0.30, by stand-ins for its code: the patcher, merged layers, attention and other GPUs."""
+"""Stand-ins for code of ComfyUI after 0.30: its patcher, merged layers, attention and models on several GPUs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def inference() -> Iterator[None]:
 
 
 class NewerPatcher(ModelPatcher):
-    """ModelPatcher as it is since 0.38: made with `fast_disk`, which clones pass on with what they share."""
+    """ModelPatcher as it is after 0.30: made with `fast_disk`, which clones pass on with what they share."""
 
     def __init__(
         self, model: Any, load_device: Any, offload_device: Any, size: int = 0, weight_inplace_update: bool = False,
@@ -165,7 +165,7 @@ def test_layers_that_are_merged_at_load(tmp_path: Path, stored: str, monkeypatch
 
 
 def attention_of(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """What ModelPatcher.set_model_optimized_attention puts into the options."""
+    """The override that ModelPatcher.set_model_optimized_attention puts into the options."""
 
     def optimized_attention_override(_: Any, *args: Any, **kwargs: Any) -> Tensor:
         return function(*args, **kwargs)
