@@ -30,7 +30,14 @@ CHECKS = (
     "tests/e2e/test_seams_vae.py::test_core_asks_for_tiles",
     "tests/unit/test_planner_interruption.py",
 )
-EDITOR_CHECKS = ("tests/browser/test_conversion.py", "tests/browser/test_editor.py")
+EDITOR = "tests/browser/test_editor.py::test_"
+EDITOR_CHECKS = (
+    "tests/browser/test_conversion.py",
+    f"{EDITOR}refused_advised_and_drawn",
+    f"{EDITOR}new_nodes_begin_with_what_the_settings_say",
+    f"{EDITOR}plans_leave_what_the_settings_say",
+    f"{EDITOR}the_monitor_shows_every_device",
+)
 # Of the time of ComfyUI 0.46, whose own tree no package of the index has; they load in that of 0.30.
 NEWER = (
     "comfyui-frontend-package==1.58.1",  # the editor, in which js/ works; 0.30 names 1.47.12

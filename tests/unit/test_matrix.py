@@ -42,8 +42,8 @@ def test_packages_of_a_row_come_after_those_that_comfyui_names(places: Places, m
     places.logs.mkdir(parents=True)
     matrix.prepare(places, ROWS[-1], Path(sys.executable))
     assert installed == ["those of ComfyUI", "--no-deps", *matrix.NEWER]
-    assert "tests/browser/test_editor.py" in ROWS[-1].checks
-    assert "tests/browser/test_editor.py" not in ROWS[0].checks
+    assert "tests/browser/test_conversion.py" in ROWS[-1].checks
+    assert "tests/browser/test_conversion.py" not in ROWS[0].checks
 
 
 def test_a_python_that_is_not_there_is_told(places: Places, capsys: pytest.CaptureFixture[str]) -> None:
