@@ -187,6 +187,9 @@ class _OperationMode(TorchDispatchMode):
         if torch.is_inference_mode_enabled() and func._can_decompose():  # in a method of a model that enters the mode
             with self:
                 return func.decompose(*args, **kwargs)
+        if self.active and isinstance(out := kwargs.pop("out", None), torch.Tensor):  # into a part of a storage, too
+            with self:
+                return out.copy_(func.overloadpacket(*args, **kwargs))
         if func in _INDEXING and self.active:
             args = (args[0], self._numbered(args[1]), *args[2:])
         if answers is not None and self.active and func is torch.ops.aten.index.Tensor:

@@ -84,14 +84,21 @@ def _attach() -> None:
     for name in dir(core_attention):
         wrapper = getattr(core_attention, name)
         code = getattr(wrapper, "__code__", None)
-        if name.startswith("attention_") and code is not None and "func" in code.co_freevars:
+        if name.startswith("attention") and code is not None and "func" in code.co_freevars:
             cell = wrapper.__closure__[code.co_freevars.index("func")]
             cell.cell_contents = _chosen(cell.cell_contents)
+            if contained := getattr(wrapper, "container_function", None):  # ComfyUI after 0.30
+                wrapper.container_function = _chosen(contained, _taken)
 
 
-def _chosen(theirs: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _chosen(theirs: Callable[..., Tensor], ours: Callable[..., Tensor] | None = None) -> Callable[..., Tensor]:
     @functools.wraps(theirs)
     def choose(*args: Any, **kwargs: Any) -> Tensor:
-        return (attention if _active.get() else theirs)(*args, **kwargs)
+        return ((ours or attention) if _active.get() else theirs)(*args, **kwargs)
 
     return choose
+
+
+def _taken(q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """`attention` of tensors in core's containers, from which each is taken once."""
+    return attention(q.take(), k.take(), v.take(), *args, **kwargs)

@@ -141,6 +141,13 @@ class ComponentPatcher(ModelPatcher):
     def unpatch_hooks(self, whitelist_keys_set: set[str] | None = None) -> None:
         """Nothing: no weight was changed for a hook."""
 
+    def deepclone_multigpu(self, *_: Any, **__: Any) -> Any:
+        """Raises RuntimeError, after which ComfyUI's Select Model Device passes the model on as it is."""
+        raise RuntimeError(
+            "A GGML model computes on one device, which is chosen in its loader: remove the node that divides it among "
+            "GPUs or moves it to another, or load the model with ComfyUI's own loader."
+        )
+
     def get_key_patches(self, filter_prefix: str | None = None) -> Any:
         """Raises: the weights are in another process and quantized."""
         raise NotImplementedError("A GGML model cannot be merged: load the model with ComfyUI's own loader for that.")

@@ -16,7 +16,7 @@ from tests.e2e.example import upload_example
 NOTED = (
     "/api/prompt - Failed to load resource", "/api/ggml/plan - Failed to load resource",
     "/api/ggml/language_models - Failed to load resource", "PromptExecutionError",
-    "/api/view?type=input", "Blocked attempt to show", "/assets/missingModelDownload", "/assets/vendor-axios",
+    "/api/view?type=input", "Blocked attempt to show", "/assets/missingModel", "/assets/vendor-axios",
 )  # fmt: skip
 
 

@@ -85,8 +85,13 @@ class Editor:
 
     def load(self, name: str) -> None:
         """Open a template with the micro models as a file that is dropped is opened."""
-        graph = graph_with_micro_models(json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")))
-        self.driver.execute_async_script("window.app.loadGraphData(arguments[0]).then(arguments[1])", graph)
+        self.load_graph(graph_with_micro_models(json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))))
+
+    def load_graph(self, graph: Mapping[str, Any]) -> None:
+        """Open a graph. What newer front ends give back for it is nothing that WebDriver can carry."""
+        self.driver.execute_async_script(
+            "const [graph, done] = arguments; window.app.loadGraphData(graph).then(() => done())", graph
+        )
 
     def command(self, name: str) -> None:
         """Do what an entry of ComfyUI's menus does."""
@@ -95,7 +100,8 @@ class Editor:
     def open_panel(self) -> WebElement:
         """The memory panel."""
         if not self.driver.find_elements(By.CSS_SELECTOR, f".{PANEL}"):
-            self.find(f".{PANEL}-tab-button").click()
+            # newer front ends name no class after the tab
+            self.find(f".{PANEL}-tab-button, .side-bar-button:has(.pi-chart-bar)").click()
         return self.find(f".{PANEL}")
 
     def planned(self) -> str:

@@ -55,10 +55,6 @@ def small() -> dict[str, Any]:
     return graph
 
 
-def load(editor: Editor, graph: dict[str, Any]) -> None:
-    editor.driver.execute_async_script("window.app.loadGraphData(arguments[0]).then(arguments[1])", graph)
-
-
 def classes(editor: Editor) -> set[str]:
     return {node["class_type"] for node in editor.prompt().values()}
 
@@ -81,7 +77,7 @@ def test_a_file_is_read_as_the_editor_reads_it(editor: Editor, known: Any, name:
         pytest.skip("this version of the templates has it not")
     open_as(editor)
     graph = template(name)
-    load(editor, graph)
+    editor.load_graph(graph)
     theirs = {key: node for key, node in editor.prompt().items() if node["class_type"] in known.NODE_CLASS_MAPPINGS}
     read = part("nodes.planner.workflow_file").prompt_of(graph)
     assert read.keys() == theirs.keys()
@@ -95,7 +91,7 @@ def test_a_file_is_read_as_the_editor_reads_it(editor: Editor, known: Any, name:
 def test_with_the_setting_on_a_template_draws_on_ggml_and_its_nodes_say_so(editor: Editor, nodes_2: bool) -> None:
     open_as(editor, nodes_2=nodes_2, **{"GGML.Convert.Always": True})
     try:
-        load(editor, small())
+        editor.load_graph(small())
         before = saved(editor)
         assert classes(editor) >= LOADERS
         editor.open_panel()
@@ -143,7 +139,7 @@ def badge(editor: Editor, kind: str) -> Any:
 @pytest.mark.parametrize("nodes_2", [False, True], ids=["canvas", "nodes_2"])
 def test_the_command_converts_and_one_undo_takes_it_back(editor: Editor, nodes_2: bool) -> None:
     open_as(editor, nodes_2=nodes_2)
-    load(editor, small())
+    editor.load_graph(small())
     before, prompt = saved(editor), editor.prompt()
     editor.command("GGML.Convert")
     eventually(lambda: classes(editor) >= OURS, "the converted graph", 60)

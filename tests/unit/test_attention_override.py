@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,6 +51,49 @@ def test_core_calls_it_while_it_is_asked_to(name: str, monkeypatch: pytest.Monke
         assert calls == ["ours"]
     assert getattr(core, name)(q, k, v, 4, skip_reshape=True) is not None
     assert calls == ["ours"]
+
+
+class Container:
+    """A tensor that is taken once, as attention gets it in ComfyUI after 0.30."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor: torch.Tensor | None = tensor
+
+    def take(self) -> torch.Tensor:
+        tensor, self.tensor = self.tensor, None
+        assert tensor is not None
+        return tensor
+
+
+def wrap_attn(func: Any) -> Any:
+    """As in ComfyUI after 0.30: containers go to a function of their own where an attention has one."""
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        kwargs.pop("preferred_attention", None)
+        if isinstance(args[0], Container):
+            if wrapper.container_function is not None:  # type: ignore[attr-defined]
+                return wrapper.container_function(*args, **kwargs)  # type: ignore[attr-defined]
+            args = (*(each.take() for each in args[:3]), *args[3:])
+        return func(*args, **kwargs)
+
+    wrapper.container_function = None  # type: ignore[attr-defined]
+    return wrapper
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_attention_in_containers_is_ours(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = wrap_attn(lambda *args, **kwargs: "theirs")
+    if own:
+        theirs.container_function = lambda *args, **kwargs: "theirs, in containers"
+    monkeypatch.setattr(attention, "core_attention", SimpleNamespace(attention_comfy_kitchen_int8=theirs))
+    attention._attach.__wrapped__()
+    q, k, v = torch.randn(3, 2, 4, 10, 32)
+    with monkeypatch.context() as patch:
+        patch.setattr(attention, "_attach", lambda: None)
+        with attention.own_attention():
+            found = theirs(*map(Container, (q, k, v)), 4, skip_reshape=True, preferred_attention=None)
+    torch.testing.assert_close(found, core.attention_pytorch(q, k, v, 4, skip_reshape=True))
+    assert theirs(*map(Container, (q, k, v)), 4) == ("theirs, in containers" if own else "theirs")
 
 
 def test_other_threads_keep_theirs() -> None:

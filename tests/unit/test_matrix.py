@@ -30,6 +30,20 @@ def test_rows_are_chosen_by_name() -> None:
 def test_every_row_has_a_name_of_its_own() -> None:
     assert ROWS[0].name == "comfyui-0.18-torch-2.7-python-3.10"
     assert len({row.name for row in ROWS}) == len(ROWS)
+    assert ROWS[-1].name == "comfyui-0.30-torch-2.11-python-3.11-newer-packages"
+
+
+def test_packages_of_a_row_come_after_those_that_comfyui_names(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed: list[str] = []
+    for module, name in ((matrix.packages, "make_venv"), (matrix.comfyui, "fetch"), (matrix.ggml_wheel, "install")):
+        monkeypatch.setattr(module, name, lambda *_: None)
+    monkeypatch.setattr(matrix.packages, "requirements", lambda *_: ["those of ComfyUI"])
+    monkeypatch.setattr(matrix.packages, "install", lambda _places, wanted, _log: installed.extend(wanted))
+    places.logs.mkdir(parents=True)
+    matrix.prepare(places, ROWS[-1], Path(sys.executable))
+    assert installed == ["those of ComfyUI", "--no-deps", *matrix.NEWER]
+    assert "tests/browser/test_conversion.py" in ROWS[-1].checks
+    assert "tests/browser/test_conversion.py" not in ROWS[0].checks
 
 
 def test_a_python_that_is_not_there_is_told(places: Places, capsys: pytest.CaptureFixture[str]) -> None:

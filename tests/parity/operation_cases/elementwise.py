@@ -16,9 +16,18 @@ def _timestep(m: Any, t: Inputs) -> Tensor:
     return t["x"] * torch.cat((angles.cos(), angles.sin()), -1)
 
 
+def _add_over(m: Any, t: Inputs) -> Tensor:
+    """Sums that are written over one of their parts, and into a part of a tensor."""
+    x = t["x"] * 2.0
+    torch.add(t["y"], x, out=x)
+    torch.add(x[:, :3], t["y"][:, :3], out=x[:, 3:])
+    return x
+
+
 CASES = (
     Case("add", lambda m, t: t["x"] + t["y"], XY),
     Case("add scaled", lambda m, t: torch.add(t["x"], t["y"], alpha=0.25), XY),
+    Case("add over", _add_over, XY),
     Case("add number", lambda m, t: t["x"] + 3.5, X),
     Case("add broadcast first", lambda m, t: t["y"] + t["x"], {"x": (2, 6, 32), "y": (1, 32)}),
     Case("add transposed", lambda m, t: t["x"].transpose(1, 2) + t["y"].transpose(1, 2), XY),
