@@ -6,6 +6,7 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import astuple
 from functools import partial
 from time import monotonic
 
@@ -14,6 +15,7 @@ import torch
 from ..client import Estimate, Runner, RunnerError, RunnerLost, shared
 from ..lower import Lowered, LowerOptions, WeightType, lower
 from ..placement import Placement
+from ..stored import Entry, entry_of, kept_or_made
 from ..trace import Trace, trace
 from ..trace.values import HostStorages
 from ..weights import WeightSet
@@ -47,16 +49,28 @@ class GgmlModel(Model):
             known = self._programs.get((key, shapes, self._patched), inputs)
             if known is not None:
                 return known
-            with _uncollected():
-                traced = self.traced((key, shapes, tuple(self._reshaped.items())), function, inputs)
-                arrays = self.weights.arrays
-                turned = {n: each.rotation for n, each in self.weights.parameters.items() if n not in arrays}
-                types = {
-                    name: WeightType(type_, shape, turned.get(name, 0))
-                    for name, (shape, type_) in self.weights.shapes().items()
-                }
-                lowered = lower(traced, types, self.options, self._branches)
+            made = partial(self._lowered_now, (key, shapes, tuple(self._reshaped.items())), function, inputs)
+            lowered = kept_or_made(self._entry("lowered", function, inputs), inputs, made)
             return self._programs.put((key, shapes, self._patched), lowered)
+
+    def _lowered_now(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Lowered:
+        with _uncollected():
+            return lower(self.traced(key, function, inputs), self._types(), self.options, self._branches)
+
+    def _types(self) -> dict[str, WeightType]:
+        arrays = self.weights.arrays
+        turned = {n: each.rotation for n, each in self.weights.parameters.items() if n not in arrays}
+        return {
+            name: WeightType(type_, shape, turned.get(name, 0)) for name, (shape, type_) in self.weights.shapes().items()
+        }
+
+    def _entry(self, kind: str, function: Function, inputs: Mapping[str, torch.Tensor]) -> Entry | None:
+        """Where the program of a function is kept for the next session; None for one that is not, or with patches."""
+        if self.weights is not self.file_weights or self._branches or self._reshaped:
+            return None
+        shapes = [(name, list(x.shape), str(x.dtype)) for name, x in inputs.items()]
+        types = [(name, *astuple(each)) for name, each in self._types().items()]
+        return entry_of(function, (kind, self.weights.name, shapes, types, astuple(self.options)))
 
     def traced(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Trace:
         """The trace of a function; key: as for `lowered`, and the inputs' shapes. Raises TraceError."""

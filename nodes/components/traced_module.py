@@ -16,12 +16,13 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from ...native.trace import OfPart, TraceError
+from ...native.trace import TraceError
 from ...native.weights import WeightSet, read_parameter
 from . import foreign_functions, kept_values
 from .attention_override import own_attention
 from .call_arguments import join, part
 from .component import Component, Function, layers_elsewhere
+from .kept_programs import nesting_as_values, nesting_of, storable
 from .kept_values import KeepsValues, Kept, Left, ReadsKept, Same
 from .layers import HostLayer, Layer, LayerWeights, is_plain
 
@@ -265,8 +266,24 @@ class TracedModule(Component):
             return tuple(x for x in (*flat, *tensors_left) if isinstance(x, Tensor))
 
         path = name.rpartition(".")[0]
-        traceable = OfPart(path, function) if path and not foreign else function
+        traceable = function if foreign else self._with_nesting(key, structure, function, path)
         return self._nested(key, traceable, tensors, functions)
+
+    def _with_nesting(self, key: Hashable, structure: Hashable, function: Function, path: str) -> Function:
+        """A function without those of other nodes, whose program may be kept for the next session."""
+        place = self.engine_model.identity, key
+
+        def noted() -> Any:
+            nesting, leaves, _ = _nestings[place]
+            return nesting_as_values(nesting), leaves, sorted(self._reads)
+
+        def recall(kept: Any) -> None:
+            values, leaves, reads = kept
+            _nestings[place] = nesting_of(values), leaves, []
+            self._reads.update(reads)
+
+        name, _, rounded, *_ = key  # type: ignore[misc]
+        return storable(self.engine_model.module, (name, structure, rounded), function, path, noted, recall)
 
     def _nested(
         self, key: Hashable, function: Function, tensors: dict[str, Tensor], functions: list[Callable[..., Any]]
