@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import astuple
 from functools import partial
 from time import monotonic
@@ -13,6 +11,7 @@ from time import monotonic
 import torch
 
 from ..client import Estimate, Runner, RunnerError, RunnerLost, shared
+from ..heap import uncollected
 from ..lower import Lowered, LowerOptions, WeightType, lower
 from ..placement import Placement
 from ..stored import Entry, entry_of, kept_or_made
@@ -54,7 +53,7 @@ class GgmlModel(Model):
             return self._programs.put((key, shapes, self._patched), lowered)
 
     def _lowered_now(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Lowered:
-        with _uncollected():
+        with uncollected():
             return lower(self.traced(key, function, inputs), self._types(), self.options, self._branches)
 
     def _types(self) -> dict[str, WeightType]:
@@ -150,15 +149,3 @@ class GgmlModel(Model):
 def _report_part(progress: Callable[[float], None], number: int, parts: int, done: float) -> None:
     """Report what is done of one part of several."""
     progress((number + done) / parts)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without garbage collection: tracing makes so many small objects that it takes a fifth of the time."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()

@@ -6,12 +6,13 @@ import json
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..lower.host import HostPart, Island, Lowered
+from ..lower.host import HOST_FUNCTIONS, HostPart, Island, Lowered
 from ..program import Program
 from ..trace.graph import Question, TracedOp, Window
 
@@ -109,7 +110,7 @@ class _Writer:
         if kind is Program:
             return ["Program", self._raw(value.to_bytes, 0)]
         if kind is TracedOp:
-            function = _function_name(value.function)
+            function = _function_name(value.function, self)
             rest = (value.args, value.kwargs, value.outputs, value.module_path)
             return ["TracedOp", value.name, function, *map(self.plain, rest)]
         if is_dataclass(kind) and _CLASSES.get(kind.__name__) is kind:
@@ -160,24 +161,27 @@ class _Reader:
             return Program.from_bytes(self._values[items[0]])
         if name == "TracedOp":
             step, function, *rest = items
-            return TracedOp(step, _function(function), *map(self.value, rest))
+            return TracedOp(step, self._function(function), *map(self.value, rest))
         return _CLASSES[name](*map(self.value, items))
 
+    def _function(self, name: Any) -> Callable[..., Any]:
+        if isinstance(name, list):
+            return partial(self._function(name[0]), **self.value(name[1]))
+        if not name.startswith("aten."):
+            return _FUNCTIONS.get(name) or HOST_FUNCTIONS[name]
+        _, packet, overload = name.split(".")
+        found: Callable[..., Any] = getattr(getattr(torch.ops.aten, packet), overload)
+        if not isinstance(found, torch._ops.OpOverload):
+            raise Unstorable(f"the function {name}")
+        return found
 
-def _function_name(function: Any) -> str:
+
+def _function_name(function: Any, writer: _Writer) -> Any:
+    if isinstance(function, partial) and not function.args:
+        return [_function_name(function.func, writer), writer.plain(function.keywords)]
     if isinstance(function, torch._ops.OpOverload) and function.namespace == "aten":
         return str(function)
-    name = _NAMES.get(id(function))
+    name = _NAMES.get(id(function)) or next((name for name, each in HOST_FUNCTIONS.items() if each is function), None)
     if name is None:
         raise Unstorable(f"the function {function!r:.80}")
     return name
-
-
-def _function(name: str) -> Callable[..., Any]:
-    if not name.startswith("aten."):
-        return _FUNCTIONS[name]
-    _, packet, overload = name.split(".")
-    found: Callable[..., Any] = getattr(getattr(torch.ops.aten, packet), overload)
-    if not isinstance(found, torch._ops.OpOverload):
-        raise Unstorable(f"the function {name}")
-    return found

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ..heap import uncollected
 from ..trace import OfPart, hold
 from .codec import Unstorable, decoded, encoded
 from .store import Store
@@ -46,7 +47,8 @@ class Entry:
         if content is None:
             return None
         try:
-            value, noted = decoded(content)
+            with uncollected():
+                value, noted = decoded(content)
             if not hold(value.questions, inputs):
                 return None
             self.function.recall(noted)

@@ -95,9 +95,9 @@ class _Description:
         kind = type(value)
         if isinstance(value, tuple):
             return ["named", self.of(kind), *map(self.of, tuple(value))]
-        slots = any("__slots__" in vars(each) for each in kind.__mro__)
+        slots = any(vars(each).get("__slots__") for each in kind.__mro__)
         built_in = any(each.__module__ == "builtins" and each is not object for each in kind.__mro__)
-        if not hasattr(value, "__dict__") or slots or built_in or kind.__module__.partition(".")[0] == "builtins":
+        if not hasattr(value, "__dict__") or slots or built_in:
             raise Uncertain(f"{kind.__module__}.{kind.__qualname__}")
         return ["object", self.of(kind), *self._attributes(vars(value))]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,22 @@ def storable(
             return None
 
     return Storable(path, function, _store(folder()), described, noted, recall)
+
+
+def known_reads(kind: type, method: str) -> list[str]:
+    """Names of options that a method of this class read in an earlier session; with too many a key only says more."""
+    found = _store(folder()).get(_of_reads(kind, method)) if os.environ.get(VARIABLE) != "0" else None
+    return [] if found is None else [name for name in found.decode(errors="replace").split("\n") if name]
+
+
+def keep_reads(kind: type, method: str, names: Iterable[str]) -> None:
+    """Keep these names for the next session."""
+    if os.environ.get(VARIABLE) != "0":
+        _store(folder()).put(_of_reads(kind, method), "\n".join(sorted(names)).encode())
+
+
+def _of_reads(kind: type, method: str) -> str:
+    return f"options read by {kind.__module__}.{kind.__qualname__}.{method}"
 
 
 def nesting_as_values(nesting: TreeSpec) -> Any:

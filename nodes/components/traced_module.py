@@ -22,7 +22,7 @@ from . import foreign_functions, kept_values
 from .attention_override import own_attention
 from .call_arguments import join, part
 from .component import Component, Function, layers_elsewhere
-from .kept_programs import nesting_as_values, nesting_of, storable
+from .kept_programs import keep_reads, known_reads, nesting_as_values, nesting_of, storable
 from .kept_values import KeepsValues, Kept, Left, ReadsKept, Same
 from .layers import HostLayer, Layer, LayerWeights, is_plain
 
@@ -89,6 +89,7 @@ class TracedModule(Component):
         """As Component."""
         super().__init__(*args, **kwargs)
         self._reads: set[str] = set()  # the names of the transformer_options that the module reads
+        self._asked: set[str] = set()  # methods of which it was looked up what they read in an earlier session
         self._methods: dict[str, Callable[..., Any]] = {}  # that other nodes have put in the place of the module's
         self._islands: set[Same] = set()  # functions of other nodes that are called at every step
         self._on_host: set[str] = set()  # methods that ask for what the model computes, and cannot be traced whole
@@ -188,6 +189,9 @@ class TracedModule(Component):
         arguments = {"": args, **kwargs} if open_ended else bound | bound.pop("kwargs", {})
         options = arguments.pop("transformer_options", None)
         self._live = options or {}
+        if options and name not in self._asked:
+            self._asked.add(name)
+            self._reads.update(known_reads(type(self.engine_model.module), name))
         foreign = [*foreign_functions.functions_in(options or {}), *self._methods.values()]
         if foreign:
             self._reads |= set(foreign_functions.OPTIONS)
@@ -271,10 +275,12 @@ class TracedModule(Component):
 
     def _with_nesting(self, key: Hashable, structure: Hashable, function: Function, path: str) -> Function:
         """A function without those of other nodes, whose program may be kept for the next session."""
+        name, _, rounded, *_ = key  # type: ignore[misc]
         place = self.engine_model.identity, key
 
         def noted() -> Any:
             nesting, leaves, _ = _nestings[place]
+            keep_reads(type(self.engine_model.module), name, self._reads)
             return nesting_as_values(nesting), leaves, sorted(self._reads)
 
         def recall(kept: Any) -> None:
@@ -282,7 +288,6 @@ class TracedModule(Component):
             _nestings[place] = nesting_of(values), leaves, []
             self._reads.update(reads)
 
-        name, _, rounded, *_ = key  # type: ignore[misc]
         return storable(self.engine_model.module, (name, structure, rounded), function, path, noted, recall)
 
     def _nested(
