@@ -167,7 +167,7 @@ class VAEModule(TracedModule):
         for tiling in tilings[:-1]:
             tile = first_tile(x, tiling)
             tile = tile[0] if key == "decode" and self._batch_is_time else tile
-            if self.fits(key, storable(self.engine_model.module, key, function), {"x": tile}):
+            if self.fits(key, storable(self.engine_model, key, function), {"x": tile}):
                 return tiling
         return tilings[-1]
 
@@ -190,12 +190,12 @@ class VAEModule(TracedModule):
         return result
 
     def _decode(self, z: Tensor) -> Tensor:
-        function = storable(self.engine_model.module, "decode", _decode)
+        function = storable(self.engine_model, "decode", _decode)
         (pixels,) = self.compute("decode", function, {"x": z[0] if self._batch_is_time else z})
         return (pixels[None] if self._batch_is_time else pixels).to(z.device)
 
     def _encode(self, x: Tensor) -> Tensor:
-        function = storable(self.engine_model.module, "encode", _encode)
+        function = storable(self.engine_model, "encode", _encode)
         (latents,) = self.compute("encode", function, {"x": x})
         return latents.to(x.device)
 

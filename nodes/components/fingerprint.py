@@ -7,7 +7,7 @@ import json
 import sys
 import types
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from enum import Enum
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ...native.placement import MIB
+from ...native.trace.module_part import weights_in
 from .loaded_code import OWN, Uncertain, check_code, code_now, is_known
 
 _MOST_BYTES = 64 * MIB  # of buffers with values
@@ -26,19 +27,22 @@ _SEQUENCES = (list, tuple, torch.Size, deque)
 _MAPPINGS = (dict, OrderedDict, defaultdict, types.MappingProxyType)
 
 
-def fingerprint(module: torch.nn.Module, *more: Any) -> str:
+def fingerprint(module: torch.nn.Module, held: Collection[str], *more: Any) -> str:
     """The digest of a module's structure and settings, of the code that runs now, and of other values.
 
-    Raises Uncertain where something in it has no certain description, such as a function of a node's.
+    held: names of tensors that the weights have, of which the module's own values do not count, as for a trace. Raises Uncertain where something in it has no certain description, such as a function of a node's.
     """
-    found = [code_now(), _Description().of((module, more))]
+    weights = {id(tensor) for tensor in weights_in(module, "", held).values()}
+    found = [code_now(), _Description(weights).of((module, more))]
     return hashlib.sha256(json.dumps(found, separators=(",", ":")).encode()).hexdigest()
 
 
 class _Description:
     """Makes JSON of values; each object once, and a number where it comes again."""
 
-    def __init__(self) -> None:
+    def __init__(self, weights: Collection[int]) -> None:
+        """weights: by id, tensors whose values do not count."""
+        self._weights = weights
         self._seen: dict[int, int] = {}
         self._alive: list[Any] = []  # the address of a freed one could be that of another
         self._left = _MOST_BYTES
@@ -72,7 +76,7 @@ class _Description:
         if kind in _MAPPINGS:
             return [kind.__name__, *([self.of(key), self.of(item)] for key, item in value.items())]
         if kind in (set, frozenset):
-            return [kind.__name__, *sorted(json.dumps(_Description().of(each)) for each in value)]
+            return [kind.__name__, *sorted(json.dumps(_Description(self._weights).of(each)) for each in value)]
         if isinstance(value, types.FunctionType):
             return self._function(value)
         if isinstance(value, types.MethodType):
@@ -133,6 +137,7 @@ class _Description:
 
     def _values(self, value: torch.Tensor | np.ndarray) -> Any:
         """A tensor without values by its shape; one with values by these too."""
+        weight = id(value) in self._weights
         if isinstance(value, np.ndarray):
             if value.dtype.kind not in "fiub":
                 raise Uncertain(f"an array of {value.dtype}")
@@ -140,7 +145,7 @@ class _Description:
         if type(value) not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
             raise Uncertain(f"a {type(value).__name__}")
         shape = [type(value).__name__, list(value.shape), list(value.stride()), str(value.dtype), str(value.device)]
-        if value.is_meta or value.numel() == 0:
+        if weight or value.is_meta or value.numel() == 0:
             return shape
         self._left -= value.nbytes
         if self._left < 0 or value.layout is not torch.strided or value.is_conj() or value.is_neg():

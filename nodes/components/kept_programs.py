@@ -13,6 +13,7 @@ import folder_paths
 import torch
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from ...native.engines.model import Model
 from ...native.stored import Storable, Store
 from ...native.trace import OfPart
 from .attention_override import attach
@@ -35,10 +36,10 @@ def _store(where: Path) -> Store:
 
 
 def storable(
-    module: torch.nn.Module, key: Hashable, function: Function, path: str = "",
+    model: Model, key: Hashable, function: Function, path: str = "",
     noted: Callable[[], Any] = lambda: None, recall: Callable[[Any], None] = lambda _: None,
 ) -> Function:  # fmt: skip
-    """A function of a module whose programs are kept, as nothing but the module and the key steers what it does.
+    """A function of a model's module whose programs are kept, as nothing but that and the key steers what it does.
 
     key, path: as for Model.run and OfPart. noted, recall: as Storable's.
     """
@@ -48,7 +49,7 @@ def storable(
     def described() -> str | None:
         attach()
         try:
-            return fingerprint(module, key, path)
+            return fingerprint(model.module, model.file_weights.shapes(), key, path)
         except Uncertain as reason:
             log.debug("a program is not kept for the next session: %s", reason)
             return None

@@ -288,7 +288,7 @@ class TracedModule(Component):
             _nestings[place] = nesting_of(values), leaves, []
             self._reads.update(reads)
 
-        return storable(self.engine_model.module, (name, structure, rounded), function, path, noted, recall)
+        return storable(self.engine_model, (name, structure, rounded), function, path, noted, recall)
 
     def _nested(
         self, key: Hashable, function: Function, tensors: dict[str, Tensor], functions: list[Callable[..., Any]]
