@@ -60,7 +60,8 @@ class GgmlModel(Model):
         arrays = self.weights.arrays
         turned = {n: each.rotation for n, each in self.weights.parameters.items() if n not in arrays}
         return {
-            name: WeightType(type_, shape, turned.get(name, 0)) for name, (shape, type_) in self.weights.shapes().items()
+            name: WeightType(type_, shape, turned.get(name, 0))
+            for name, (shape, type_) in self.weights.shapes().items()
         }
 
     def _entry(self, kind: str, function: Function, inputs: Mapping[str, torch.Tensor]) -> Entry | None:

@@ -14,7 +14,6 @@ from ..program.builder import LowerError
 from ..trace.graph import Question, TracedOp, Window
 from ..trace.values import HostStorages
 
-
 HOST_FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {}
 
 

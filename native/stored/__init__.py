@@ -1,4 +1,4 @@
-"""What tracing and lowering made, kept on disk for the next session."""
+"""Programs kept on disk for the next session."""
 
 from .codec import register
 from .entry import Entry, Storable, entry_of, kept_or_made

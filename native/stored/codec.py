@@ -155,6 +155,8 @@ class _Reader:
             return np.frombuffer(self._values[number], np.dtype(kind)).reshape(shape)
         if name == "tensor":
             kind, shape, number = items
+            if 0 in shape:
+                return torch.empty(shape, dtype=_CONSTANTS[kind])
             raw = torch.from_numpy(np.frombuffer(self._values[number], np.uint8).copy())
             return raw.view(_CONSTANTS[kind]).reshape(shape)
         if name == "Program":

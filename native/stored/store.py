@@ -73,7 +73,9 @@ class Store:
                 with contextlib.suppress(OSError):
                     os.unlink(part)
             if not self._said:
-                log.info("Traces cannot be kept in %s, so models are traced anew in each session: %s", self.folder, error)
+                log.info(
+                    "Traces cannot be kept in %s, so models are traced anew in each session: %s", self.folder, error
+                )
             self._said = True
 
     def remove(self, key: str) -> None:

@@ -30,7 +30,8 @@ _MAPPINGS = (dict, OrderedDict, defaultdict, types.MappingProxyType)
 def fingerprint(module: torch.nn.Module, held: Collection[str], *more: Any) -> str:
     """The digest of a module's structure and settings, of the code that runs now, and of other values.
 
-    held: names of tensors that the weights have, of which the module's own values do not count, as for a trace. Raises Uncertain where something in it has no certain description, such as a function of a node's.
+    held: names of tensors that the weights have, of which the module's own values do not count, as for a trace. Raises
+    Uncertain where something has no certain description, such as a function of a node's.
     """
     weights = {id(tensor) for tensor in weights_in(module, "", held).values()}
     found = [code_now(), _Description(weights).of((module, more))]

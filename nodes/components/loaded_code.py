@@ -30,14 +30,25 @@ PACKAGES = ("torch", "torchvision", "torchaudio", "transformers", "comfy_kitchen
             "numpy")  # fmt: skip
 # Of these every function is looked at: other nodes replace some, for all models.
 _LOOKED_AT = ("comfy", "einops")
-_BYSTANDERS = ("typing_extensions", "tqdm", "tokenizers", "pytorch_lightning", "safetensors", "PIL", "scipy", "sympy",
-               "torchsde", "packaging", "psutil")  # they lend modules classes that compute nothing
+_BYSTANDERS = (
+    "typing_extensions",
+    "tqdm",
+    "tokenizers",
+    "pytorch_lightning",
+    "safetensors",
+    "PIL",
+    "scipy",
+    "sympy",
+    "torchsde",
+    "packaging",
+    "psutil",
+)  # they lend modules classes that compute nothing
 _OF_TORCH = ("torch", "torch.functional", "torch._tensor", "torch.nn.functional")
 _MODULES_OF_TORCH = "torch.nn.modules."
 
 
 class Uncertain(Exception):
-    """What a trace hangs on cannot be told for certain."""
+    """A thing that a trace hangs on cannot be told for certain."""
 
 
 def code_now() -> list[Any]:

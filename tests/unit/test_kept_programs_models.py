@@ -64,7 +64,12 @@ def same(a: Any, b: Any) -> None:
     assert len(a.parts) == len(b.parts)
     for x, y in zip(a.parts, b.parts, strict=True):
         assert x.program.to_bytes() == y.program.to_bytes()
-        assert (x.device_inputs, x.module_paths, x.islands, x.kept) == (y.device_inputs, y.module_paths, y.islands, y.kept)
+        assert (x.device_inputs, x.module_paths, x.islands, x.kept) == (
+            y.device_inputs,
+            y.module_paths,
+            y.islands,
+            y.kept,
+        )
         assert x.program.outputs == y.program.outputs
         assert x.host.inputs == y.host.inputs
         assert repr(x.host.items) == repr(y.host.items)

@@ -78,7 +78,9 @@ def _joined(*pair: torch.Tensor, halves: bool) -> torch.Tensor:
 def _factors(low: Lowering, table: Window, which: int, halves: bool) -> Operand:
     """[.., channels]: of the channel itself (0), f[.., 0, 0] and f[.., 1, 1], or of the other one of its pair (1)."""
     if not low.on_device(table):
-        return low.host_computed(("rope", halves), partial(_joined, halves=halves), _entry(table, 0, which), _entry(table, 1, 1 - which))
+        return low.host_computed(
+            ("rope", halves), partial(_joined, halves=halves), _entry(table, 0, which), _entry(table, 1, 1 - which)
+        )
     f = low.operand(table)
     row, column = f.stride[-2:]
     shape = (*table.shape[:-2], 2)
