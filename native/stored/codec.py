@@ -155,10 +155,11 @@ class _Reader:
             return np.frombuffer(self._values[number], np.dtype(kind)).reshape(shape)
         if name == "tensor":
             kind, shape, number = items
+            dtype: Any = _CONSTANTS[kind]
             if 0 in shape:
-                return torch.empty(shape, dtype=_CONSTANTS[kind])
+                return torch.empty(shape, dtype=dtype)
             raw = torch.from_numpy(np.frombuffer(self._values[number], np.uint8).copy())
-            return raw.view(_CONSTANTS[kind]).reshape(shape)
+            return raw.view(dtype).reshape(shape)
         if name == "Program":
             return Program.from_bytes(self._values[items[0]])
         if name == "TracedOp":

@@ -153,7 +153,7 @@ class _Description:
             raise Uncertain("a large tensor with values")
         with torch.inference_mode(False):
             flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        return [*shape, hashlib.sha256(flat.numpy()).hexdigest()]
+        return [*shape, hashlib.sha256(flat.numpy().data).hexdigest()]
 
 
 def _settings(module: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import comfy.cli_args
-import psutil
+import psutil  # type: ignore[import-untyped]
 import torch
 from comfy import model_management
 from comfyui_version import __version__

@@ -275,7 +275,8 @@ class TracedModule(Component):
 
     def _with_nesting(self, key: Hashable, structure: Hashable, function: Function, path: str) -> Function:
         """A function without those of other nodes, whose program may be kept for the next session."""
-        name, _, rounded, *_ = key  # type: ignore[misc]
+        steers: Any = key
+        name, rounded = steers[0], steers[2]
         place = self.engine_model.identity, key
 
         def noted() -> Any:

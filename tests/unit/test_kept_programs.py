@@ -427,7 +427,8 @@ def test_values_come_back_with_their_types() -> None:
         "aten.add.Tensor", torch.ops.aten.add.Tensor, (window, 1.5, (True, None)), {"alpha": 2}, (None,), "a"
     )
     value = {"a": [1, 1.0, True, None, float("inf"), -0.0, 0.1],
-             3: (window, step, torch.Size((1, 2)), torch.float8_e4m3fn), "device": torch.device("cpu"), "memory": torch.channels_last}  # fmt: skip
+             3: (window, step, torch.Size((1, 2)), torch.float8_e4m3fn),
+             "device": torch.device("cpu"), "memory": torch.channels_last}  # fmt: skip
     found = codec.decoded(codec.encoded(value, 1 << 20))
     assert repr(found) == repr(value)
     assert found[3][1].function is torch.ops.aten.add.Tensor
