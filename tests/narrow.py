@@ -25,6 +25,7 @@ import comfy.model_management
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models
+import comfy.text_encoders.jina_clip_2 as jina
 import comfy.text_encoders.t5 as t5
 import comfy.utils
 import torch
@@ -41,6 +42,8 @@ _BY_CLASS: Mapping[str, Mapping[str, Any]] = {
     "Gemma2_2B": {"vocab_size": 512, "num_attention_heads": 2, "num_key_value_heads": 1},
     "Gemma3_4B": {"vocab_size": 512, "num_attention_heads": 2, "num_key_value_heads": 1},
     "Gemma3_12B": {"vocab_size": 512, "num_attention_heads": 1, "num_key_value_heads": 1},
+    "Variant": {"vocab_size": 512, "hidden_size_per_layer_input": 8},  # of Gemma 4
+    "XLMRobertaModel": {"vocab_size": 512, "intermediate_size": 64},
     "Mistral3Small24B": {"vocab_size": 2048},
     "Ministral3_3B": {"vocab_size": 2048},
 }
@@ -60,6 +63,8 @@ BESIDE: Narrow = {
     "comfy.ldm.sam3.tracker:DecoupledMemoryEncoder": {"image_size": _PICTURE, "num_layers": 2},
     "comfy.ldm.sam3.tracker:MaskDownSampler": {"interpol_size": _SQUARE},
     "comfy.ldm.sam3.tracker:SAMPromptEncoder": {"image_embedding_size": (_PICTURE // 14, _PICTURE // 14)},
+    "comfy.text_encoders.gpt_oss:GptOss20BConfig": _ENCODER,
+    "comfy.text_encoders.lt:DualLinearProjection": {"out_dim_video": 128, "out_dim_audio": 64},
     "comfy.ldm.wan.model_multitalk:SingleStreamMultiAttention": {"num_heads": 2},
     "comfy_extras.nodes_frame_interpolation:FILMNet": {"filters": 8, "flow_filters": (8, 8, 16, 16)},
     "comfy_extras.nodes_model_patch:MultiTalkModelPatch": {"num_layers": 2},
@@ -168,7 +173,7 @@ def encoder_sizes(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
     if kind is t5.T5:
         by_detection = {"num_heads": 6} if config.get("d_model") == 1472 else {}  # ByT5, by 384 channels
         return found | by_detection | ({"vocab_size": 512, "num_layers": 2} if _is_umt5(config) else {})
-    return found if kind is comfy.clip_model.CLIPTextModel else {**_ENCODER, **found}
+    return found if kind in (comfy.clip_model.CLIPTextModel, jina.XLMRobertaModel) else {**_ENCODER, **found}
 
 
 def _is_umt5(config: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from ..client import Runner
 from ..lower import Lowered, LowerOptions
-from ..placement import Placement
+from ..placement import TORCH, Placement
 from ..planning import Machine, Part, Plan, plan_of
 from ..program import Program
 from ..stored import kept_or_made, register
@@ -178,11 +178,16 @@ class DryRunModel(GgmlModel):
         self._maker = recorder.part
         self._sets = {weights.digest: weights}
 
+    @property
+    def can_join(self) -> bool:
+        """As Model.can_join, of the engine that the placement names."""
+        return self.placement.engine != TORCH
+
     def counted(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Counted:
         """As GgmlModel.lowered, once for all plans of the same files, shapes and options."""
         shapes = tuple((name, tuple(x.shape), x.dtype) for name, x in inputs.items())
         types = tuple((name, str(each.dtype)) for name, each in self.weights.arrays.items())
-        whole = (self.file_weights.digest, self.options, key, shapes, self._patched, types)
+        whole = (self.file_weights.digest, self.lower_options, key, shapes, self._patched, types)
         known = _programs.get(whole, inputs)
         if known is None:
             with _disable_current_modes():  # a guard of sizes would count tensors that a trace only imagines
@@ -192,7 +197,7 @@ class DryRunModel(GgmlModel):
     def _counted(
         self, key: Hashable, shapes: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]
     ) -> Counted:  # fmt: skip
-        whole = key, shapes, tuple(self._reshaped.items())
+        whole = key, shapes, *self._patched[1:]
         made = partial(self._lowered_now, whole, function, inputs)
         with self._lock:
             return kept_or_made(self._entry("counted", function, inputs), inputs, lambda: _counted(made()))

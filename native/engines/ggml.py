@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from functools import partial
 from time import monotonic
 
@@ -37,6 +37,17 @@ class GgmlModel(Model):
         self._traces: Kept[Trace] = Kept()
         self._programs: Kept[Lowered] = Kept()
 
+    @property
+    def can_join(self) -> bool:
+        """As Model.can_join."""
+        return True
+
+    @property
+    def lower_options(self) -> LowerOptions:
+        """Those of this model, in which the activations of the models that are joined to it have room too."""
+        joined = [each.options.activation_scale for each in self._joined if isinstance(each, GgmlModel)]
+        return replace(self.options, activation_scale=max([self.options.activation_scale, *joined]))
+
     def lowered(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Lowered:
         """The program for inputs of these shapes; traced and lowered when it is not known yet.
 
@@ -48,13 +59,13 @@ class GgmlModel(Model):
             known = self._programs.get((key, shapes, self._patched), inputs)
             if known is not None:
                 return known
-            made = partial(self._lowered_now, (key, shapes, tuple(self._reshaped.items())), function, inputs)
+            made = partial(self._lowered_now, (key, shapes, *self._patched[1:]), function, inputs)
             lowered = kept_or_made(self._entry("lowered", function, inputs), inputs, made)
             return self._programs.put((key, shapes, self._patched), lowered)
 
     def _lowered_now(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Lowered:
         with uncollected():
-            return lower(self.traced(key, function, inputs), self._types(), self.options, self._branches)
+            return lower(self.traced(key, function, inputs), self._types(), self.lower_options, self._branches)
 
     def _types(self) -> dict[str, WeightType]:
         arrays = self.weights.arrays
@@ -65,12 +76,12 @@ class GgmlModel(Model):
         }
 
     def _entry(self, kind: str, function: Function, inputs: Mapping[str, torch.Tensor]) -> Entry | None:
-        """Where the program of a function is kept for the next session; None for one that is not, or with patches."""
-        if self.weights is not self.file_weights or self._branches or self._reshaped:
+        """Where the program of a function is kept for the next session; None for one that is not: with patches, or others joined."""
+        if self.weights is not self.file_weights or any(self._patched):
             return None
         shapes = [(name, list(x.shape), str(x.dtype)) for name, x in inputs.items()]
         types = [(name, *astuple(each)) for name, each in self._types().items()]
-        return entry_of(function, (kind, self.weights.name, shapes, types, astuple(self.options)))
+        return entry_of(function, (kind, self.weights.name, shapes, types, astuple(self.lower_options)))
 
     def traced(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Trace:
         """The trace of a function; key: as for `lowered`, and the inputs' shapes. Raises TraceError."""

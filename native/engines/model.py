@@ -17,6 +17,7 @@ from ..weights import Array, WeightSet
 from ..weights.weight_set import ARRAY_TYPES
 from ..wire.turn import NO_TURN, Turn
 
+JOINED = "joined"  # the name of other models' modules, in the module that they are joined to
 Function = Callable[[torch.nn.Module, dict[str, torch.Tensor]], torch.Tensor | tuple[torch.Tensor, ...]]
 
 
@@ -59,11 +60,14 @@ class Model(ABC):
     def __init__(self, module: torch.nn.Module, weights: WeightSet, placement: Placement | str) -> None:
         """module: this model's own, on the meta device; nothing else may use it."""
         self.module = module
-        self.file_weights = weights
-        self.weights = weights
+        self._own_weights = weights
+        self.file_weights = weights  # with those of the models that are joined
+        self.weights = weights  # with patches
         self.placement = as_placement(placement)
         self._branches: Mapping[str, tuple[Branch, ...]] = {}
+        self._arrays: Mapping[str, Array] = {}
         self._reshaped: Mapping[str, tuple[int, ...]] = {}
+        self._joined: Sequence[Model] = ()
         self._lock = threading.RLock()
 
     def set_patches(self, patches: Patches) -> None:
@@ -74,8 +78,29 @@ class Model(ABC):
             for name, found in patches.branches.items():
                 for number, (each, branch) in enumerate(zip(found, self._branches[name], strict=True)):
                     arrays |= dict(zip(branch.names(name, number), (each.down, each.up), strict=True))
-            self.weights = self.file_weights.with_arrays(arrays) if arrays else self.file_weights
+            self._arrays = arrays
+            self._patch()
             self._reshape({name: array.shape for name, array in patches.weights.items()})
+
+    def _patch(self) -> None:
+        self.weights = self.file_weights.with_arrays(self._arrays) if self._arrays else self.file_weights
+
+    @property
+    def can_join(self) -> bool:
+        """Whether functions can use other models' modules as parts of this one."""
+        return False
+
+    def join(self, others: Sequence[Model]) -> None:
+        """Have functions use the modules of other models, with their weights, and of no others joined before."""
+        with self._lock:
+            if [each.weights.digest for each in others] == [each.weights.digest for each in self._joined]:
+                return
+            self._joined = tuple(others)
+            self.module.add_module(JOINED, torch.nn.ModuleList(each.module for each in others))
+            named = {f"{JOINED}.{number}.": each.weights for number, each in enumerate(others)}
+            self.file_weights = self._own_weights.joined(named)
+            self.__dict__.pop("identity", None)
+            self._patch()
 
     @property
     def has_branches(self) -> bool:
@@ -89,9 +114,10 @@ class Model(ABC):
         return self.file_weights.name, frozenset((name, shape) for name, (shape, _) in shapes.items())
 
     @property
-    def _patched(self) -> Hashable:
+    def _patched(self) -> tuple[Hashable, ...]:
         """The part of the keys of traces and programs that patches are."""
-        return tuple(self._branches.items()), tuple(self._reshaped.items())
+        joined = tuple(each.weights.digest for each in self._joined)
+        return tuple(self._branches.items()), tuple(self._reshaped.items()), joined
 
     def _reshape(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Give parameters of the module these shapes, and all others those of the file."""

@@ -15,6 +15,12 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from .recorder import Recorder
 
 _recording: ContextVar[tuple[Recorder, Callable[[], Any]] | None] = ContextVar("recording", default=None)
+_asking: ContextVar[bool] = ContextVar("asking", default=False)
+
+
+def is_asked_for_shapes() -> bool:
+    """Whether a function is called for the shapes of its results alone, with tensors of a trace."""
+    return _asking.get()
 
 
 @contextmanager
@@ -58,6 +64,7 @@ def as_one_step(name: str, function: Callable[..., Any], arguments: Any) -> Any:
 
     given = [flat[place] for place in places]
     with paused(), torch.inference_mode(False), torch.no_grad():  # in inference mode no tensor notes writes
+        before = _asking.set(True)
         try:
             tensors = call(*given)
         except (DataDependentOutputException, DynamicOutputShapeException):
@@ -65,6 +72,8 @@ def as_one_step(name: str, function: Callable[..., Any], arguments: Any) -> Any:
                 zeros = [torch.zeros(tuple(x.shape), dtype=x.dtype) for x in given]
                 real = call(*zeros)
             tensors = tuple(torch.empty(tuple(x.shape), dtype=x.dtype) for x in real)
+        finally:
+            _asking.reset(before)
     recorder.add(name, call, given, {}, tensors)
     items, spec = results[0]
     for number, tensor in zip(written, tensors[len(tensors) - len(written) :], strict=True):

@@ -35,23 +35,7 @@ def ask(
 
     on_device: storages without values, those of weights. None where the result hangs on one of them.
     """
-    needed: set[int] = set()
-    before: set[int] = set()  # numbers of steps
-    waiting: list[int] = []  # the same, negative, as a heap
-
-    def need(storages: set[int], at: int) -> None:
-        for storage in storages - needed:
-            needed.add(storage)
-            for number in steps.writers(storage, at):
-                heapq.heappush(waiting, -number)
-
-    need({window.storage for window in windows_in((step.args, step.kwargs))}, len(steps))
-    while waiting and needed.isdisjoint(on_device):
-        number = -heapq.heappop(waiting)
-        if number not in before:
-            before.add(number)
-            each = steps[number]
-            need({window.storage for window in windows_in((each.args, each.kwargs, each.outputs))}, number)
+    needed, before = needed_for(windows_in((step.args, step.kwargs)), steps, on_device)
     if not needed.isdisjoint(on_device):
         return None
     question = Question(
@@ -62,6 +46,31 @@ def ask(
         None,
     )
     return replace(question, answer=_answer(question, values))
+
+
+def needed_for(windows: Iterable[Window], steps: Steps, enough: Collection[int] = ()) -> tuple[set[int], set[int]]:
+    """The storages that windows hang on after all steps, and the numbers of the steps that wrote them.
+
+    enough: storages of which one is enough to know, so that others may be missing then.
+    """
+    needed: set[int] = set()
+    before: set[int] = set()  # numbers of steps
+    waiting: list[int] = []  # the same, negative, as a heap
+
+    def need(storages: set[int], at: int) -> None:
+        for storage in storages - needed:
+            needed.add(storage)
+            for number in steps.writers(storage, at):
+                heapq.heappush(waiting, -number)
+
+    need({window.storage for window in windows}, len(steps))
+    while waiting and needed.isdisjoint(enough):
+        number = -heapq.heappop(waiting)
+        if number not in before:
+            before.add(number)
+            each = steps[number]
+            need({window.storage for window in windows_in((each.args, each.kwargs, each.outputs))}, number)
+    return needed, before
 
 
 def hold(questions: Iterable[Question], values: Mapping[str, torch.Tensor]) -> bool:

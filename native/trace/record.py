@@ -26,9 +26,10 @@ from torch.utils._pytree import tree_flatten, tree_map
 from .apart import Refused, naming
 from .graph import Question, Trace, TracedOp, Window
 from .kept_state import unchanged
+from .known import knowing
 from .module_part import Function, OfPart, fakes_of, weights_in
 from .one_step import recording
-from .questions import TraceError, ask, code_of, model_code, model_frame
+from .questions import TraceError, ask, code_of, model_code, model_frame, needed_for
 from .recorder import Recorder
 from .rows import ChosenRows
 
@@ -65,6 +66,8 @@ def _fast(function: Any, *args: Any, **kwargs: Any) -> Any:
     mode, device = first.fake_mode, first.fake_device
     with in_kernel_invocation_manager(mode):
         made = function(*args, **kwargs)
+    if made is first:  # as `to` returns a tensor that is already so
+        return made
     if isinstance(made, torch.Tensor):
         return FakeTensor(mode, made, device)
     return [FakeTensor(mode, view, device) for view in made]
@@ -172,6 +175,10 @@ class _OperationMode(TorchDispatchMode):
         finally:
             self.answers = before
 
+    def constant(self, x: torch.Tensor) -> Any:
+        """The values of a tensor; None where they hang on an input or a weight, or are of what passes unrecorded."""
+        return None if self.answers is None else self.answers.constant(x)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         answers = self.answers
@@ -225,7 +232,7 @@ class _Answers:
         self, model: str, recorder: Recorder, values: Mapping[str, torch.Tensor], environment: ShapeEnv
     ) -> None:
         self.model = model
-        self.rows = ChosenRows(recorder, environment, self._constant)
+        self.rows = ChosenRows(recorder, environment, self.constant)
         self.recorder = recorder
         self.values = values
         self.inputs: dict[str, Window] = {}
@@ -250,9 +257,15 @@ class _Answers:
         """Whether the values of a tensor hang on the weights."""
         return self._question("value", torch.clone, (x,), {}) is None
 
-    def _constant(self, x: torch.Tensor) -> Any:
+    def constant(self, x: torch.Tensor) -> Any:
+        """The values of a tensor; None where they hang on an input or a weight."""
         question = self._question("value", torch.clone, (x,), {})
         return question.answer if question is not None and not question.inputs else None
+
+    def on_input(self, x: torch.Tensor) -> bool:
+        """Whether a tensor hangs on an input."""
+        needed, _ = needed_for([self.recorder.window(x)], self.recorder.steps)
+        return any(window.storage in needed for window in self.inputs.values())
 
     def _question(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Question | None:
         recorder = self.recorder
@@ -331,8 +344,8 @@ def trace(
         answers.rows.unrecorded = operations.paused
         replaced = {f"module.{name}": tensor for name, tensor in weights.items()}
         with (
-            unchanged(part), _module_paths(part, path, recorder), recording(recorder, operations.silent), operations,
-            _AtomicMode(recorder, operations),
+            unchanged(part), _module_paths(part, path, recorder), recording(recorder, operations.silent),
+            knowing(operations.constant, answers.on_input), operations, _AtomicMode(recorder, operations),
         ):  # fmt: skip
             try:
                 # A layer that a module has under several names has the weights of the last, as when a file is loaded.

@@ -232,6 +232,15 @@ class WeightSet:
         }
         return replace(self, parameters=kept, arrays=self.arrays | dict(arrays))
 
+    def joined(self, others: Mapping[str, WeightSet]) -> WeightSet:
+        """A copy of the set that has those of other models too, each under a prefix."""
+        parameters, arrays, files = dict(self.parameters), dict(self.arrays), dict.fromkeys(self.files)
+        for prefix, other in others.items():
+            parameters |= {prefix + name: replace(each, name=prefix + name) for name, each in other.parameters.items()}
+            arrays |= {prefix + name: each for name, each in other.arrays.items()}
+            files |= dict.fromkeys(other.files)
+        return replace(self, parameters=parameters, arrays=arrays, files=tuple(files))
+
     def require(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Checks that the set has a module's parameters in their shapes (torch order). Raises WeightFileError."""
         present = self.shapes()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...native.weights import WeightFileError, WeightSet
-from .build import described, own_values, parameters_without_values, weights_of
+from .build import described, own_values, parameters_without_values, read_buffers, weights_of
 from .identify import another_kind, refuse_adapters
 from .recording import Recording
 
@@ -63,9 +63,7 @@ def autoencoder(
     _replace_absent(core, recording)
     own = own_values(core, recording)
     weights = weights_of(core, recording, f"VAE ({type(core).__name__})", own)
-    for buffer in core.buffers():  # nodes compute with some of them outside the autoencoder
-        if recording.knows(buffer):
-            buffer.copy_(recording.values(buffer))
+    read_buffers(core, recording)
     return vae, weights
 
 

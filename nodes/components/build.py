@@ -53,6 +53,7 @@ def diffusion_weights(model: comfy.model_base.BaseModel, recording: Recording, p
     _check_layers(recording.header, model.diffusion_model, prefix)
     _check_first_blocks(recording, model.diffusion_model, prefix)
     _read_beside(model, recording)
+    read_buffers(model.diffusion_model, recording)
     return weights_of(model.diffusion_model, recording, f"{type(model.model_config).__name__} diffusion model")
 
 
@@ -169,6 +170,14 @@ def weights_of(
             if parameter is not None:
                 part._parameters[key] = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
     return WeightSet(name, parameters, header.files, arrays)
+
+
+def read_buffers(core: torch.nn.Module, recording: Recording) -> None:
+    """Give a module's buffers the values that the file has: nodes and core's own code compute with some of them."""
+    for buffer in core.buffers():
+        if buffer.numel() and recording.knows(buffer):  # a file may have an empty one, as a mark
+            with torch.no_grad():  # PixArt has a parameter among them
+                buffer.copy_(recording.values(buffer))
 
 
 def own_values(core: torch.nn.Module, recording: Recording) -> dict[str, torch.Tensor]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import ref
 
 import comfy.ops
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor
 
+from ...native.engines.model import Model
 from ...native.errors import NotFinite
 from ...native.lower import LowerOptions
 from ...native.placement import CPU, Placement
+from ...native.trace import known_value, untraced
 from ...native.weights import Array, WeightSet
 from ...native.wire.turn import NO_TURN, Turn
 from .host import current_host
@@ -122,6 +125,8 @@ class Component(torch.nn.Module):
         held_weights = replace(weights, parameters=held, arrays=arrays)
         self.engine_model = self.host.model_for(core, held_weights, placement, options, self.tokens)
         self.loaded = LoadedWeights(self.engine_model, self, self.host.lifetimes)
+        self._joined: Sequence[Component] = ()
+        self._joined_to: Callable[[], Component | None] = lambda: None
 
     def __getattr__(self, name: str) -> Any:
         """As torch.nn.Module's; raises NotImplementedError for the layers that ComfyUI's own module would have.
@@ -151,6 +156,24 @@ class Component(torch.nn.Module):
         with self.host.engine_call(self.engine_model):
             self.loaded.load(self.host.progress(), self.host.is_interrupted)
 
+    @property
+    def joined_to(self) -> Component | None:
+        """The component whose programs compute this one, with a copy of its weights."""
+        return self._joined_to()
+
+    def join(self, others: Sequence[Component]) -> None:
+        """Compute other components in the programs of this one, those that are placed alike, and no others."""
+        model = self.engine_model
+        joined = [each for each in others if model.can_join and _placed_alike(each.engine_model, model)]
+        for each in self._joined:
+            each._joined_to = lambda: None
+        for each in joined:
+            each._joined_to = ref(self)
+            if each.loaded.is_loaded:
+                each.loaded.unload()
+        self._joined = joined
+        self.loaded.join([each.engine_model for each in joined])
+
     def set_patches(self, named: Mapping[str, tuple[str, Sequence[Patch]]], widened: float) -> None:
         """Change the weights so, instead of as before; named, widened: as for lora.patches_of. Raises LoRAError."""
         shapes = self.local_weights.shapes()
@@ -175,11 +198,15 @@ class Component(torch.nn.Module):
 
         key: every value besides the inputs that steers what the function does. inputs: on any device; floats go in and
         come out as float32. turn: as for Model.run. Raises what the host knows as out of memory when the device has
-        none left; and, for a node that has it computed within a trace of another model, what makes the trace ask for
-        values.
+        none left; and, for a function that has it computed within a trace of another model, what makes the trace ask
+        for values, unless the inputs are known there.
         """
         if any(isinstance(x, FakeTensor) for x in inputs.values()):
-            raise DataDependentOutputException(torch.ops.aten._local_scalar_dense.default)
+            values = {name: known_value(x) if isinstance(x, FakeTensor) else x for name, x in inputs.items()}
+            known = {name: x for name, x in values.items() if x is not None}
+            if len(known) < len(inputs):
+                raise DataDependentOutputException(torch.ops.aten._local_scalar_dense.default)
+            return untraced(lambda: self.compute(key, function, known, turn))
         self._make_ready()
         with self.host.engine_call(self.engine_model, self.oom_retryable):
             try:
@@ -202,6 +229,11 @@ class Component(torch.nn.Module):
             self.load()
         self.loaded.begin_phase()
         self.host.lifetimes.unload_orphans(self.loaded)
+
+
+def _placed_alike(one: Model, other: Model) -> bool:
+    places = [(each.placement.device, each.placement.residency, each.placement.budget) for each in (one, other)]
+    return places[0] == places[1]
 
 
 def components_of(model: torch.nn.Module) -> Iterator[tuple[str, Component]]:

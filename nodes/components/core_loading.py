@@ -14,7 +14,7 @@ import torch
 
 from ...native.placement import Placement
 from ...native.weights import WeightFileError, WeightSet, read_header
-from .build import described, own_values, parameters_without_values, weights_of
+from .build import described, own_values, parameters_without_values, read_buffers, weights_of
 from .component import MetaOperations
 from .core_function import with_names
 from .core_module import CoreModule, with_components
@@ -138,9 +138,7 @@ def _weights(
     """later: in the place of weights that it takes of another model."""
     own = {**own_values(module, recording), **later}
     weights = weights_of(module, recording, _name(loader, module), own)
-    for buffer in module.buffers():
-        if recording.knows(buffer):
-            buffer.copy_(recording.values(buffer))
+    read_buffers(module, recording)
     return weights
 
 

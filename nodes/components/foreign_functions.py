@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_leaves
 
 from ...native.trace import as_one_step
-from .kept_values import Same, kept_by
+from .kept_values import Same, unless_it_fails
 
 OPTIONS = ("patches", "patches_replace", "optimized_attention_override")
 _BLOCKS = "dit"  # of patches_replace: functions that call a block of the model, which are no islands
@@ -73,14 +73,6 @@ def _names(code: types.CodeType, option: str) -> bool:
     return any(each == option or (isinstance(each, types.CodeType) and _names(each, option)) for each in code.co_consts)
 
 
-def has_weights(function: Function) -> bool:
-    """Whether a function brings a torch module of its own, whose weights are in this process."""
-    return any(
-        isinstance(each, Same) and isinstance(each.value, torch.nn.Module)
-        for each in kept_by(function)  # type: ignore[attr-defined]
-    )
-
-
 def is_traced(tensors: Mapping[str, Tensor]) -> bool:
     """Whether the tensors of a call are those of a trace."""
     return any(isinstance(tensor, FakeTensor) for tensor in tensors.values())
@@ -124,16 +116,24 @@ def _island(function: Function, live: Callable[[], Mapping[str, Any]]) -> Functi
 
     def called(args: Any, kwargs: Any) -> Any:
         def current(value: Any) -> Any:
-            return {**live(), **value} if isinstance(value, _Static) else value
+            if isinstance(value, _Options):
+                return {**live(), **value.static, **value.traced}
+            return {key: current(each) for key, each in value.items()} if type(value) is dict else value
 
-        with torch.no_grad():
+        with torch.no_grad(), unless_it_fails(function) if is_any_fake((args, kwargs)) else nullcontext():
             return function(*map(current, args), **{key: current(each) for key, each in kwargs.items()})
 
     def call(*args: Any, **kwargs: Any) -> Any:
         def static(value: Any) -> Any:
-            if not isinstance(value, dict) or _holds_activations(value):
+            if not isinstance(value, dict):
                 return value
-            return _Static({key: each for key, each in value.items() if not _tensors_in(each)})
+            if _holds_activations(value):
+                return {key: static(each) if key == "transformer_options" else each for key, each in value.items()}
+            plain = _Static({key: each for key, each in value.items() if not _tensors_in(each)})
+            traced: dict[str, Tensor] = {
+                key: each for key, each in value.items() if isinstance(each, FakeTensor) and key not in live()
+            }
+            return _Options(plain, traced)
 
         given = [static(each) for each in args], {key: static(each) for key, each in kwargs.items()}
         return as_one_step(name_of(function), called, given)
@@ -149,17 +149,25 @@ def in_one_step(function: Function) -> Function:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         given = args, kwargs
-        return as_one_step(name_of(function), called, given) if _is_any_fake(given) else called(*given)
+        return as_one_step(name_of(function), called, given) if is_any_fake(given) else called(*given)
 
     return call
 
 
-def _is_any_fake(value: Any) -> bool:
+def is_any_fake(value: Any) -> bool:
+    """Whether a tensor of a trace is in a value."""
     return any(isinstance(each, FakeTensor) for each in tree_leaves(value))
 
 
 class _Static(dict[str, Any]):
     """Options that a block of the model adds, without tensors; a leaf to torch's pytree."""
+
+
+class _Options(NamedTuple):
+    """Options that a function is given. traced: tensors that functions before it have put there."""
+
+    static: _Static
+    traced: dict[str, Tensor]
 
 
 _ACTIVATIONS = ("img", "txt", "x", "vec")

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
+
+from ...native.trace import hangs_on_input, has_left_trace, known_value
 
 _DEPTH, _MOST = 4, 500  # how far, and how many values, what a function keeps is looked through
 _OURS = ("torch", "comfy", "numpy", "builtins", "types")  # packages whose objects are not looked into
@@ -40,6 +42,14 @@ class ReadsKept(Exception):
 
 class KeepsValues(Exception):
     """Functions that, being traced, have kept something that no program can compute."""
+
+    def __init__(self, functions: Sequence[Function]) -> None:
+        super().__init__()
+        self.functions = functions
+
+
+class Settled(Exception):
+    """Functions that, being traced, have made something that is the same for all steps, and keep it from now on."""
 
     def __init__(self, functions: Sequence[Function]) -> None:
         super().__init__()
@@ -99,9 +109,26 @@ def _keep(value: Any, found: list[Hashable], seen: set[int], depth: int) -> None
         return
     seen.add(id(value))
     found.append(Same(value) if not isinstance(value, (dict, list, tuple, set)) else type(value))
-    if depth < _DEPTH:
+    if depth < _DEPTH and not is_model(value):
         for item in _inside(value):
             _keep(item, found, seen, depth + 1)
+
+
+def is_model(value: Any) -> bool:
+    """Whether a value is a model as nodes pass it on, or a module of one, whose state is no function's."""
+    return isinstance(value, torch.nn.Module) or hasattr(value, "model_options") or hasattr(value, "patcher")
+
+
+def modules_of(function: Function) -> list[torch.nn.Module]:
+    """The torch modules that a function has, by itself or in a model that a node has loaded.
+
+    Also those of `models`, by which functions tell ComfyUI what to load (ModelPatcher.model_patches_models).
+    """
+    found = [each.value for each in kept_by(function) if isinstance(each, Same)]  # type: ignore[attr-defined]
+    models = getattr(function, "models", None)
+    found += models() if callable(models) else []
+    held = [getattr(each, "model", None) if hasattr(each, "model_options") else each for each in found]
+    return [each for each in held if isinstance(each, torch.nn.Module)]
 
 
 def _inside(value: Any) -> Iterator[Any]:
@@ -157,6 +184,8 @@ def _containers(functions: Sequence[Function]) -> list[tuple[Any, Function]]:
     def look(value: Any, depth: int, function: Function) -> None:
         if id(value) in seen or depth > _DEPTH or isinstance(value, (Tensor, str, bytes)) or len(seen) > _MOST:
             return
+        if is_model(value):
+            return
         seen.add(id(value))
         if isinstance(value, types.FunctionType):
             found.extend((cell, function) for cell in value.__closure__ or ())
@@ -178,6 +207,7 @@ class Kept:
 
     def __init__(self, functions: Sequence[Function], islands: Sequence[Function]) -> None:
         self._containers = _containers([*functions, *islands])
+        self._settled: list[tuple[Any, Any, Any]] = []  # values by container and key, which stay
         self._before = [_copy(each) for each, _ in self._containers]
         self._count = sum(any(owner is each for each in functions) for _, owner in self._containers)  # they come first
 
@@ -202,23 +232,58 @@ class Kept:
                     yield each, function
 
     def left(self) -> tuple[list[Left], list[Tensor]]:
-        """The places in which the call has left tensors of a trace, and these. Raises KeepsValues for anything else."""
+        """The places in which the call has left tensors of a trace, and these.
+
+        Raises Settled where another model has computed in it, for what is the same at all steps, and KeepsValues where
+        it has left anything else.
+        """
+        repeating = self._settle() if has_left_trace() else []
         places: list[Left] = []
         tensors: list[Tensor] = []
         refused = [function for each, version, function in self._versions if each._version != version]
-        for number, (container, function) in enumerate(self._containers[: self._count]):
-            before, now = _items(container, self._given[number]), dict(_items(container, _copy(container)))
-            for key in _changed(dict(before), now):
-                leaves, nesting = tree_flatten(now.get(key, container))
-                of_the_trace = all(each is None or isinstance(each, FakeTensor) for each in leaves)
-                if isinstance(container, (list, set)) or not of_the_trace:
-                    refused.append(function)
-                    continue
-                tensors += [each for each in leaves if each is not None]
-                places.append(Left(number, key, nesting, tuple(None if x is None else x.dtype for x in leaves)))
+        for number, container, key, value, function in self._left():
+            if any(function is each for each in repeating):
+                continue
+            leaves, nesting = tree_flatten(value)
+            of_the_trace = all(each is None or isinstance(each, FakeTensor) for each in leaves)
+            if isinstance(container, (list, set)) or not of_the_trace:
+                refused.append(function)
+                continue
+            tensors += [each for each in leaves if each is not None]
+            places.append(Left(number, key, nesting, tuple(None if x is None else x.dtype for x in leaves)))
         if refused:
             raise KeepsValues(refused)
         return places, tensors
+
+    def _left(self) -> Iterator[tuple[int, Any, Any, Any, Function]]:
+        """Each value that the call has left: its container by number and itself, the key, the value, the function."""
+        for number, (container, function) in enumerate(self._containers[: self._count]):
+            before, now = _items(container, self._given[number]), dict(_items(container, _copy(container)))
+            for key in _changed(dict(before), now):
+                yield number, container, key, now.get(key, container), function
+
+    def _settle(self) -> list[Function]:
+        """Raise Settled where all that a function has left is known, which stays.
+
+        Gives the functions that leave the same at every call, but have it computed with weights: it need not stay.
+        """
+        by_function: dict[int, list[tuple[Any, Any, Any, Function]]] = {}
+        for _, container, key, value, function in self._left():
+            by_function.setdefault(id(function), []).append((container, key, value, function))
+        settled, repeating = [], []
+        for left in by_function.values():
+            function = left[0][-1]
+            unknown = [each for _, _, value, _ in left for each in tree_flatten(value)[0] if _is_unknown(each)]
+            if any(map(hangs_on_input, unknown)) or any(value is container for container, _, value, _ in left):
+                continue
+            if unknown:
+                repeating.append(function)
+                continue
+            self._settled += [(container, key, tree_map(_known, value)) for container, key, value, _ in left]
+            settled.append(function)
+        if settled:
+            raise Settled(settled)
+        return repeating
 
     def put_back(self) -> None:
         """Restore all that the functions keep."""
@@ -230,6 +295,8 @@ class Kept:
             else:
                 container.clear()
                 container.update(before)
+        for container, key, value in self._settled:
+            _put(container, key, value)
 
 
 @contextmanager
@@ -241,6 +308,17 @@ def traced(functions: Sequence[Function], islands: Sequence[Function] = ()) -> I
         yield kept
     finally:
         kept.put_back()
+
+
+@contextmanager
+def unless_it_fails(function: Function) -> Iterator[None]:
+    """A call of a function that may end halfway, in the trace of a model: what it keeps is then as before."""
+    kept = Kept([function], [])
+    try:
+        yield
+    except Exception:
+        kept.put_back()
+        raise
 
 
 def leave(functions: Sequence[Function], places: Sequence[Left], computed: Callable[..., Tensor]) -> None:
@@ -266,6 +344,14 @@ def holding_left(functions: Sequence[Function]) -> list[Function]:
 def _changed(before: dict[Any, Any], now: dict[Any, Any]) -> list[Any]:
     """The keys whose values are other objects, new or gone."""
     return [key for key in {**before, **now} if key not in now or key not in before or before[key] is not now[key]]
+
+
+def _is_unknown(value: Any) -> bool:
+    return isinstance(value, FakeTensor) and known_value(value) is None
+
+
+def _known(value: Any) -> Any:
+    return known_value(value) if isinstance(value, FakeTensor) else value
 
 
 def _prepared(value: Any, copies: dict[int, Tensor], hide: bool) -> Any:

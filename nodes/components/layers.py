@@ -11,14 +11,22 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch._subclasses import FakeTensor
+from torch._subclasses import FakeTensor, FakeTensorMode
+from torch.func import functional_call
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_map
 
+from ...native.trace import fakes_of, is_asked_for_shapes, weights_in
 from ...native.weights import Array, ComputedArray, WeightSet, read_parameter
 from .component import layers_elsewhere
 
 
 class Owner(Protocol):
     """A component, as its layers see it."""
+
+    @property
+    def joined_to(self) -> object | None:
+        """The component whose programs compute this one."""
 
     def call(self, name: str, args: Any, kwargs: Any) -> Any:
         """A method of the model, by its path in it."""
@@ -87,10 +95,28 @@ class Layer:
         return Layer(self._layer[index], f"{self._path}.{index}", self._owner)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Computes it; raises NotImplementedError within a trace of the model, which cannot have another's weights."""
-        if any(isinstance(each, FakeTensor) for each in (*args, *kwargs.values())):
+        """Computes it; raises NotImplementedError within a trace of a model that it is not joined to.
+
+        Of a function that is one step of a trace, and is asked for shapes, it has those.
+        """
+        fake = next((each for each in (*args, *kwargs.values()) if isinstance(each, FakeTensor)), None)
+        if fake is None or self._owner.joined_to is not None:
+            return self._owner.call(f"{self._path}.forward", args, kwargs)
+        if not is_asked_for_shapes():
             raise self._refusal()
-        return self._owner.call(f"{self._path}.forward", args, kwargs)
+        return self._shaped(fake.fake_mode, args, kwargs)
+
+    def _shaped(self, mode: FakeTensorMode, args: Any, kwargs: Any) -> Any:
+        """The results of core's own code, of tensors without values."""
+
+        def fake(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor) or (isinstance(value, FakeTensor) and not value.is_inference()):
+                return value
+            return fakes_of(mode, {"": value})[""]
+
+        with _disable_current_modes():
+            weights, given = fakes_of(mode, weights_in(self._layer, "", ())), tree_map(fake, (args, kwargs))
+        return functional_call(self._layer, weights, *given, tie_weights=False)
 
     def _refusal(self) -> NotImplementedError:
         return layers_elsewhere(f"reaches into the model for its layer {self._path}")

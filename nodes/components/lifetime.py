@@ -6,7 +6,7 @@ import atexit
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 from weakref import WeakSet, finalize
 
@@ -43,6 +43,13 @@ class LoadedWeights:
         """Change the model so, instead of as before."""
         before = self.model.weights.digest
         self.model.set_patches(patches)
+        if self.model.weights.digest != before:
+            self._replaced.append(before)
+
+    def join(self, others: Sequence[Model]) -> None:
+        """As Model.join."""
+        before = self.model.weights.digest
+        self.model.join(others)
         if self.model.weights.digest != before:
             self._replaced.append(before)
 

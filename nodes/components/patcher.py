@@ -11,6 +11,7 @@ import comfy.hooks
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
+from torch.utils._python_dispatch import _disable_current_modes
 
 from . import lora
 from .component import Component, components_of, layers_elsewhere
@@ -76,20 +77,34 @@ class ComponentPatcher(ModelPatcher):
         force_patch_weights: bool = False,
         full_load: bool = False,
     ) -> None:
-        """Bring the weights to their device and make this patcher's LoRAs the ones that count."""
+        """Bring the weights to their device and make this patcher's LoRAs the ones that count.
+
+        A function of another node may ask for it within a trace, of which it is no part.
+        """
+        with _disable_current_modes():
+            self._load(device_to, lowvram_model_memory, force_patch_weights, full_load)
+
+    def _load(self, device_to: Any, *more: Any) -> None:
         if self.weight_wrapper_patches:
             raise lora.LoRAError("A GGML model cannot be trained: its weights are quantized and in another process.")
+        self._join()
         self._set_patches(None)
         self.current_hooks = None
         for _, module in components_of(self.model):
-            module.load()
+            if module.joined_to is None:
+                module.load()
         self.model.device = device_to
         self.model.model_lowvram = False
         self.model.model_loaded_weight_memory = self.model_size()
         self.model.current_weight_patches_uuid = self.patches_uuid
         for callback in self.get_all_callbacks(CallbacksMP.ON_LOAD):
-            callback(self, device_to, lowvram_model_memory, force_patch_weights, full_load)
+            callback(self, device_to, *more)
         self.apply_hooks(self.forced_hooks, force_apply=True)
+
+    def partially_load(self, *args: Any, **kwargs: Any) -> Any:
+        """As ModelPatcher, which calls `load` only where this patcher's weights are not those that are loaded."""
+        self._join()
+        return super().partially_load(*args, **kwargs)
 
     def get_free_memory(self, device: Any) -> int:
         """0: otherwise core computes several conditions at once where memory is free, and a step takes more of it.
@@ -147,6 +162,13 @@ class ComponentPatcher(ModelPatcher):
         config = getattr(self.model, "model_config", None)
         channels = (getattr(config, "unet_config", None) or {}).get("in_channels")
         return channels / self.model.latent_format.latent_channels if isinstance(channels, int) else 1.0
+
+    def _join(self) -> None:
+        """Have the model's programs compute the models that its functions bring, where these are placed alike."""
+        brought = {id(each): each for each in self.model_patches_models() if isinstance(each, ComponentPatcher)}
+        others = [module for each in brought.values() for _, module in components_of(each.model)]
+        for _, module in components_of(self.model):
+            module.join(others)
 
     def _set_patches(self, hooks: comfy.hooks.HookGroup | None) -> None:
         patches = defaultdict(list, {key: list(entries) for key, entries in self.patches.items()})

@@ -16,14 +16,14 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from ...native.trace import TraceError
+from ...native.trace import TraceError, known_value
 from ...native.weights import WeightSet, read_parameter
 from . import foreign_functions, kept_values
 from .attention_override import own_attention
 from .call_arguments import join, part
 from .component import Component, Function, layers_elsewhere
 from .kept_programs import keep_reads, known_reads, nesting_as_values, nesting_of, storable
-from .kept_values import KeepsValues, Kept, Left, ReadsKept, Same
+from .kept_values import KeepsValues, Kept, Left, ReadsKept, Same, Settled
 from .layers import HostLayer, Layer, LayerWeights, is_plain
 
 _COMPUTED = ("_forward",)  # our methods that only have core's of the same name computed
@@ -31,6 +31,7 @@ _WHOLE = ("forward", *_COMPUTED)  # methods of the model itself, which are trace
 # How the results of a call are nested, with types where it has tensors, and what functions of other nodes keep of it:
 # also of calls that another component of the same module has traced.
 _nestings: dict[Hashable, tuple[TreeSpec, list[Any], list[Left]]] = {}
+_marks: dict[Hashable, dict[str, Tensor]] = {}  # that the module notes of a call with tensors of these shapes
 
 
 class _ReadsMore(Exception):
@@ -80,6 +81,17 @@ def _forms(call: dict[str, Any]) -> Hashable:
     """The content of the arguments of a call, and how often their tensors were written to."""
     tensors: dict[str, Tensor] = {}
     return part(call, "", tensors), tuple(each._version for each in tensors.values())
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> Hashable:
+    return tuple((at, tuple(x.shape)) for at, x in tensors.items())
+
+
+def _noted(core: torch.nn.Module, before: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Marks that a module notes as its attributes, for whoever called it to read: whole numbers and truth values."""
+    new = {name: x for name, x in vars(core).items() if isinstance(x, Tensor) and before.get(name) is not x}
+    values = {name: known_value(x) for name, x in new.items() if not x.is_floating_point()}
+    return {name: x for name, x in values.items() if x is not None}
 
 
 class TracedModule(Component):
@@ -181,6 +193,8 @@ class TracedModule(Component):
 
         Results have the type of the first float that goes in, numbers of things and truth values their own.
         """
+        if self.joined_to is not None and foreign_functions.is_any_fake((args, kwargs)):
+            return attrgetter(name)(self.engine_model.module)(*args, **kwargs)
         if name in self._on_host or (name not in _WHOLE and not is_plain((args, kwargs))):
             return self._by_layers(name, args, kwargs)
         signature = inspect.signature(attrgetter(name)(self.engine_model.module))
@@ -195,7 +209,8 @@ class TracedModule(Component):
         foreign = [*foreign_functions.functions_in(options or {}), *self._methods.values()]
         if foreign:
             self._reads |= set(foreign_functions.OPTIONS)
-            self._islands |= {Same(each) for each in foreign if foreign_functions.has_weights(each)}
+            self._islands |= {Same(each) for each in foreign if not all(map(self._has, kept_values.modules_of(each)))}
+        settled: list[Callable[..., Any]] = []
         while True:
             try:
                 return self._computed(name, arguments, options, foreign)
@@ -204,6 +219,10 @@ class TracedModule(Component):
             except (KeepsValues, ReadsKept) as error:
                 keeping = error.functions if isinstance(error, KeepsValues) else kept_values.holding_left(foreign)
                 self._make_islands(keeping, "keeps values from one step to the next")
+            except Settled as error:
+                if any(each in settled for each in error.functions):
+                    self._make_islands(error.functions, "has another model compute at every step")
+                settled += error.functions
             except TraceError as error:
                 if not foreign and name not in _WHOLE:
                     self._on_host.add(name)
@@ -214,7 +233,11 @@ class TracedModule(Component):
             except DataDependentOutputException:
                 if not foreign:
                     raise
-                raise foreign_functions.refusal(foreign, "computes with a model of its own") from None
+                self._make_islands(foreign, "computes with a model of its own")
+
+    def _has(self, module: torch.nn.Module) -> bool:
+        """Whether programs of this component compute another module."""
+        return isinstance(module, Component) and module.joined_to is self
 
     def _by_layers(self, name: str, args: Any, kwargs: Any) -> Any:
         """A method that asks for values, or is given what keeps some: core's own code, whose layers the engine has."""
@@ -256,12 +279,14 @@ class TracedModule(Component):
                 call["transformer_options"] = noted(
                     foreign_functions.for_a_trace(own, noted, self._islands, lambda: self._live)
                 )
-            before = _forms(call) if traced else ()
+            before, attributes = (_forms(call), dict(vars(core))) if traced else ((), {})
             with own_attention(), self._with_foreign(core, *((functions, islands) if traced else ([], []))) as kept:
                 flat, nesting = tree_flatten(
                     attrgetter(name)(core)(*call.get("", ()), **{key: each for key, each in call.items() if key})
                 )
                 left, tensors_left = kept.left()
+            if traced:
+                _marks[self.engine_model.identity, key, _shapes(tensors)] = _noted(core, attributes)
             if traced and name not in _WHOLE and _forms(call) != before:
                 raise TraceError(f"{name} changes what it is given")
             leaves = [x.dtype if isinstance(x, Tensor) else x for x in flat]
@@ -297,6 +322,7 @@ class TracedModule(Component):
         first = next((x for x in tensors.values() if x.is_floating_point()), torch.empty(0))
         computed = self.compute(key, function, tensors)
         nesting, leaves, left = _nestings[self.engine_model.identity, key]
+        vars(self).update(_marks.get((self.engine_model.identity, key, _shapes(tensors)), {}))
         results = iter(computed)
 
         def typed(dtype: torch.dtype) -> Tensor:

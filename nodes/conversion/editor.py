@@ -55,11 +55,12 @@ def convert_workflow(content: Mapping[str, Any]) -> tuple[dict[str, Any], Report
 
 
 def stored_values(node: Mapping[str, Any]) -> dict[str, Any]:
-    """As widget_values, also of a foreign loader whose pack is not installed."""
+    """As widget_values, also of a foreign loader whose pack is not installed; of another such node what has names."""
     if node["type"] in core.NODE_CLASS_MAPPINGS:
         return widget_values(node)
     stored = node.get("widgets_values") or []
-    return dict(stored) if isinstance(stored, Mapping) else dict(zip(ROWS[node["type"]].inputs, stored, strict=False))
+    names = ROWS[node["type"]].inputs if node["type"] in ROWS else ()
+    return dict(stored) if isinstance(stored, Mapping) else dict(zip(names, stored, strict=False))
 
 
 def _swap(node: Mapping[str, Any]) -> Swap | None:

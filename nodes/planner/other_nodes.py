@@ -203,15 +203,20 @@ def is_ours(value: Any) -> bool:
 
 def _is_executed(node_class: Any, inputs: Inputs) -> bool:
     makes = set(_output_types(node_class))
-    module = getattr(node_class, "RELATIVE_PYTHON_MODULE", None) or node_class.__module__
     return (
-        (module == "nodes" or module.startswith("comfy_extras."))
+        _is_core(node_class)
         and not getattr(node_class, "OUTPUT_NODE", False)
         and not getattr(node_class, "API_NODE", False)
         and not inspect.iscoroutinefunction(getattr(node_class, node_class.FUNCTION))
         and (makes <= _MADE | _ANY or (makes <= _MADE | _FOUND and any(map(is_ours, inputs.values()))))
         and makes & {"CONTROL_NET"} <= set(_input_types(node_class).values())
     )
+
+
+def _is_core(node_class: Any) -> bool:
+    """Whether a node is ComfyUI's own."""
+    module = getattr(node_class, "RELATIVE_PYTHON_MODULE", None) or node_class.__module__
+    return bool(module == "nodes" or module.startswith("comfy_extras."))
 
 
 def _assumed(node_class: Any, name: str, value: Any, inputs: Inputs, turn: NodeTurn) -> Any:
@@ -247,8 +252,10 @@ def _passed_on(node_class: Any, inputs: Inputs, unknown: Unknown, turn: NodeTurn
     waiting: Mapping[str, deque[Any]] = defaultdict(deque)
     for name, value in inputs.items():
         waiting[types.get(name, "")].append(value)
-    outputs = tuple(waiting[kind].popleft() if kind in _PASSED_ON and waiting[kind] else unknown for kind in makes)
-    if any(not isinstance(each, Unknown) for each in outputs):
+    shows = _is_core(node_class) and getattr(node_class, "OUTPUT_NODE", False)
+    kinds = set(makes) if shows else _PASSED_ON
+    outputs = tuple(waiting[kind].popleft() if kind in kinds and waiting[kind] else unknown for kind in makes)
+    if not shows and any(not isinstance(each, Unknown) for each in outputs):
         turn.assumptions.append(f"what passes through it unchanged, as {unknown.why}")
     return outputs
 

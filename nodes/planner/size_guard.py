@@ -15,15 +15,16 @@ from ...native.quota import check_quota
 from .unknown import Unplanned
 
 _MAX_BYTES = 1 << 30  # bytes
+_MAX_UNWRITTEN = 4 << 30  # of zeros without memory, which a node that leaves torch may still write
 _COMPUTED_BYTES = 16 << 20
 _OF_PICTURES = 4  # dimensions, or more; a mask has three, and its values may steer what a node does
 _REPEAT = torch.ops.aten.repeat.default
 
 
 class SizeGuard(TorchDispatchMode):
-    """Gives zeros without memory for large pictures and latents, whose values are not known anyway.
+    """Gives zeros without memory for large pictures, latents and layers' states, whose values are not known anyway.
 
-    Raises Unplanned from an operation whose result would be larger than 1 GiB.
+    Raises Unplanned from an operation whose result would be larger than 1 GiB, of those than 4 GiB.
     """
 
     def __torch_dispatch__(
@@ -37,12 +38,12 @@ class SizeGuard(TorchDispatchMode):
                 return args[0]
             return func(*args, **kwargs)
         nbytes = 4 * max(_elements(func, args, kwargs), default=0)
-        if nbytes > _MAX_BYTES:
-            raise Unplanned(f"it makes a tensor of {nbytes / 2**30:,.1f} GiB")
         if nbytes > _COMPUTED_BYTES:
             made = _shaped(func, args, kwargs)
-            if isinstance(made, torch.Tensor) and _is_large(made):
+            if isinstance(made, torch.Tensor) and _is_large(made) and 4 * made.numel() <= _MAX_UNWRITTEN:
                 return _zeros(made)
+            if nbytes > _MAX_BYTES:
+                raise Unplanned(f"it makes a tensor of {nbytes / 2**30:,.1f} GiB")
             check_quota(nbytes)
         return func(*args, **kwargs)
 

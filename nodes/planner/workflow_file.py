@@ -123,7 +123,7 @@ class _Editor:
             # The editor mutes what is in a subgraph one by one, and of a subgraph in another sends what is not.
             if node["type"] in self._subgraphs and not (left_out and scope.parent is None):
                 yield from self._executed(self._inside(scope, node))
-            elif not left_out and (node["type"] in core.NODE_CLASS_MAPPINGS or node["type"] in ROWS):
+            elif not left_out and (node["type"] in core.NODE_CLASS_MAPPINGS or node["type"] in ROWS or _missing(node)):
                 yield scope, node
 
     def _inside(self, scope: _Scope, host: Mapping[str, Any]) -> _Scope:
@@ -287,6 +287,12 @@ def _targets(graph: _Graph, given: Mapping[str, Any]) -> Iterator[tuple[Mapping[
         for slot in (node or {}).get("inputs") or []:
             if slot.get("link") == number and node is not None:
                 yield node, slot
+
+
+def _missing(node: Mapping[str, Any]) -> bool:
+    """Whether a node that ComfyUI does not have gives others something, as notes do not and no reroute of its own."""
+    gives = any(output.get("links") for output in node.get("outputs") or [])
+    return gives and node["type"] not in (_PRIMITIVE, _REROUTE)
 
 
 def _slot(node: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:

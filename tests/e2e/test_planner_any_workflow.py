@@ -78,6 +78,21 @@ def test_nodes_of_comfyui_between_are_executed(planning: Client, class_type: str
     assert told["notes"] == []
 
 
+def test_a_node_that_shows_what_it_is_given_passes_it_on(planning: Client) -> None:
+    """A mask is previewed on its way into the latent."""
+    graph = workflow("text_to_image")
+    sampler = graph[node_id(graph, "KSampler")]["inputs"]
+    graph["70"] = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 64, "height": 64}}
+    graph["71"] = {"class_type": "MaskPreview", "inputs": {"mask": ["70", 0]}}
+    graph["72"] = {
+        "class_type": "SetLatentNoiseMask", "inputs": {"samples": sampler["latent_image"], "mask": ["71", 0]},
+    }  # fmt: skip
+    sampler["latent_image"] = ["72", 0]
+    told = plan(planning, graph)
+    assert "Sampling" in titles(told)
+    assert told["notes"] == []
+
+
 def test_what_is_unknown_passes_on_and_is_said(planning: Client) -> None:
     """A ControlNet's file is not read for a plan: the verdict stands with what was assumed beside it."""
     graph = workflow("text_to_image")

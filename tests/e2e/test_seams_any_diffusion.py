@@ -83,6 +83,9 @@ def compared(small: Small, path: Path, device: str) -> tuple[Any, float]:
             ours = loader.load_diffusion(weights.read_header(path), device)
     assert type(ours.model) is type(core.model)
     assert type(ours.model.model_config).__name__ == small.kind
+    stored, module = core.model.diffusion_model.state_dict(), ours.model.diffusion_model.engine_model.module
+    for name, buffer in core.model.diffusion_model.named_buffers():  # some of which nodes take out of the model
+        assert name not in stored or torch.equal(module.get_buffer(name).float(), buffer.float()), name
     expected = sampled(core, small)
     result = sampled(ours, small)
     assert expected.isfinite().all()

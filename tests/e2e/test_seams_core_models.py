@@ -230,3 +230,23 @@ def test_a_model_is_what_core_takes_it_for() -> None:
         ours.mix.register_forward_hook(print)
     with pytest.raises(NotImplementedError, match="reaches into the model for its layer mix"):
         ours.mix.bias = None
+
+
+class Marking(torch.nn.Linear):
+    """Notes of each call what MiniMax's text encoder notes of its tokens, for whoever called it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        marks = torch.ones(len(x), dtype=torch.long)
+        marks[1:2] = 0
+        self.marks = marks
+        return super().forward(x)
+
+
+def test_marks_that_a_model_notes_can_be_read() -> None:
+    real = Marking(4, 3).requires_grad_(False)
+    core, held = part("nodes.components.memory_weights").module_in_memory(real, "a model")
+    ours = core_module.CoreModule(core, held, part("native.placement").Placement("CPU"))
+    for length in (3, 5, 3):
+        x = torch.randn(length, 4)
+        assert apart(ours(x), real(x)) <= BOUND
+        assert torch.equal(ours.marks, real.marks)

@@ -22,6 +22,7 @@ foreign_functions = part("nodes.components.foreign_functions")
 kept_values = part("nodes.components.kept_values")
 weights = part("native.weights")
 
+import comfy.model_patcher  # noqa: E402
 import comfy.patcher_extension  # noqa: E402
 
 Models = tuple[Any, Any]
@@ -282,6 +283,51 @@ def test_a_function_that_needs_layers_is_refused(models: Models) -> None:
     ours.add_object_patch("diffusion_model.forward_orig", forward_orig)
     with pytest.raises(NotImplementedError, match="reaches into the model for its layer img_in"):
         sample(ours)
+
+
+class Mixing(torch.nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mix = torch.nn.Linear(width, width)
+
+
+class WithModel:
+    """A function that brings a model, which it names to ComfyUI, and of which it calls a layer."""
+
+    def __init__(self, patcher: Any) -> None:
+        self.patcher = patcher
+
+    def models(self) -> list[Any]:
+        return [self.patcher]
+
+    def __call__(self, out: Tensor, options: dict[str, Any]) -> Tensor:
+        return out + self.patcher.model.mix(options["seen"])
+
+
+WithModel.__module__ = "comfy.a_patch"  # what ComfyUI's own objects hold is not looked into
+
+
+def test_a_layer_of_another_model_is_computed_between_steps(models: Models) -> None:
+    """It gets what a function before it has put into the options, and asks for no values where shapes are wanted."""
+    with torch.inference_mode(False):
+        real = Mixing(models[1].model.diffusion_model.hidden_size).requires_grad_(False)
+        made, held = part("nodes.components.memory_weights").module_in_memory(real, "a model")
+    component = part("nodes.components.core_module").CoreModule(made, held, part("native.placement").Placement("CPU"))
+    cpu = torch.device("cpu")
+    other = part("nodes.components.patcher").ComponentPatcher(component, cpu, cpu)
+    theirs = comfy.model_patcher.ModelPatcher(real, cpu, cpu)
+
+    def change(model: Any) -> Any:
+        def seen(out: Tensor, options: dict[str, Any]) -> Tensor:
+            options["seen"] = out.tanh()
+            return out
+
+        model.set_model_attn1_output_patch(seen)
+        model.set_model_attn1_output_patch(WithModel(other if model.model is models[0].model else theirs))
+        return model
+
+    with patch.object(torch.random, "fork_rng", side_effect=AssertionError):  # of functions that ask for values
+        same(models, change)
 
 
 def test_torch_compile_changes_nothing(models: Models) -> None:

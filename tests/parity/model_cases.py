@@ -130,10 +130,12 @@ MODELS = (
 )  # fmt: skip
 
 
-# Tables of positions that are no Embedding, and the ends of the names of vectors that scale.
+# Ends of names: of tables of positions that are no Embedding, and of vectors that scale.
 _TABLES = (
     "pos_embed", "position_embedding", "positional_embedding", "pos_embedding", "embed_positions", "shared.weight",
 )  # fmt: skip
+# Buffers that have no values until a file is loaded: SD3's, SeedVR2's, MiniMax H3's.
+_UNSET = ("pos_embed", "_conditioning", "mask_token")
 _SCALES = ("weight", "gamma", "scale", "alpha", "beta", "original0", "_g")
 
 
@@ -141,9 +143,9 @@ def randomize(module: torch.nn.Module) -> torch.nn.Module:
     """Weights that keep activations near one.
 
     Matrices and kernels by their fan-in, tables of embeddings and positions as they come, norms near one. Of the
-    buffers only statistics of batch norms and tables of positions: the others the module computes for itself.
+    buffers only what files hold, such as statistics of batch norms: the others the module computes for itself.
     """
-    generator = torch.Generator().manual_seed(3)
+    generator, stored = torch.Generator().manual_seed(3), module.state_dict()
     tables = {f"{name}.weight" for name, part in module.named_modules() if isinstance(part, torch.nn.Embedding)}
     for name, p in module.named_parameters():
         noise = _noise(p, generator)
@@ -157,8 +159,10 @@ def randomize(module: torch.nn.Module) -> torch.nn.Module:
             buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
         elif name.endswith("running_var"):
             buffer.copy_(1 + 0.1 * torch.rand(buffer.shape, generator=generator))
-        elif name.endswith("pos_embed"):  # SD3's has no values until a file is loaded
+        elif name.endswith(_UNSET):
             buffer.copy_(torch.randn(buffer.shape, generator=generator))
+        elif name.endswith("inv_freq") and name in stored:
+            buffer.copy_(10000.0 ** -torch.linspace(0, 1, len(buffer) + 1)[:-1])
     return module.eval().requires_grad_(False)
 
 

@@ -151,7 +151,8 @@ DIFFUSION: Mapping[str, Diffusion] = {
         "txtfusion.projector.weight": (1, 12), "txtfusion.layerwise_blocks.0.prenorm.scale": (2560,)},
         wide=("txtfusion.projector.weight", "txtfusion.layerwise_blocks.0.prenorm.scale")),
     "Lens": Diffusion("Lens", {"transformer_blocks": 48, "txt_norm": 4}, {
-        "img_in.weight": (1536, 128), "proj_out.weight": (128, 1536), "txt_norm.0.weight": (2880,)}),
+        "img_in.weight": (1536, 128), "proj_out.weight": (128, 1536), "txt_norm.0.weight": (2880,)},
+        sizes={"enc_hidden_dim": 2880, "selected_layer_index": (0, 1, 2, 3)}),
     "Anima": Diffusion("Anima"),
     "Ernie-Image": Diffusion("ErnieImage"),
     "PixelDiT": Diffusion("PixelDiTT2I"),
@@ -167,7 +168,7 @@ DIFFUSION: Mapping[str, Diffusion] = {
     "Wan causal 1.3B": replace(_wan("WAN21_CausalAR_T2V", size="1.3B"), config={"causal_ar": True}),
     "Wan 2.2 i2v 14B": _wan(channels=36, case="Wan 2.2 14B (36 channels)"),
     "Wan 2.2 5B": _wan("WAN22_T2V", 48, "5B"),
-    "Wan 2.1 i2v 14B": _wan("WAN21_I2V", 36),
+    "Wan 2.1 i2v 14B": replace(_wan("WAN21_I2V", 36), sizes={"num_heads": 2}),  # InfiniteTalk halves the heads
     "Wan 2.1 flf2v 14B": replace(_wan("WAN21_I2V", 36, case="Wan 2.1 flf2v")),
     "Wan 2.1 Fun control 1.3B": _wan("WAN21_FunControl2V", 48, "1.3B"),
     "Wan 2.1 Fun inpaint 1.3B": _wan("WAN21_I2V", 36, "1.3B"),
@@ -191,9 +192,15 @@ DIFFUSION: Mapping[str, Diffusion] = {
     "LTX-Video 0.9": Diffusion("LTXV", {"transformer_blocks": 28}, {
         "transformer_blocks.0.attn2.to_k.weight": (2048, 2048)}),
     "LTX-2": Diffusion("LTXAV", {"transformer_blocks": 48}, {
-        "transformer_blocks.0.attn2.to_k.weight": (4096, 4096)}, config=_LTX_2),
+        "transformer_blocks.0.attn2.to_k.weight": (4096, 4096)}, config=_LTX_2, sizes={
+        "audio_attention_head_dim": 32, "connector_num_layers": 1, "connector_num_attention_heads": 30,
+        "connector_attention_head_dim": 128}),
     "LTX-2.3": Diffusion("LTXAV", {"transformer_blocks": 48}, {
-        "transformer_blocks.0.attn2.to_k.weight": (4096, 4096)}, config=_LTX_2_3),
+        "transformer_blocks.0.attn2.to_k.weight": (4096, 4096)}, config=_LTX_2_3, sizes={
+        "cross_attention_dim": 128, "audio_cross_attention_dim": 64, "audio_attention_head_dim": 32,
+        "connector_num_layers": 1,
+        "connector_num_attention_heads": 2, "connector_attention_head_dim": 64,
+        "audio_connector_num_attention_heads": 2, "audio_connector_attention_head_dim": 32}),
     "CogVideoX inpaint": Diffusion("CogVideoX_Inpaint", {"blocks": 42}, {
         "blocks.0.norm1.linear.weight": (18432, 512), "patch_embed.proj.weight": (3072, 48, 2, 2),
         "patch_embed.text_proj.weight": (3072, 4096)}, case="CogVideoX 5B (rotary)"),
@@ -205,7 +212,7 @@ DIFFUSION: Mapping[str, Diffusion] = {
         "time_embedder.proj_out.weight": (2688, 5376), "rope.inv_freq": (16,)}),
     "SeedVR2 3B": Diffusion("SeedVR2"),
     "SeedVR2 7B": Diffusion("SeedVR2", markers={"blocks.35.mlp.vid.proj_out.weight": (3072, 1)}),
-    "ACE-Step": Diffusion("ACEStep"),
+    "ACE-Step": Diffusion("ACEStep", sizes={"lyric_encoder_vocab_size": 6693}),  # as its tokenizer has words
     "ACE-Step 1.5": Diffusion("ACEStep15", {"decoder.layers": 24}, {
         "decoder.layers.0.self_attn_norm.weight": (2048,), "decoder.layers.0.mlp.gate_proj.weight": (6144, 2048),
         "decoder.layers.0.self_attn.q_proj.weight": (2048, 2048),

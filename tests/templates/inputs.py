@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import wave
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from PIL import Image
 
 _PICTURES, _VIDEOS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"), (".mp4", ".webm", ".mov", ".mkv")
 _SOUNDS = (".wav", ".mp3", ".flac", ".ogg", ".m4a")
-_LOADERS = ("Load", "Video Slice")  # how the classes begin that read from the input folder
+_LOADERS = ("Load", "Video Slice", "Painter")  # how the classes begin that read from the input folder
+_PAINTED = re.compile(r"painted (\d+) of (\d+)\.png")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,16 @@ class Size:
     frames: int = 81
 
 
+def painted(prompt: Mapping[str, Any]) -> dict[str, Any]:
+    """The prompt with something that its user has painted, which a template does not bring: each node a strip."""
+    painters = [key for key, node in prompt.items() if node["class_type"] == "Painter"]
+    names = {key: f"painted {number} of {len(painters)}.png" for number, key in enumerate(painters)}
+    return {
+        key: {**node, "inputs": {**node["inputs"], "mask": names[key]}} if key in names else node
+        for key, node in prompt.items()
+    }
+
+
 def write_inputs(prompt: Mapping[str, Any], folder: Path, size: Size) -> None:
     """Writes what the prompt's loaders name and is not there."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -34,7 +46,9 @@ def write_inputs(prompt: Mapping[str, Any], folder: Path, size: Size) -> None:
         if path.exists() or not path.resolve().is_relative_to(folder.resolve()):
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix.lower() in _PICTURES:
+        if strip := _PAINTED.fullmatch(path.name):
+            _strip(size, int(strip[1]), int(strip[2])).save(path)
+        elif path.suffix.lower() in _PICTURES:
             _pattern(size).save(path)
         elif path.suffix.lower() in _VIDEOS:
             _write_video(path, size)
@@ -57,6 +71,13 @@ def _pattern(size: Size, turn: int = 0) -> Image.Image:
     y, x = np.mgrid[: size.height, : size.width].astype(np.float32)
     waves = [np.sin((x + 8 * turn) / 23), np.cos(y / 31), np.sin((x + y) / 47 + turn / 5)]
     return Image.fromarray(np.stack([127.5 + 127 * wave for wave in waves], axis=-1).astype(np.uint8))
+
+
+def _strip(size: Size, number: int, of: int) -> Image.Image:
+    """A picture that is opaque in one of so many vertical strips."""
+    opaque = np.zeros((size.height, size.width, 4), np.uint8)
+    opaque[:, number * size.width // of : (number + 1) * size.width // of] = 200, 120, 40, 255
+    return Image.fromarray(opaque)
 
 
 def _write_video(path: Path, size: Size) -> None:

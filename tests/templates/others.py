@@ -68,8 +68,11 @@ def _dino_v3() -> Shapes:
     )
 
 
-def open_clip_vision_h(width: int = 1280, positions: int = 257, projection: int = 1024, layers: int = 32) -> Shapes:
-    """The vision tower of open_clip's ViT-H-14."""
+def open_clip_vision_h(
+    width: int = 1280, positions: int = 257, projection: int = 1024, layers: int = 32, inner: int = 0
+) -> Shapes:  # fmt: skip
+    """The vision tower of open_clip's ViT-H-14. inner: channels of the feed-forward; 0: four times as many."""
+    inner = inner or 4 * width
     found: dict[str, tuple[int, ...]] = {
         "class_embedding": (width,), "positional_embedding": (positions, width), "conv1.weight": (width, 3, 14, 14),
         "proj": (width, projection),
@@ -80,10 +83,19 @@ def open_clip_vision_h(width: int = 1280, positions: int = 257, projection: int 
         found |= {
             f"{block}.attn.in_proj_weight": (3 * width, width), f"{block}.attn.in_proj_bias": (3 * width,),
             f"{block}.attn.out_proj.weight": (width, width), f"{block}.attn.out_proj.bias": (width,),
-            f"{block}.mlp.c_fc.weight": (4 * width, width), f"{block}.mlp.c_fc.bias": (4 * width,),
-            f"{block}.mlp.c_proj.weight": (width, 4 * width), f"{block}.mlp.c_proj.bias": (width,),
+            f"{block}.mlp.c_fc.weight": (inner, width), f"{block}.mlp.c_fc.bias": (inner,),
+            f"{block}.mlp.c_proj.weight": (width, inner), f"{block}.mlp.c_proj.bias": (width,),
         }  # fmt: skip
     return found
+
+
+def ltx_text_projection(video: int, audio: int) -> Shapes:
+    """LTX-2.3's, from the states of Gemma 3's 49 layers. video, audio: channels."""
+    return {
+        f"{kind}_aggregate_embed.{end}": shape
+        for kind, width in (("video", video), ("audio", audio))
+        for end, shape in (("weight", (width, 3840 * 49)), ("bias", (width,)))
+    }
 
 
 def sam3_clip(config: Mapping[str, Any], factory: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -147,11 +159,7 @@ OTHERS: Mapping[str, Callable[[], Shapes]] = {
     "Stable Audio beside": _beside("Stable Audio"),
     "Stable Audio 3 beside": _beside("Stable Audio 3"),
     "LTX-2 text projection": lambda: {"aggregate_embed.weight": (3840, 3840 * 49)},
-    "LTX-2.3 text projection": lambda: {
-        f"{kind}_aggregate_embed.{end}": shape
-        for kind, width in (("video", 4096), ("audio", 2048))
-        for end, shape in (("weight", (width, 3840 * 49)), ("bias", (width,)))
-    },
+    "LTX-2.3 text projection": lambda: ltx_text_projection(4096, 2048),
     "CLIP vision H of OpenCLIP": open_clip_vision_h,
     "DINOv3 H": _dino_v3,
     **{name: _vision(config) for name, config in VISION.items()},

@@ -82,7 +82,7 @@ def opened(template: Template, result: Result) -> Prompt | None:
     named = {value for node in prompt.values() for value in node["inputs"].values() if isinstance(value, str)}
     if named.isdisjoint(name for _, name in template.files_of(prompt)):
         result.why.append("the nodes with its models are bypassed, until its user turns them on")
-    return with_output(prompt) if result.opened else None
+    return inputs.painted(with_output(prompt)) if result.opened else None
 
 
 def with_output(prompt: Prompt) -> Prompt:

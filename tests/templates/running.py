@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from tests import comfy_server, pack
 from tools.server import link_folder
 
 from . import host, inputs, planning, small_files, small_prompts
+from .comparing import Kept, Unlike, alike, is_finite
 from .packages import Template
 from .report import ALIKE
 
@@ -21,13 +22,7 @@ _SIZE = inputs.Size(small_prompts.SIDE, small_prompts.SIDE, 2 * small_prompts.FR
 # The attention that core has on a GPU: its other one adds a mask of truth values to the scores as ones.
 _AS_ON_GPUS = ("--use-pytorch-cross-attention",)
 _NODES = Path(__file__).parent / "server_nodes"
-_BEST = 99.0  # dB
 _LONGEST = 300  # characters of a failure
-Kept = list[Any]
-
-
-class Unlike(Exception):
-    """Results that cannot be compared, with the reason."""
 
 
 class Runs:
@@ -67,7 +62,7 @@ class Runs:
             return
         try:
             expected, classes = self._kept(prompt, "core")
-            without = [name for name, each in zip(classes, expected, strict=True) if not all(map(_is_finite, each))]
+            without = [name for name, each in zip(classes, expected, strict=True) if not all(map(is_finite, each))]
             if without:
                 raise Unlike(f"its results have values that are no numbers, in {', '.join(dict.fromkeys(without))}")
         except (*_FAILURES, Unlike) as failure:
@@ -136,37 +131,3 @@ def _classes() -> Mapping[str, Any]:
     import nodes as core
 
     return dict(core.NODE_CLASS_MAPPINGS)
-
-
-def alike(found: Kept, expected: Kept) -> float:
-    """The least peak signal to noise ratio of two lists of tensors and texts in dB; the peak: the expected range.
-
-    Raises Unlike where they cannot be compared.
-    """
-    if len(found) != len(expected):
-        raise Unlike(f"{len(found)} results, and core's {len(expected)}")
-    return min((_alike(*pair) for pair in zip(found, expected, strict=True)), default=_BEST)
-
-
-def _alike(found: Any, expected: Any) -> float:
-    if isinstance(expected, str) or isinstance(found, str):
-        if found != expected:
-            raise Unlike(f"the text {str(found)[:40]!r}, and core's {str(expected)[:40]!r}")
-        return _BEST
-    if found.shape != expected.shape:
-        raise Unlike(f"a result is {_size(found)}, and core's {_size(expected)}")
-    if found.numel() == 0 or torch.equal(found, expected):
-        return _BEST
-    if not found.isfinite().all():
-        raise Unlike("the result has values that are no numbers, and core's has none")
-    found, expected = found.double(), expected.double()
-    peak, error = float(expected.max() - expected.min()), float((found - expected).square().mean())
-    return min(_BEST, 10 * float(torch.log10(torch.tensor(max(peak, 1e-6) ** 2 / error))))
-
-
-def _is_finite(value: Any) -> bool:
-    return not isinstance(value, torch.Tensor) or bool(value.isfinite().all())
-
-
-def _size(tensor: Sequence[Any] | Any) -> str:
-    return "x".join(map(str, tensor.shape))

@@ -43,8 +43,6 @@ _RANK = 4
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|(?<=\.)\d+$")
 _PLAIN: dict[str, Any] = {"dtype": torch.float32, "device": "cpu", "operations": comfy.ops.disable_weight_init}
 _EXACT = ("SDPose", "RT-DETR", "SAM3.1")  # whose maxima, among random values, F16 would move
-# Biases of maps of which a node takes logarithms: those of random values below 0 would hang on the last digit.
-_RAISED = {"SDPose": "heatmap_head.final_layer.bias"}
 _OF_HEAD = 64  # channels of a head of T5's
 
 
@@ -93,8 +91,7 @@ def _tensors(part: Part, note: dict[str, Any], config: dict[str, Any]) -> Tensor
         if sized.sizes or sized.other:
             note |= {"kind": sized.kind, "sizes": dict(sized.sizes)}
         config |= json.loads(sized.metadata.get("config", "{}"))
-        raised = _RAISED.get(name, "")
-        return tensors | ({raised: tensors[raised] + 5} if raised else {})
+        return _with_peaks(tensors) if name == "SDPose" else tensors
     if name in ENCODERS:
         contents = {
             key: torch.frombuffer(bytearray(value), dtype=torch.uint8)
@@ -119,6 +116,17 @@ def _tensors(part: Part, note: dict[str, Any], config: dict[str, Any]) -> Tensor
     return tensors
 
 
+def _with_peaks(tensors: Tensors) -> Tensors:
+    """The model with a head whose maps have broad peaks above 0, as trained ones have.
+
+    A node finds the peaks by derivatives of the maps' logarithms: among random values they hang on the last digit.
+    The kernel: bilinear, as Long et al. 2015, "Fully convolutional networks", have it at first.
+    """
+    kernel, bias = "heatmap_head.deconv_layers.0.weight", "heatmap_head.final_layer.bias"
+    slope = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 4
+    return tensors | {kernel: 2 * tensors[kernel][..., :1, :1] * slope[:, None] * slope, bias: tensors[bias] + 5}
+
+
 def filled(shapes: Mapping[str, Shape]) -> Tensors:
     """Random tensors of these shapes, scaled as those of a module."""
     module = torch.nn.Module()
@@ -132,6 +140,8 @@ def _encoder(encoder: Encoder) -> Tensors:
     kind: Any = encoder.core
     with narrow.towers():
         module = encoder.core({**config, **narrow.encoder_sizes(kind, config)}, **_PLAIN | {"dtype": torch.float16})
+    if any(each.is_meta for each in module.parameters()):  # experts, which core makes when it loads a file
+        module = module.to_empty(device="cpu")
     made = {encoder._in_file(name): x for name, x in randomize(module).state_dict().items()}
     for name, x in made.items():
         if name.endswith("SelfAttention.q.weight"):  # T5 has the scale of its attention in there
@@ -234,6 +244,11 @@ def _vision(name: str) -> Callable[[], tuple[Tensors, dict[str, Any]]]:
     return made
 
 
+def _open_clip_vision() -> tuple[Tensors, dict[str, Any]]:
+    marks = {key: torch.zeros(shape) for key, shape in others.open_clip_vision_h().items() if len(shape) == 1}
+    return marks | filled(others.open_clip_vision_h(layers=3, inner=64)), {}
+
+
 def _latent_upsampler() -> tuple[Tensors, dict[str, Any]]:
     config = others._UPSAMPLER | {"mid_channels": 32, "num_blocks_per_stage": 1}
     module = others.LatentUpsampler(**config, operations=comfy.ops.disable_weight_init)
@@ -274,6 +289,8 @@ _OTHERS: Mapping[str, Callable[[], tuple[Tensors, dict[str, Any]]]] = {
     "CLIP-L without projection": lambda: (checkpoints.without_projection(_encoder(ENCODERS["CLIP-L"])), {}),
     "CLIP-G of OpenCLIP": lambda: (checkpoints.open_clip(_encoder(ENCODERS["CLIP-G"]), 3), {}),
     **{name: _vision(name) for name in others.VISION},
+    "CLIP vision H of OpenCLIP": _open_clip_vision,
+    "LTX-2.3 text projection": lambda: (filled(others.ltx_text_projection(128, 64)), {}),
     "RealESRGAN x4": _upscaler,
     "DINOv3 H": _dino_v3,
     "RT-DETR": _rt_detr,

@@ -17,8 +17,9 @@ _AT_MOST: Mapping[str, float] = {
     ), SIDE),
     **dict.fromkeys((
         "length", "num_frames", "frames", "frames_number", "video_length", "frame_count", "max_frames", "num_images",
-        "frame_length", "chunk_length", "frame_load_cap",
+        "frame_length", "chunk_length", "frame_load_cap", "video_frames",
     ), FRAMES),
+    **dict.fromkeys(("left", "top", "right", "bottom"), SIDE // 4),  # of a border
     **dict.fromkeys(("seconds", "duration", "seconds_total", "audio_length", "max_duration"), 2),
     **dict.fromkeys(("max_length", "max_new_tokens", "max_tokens", "max_generation_tokens"), 4),
     "steps": STEPS, "batch_size": 1, "megapixels": 0.01, "octree_resolution": 16, "num_chunks": 100, "fps": 24,
@@ -104,7 +105,10 @@ def _least(classes: Mapping[str, Any] | None, class_type: str, name: str) -> flo
 
 def _small(name: str, value: Any, steps: int, least: float) -> Any:
     last = name.rsplit(".", 1)[-1]
-    if isinstance(value, str) and len(value) > _TEXT and value.count(" ") > 4 and value[0] not in "{[":
+    if last == "weight_dtype":  # core rounds the weights to it, which this pack takes as they are in the file
+        return "default"
+    is_prose = isinstance(value, str) and value.count(" ") > 4 and value[0] not in "{[" and last != "expression"
+    if is_prose and len(value) > _TEXT:
         return value[:_TEXT]
     if last == "sigmas" and isinstance(value, str):
         numbers = [each.strip() for each in value.split(",") if each.strip()]
@@ -122,16 +126,18 @@ def _small(name: str, value: Any, steps: int, least: float) -> Any:
 def keeping(prompt: Mapping[str, Any], classes: Mapping[str, Any], beginning: str) -> tuple[Prompt, list[str]]:
     """The prompt with nodes that keep what goes into output nodes, decoders and samplers, and the classes it is from.
 
-    They write files whose names are `beginning` and the number of three figures.
+    They write files whose names are `beginning` and the number of three figures. In the place of pictures that are
+    drawn from numbers, as poses are, the numbers are kept: a point that lands on the next pixel is another picture.
     """
-    links = {}
+    links: dict[tuple[str, int], str] = {}
     for node in prompt.values():
         is_output = _is_output(classes.get(node["class_type"]))
         decodes = "VAEDecode" in node["class_type"]
         for name, value in node["inputs"].items():
             wanted = is_output or name in _TEXTS or (decodes and name.startswith("sample"))
             if wanted and is_link(value) and value[0] in prompt:
-                links[tuple(value)] = prompt[value[0]]["class_type"]
+                found = _not_drawn(prompt, classes, (value[0], value[1]))
+                links |= {each: prompt[each[0]]["class_type"] for each in found}
     made = dict(prompt)
     for number, (source, output) in enumerate(sorted(links)):
         name = f"{beginning}{number:03}.pt"
@@ -140,6 +146,29 @@ def keeping(prompt: Mapping[str, Any], classes: Mapping[str, Any], beginning: st
 
 
 _TEXTS = ("positive", "negative", "conditioning")
+_NUMBERS = ("POSE_KEYPOINT", "BOUNDING_BOX")  # types of results
+_MODELS = ("MODEL", "CLIP", "VAE", "CONTROL_NET", "CLIP_VISION", "MODEL_PATCH")
+
+
+def _not_drawn(prompt: Mapping[str, Any], classes: Mapping[str, Any], link: tuple[str, int]) -> list[tuple[str, int]]:
+    """The results that one is drawn and put together from since a model computed; itself where nothing is drawn."""
+    given = [
+        (value[0], value[1])
+        for value in prompt[link[0]]["inputs"].values()
+        if is_link(value) and value[0] in prompt
+    ]  # fmt: skip
+    kinds = [_type(prompt, classes, each) for each in given]
+    if _type(prompt, classes, link) in _NUMBERS or any(kind in _MODELS for kind in kinds):
+        return [link]
+    before = [_not_drawn(prompt, classes, each) for each in given]
+    if not any(kind in _NUMBERS for kind in kinds) and before == [[each] for each in given]:
+        return [link]
+    return [each for found in before for each in found]
+
+
+def _type(prompt: Mapping[str, Any], classes: Mapping[str, Any], link: tuple[str, int]) -> str:
+    kinds = getattr(classes.get(prompt[link[0]]["class_type"]), "RETURN_TYPES", ())
+    return str(kinds[link[1]]) if link[1] < len(kinds) else ""
 
 
 def _is_output(kind: Any) -> bool:

@@ -376,3 +376,20 @@ def test_a_widget_that_a_subgraphs_node_shows_has_the_value_of_that_node() -> No
     assert read["9"]["inputs"] == {"vae": ["7:2", 0]}
     graph, _ = editor.convert_workflow(content)
     assert workflow_file.prompt_of(graph)["7:2"]["inputs"]["vae_name"] == "one.safetensors"
+
+
+def test_a_node_of_a_pack_that_is_not_there_stays_in_the_prompt() -> None:
+    image = {"outputs": [{"name": "IMAGE", "type": "IMAGE", "links": [1]}]}
+    sized = [{"name": "image", "type": "IMAGE", "link": 1}]
+    content = {
+        "nodes": [
+            node(1, "EmptyImage", **image), node(2, "MarkdownNote", outputs=[], widgets_values=["text"]),
+            node(3, "NoSuchNode", inputs=sized, outputs=[{"name": "w", "type": "INT", "links": [2]}]),
+            node(4, "PreviewAny", inputs=[{"name": "source", "type": "*", "link": 2}]),
+        ],
+        "links": [[1, 1, 0, 3, 0, "IMAGE"], [2, 3, 0, 4, 0, "INT"]],
+    }  # fmt: skip
+    read = workflow_file.prompt_of(content)
+    assert read["3"] == {"class_type": "NoSuchNode", "inputs": {"image": ["1", 0]}}
+    assert read["4"]["inputs"] == {"source": ["3", 0]}
+    assert "2" not in read

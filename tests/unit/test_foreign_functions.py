@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from functools import partial
 from typing import Any
 
@@ -123,8 +124,12 @@ def test_names_weights_and_options() -> None:
     assert foreign.name_of(counting()) == "counting.patch of test_foreign_functions"
     assert foreign.name_of(Patch().method) == "Patch.method of test_foreign_functions"
     assert foreign.name_of(partial(Patch())) == "Patch of test_foreign_functions"
-    assert foreign.has_weights(Patch(torch.nn.Linear(2, 2)))
-    assert not foreign.has_weights(Patch())
+    layer = torch.nn.Linear(2, 2)
+    model = types.SimpleNamespace(model=layer, model_options={})
+    assert kept_values.modules_of(Patch(layer)) == [layer]
+    assert kept_values.modules_of(Patch(model)) == [layer]
+    assert kept_values.modules_of(Patch()) == []
+    assert kept_values.modules_of(types.SimpleNamespace(models=lambda: [model])) == [layer]  # as ComfyUI is told it
     assert foreign.reads(counting(), "cond_or_uncond")
     assert foreign.reads(Patch().method, "sigmas")
     assert not foreign.reads(Patch(), "cond_or_uncond")

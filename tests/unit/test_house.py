@@ -107,7 +107,7 @@ SMALL = {  # why a file may be shorter: those files
         native/llm/task.py native/runner/serve.py
     """,
     "one way into another's list or record: of core's adapters, of a trace's steps": """
-        native/trace/module_part.py native/trace/one_step.py nodes/components/peft_dora.py
+        native/trace/known.py native/trace/module_part.py nodes/components/peft_dora.py
     """,
     "one type, or one table, that many import": """
         native/llm/server_models.py native/program/tensor.py

@@ -23,7 +23,7 @@ LARGE = torch.zeros(()).expand(HUGE)  # takes nothing
         lambda: torch.full([HUGE], 3.0),
         lambda: torch.empty(HUGE),
         lambda: SOME.repeat(1 << 17, 1, 1, 1),
-        lambda: torch.nn.functional.interpolate(SOME, size=(16384, 16384)),
+        lambda: torch.nn.functional.interpolate(SOME, size=(16384, 16400)),
         lambda: torch.cat([LARGE[: HUGE // 2 + 1]] * 2),
         lambda: LARGE + 1,
         lambda: LARGE.clone(),
@@ -43,6 +43,7 @@ def test_what_is_huge_is_refused(make: Callable[[], torch.Tensor]) -> None:
         lambda: torch.zeros(()).expand(HUGE),
         lambda: LARGE.view(1 << 10, -1)[:4],
         lambda: torch.nn.functional.interpolate(SOME, size=(1024, 1024)),
+        lambda: torch.cat([LARGE[: 49 * 2000 * 3840].view(1, 49, 2000, 3840)], dim=-2),  # states of a text encoder
     ],
 )  # fmt: skip
 def test_what_is_usual_is_made(make: Callable[[], torch.Tensor]) -> None:

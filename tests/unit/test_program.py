@@ -115,6 +115,14 @@ def test_the_builder_infers_shapes_and_types() -> None:
             b.op(name, *sources, **parameters)
 
 
+def test_strides_of_dimensions_of_one_stay_within_31_bits() -> None:
+    """Every third element of 2.4 GB: ggml_permute takes a stride for an int."""
+    b = Builder()
+    count = 3 << 26
+    column = b.window(b.leaf("input", "x", "F32", (count, 3)), [(count, 3), (1, 1)], 1)
+    assert b[column].parameters.nb == (12, 12, 12)
+
+
 def test_listing() -> None:
     """A line for each tensor: index, type and ne, then the operation with what it takes, by name."""
     lines = _program().listing(["", "", "block.0", "block.0.out"]).splitlines()

@@ -127,6 +127,16 @@ def test_module_is_left_as_it_was() -> None:
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
 
 
+def test_a_tensor_of_inference_mode_may_be_as_it_is_to_be() -> None:
+    """As a picture that a node of ComfyUI made, which `float` gives back as it is."""
+    with torch.inference_mode():
+        picture = torch.ones(1, 4, 8)
+    traced = trace("a block", Block("meta"), lambda m, t: m(t["x"]) * picture[0].unsqueeze(0).float(), {
+        "x": torch.zeros(1, 4, 8)
+    })  # fmt: skip
+    assert [step.name for step in traced.steps][-1] == "aten.mul.Tensor"
+
+
 def test_inference_mode_changes_nothing() -> None:
     """ComfyUI runs nodes in it."""
     with torch.inference_mode():
