@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -16,60 +16,74 @@ from .codec import Unstorable, decoded, encoded
 from .store import Store
 
 log = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
 Value = TypeVar("Value")
+
+
+class Steering(Protocol):
+    """All that a trace of a function hangs on besides the call's inputs, the weights and the options of lowering."""
+
+    def before(self) -> str | None:
+        """What of it can be told before there is a trace; None where that is not certain, so that nothing is kept."""
+
+    def watched(self, function: Callable[..., Any], *args: Any) -> Any:
+        """The result of the function, with the code that runs in it noted where this makes a trace."""
+
+    def after(self) -> Any:
+        """The rest, once it was watched, with what tracing has left besides the trace; None: that is not certain."""
+
+    def recall(self, after: Any) -> bool:
+        """Whether the rest is now as `after` told; puts what tracing had left in its place again."""
 
 
 @dataclass(frozen=True, eq=False)
 class Storable(OfPart):
-    """A function whose programs may be kept, as all that its trace hangs on can be told.
-
-    described: that, apart from the call's inputs, the weights and the options of lowering; None where it is not certain
-    now. noted: what tracing has left besides the trace, and recall: puts that in its place again.
-    """
+    """A function whose programs may be kept, as all that its trace hangs on can be told."""
 
     store: Store
-    described: Callable[[], str | None]
-    noted: Callable[[], Any] = lambda: None
-    recall: Callable[[Any], None] = lambda _: None
+    steering: Steering
+
+    def __call__(self, module: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
+        """As the function."""
+        return self.steering.watched(self.function, module, inputs)
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One value in a store, with what tracing has left besides it."""
+    """One value in a store, with the rest that its trace hung on."""
 
     function: Storable
     key: str
 
     def get(self, inputs: Mapping[str, torch.Tensor]) -> Any:
-        """The value, where there is one for inputs that answer what its trace asked as before; else None."""
+        """The value, where there is one whose trace would be the same now; else None."""
         content = self.function.store.get(self.key)
         if content is None:
             return None
         try:
             with uncollected():
-                value, noted = decoded(content)
-            if not hold(value.questions, inputs):
-                return None
-            self.function.recall(noted)
-            return value
+                value, after = decoded(content)
+            return value if hold(value.questions, inputs) and self.function.steering.recall(after) else None
         except Exception as error:  # a file of a disk, of which nothing is certain
             log.debug("an entry that was kept cannot be used: %s", error)
             self.function.store.remove(self.key)
             return None
 
     def put(self, value: Any) -> None:
-        """Keep the value, unless there is something in it that cannot be."""
+        """Keep the value, unless there is something in it that cannot be, or its trace hung on what cannot be told."""
+        after = self.function.steering.after()
+        if after is None:
+            return
         try:
-            self.function.store.put(self.key, encoded((value, self.function.noted()), self.function.store.largest))
+            self.function.store.put(self.key, encoded((value, after), self.function.store.largest))
         except Unstorable as error:
             log.debug("a program is not kept for the next session: %s", error)
 
 
 def entry_of(function: Any, parts: Sequence[Any]) -> Entry | None:
     """The entry of what is made of a function; parts: all else that it hangs on, as JSON. None: it is not kept."""
-    described = function.described() if isinstance(function, Storable) else None
-    return None if described is None else Entry(function, json.dumps([FORMAT, described, *parts]))
+    before = function.steering.before() if isinstance(function, Storable) else None
+    return None if before is None else Entry(function, json.dumps([FORMAT, before, *parts]))
 
 
 def kept_or_made(entry: Entry | None, inputs: Mapping[str, torch.Tensor], make: Callable[[], Value]) -> Value:

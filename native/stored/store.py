@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 CAPACITY = 256 * MIB  # of all entries
 LARGEST = 64 * MIB  # of an entry
 _MAGIC = b"GGST1\n"  # then the digest of what follows
-_ENDING, _PART = ".trace", ".part"
+_ENDING, _PART = ".program", ".part"
 _LEFT = 3600  # seconds after which an unfinished file is one that a process which ended has left
 
 
@@ -73,9 +73,7 @@ class Store:
                 with contextlib.suppress(OSError):
                     os.unlink(part)
             if not self._said:
-                log.info(
-                    "Traces cannot be kept in %s, so models are traced anew in each session: %s", self.folder, error
-                )
+                log.info("Programs cannot be kept in %s, so they are made anew in each session: %s", self.folder, error)
             self._said = True
 
     def remove(self, key: str) -> None:

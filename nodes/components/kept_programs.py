@@ -15,10 +15,11 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from ...native.engines.model import Model
 from ...native.stored import Storable, Store
-from ...native.trace import OfPart
+from ...native.trace import OfPart, has_left_trace, weights_in
 from .attention_override import attach
-from .fingerprint import fingerprint
-from .loaded_code import Uncertain
+from .fingerprint import Uncertain, code_digest
+from .foreign_functions import is_traced
+from .run_code import Run, digest_of, found_by, is_found_again, is_watched, noted
 
 log = logging.getLogger(__name__)
 VARIABLE = "GGML_PROGRAMS"  # of the environment; 0: nothing is kept or read, else the folder
@@ -30,43 +31,99 @@ def folder() -> Path:
     return Path(os.environ.get(VARIABLE) or Path(folder_paths.get_user_directory()) / "ggml_programs")
 
 
+def is_on() -> bool:
+    """Whether programs are kept."""
+    return os.environ.get(VARIABLE) != "0"
+
+
 @cache
 def _store(where: Path) -> Store:
     return Store(where)
 
 
+class _Steering:
+    """What steers the trace of a function of a model's module: the module, a key, and all code that runs."""
+
+    def __init__(
+        self, model: Model, key: Hashable, function: Any, path: str, left: Callable[[], Any],
+        recall: Callable[[Any], bool],
+    ) -> None:  # fmt: skip
+        self._model = model
+        self._given = model.module, key, path, code_digest(function.__code__)
+        self._left, self._recall = left, recall
+        self._run: Run | None = None  # None: no trace was made
+
+    def before(self) -> str | None:
+        """As Steering."""
+        attach()
+        try:
+            return digest_of(self._given, self._weights)
+        except Uncertain as reason:
+            return _not_kept(reason)
+
+    def watched(self, function: Callable[..., Any], module: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
+        """As Steering."""
+        self._run = None
+        if not is_traced(inputs) or is_watched():
+            return function(module, inputs)
+        run = Run()
+        with noted(run):
+            result = function(module, inputs)
+        if not has_left_trace():
+            self._run = run
+        return result
+
+    def after(self) -> Any:
+        """As Steering."""
+        if self._run is None:
+            return None
+        try:
+            return found_by(self._run, self._given, self._weights), self._left()
+        except Uncertain as reason:
+            return _not_kept(reason)
+
+    def recall(self, after: Any) -> bool:
+        """As Steering."""
+        found, left = after
+        try:
+            return is_found_again(found, self._given, self._weights) and self._recall(left)
+        except Uncertain as reason:
+            return bool(_not_kept(reason))
+
+    @property
+    def _weights(self) -> set[int]:
+        """The module's tensors whose values do not count for a trace, by id."""
+        held = self._model.file_weights.shapes()
+        return {id(tensor) for tensor in weights_in(self._model.module, "", held).values()}
+
+
+def _not_kept(reason: Uncertain) -> None:
+    log.debug("a program is not kept for the next session, and none of an earlier one is taken: %s", reason)
+
+
 def storable(
     model: Model, key: Hashable, function: Function, path: str = "",
-    noted: Callable[[], Any] = lambda: None, recall: Callable[[Any], None] = lambda _: None,
+    left: Callable[[], Any] = lambda: None, recall: Callable[[Any], bool] = lambda _: True,
 ) -> Function:  # fmt: skip
     """A function of a model's module whose programs are kept, as nothing but that and the key steers what it does.
 
-    key, path: as for Model.run and OfPart. noted, recall: as Storable's.
+    key, path: as for Model.run and OfPart. left: what tracing has left besides the trace; recall: puts that in its
+    place again, unless it is of another call than this one.
     """
-    if os.environ.get(VARIABLE) == "0":
+    if not is_on():
         return OfPart(path, function) if path else function
-
-    def described() -> str | None:
-        attach()
-        try:
-            return fingerprint(model.module, model.file_weights.shapes(), key, path)
-        except Uncertain as reason:
-            log.debug("a program is not kept for the next session: %s", reason)
-            return None
-
-    return Storable(path, function, _store(folder()), described, noted, recall)
+    return Storable(path, function, _store(folder()), _Steering(model, key, function, path, left, recall))
 
 
 def known_reads(kind: type, method: str) -> list[str]:
     """Names of options that a method of this class read in an earlier session; with too many a key only says more."""
-    found = _store(folder()).get(_of_reads(kind, method)) if os.environ.get(VARIABLE) != "0" else None
+    found = _store(folder()).get(_of_reads(kind, method)) if is_on() else None
     return [] if found is None else [name for name in found.decode(errors="replace").split("\n") if name]
 
 
 def keep_reads(kind: type, method: str, names: Iterable[str]) -> None:
     """Keep these names for the next session."""
-    if os.environ.get(VARIABLE) != "0":
-        _store(folder()).put(_of_reads(kind, method), "\n".join(sorted(names)).encode())
+    _store(folder()).put(_of_reads(kind, method), "\n".join(sorted(names)).encode())
 
 
 def _of_reads(kind: type, method: str) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from ...native.trace import TraceError, known_value
+from ...native.trace import OfPart, TraceError, known_value
 from ...native.weights import WeightSet, read_parameter
 from . import foreign_functions, kept_values
 from .attention_override import own_attention
@@ -295,26 +295,34 @@ class TracedModule(Component):
             return tuple(x for x in (*flat, *tensors_left) if isinstance(x, Tensor))
 
         path = name.rpartition(".")[0]
-        traceable = function if foreign else self._with_nesting(key, structure, function, path)
+        traceable = function
+        if path and not foreign:
+            traceable = OfPart(path, function)
+        if not foreign and not self._joined and self.joined_to is None:
+            traceable = self._kept(key, options or {}, function, path, _shapes(tensors))
         return self._nested(key, traceable, tensors, functions)
 
-    def _with_nesting(self, key: Hashable, structure: Hashable, function: Function, path: str) -> Function:
+    def _kept(self, key: Any, options: Mapping[str, Any], function: Function, path: str, shapes: Hashable) -> Function:
         """A function without those of other nodes, whose program may be kept for the next session."""
-        steers: Any = key
-        name, rounded = steers[0], steers[2]
-        place = self.engine_model.identity, key
+        name, structure, rounded = key[:3]
+        place, marked = (self.engine_model.identity, key), (self.engine_model.identity, key, shapes)
+        kind, known = type(self.engine_model.module), frozenset(self._reads)
 
-        def noted() -> Any:
+        def left() -> Any:
             nesting, leaves, _ = _nestings[place]
-            keep_reads(type(self.engine_model.module), name, self._reads)
-            return nesting_as_values(nesting), leaves, sorted(self._reads)
+            keep_reads(kind, name, self._reads)
+            return nesting_as_values(nesting), leaves, sorted(self._reads), _marks[marked]
 
-        def recall(kept: Any) -> None:
-            values, leaves, reads = kept
-            _nestings[place] = nesting_of(values), leaves, []
+        def recall(kept: Any) -> bool:
+            values, leaves, reads, marks = kept
             self._reads.update(reads)
+            if any(each in options for each in self._reads - known):  # the key says nothing of their values
+                return False
+            _nestings[place] = nesting_of(values), leaves, []
+            _marks[marked] = marks
+            return True
 
-        return storable(self.engine_model, (name, structure, rounded), function, path, noted, recall)
+        return storable(self.engine_model, (name, structure, rounded), function, path, left, recall)
 
     def _nested(
         self, key: Hashable, function: Function, tensors: dict[str, Tensor], functions: list[Callable[..., Any]]
