@@ -76,7 +76,7 @@ class GgmlModel(Model):
         }
 
     def _entry(self, kind: str, function: Function, inputs: Mapping[str, torch.Tensor]) -> Entry | None:
-        """Where the program of a function is kept for the next session; None: with patches, or others joined, nowhere."""
+        """Where the program of a function is kept for the next session; None: with patches, or others joined, not."""
         if self.weights is not self.file_weights or any(self._patched):
             return None
         shapes = [(name, list(x.shape), str(x.dtype)) for name, x in inputs.items()]

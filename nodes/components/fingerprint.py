@@ -20,8 +20,8 @@ import torch
 from ...native.placement import MIB
 
 OWN = __name__.rpartition(".nodes.components")[0]  # this pack, under the name that ComfyUI has given it
-MODELS = ("comfy", "comfy_kitchen", "einops", "torch.nn", "torch.functional")  # whose code traces are made of
-BELOW = ("torch", "numpy", "sympy", "mpmath", "typing_extensions", *sys.stdlib_module_names)  # what they are built on
+MODELS = ("comfy", "comfy_kitchen", "torch.nn", "torch.functional")  # whose code traces are made of
+BELOW = ("torch", "einops", "numpy", "sympy", "mpmath", "typing_extensions", *sys.stdlib_module_names)  # and built on
 _MOST_BYTES = 64 * MIB  # of tensors with values
 _DEPTH = 3  # of functions that functions hold, as decorators do
 _PLAIN = (type(None), bool, int, float, str, bytes, complex, range, slice, type(...), type(NotImplemented))
@@ -113,7 +113,10 @@ def _content(cell: types.CellType) -> Any:
 
 
 def functions_in(module: types.ModuleType) -> Any:
-    """The functions that a module and its classes have, each in its place; its other values do not count."""
+    """The functions that a module and its classes have, each in its place, by the line that it is written in.
+
+    For modules of which versions tell what is in their files. Other values than functions do not count.
+    """
     found: list[Any] = []
 
     def look(place: str, value: Any) -> None:
@@ -126,13 +129,13 @@ def functions_in(module: types.ModuleType) -> Any:
         for each in functions_of(value):
             code = getattr(each, "__code__", None)
             where = str(getattr(each, "__module__", None)), each.__qualname__
-            found.append([place, *where, code and code_digest(code)])
+            found.append([place, *where, code and [code.co_filename, code.co_firstlineno, code.co_name]])
         if callable(value) and not isinstance(value, (type, types.FunctionType, *_BUILT_IN)):
             found.append([place, type(value).__qualname__])
 
     for name, value in list(vars(module).items()):
         look(name, value)
-    return found
+    return sorted(found, key=str)
 
 
 class _Description:
@@ -214,7 +217,9 @@ class _Description:
             return ["operation", str(value)]
         if kind is partial:
             return ["partial", self.of(value.func), self.of(value.args), self.of(value.keywords)]
-        if hasattr(kind, "cache_info"):  # of functools.cache
+        if hasattr(kind, "cache_info"):  # of functools.cache, whose values stand for code that does not run then
+            if value.cache_info().currsize and not is_below(value.__module__):
+                raise Uncertain(f"{value.__qualname__} has kept results")
             return ["cached", self.of(value.__wrapped__)]
         return None
 

@@ -34,9 +34,10 @@ from .fingerprint import MODELS, OWN, Uncertain, described, functions_in, home, 
 
 _PACK = Path(__file__).parents[2]
 _FOLDERS = (_PACK / "native", _PACK / "nodes")
-_PACKAGES = ("torch", "numpy", "einops", "sympy")
+_PACKAGES = ("torch", "comfy_kitchen", "numpy", "einops", "sympy")
 _ENVIRONMENT = ("TORCH", "PYTORCH", "COMFY", "GGML")  # beginnings of variables that are read below what a trace runs
 _ALWAYS = ("torch", "torch._tensor", "torch.nn.functional", "torch.functional")  # whose C functions are models' verbs
+_CACHING = ("einops",)  # packages that keep what they found out, so that little of their code runs later on
 _GENERATED = "<"  # what the files of code begin with that a function has made: it is in the class that has it
 _OF_TUPLES = "namedtuple_"  # what the names of modules begin with that those of collections.namedtuple are of
 _ENVIRONMENTS_OWN = ("os", "_collections_abc", "collections.abc")  # code between it and what reads it
@@ -98,7 +99,7 @@ def found_by(run: Run, given: Any, weights: Collection[int]) -> dict[str, Any]:
     Raises Uncertain where code of other nodes ran, or where something that was looked up has no description.
     """
     names: dict[str, set[str]] = defaultdict(set)
-    below: set[str] = set(_ALWAYS)
+    below = {*_ALWAYS, *(each for each in sys.modules if is_of(each, _CACHING))}
     if not all(is_below(str(each.get("__name__"))) for each in run.readers):
         raise Uncertain("it reads variables of the environment")
     for code, held in run.codes.values():

@@ -2,9 +2,9 @@
 
     COMFYUI_PATH=... python -m tests.bench.kept_programs [--pixels N]
 
-The model has its real size and a file of zeros; nothing is computed. Each is a process of its own, in which ComfyUI and
-this pack are imported. Prints seconds of the processor, those of the clock in brackets, from the call of the model until
-its program is there, also of a process without the store; and the ratio of the second process to the first.
+The model has its real size and a file of zeros; nothing is computed. Each is a process of its own, in which ComfyUI
+and this pack are imported. Prints seconds of the processor, those of the clock in brackets, from the call of the model
+until its program is there, also of a process without the store; and the ratio of the second process to the first.
 """
 
 from __future__ import annotations
