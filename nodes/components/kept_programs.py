@@ -17,7 +17,7 @@ from ...native.engines.model import Model
 from ...native.stored import Storable, Store
 from ...native.trace import OfPart, has_left_trace, weights_in
 from .attention_override import attach
-from .fingerprint import Uncertain, code_digest
+from .fingerprint import code_digest
 from .foreign_functions import is_traced
 from .run_code import Run, digest_of, found_by, is_found_again, is_watched, noted
 
@@ -58,8 +58,9 @@ class _Steering:
         attach()
         try:
             return digest_of(self._given, self._weights)
-        except Uncertain as reason:
-            return _not_kept(reason)
+        except Exception as reason:  # Uncertain, or an object that cannot be looked at
+            _note(reason)
+            return None
 
     def watched(self, function: Callable[..., Any], module: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
         """As Steering."""
@@ -79,16 +80,18 @@ class _Steering:
             return None
         try:
             return found_by(self._run, self._given, self._weights), self._left()
-        except Uncertain as reason:
-            return _not_kept(reason)
+        except Exception as reason:
+            _note(reason)
+            return None
 
     def recall(self, after: Any) -> bool:
         """As Steering."""
         found, left = after
         try:
             return is_found_again(found, self._given, self._weights) and self._recall(left)
-        except Uncertain as reason:
-            return bool(_not_kept(reason))
+        except Exception as reason:
+            _note(reason)
+            return False
 
     @property
     def _weights(self) -> set[int]:
@@ -97,7 +100,7 @@ class _Steering:
         return {id(tensor) for tensor in weights_in(self._model.module, "", held).values()}
 
 
-def _not_kept(reason: Uncertain) -> None:
+def _note(reason: Exception) -> None:
     log.debug("a program is not kept for the next session, and none of an earlier one is taken: %s", reason)
 
 

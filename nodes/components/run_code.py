@@ -57,7 +57,7 @@ def surroundings() -> list[Any]:
 
     Raises Uncertain where files of this pack have changed since this process started.
     """
-    if torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled() or torch._C._len_torch_function_stack():
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda") or torch._C._len_torch_function_stack():
         raise Uncertain("torch has been told to compute otherwise")
     variables = sorted(each for each in os.environ.items() if each[0].startswith(_ENVIRONMENT))
     settings = str(torch.get_default_dtype()), torch.are_deterministic_algorithms_enabled(), sys.flags.optimize
@@ -126,16 +126,16 @@ def is_found_again(before: dict[str, Any], given: Any, weights: Collection[int])
     Raises Uncertain as it does.
     """
     functions = _functions(before["below"])
-    return (
-        all(before["below"][name] == digest for name, digest in functions.items())
-        and before["asked"].keys() <= sys.modules.keys()
-        and _found(before["asked"], given, weights) == before["found"]
-    )
+    if any(before["below"][name] != digest for name, digest in functions.items()):
+        return False
+    if not before["asked"].keys() <= sys.modules.keys():
+        return False
+    return bool(_found(before["asked"], given, weights) == before["found"])
 
 
 def _found(asked: dict[str, list[str]], given: Any, weights: Collection[int]) -> dict[str, str]:
     """The digest of what there is under these names in each module, and in the modules that what is there names."""
-    every = set().union(*asked.values())
+    every = {name for names in asked.values() for name in names}
     found = {name: _digest(described(_looked_up(name, names), names=every)) for name, names in asked.items()}
     return {**found, "": _digest(described(given, weights, every))}
 

@@ -296,8 +296,8 @@ REPLACED: list[tuple[Any, str, Any]] = [
     ("comfy.ops", "run_every_op", lambda: None),
     ("torch.nn.SiLU", "forward", functools.wraps(torch.nn.SiLU.forward)(_by_a_node)),
     ("torch.nn.Module", "_call_impl", lambda self, *args, **kwargs: self.forward(*args, **kwargs)),
-    ("torch.nn.functional", "silu", torch.sigmoid),
-    ("torch.nn.functional", "silu", torch.nn.functional.gelu),
+    ("kept_copy.calls", "scaled", torch.sigmoid),
+    ("torch.nn.functional", "silu", torch.nn.functional.relu),
     ("torch.nn.functional", "linear", _by_a_node),
     ("torch.Tensor", "__mul__", _by_a_node),
     ("torch.nn.modules.module", "_global_forward_hooks", {1: lambda *_: None}),
@@ -341,7 +341,7 @@ def test_a_program_of_replaced_functions_is_not_served_without_them(
 
 def test_nothing_is_kept_where_code_of_a_node_runs(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lowered(session(), lambda core: core.register_forward_hook(lambda *_: None))
-    lowered(session(), lambda core: setattr(core, "silu", _Callable()))
+    lowered(session(), lambda core: (delattr(core, "silu"), setattr(core, "silu", _Callable())))
     calls = session()
     monkeypatch.setattr(calls.layers.MLPEmbedder, "forward", _by_a_node)
     lowered(calls)
@@ -380,3 +380,15 @@ def test_a_trace_of_before_is_not_taken_for_one_that_was_watched(package: Path) 
     """Where a trace was known already no code has run, so that nothing tells what it hung on."""
     steering = kept_programs.storable(SimpleNamespace(module=module()), "key", module).steering
     assert steering.after() is None
+
+
+class _Odd:
+    """Whatever is asked of it fails."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise ValueError(name)
+
+
+def test_what_cannot_even_be_looked_at_is_no_error(package: Path) -> None:
+    lowered(session(), lambda core: vars(core).update(setting=_Odd()))
+    assert not kept(package)
