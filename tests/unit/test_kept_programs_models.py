@@ -34,6 +34,7 @@ weights = part("native.weights")
 
 import comfy.ldm.flux.layers  # noqa: E402
 import comfy.ldm.flux.math  # noqa: E402
+import comfy.ldm.flux.model  # noqa: E402
 
 DIFFUSION = ("Flux", "SD15", "ZImage")
 VAES = ("SD1.5, SDXL", "Wan 2.1")
@@ -153,7 +154,7 @@ PATCHES = {
     "forward": lambda patch: patch.setattr(
         comfy.ldm.flux.layers.MLPEmbedder, "forward", lambda self, x: self.in_layer(x)
     ),
-    "setting": lambda patch: patch.setattr(comfy.ldm.flux.layers, "timestep_embedding", _embedding),
+    "import": lambda patch: patch.setattr(comfy.ldm.flux.model, "timestep_embedding", _embedding),
 }
 
 
@@ -225,6 +226,8 @@ def test_marks_that_a_module_notes_come_back(tmp_path: Path, monkeypatch: pytest
     path = small_file(small, tmp_path / "model.safetensors")
     mark = {"a mark": torch.tensor([1, 0, 1])}
     monkeypatch.setattr(traced_module, "_noted", lambda *_: mark)
+    for each in (part("nodes.components.fingerprint"), run_code):  # in which the code above is no other node's
+        monkeypatch.setattr(each, "MODELS", (*each.MODELS, __name__))
     with session(monkeypatch, traces=True):
         drawn(small, path)
     with session(monkeypatch, traces=False):
