@@ -24,7 +24,7 @@ class Steering(Protocol):
     """All that a trace of a function hangs on besides the call's inputs, the weights and the options of lowering."""
 
     def before(self) -> str | None:
-        """What of it can be told before there is a trace; None where that is not certain, so that nothing is kept."""
+        """The part of it that is known before there is a trace; None: not certain, so that nothing is kept."""
 
     def watched(self, function: Callable[..., Any], *args: Any) -> Any:
         """The result of the function, with the code that runs in it noted where this makes a trace."""

@@ -66,7 +66,7 @@ _codes: dict[int, tuple[types.CodeType, str]] = {}  # digests, by id
 
 
 def code_digest(code: types.CodeType) -> str:
-    """What a function does, told from its compiled code; where it is written and what it is called does not count."""
+    """The digest of a function's compiled code, without its place and its name."""
     known = _codes.get(id(code))
     if known is None:
         found = (

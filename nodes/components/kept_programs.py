@@ -42,7 +42,7 @@ def _store(where: Path) -> Store:
 
 
 class _Steering:
-    """What steers the trace of a function of a model's module: the module, a key, and all code that runs."""
+    """All that steers the trace of a function of a model's module: the module, a key, and the code that runs."""
 
     def __init__(
         self, model: Model, key: Hashable, function: Any, path: str, left: Callable[[], Any],

@@ -53,7 +53,7 @@ class Run:
 
 
 def surroundings() -> list[Any]:
-    """What distinguishes this session from others whichever code runs: versions, the machine, settings of torch.
+    """All that distinguishes sessions whichever code runs: versions, files, the machine, settings of torch.
 
     Raises Uncertain where files of this pack have changed since this process started.
     """

@@ -1,4 +1,4 @@
-"""What the key of a kept program tells: the module, what it is given, and all code that its trace has run."""
+"""Programs are taken again only for the same module, arguments, and code that their trace has run."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def small_file(small: Small, path: Path) -> Path:
 
 
 def drawn(small: Small, path: Path) -> torch.Tensor:
-    """What a new model of this file draws."""
+    """The picture of a new model of this file."""
     with small.detection(), torch.inference_mode():
         ours = loader.load_diffusion(weights.read_header(path), "CPU")
     return sampled(ours, small)
@@ -221,7 +221,7 @@ def test_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_marks_that_a_module_notes_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a module notes of a call as its attributes is there as if it had been traced."""
+    """Attributes that a module notes of a call are there as if it had been traced."""
     small = next(each for each in SMALL if each.kind == "Flux")
     path = small_file(small, tmp_path / "model.safetensors")
     mark = {"a mark": torch.tensor([1, 0, 1])}
