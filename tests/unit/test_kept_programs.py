@@ -187,7 +187,7 @@ NESTED = {"scale": [1.0]}
 
 
 def scaled(x):
-    return x * SCALE * NESTED["scale"][0]
+    return x * SCALE * NESTED["scale"][0] + 0.5
 
 
 def call(core, given):
@@ -259,11 +259,12 @@ EDITS = [
     ("calls.py", "SCALE = 1.0", "SCALE = 2.0"),
     ("calls.py", '"scale": [1.0]', '"scale": [3.0]'),
     ("calls.py", "x * SCALE", "x + SCALE"),
+    ("calls.py", "+ 0.5", "+ 0.25"),
     ("calls.py", 'scaled(core(given["x"]))', 'scaled(core(-given["x"]))'),
 ]
 
 
-@pytest.mark.parametrize("edit", EDITS, ids=["layer", "setting", "nested setting", "function", "call"])
+@pytest.mark.parametrize("edit", EDITS, ids=["layer", "setting", "nested setting", "function", "constant", "call"])
 def test_an_edited_file_is_traced(edit: tuple[str, str, str], package: Path) -> None:
     before = lowered(session())
     path, old, new = package / edit[0], *edit[1:]

@@ -207,6 +207,18 @@ def test_a_damaged_entry_is_removed_and_traced(damage: str, kept: Any) -> None:
 # -- the folder
 
 
+@pytest.mark.parametrize("place", [0, 10, -1])
+def test_content_that_is_not_as_it_was_written_is_removed(place: int, tmp_path: Path) -> None:
+    kept = store.Store(tmp_path)
+    kept.put(KEY, bytes(100))
+    assert kept.get(KEY) == bytes(100)
+    held = bytearray(kept.path(KEY).read_bytes())
+    held[place] ^= 1
+    kept.path(KEY).write_bytes(held)
+    assert kept.get(KEY) is None
+    assert not kept.path(KEY).exists()
+
+
 def test_entries_are_bounded_and_the_one_used_least_recently_goes(tmp_path: Path) -> None:
     kept = store.Store(tmp_path, capacity=300, largest=150)
     kept.put("too large", bytes(151))
