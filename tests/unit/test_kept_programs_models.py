@@ -236,26 +236,28 @@ def test_marks_that_a_module_notes_come_back(tmp_path: Path, monkeypatch: pytest
         assert all(torch.equal(each["a mark"], mark["a mark"]) for each in traced_module._marks.values())
 
 
-def test_options_that_a_module_reads_count_also_where_their_list_is_lost(
+def test_options_that_a_module_reads_count_also_where_their_list_is_an_older_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     small = next(each for each in SMALL if each.kind == "Flux")
     path = small_file(small, tmp_path / "model.safetensors")
     with session(monkeypatch, traces=True):
-        drawn(small, path)
+        before = drawn(small, path)
 
-    def without(patcher: Any) -> Any:
+    def with_option(patcher: Any) -> Any:
         """A model whose transformer_options have an option that Flux reads, and did not in the session before."""
         patcher.model_options["transformer_options"]["rope_options"] = {"scale_x": 2.0, "scale_y": 2.0, "shift_t": 1.0}
         return patcher
 
-    monkeypatch.setattr(traced_module, "known_reads", lambda *_: [])
+    assert "rope_options" in kept_programs.known_reads(comfy.ldm.flux.model.Flux, "_forward")
+    kept_programs.keep_reads(comfy.ldm.flux.model.Flux, "_forward", [])
     with session(monkeypatch, traces=True) as used, small.detection(), torch.inference_mode():
-        ours = without(loader.load_diffusion(weights.read_header(path), "CPU"))
+        ours = with_option(loader.load_diffusion(weights.read_header(path), "CPU"))
         found = sampled(ours, small)
     monkeypatch.setenv(kept_programs.VARIABLE, "0")
     with session(monkeypatch, traces=True), small.detection(), torch.inference_mode():
-        ours = without(loader.load_diffusion(weights.read_header(path), "CPU"))
+        ours = with_option(loader.load_diffusion(weights.read_header(path), "CPU"))
         expected = sampled(ours, small)
     assert used
+    assert not torch.equal(found, before)
     np.testing.assert_array_equal(found.numpy(), expected.numpy())
