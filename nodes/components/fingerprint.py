@@ -29,7 +29,8 @@ _NAMED = (torch.dtype, torch.device, torch.layout, torch.memory_format)
 _BUILT_IN = (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType,
              types.MethodWrapperType, types.ClassMethodDescriptorType, types.GetSetDescriptorType,
              types.MemberDescriptorType)  # fmt: skip
-_OF_C = (type(torch._C._get_tracing_state.__self__),)  # what functions of torch's libraries are bound to
+_BOUND: Any = torch._C._get_tracing_state  # as any function of torch's libraries
+_OF_C = (type(_BOUND.__self__),)  # what such are bound to
 _MAPPINGS = (dict, OrderedDict, defaultdict, types.MappingProxyType)
 _WITHOUT_EFFECT = (logging.Logger, type(threading.Lock()), type(threading.RLock()))  # on what is computed
 _OF_CLASSES = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__annotate__", "_abc_impl",

@@ -295,7 +295,7 @@ class TracedModule(Component):
             return tuple(x for x in (*flat, *tensors_left) if isinstance(x, Tensor))
 
         path = name.rpartition(".")[0]
-        traceable = function
+        traceable: Function = function
         if path and not foreign:
             traceable = OfPart(path, function)
         if not foreign and not self._joined and self.joined_to is None:
