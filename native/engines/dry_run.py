@@ -27,7 +27,7 @@ from .ggml import GgmlModel
 from .kept import Kept
 from .model import Function
 
-_WRITABLE = 1 << 30  # bytes
+_WRITABLE = 16 << 20  # bytes
 _ROW_BYTES = 1 << 10  # of an operation
 _KEPT_BYTES = 48 << 20  # of programs, and of traces
 
@@ -112,7 +112,7 @@ def _step_key(step: Step) -> tuple[Hashable, ...]:
 
 
 def unwritten_zeros(shape: Sequence[int]) -> torch.Tensor:
-    """F32 zeros that take memory only where they are written; those of over 1 GiB cannot be written."""
+    """F32 zeros that take memory only where they are written; those of over 16 MiB take none and cannot be written."""
     if 4 * prod(shape) > _WRITABLE:
         return torch.zeros(()).expand(tuple(shape))
     return torch.from_numpy(np.zeros(tuple(shape), np.float32))

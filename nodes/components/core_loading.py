@@ -52,10 +52,7 @@ FRAME_INTERPOLATION = CoreLoader(
 OPTICAL_FLOW = CoreLoader("optical flow model", "comfy_extras.nodes_void:OpticalFlowLoader.execute")
 
 # Objects of core's that compute with weights of the diffusion model, which is in another process.
-_BOUND = {
-    "ControlLora": "adds to the weights of the diffusion model itself (a Control-LoRA)",
-    "QwenFunControlNet": "computes with layers of the diffusion model itself",
-}
+_BOUND = {"ControlLora": "adds to the weights of the diffusion model itself (a Control-LoRA)"}
 # Layers that such an object takes of the diffusion model when sampling begins, where its file has none.
 _TAKEN = {"ControlNetSD35": ("orig_y_embedder.", "x_embedder.")}
 

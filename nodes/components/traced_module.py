@@ -195,7 +195,8 @@ class TracedModule(Component):
         """
         if self.joined_to is not None and foreign_functions.is_any_fake((args, kwargs)):
             return attrgetter(name)(self.engine_model.module)(*args, **kwargs)
-        if name in self._on_host or (name not in _WHOLE and not is_plain((args, kwargs))):
+        brings_model = any(isinstance(each, Component) for each in (*args, *kwargs.values()))
+        if name in self._on_host or brings_model or (name not in _WHOLE and not is_plain((args, kwargs))):
             return self._by_layers(name, args, kwargs)
         signature = inspect.signature(attrgetter(name)(self.engine_model.module))
         open_ended = any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values())
@@ -240,7 +241,10 @@ class TracedModule(Component):
         return isinstance(module, Component) and module.joined_to is self
 
     def _by_layers(self, name: str, args: Any, kwargs: Any) -> Any:
-        """A method that asks for values, or is given what keeps some: core's own code, whose layers the engine has."""
+        """Core's own code, whose layers the engine has: of a method that asks for values, or is given what keeps some.
+
+        Or another model, as ControlNets are that compute with layers of the diffusion model: each computes its own.
+        """
         path, _, method = name.rpartition(".")
         layer = self.engine_model.module.get_submodule(path)
         return getattr(type(layer), method)(HostLayer(layer, path, self), *args, **kwargs)

@@ -11,6 +11,7 @@ from typing import Any
 
 import comfy.samplers
 import comfy.sd
+import folder_paths
 from comfy.model_management import InterruptProcessingException
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import _io, io
@@ -25,6 +26,7 @@ from ..components.patcher import ComponentPatcher
 from .lora_files import unreadable_lora
 from .size_guard import SizeGuard
 from .unknown import Inputs, NodeTurn, Outputs, Unknown, Unplanned
+from .value_lists import ValueList, given_lists, made_lists
 
 log = logging.getLogger(__name__)
 SETTINGS = frozenset({
@@ -34,13 +36,15 @@ SETTINGS = frozenset({
 # Made of what comes over links they are cheap; without any, they are read from files.
 _MADE = SETTINGS | {
     "AUDIO", "AUDIO_ENCODER_OUTPUT", "CLIP", "CLIP_VISION_OUTPUT", "CONDITIONING", "CONTROL_NET", "HOOKS",
-    "HOOK_KEYFRAMES", "IC_LORA_PARAMETERS", "IMAGE", "MASK", "MODEL", "TIMESTEPS_RANGE", "VAE", "VIDEO", "VOXEL",
+    "HOOK_KEYFRAMES", "IC_LORA_PARAMETERS", "IMAGE", "MASK", "MODEL", "TIMESTEPS_RANGE", "TRACKS", "VAE", "VIDEO",
+    "VOXEL",
 }  # fmt: skip
 # What models find, of which the values are only known when the workflow runs.
 _FOUND = frozenset({"BOUNDING_BOX", "POSE_KEYPOINT", "SPLAT"})
 _ANY = frozenset({"*", "COMFY_MATCHTYPE_V3"})  # of outputs that are one of the inputs
 _SHORTEST = 3  # tokens of a text that is planned with
 _NUMBERS = frozenset({"BOOLEAN", "FLOAT", "INT"})  # inputs that name no file
+_CHOICES = frozenset({"", "COMBO"})  # inputs that are a choice of texts, which may be files
 _MODELS = ("MODEL", "CLIP", "VAE", "GUIDER", "CONTROL_NET")
 _PASSED_ON = (*_MODELS, "CONDITIONING", "LATENT")
 
@@ -65,13 +69,13 @@ def needed_inputs(
 ) -> dict[str, Any]:
     """The inputs of a node, followed; None for a lazy one that the node does not ask for, as ComfyUI leaves it out.
 
-    given: its own. value: follows an input. An Unknown decides nothing: then all are followed.
+    given: its own. value: follows an input. An Unknown decides nothing, nor does a list: then all are followed.
     """
     node_class = core.NODE_CLASS_MAPPINGS.get(class_type)
     asks = getattr(node_class, "check_lazy_status", None)
     lazy = {name for name in _lazy_inputs(node_class) if is_link(given.get(name))} if asks else set()
     found = {name: value(each) for name, each in given.items() if name not in lazy}
-    if not lazy or any(isinstance(each, Unknown) for each in found.values()):
+    if not lazy or any(isinstance(each, Unknown | ValueList) for each in found.values()):
         return {name: found[name] if name in found else value(each) for name, each in given.items()}
     owner = node_class.PREPARE_CLASS_CLONE(None) if issubclass(node_class, io.ComfyNode) else node_class()
     waiting = set(lazy)
@@ -101,15 +105,35 @@ def follow(class_type: str, inputs: Inputs, linked: bool, turn: NodeTurn) -> Out
     if node_class is None:
         raise Unplanned(f"this ComfyUI has no node {class_type}")
     makes = _output_types(node_class)
-    if not linked and not set(makes) <= SETTINGS and not set(_input_types(node_class).values()) <= _NUMBERS:
+    if not linked and _reads_file(node_class, inputs):
         return tuple(Unknown(f"{class_type} reads it from a file of its own", foreign=True) for _ in makes)
     inputs = {name: _assumed(node_class, name, value, inputs, turn) for name, value in inputs.items()}
     unknown = next((value for value in inputs.values() if isinstance(value, Unknown)), None)
     if unknown is None and _is_executed(node_class, inputs):
-        return tuple(_written(node_class, inputs, execute(class_type, inputs)))
+        return tuple(_written(node_class, inputs, made_lists(node_class, execute(class_type, inputs))))
     if unknown is None:
         unknown = Unknown(f"the planner does not know what {class_type} does")
     return _passed_on(node_class, inputs, unknown, turn)
+
+
+def _reads_file(node_class: Any, inputs: Inputs) -> bool:
+    """Whether a node without links makes its outputs of a file: one that a text or a choice of its inputs names."""
+    makes, types = set(_output_types(node_class)), _input_types(node_class, inputs)
+    if makes <= SETTINGS or set(types.values()) <= _NUMBERS:
+        return False
+    given = {types[name] for name in inputs if name in types}
+    if not given <= _NUMBERS | _CHOICES or not makes <= _MADE - set(_MODELS):
+        return True
+    return any(map(_names_file, (value for name, value in inputs.items() if types.get(name) in _CHOICES)))
+
+
+def _names_file(value: Any) -> bool:
+    """Whether a text is the name of a file or folder, among inputs and outputs or in a folder of models."""
+    if not isinstance(value, str):
+        return False
+    kinds = list(folder_paths.folder_names_and_paths)
+    in_models = any(folder_paths.get_full_path(kind, value) for kind in kinds)
+    return in_models or any(map(folder_paths.exists_annotated_filepath, (value, f"{value} [output]")))
 
 
 def _written(node_class: Any, inputs: Inputs, outputs: Outputs) -> Iterator[Any]:
@@ -152,12 +176,12 @@ def execute(class_type: str, inputs: Inputs) -> Outputs:
 def _nested(node_class: Any, inputs: Inputs) -> Inputs:
     """The inputs as ComfyUI calls a node with them: those called "choice.input" in a mapping, none that it has not."""
     if not issubclass(node_class, io.ComfyNode):
-        return inputs
+        return given_lists(node_class, inputs)
     groups, _, paths = _io.get_finalized_class_inputs(node_class.INPUT_TYPES(), dict(inputs))
     has = {name for group in ("required", "optional") for name in groups.get(group, {})}
     takes_all = getattr(node_class, "ACCEPT_ALL_INPUTS", False)  # older ComfyUIs know no such nodes
     taken = inputs if takes_all else {name: each for name, each in inputs.items() if name in has}
-    nested: Inputs = _io.build_nested_inputs(dict(taken), paths)
+    nested: Inputs = _io.build_nested_inputs(dict(given_lists(node_class, taken)), paths)
     return nested
 
 
@@ -192,6 +216,8 @@ def with_planned_loading(function: Any) -> Callable[..., Any]:
 
 def is_ours(value: Any) -> bool:
     """Whether a value is or holds a model of this pack."""
+    if isinstance(value, ValueList):
+        return any(map(is_ours, value.values))
     if isinstance(value, comfy.samplers.CFGGuider):
         return is_ours(value.model_patcher)
     if isinstance(value, comfy.sd.VAE):

@@ -10,12 +10,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from ...native.engines.dry_run import unwritten_zeros
 from ...native.quota import check_quota
 from .unknown import Unplanned
 
 _MAX_BYTES = 1 << 30  # bytes
-_MAX_UNWRITTEN = 4 << 30  # of zeros without memory, which a node that leaves torch may still write
+_MAX_UNWRITTEN = 4 << 30  # of zeros without memory, of which a node that leaves torch may still make a copy
 _COMPUTED_BYTES = 16 << 20
 _OF_PICTURES = 4  # dimensions, or more; a mask has three, and its values may steer what a node does
 _REPEAT = torch.ops.aten.repeat.default
@@ -34,29 +33,48 @@ class SizeGuard(TorchDispatchMode):
         kwargs = kwargs or {}
         check_quota()
         if not func._schema.returns or func._schema.returns[0].alias_info is not None:  # a view, or in place
-            if func._schema.is_mutable and isinstance(args[0], torch.Tensor) and _is_large(args[0]):
-                return args[0]
+            written = list(_written(func, args, kwargs))
+            if any(_is_large(x) or _without_memory(x) for x in written):
+                return written[0]
             return func(*args, **kwargs)
         nbytes = 4 * max(_elements(func, args, kwargs), default=0)
         if nbytes > _COMPUTED_BYTES:
             made = _shaped(func, args, kwargs)
-            if isinstance(made, torch.Tensor) and _is_large(made) and 4 * made.numel() <= _MAX_UNWRITTEN:
-                return _zeros(made)
+            if isinstance(made, torch.Tensor) and _is_unknown(made, args) and 4 * made.numel() <= _MAX_UNWRITTEN:
+                return torch.zeros((), dtype=made.dtype).expand(made.shape)
             if nbytes > _MAX_BYTES:
                 raise Unplanned(f"it makes a tensor of {nbytes / 2**30:,.1f} GiB")
             check_quota(nbytes)
         return func(*args, **kwargs)
 
 
+def _without_memory(x: torch.Tensor) -> bool:
+    """Whether all elements of a tensor, such as a part of large zeros, lie in one place."""
+    return x.numel() > 1 and not any(stride for size, stride in zip(x.shape, x.stride(), strict=True) if size > 1)
+
+
+def _is_picture(x: torch.Tensor) -> bool:
+    return x.ndim >= _OF_PICTURES and x.dtype.is_floating_point
+
+
 def _is_large(x: torch.Tensor) -> bool:
     """Whether a tensor is of pictures, and takes more than may be computed."""
-    return x.ndim >= _OF_PICTURES and x.dtype.is_floating_point and 4 * x.numel() > _COMPUTED_BYTES
+    return _is_picture(x) and 4 * x.numel() > _COMPUTED_BYTES
 
 
-def _zeros(made: torch.Tensor) -> torch.Tensor:
-    if made.dtype == torch.float32:
-        return unwritten_zeros(made.shape)
-    return torch.zeros((), dtype=made.dtype).expand(made.shape)
+def _is_unknown(made: torch.Tensor, args: Sequence[Any]) -> bool:
+    """Whether the result of an operation is a large picture, or a picture made of one without memory."""
+    return _is_large(made) or (
+        _is_picture(made) and any(isinstance(x, torch.Tensor) and _is_large(x) and _without_memory(x) for x in args)
+    )
+
+
+def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[torch.Tensor]:
+    """The tensors that an operation writes into."""
+    for number, argument in enumerate(func._schema.arguments):
+        given = args[number] if number < len(args) else kwargs.get(argument.name)
+        if argument.is_write and isinstance(given, torch.Tensor):
+            yield given
 
 
 def _shaped(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

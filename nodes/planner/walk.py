@@ -19,7 +19,8 @@ from .order import execution_order
 from .other_nodes import follow, is_ours, needed_inputs, title_of, why_it_fails
 from .planned_models import planned_model
 from .rules import RULES
-from .unknown import Inputs, NodeTurn, Size, Unknown, Unplanned
+from .unknown import Inputs, NodeTurn, Outputs, Size, Unknown, Unplanned
+from .value_lists import executions, merged
 
 Prompt = Mapping[str, Any]  # the API's format: node id -> {"class_type", "inputs"}
 
@@ -79,6 +80,14 @@ def _what_models_refuse(class_type: str, inputs: Inputs) -> Iterator[None]:
         raise Unplanned(why_it_fails(class_type, inputs, error)) from error
 
 
+def _executed(class_type: str, inputs: Inputs, linked: bool, turn: NodeTurn) -> Outputs:
+    """The outputs of a node that ComfyUI executes with these inputs."""
+    planned = RULES.get(class_type)
+    if planned:
+        return tuple(map(planned_model, planned.rule(inputs, turn)))
+    return follow(class_type, inputs, linked, turn)
+
+
 class _Walk:
     def __init__(self, prompt: Prompt, recorder: Recorder, unknown: Size) -> None:
         self._prompt = prompt
@@ -113,10 +122,10 @@ class _Walk:
         self._recorder.part = Part(node, (planned and planned.title) or title_of(class_type))
         turn = NodeTurn(self._recorder, self._unknown)
         try:
+            linked = any(map(_is_link, given.values()))
             with _what_models_refuse(class_type, inputs):
-                if planned:
-                    return tuple(map(planned_model, planned.rule(inputs, turn)))
-                return follow(class_type, inputs, any(map(_is_link, described["inputs"].values())), turn)
+                times = executions(core.NODE_CLASS_MAPPINGS.get(class_type), inputs)
+                return merged([_executed(class_type, each, linked, turn) for each in times])
         except Unplanned as reason:
             note = f"{class_type} (node {node}) is not in the plan: {reason}."
             is_gap = any(map(is_ours, inputs.values())) or (bool(planned and planned.title) and not reason.foreign)
@@ -131,7 +140,9 @@ class _Walk:
                 "sense there, or the planner has a fault, of which ComfyUI's log says more."
             ) from error
         finally:
-            self.notes += [f"{class_type} (node {node}) is planned with {each}." for each in turn.assumptions]
+            self.notes += [
+                f"{class_type} (node {node}) is planned with {each}." for each in dict.fromkeys(turn.assumptions)
+            ]
 
     def value(self, value: Any) -> Any:
         """An input, followed if it is linked."""

@@ -21,6 +21,7 @@ import comfy.cldm.cldm  # noqa: E402
 import comfy.cldm.dit_embedder  # noqa: E402
 import comfy.clip_vision  # noqa: E402
 import comfy.ldm.flux.controlnet  # noqa: E402
+import comfy.ldm.qwen_image.controlnet  # noqa: E402
 import comfy.model_detection  # noqa: E402
 import comfy.ops  # noqa: E402
 import comfy.t2i_adapter.adapter  # noqa: E402
@@ -129,12 +130,21 @@ def sd35() -> Tensors:
     return {**held, "control_type": torch.ones(())}
 
 
+def qwen_fun() -> Tensors:
+    """Of a ControlNet for Qwen-Image that computes with the first layers of the diffusion model."""
+    module = comfy.ldm.qwen_image.controlnet.QwenImageFunControlNetModel(
+        control_in_features=132, inner_dim=128, num_attention_heads=1, **_FUN, **PLAIN
+    )
+    return of(module)
+
+
 def t2i() -> Tensors:
     """Of a T2I-Adapter of its full kind."""
     return of(comfy.t2i_adapter.adapter.Adapter(cin=192, channels=[64, 128, 256, 256], nums_rb=2, ksize=1, sk=True,
                                                 use_conv=False, xl=False))  # fmt: skip
 
 
+_FUN = {"num_control_blocks": 2, "injection_layers": (0, 1)}
 VISION = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 96, "image_size": 56, "projection_dim": 48}
 
 
@@ -224,6 +234,10 @@ CONTROLS = (
 TAKES = _CONTROL(
     "SD3.5 large", tensors=sd35, base="SD3",
     narrow={"comfy.cldm.dit_embedder:ControlNetEmbedder": {"adm_in_channels": 32}},
+)  # fmt: skip
+BORROWS = _CONTROL(
+    "Qwen-Image Fun", tensors=qwen_fun, base="QwenImage",
+    narrow={"comfy.ldm.qwen_image.controlnet:QwenImageFunControlNetModel": _FUN},
 )  # fmt: skip
 UPSCALERS = (
     _UPSCALER("ESRGAN", tensors=esrgan),

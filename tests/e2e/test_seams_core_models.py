@@ -16,13 +16,14 @@ from tests.conftest import SIXTHS
 from tests.pack import part
 
 from .any_diffusion import Small
-from .core_model_kinds import BASES, CONTROLS, LATENTS, SOUNDS, TAKES, UPSCALERS, VISIONS, CoreKind
+from .core_model_kinds import BASES, BORROWS, CONTROLS, LATENTS, SOUNDS, TAKES, UPSCALERS, VISIONS, CoreKind
 from .test_seams_any_diffusion import sampled
 
 loader = part("nodes.loaders.diffusion")
 weights = part("native.weights")
 core_module = part("nodes.components.core_module")
 
+import comfy.sd  # noqa: E402
 import folder_paths  # noqa: E402
 
 import nodes as core_nodes  # noqa: E402
@@ -194,6 +195,34 @@ def test_a_control_model_takes_a_layer_of_the_diffusion_model(tmp_path: Path, mo
     expected, without = controlled(core_base, small, core, Latents()), sampled(core_base, small)
     assert apart(without, expected) > 10 * BOUND
     assert apart(controlled(our_base, small, ours, Latents()), expected) <= BOUND
+
+
+class Frames(Latents):
+    """A VAE of Wan's kind, for hints."""
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        return super().encode(pixels).unsqueeze(2)
+
+
+@pytest.mark.parametrize(("device", "base"), [("CPU", "CPU"), ("Vulkan0", "Vulkan0"), ("CPU", "Vulkan0")])
+def test_a_control_model_computes_with_layers_of_the_diffusion_model(
+    device: str, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each by its own model, with what nodes have changed there, as a LoRA."""
+    ours, core = pair(BORROWS, tmp_path, device, monkeypatch)
+    small = replace(BASES[BORROWS.base], latent=(1, 8, 12))
+    our_base, core_base = base_models(small, tmp_path, base)
+    expected, without = controlled(core_base, small, core, Frames()), sampled(core_base, small)
+    assert apart(without, expected) > 10 * BOUND
+    assert apart(controlled(our_base, small, ours, Frames()), expected) <= BOUND
+    lora = {"diffusion_model.img_in.lora_up.weight": 0.2 * torch.ones(128, 2),
+            "diffusion_model.img_in.lora_down.weight": 0.2 * torch.ones(2, 64)}  # fmt: skip
+    with torch.inference_mode():
+        (our_changed, core_changed) = (comfy.sd.load_lora_for_models(each, None, lora, 1.0, 0.0)[0]
+                                       for each in (our_base, core_base))  # fmt: skip
+    changed = controlled(core_changed, small, core, Frames())
+    assert apart(expected, changed) > 10 * BOUND
+    assert apart(controlled(our_changed, small, ours, Frames()), changed) <= BOUND
 
 
 class Gain(torch.nn.Module):

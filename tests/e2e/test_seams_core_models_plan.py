@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.pack import part
 
-from .core_model_kinds import PLAIN, UPSCALERS, VISIONS, of, old_name
+from .core_model_kinds import BASES, BORROWS, PLAIN, UPSCALERS, VISIONS, of, old_name
 from .plan_runners import runners_of_plans
-from .test_seams_core_models import node, result_of, written
+from .test_seams_core_models import Frames, node, result_of, written
 from .test_seams_plan import DEVICES, ENOUGH, held, planned, taken
 
 client = part("native.client.runner")
@@ -140,3 +141,64 @@ def test_what_is_moved_is_a_gap_of_the_plan(files: dict[str, str]) -> None:
     prompt["9"]["inputs"]["model"] = ["21", 0]
     plan = planned(prompt, ENOUGH >> 12).plan
     assert any("GGMLMove (node 21) is not in the plan: what it moves is only known" in gap for gap in plan.gaps)
+
+
+class Text:
+    """A node that makes a conditioning, a latent and a VAE for a small Qwen-Image."""
+
+    FUNCTION, RELATIVE_PYTHON_MODULE = "make", "nodes"
+    RETURN_TYPES = ("CONDITIONING", "LATENT", "VAE")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {}}
+
+    def make(self) -> Any:
+        latent = {"samples": torch.zeros(1, 16, 1, SIZE // 8, SIZE // 8)}
+        return [[torch.zeros(1, 9, 48), {}]], latent, Frames()
+
+
+@pytest.mark.turns(2)
+@pytest.mark.parametrize(("device", "residency"), [("CPU", "auto"), ("Vulkan0", "device"), ("Vulkan0", "disk")])
+def test_layers_of_the_diffusion_model_are_in_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, residency: str
+) -> None:
+    """Of a ControlNet that computes with them."""
+    small = BASES[BORROWS.base]
+    save_file({name: x.contiguous() for name, x in small.tensors().items()}, tmp_path / "base.safetensors")
+    monkeypatch.setattr(diffusion, "model_path", lambda _kind, name: str(tmp_path / name))
+    control_name = written(BORROWS, tmp_path, monkeypatch)
+    preview = node("comfy_extras.nodes_preview_any:PreviewAny")
+    for name, each in {"Text": Text, "PreviewAny": preview}.items():
+        monkeypatch.setitem(core.NODE_CLASS_MAPPINGS, name, each)
+    place = {"device": device, "weights": residency, "engine": "ggml", "budget": 0}
+    model, control = {"model_name": "base.safetensors", **place}, {"control_net_name": control_name, **place}
+    sampler = {"seed": 1, "steps": 2, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+    apply = {"strength": 0.5, "start_percent": 0.0, "end_percent": 1.0}
+    prompt = {
+        "1": {"class_type": "GGMLDiffusionModel", "inputs": model},
+        "2": {"class_type": "GGMLControlNet", "inputs": control},
+        "3": {"class_type": "Text", "inputs": {}},
+        "4": {"class_type": "EmptyImage", "inputs": {"width": SIZE, "height": SIZE, "batch_size": 1, "color": 0}},
+        "5": {"class_type": "ControlNetApplyAdvanced",
+              "inputs": {"positive": ["3", 0], "negative": ["3", 0], "control_net": ["2", 0], "image": ["4", 0],
+                         "vae": ["3", 2], **apply}},
+        "6": {"class_type": "KSampler",
+              "inputs": {"model": ["1", 0], "positive": ["5", 0], "negative": ["5", 1], "latent_image": ["3", 1],
+                         **sampler}},
+        "7": {"class_type": "PreviewAny", "inputs": {"source": ["6", 0]}},
+    }  # fmt: skip
+    with runners_of_plans(monkeypatch, ENOUGH >> 12), torch.inference_mode(), BORROWS.small():
+        plan = planned(prompt, ENOUGH >> 12).plan
+        assert plan.shortage is None, plan.shortage
+        assert plan.notes == ()
+        (phase,) = plan.phases
+        ours = diffusion.GGMLDiffusionModel.execute(**model).result[0]
+        net = part("nodes.loaders.controlnet").GGMLControlNet.execute(**control).result[0]
+        text, latent, vae = Text().make()
+        hint = torch.zeros(1, SIZE, SIZE, 3)
+        given = core.ControlNetApplyAdvanced().apply_controlnet(text, text, net, hint, 0.5, 0.0, 1.0, vae)
+        core.common_ksampler(ours, 1, 2, 1.0, "euler", "simple", *given, latent)
+        memory = client.shared().memory()
+        assert {name: phase.peak[name] for name in DEVICES} == {each.name: each.peak for each in memory.devices}
+        assert [taken(each) for each in held(phase)] == [taken(each) for each in memory.models]

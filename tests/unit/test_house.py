@@ -126,7 +126,7 @@ SMALL = {  # why a file may be shorter: those files
         nodes/components/encoder_sizes.py
         nodes/components/core_function.py nodes/components/latent_axes.py nodes/components/memory_weights.py
         nodes/components/not_finite.py nodes/loaders/found.py nodes/loaders/small_vaes.py nodes/planner/chart.py
-        nodes/planner/lora_files.py nodes/planner/order.py nodes/planner/tracking.py
+        nodes/planner/lora_files.py nodes/planner/order.py nodes/planner/tracking.py nodes/planner/value_lists.py
     """,
     "handlers of one kind of operation": """
         native/lower/handlers/linear_algebra.py native/lower/handlers/rounding.py
