@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import folder_paths
 import torch
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
@@ -22,18 +21,18 @@ from .foreign_functions import is_traced
 from .run_code import Run, digest_of, found_by, is_found_again, is_watched, noted
 
 log = logging.getLogger(__name__)
-VARIABLE = "GGML_PROGRAMS"  # of the environment; 0: nothing is kept or read, else the folder
+VARIABLE = "GGML_PROGRAMS"  # of the environment: the folder; without it, or 0, nothing is kept or read
 Function = Callable[[torch.nn.Module, dict[str, torch.Tensor]], Any]
 
 
 def folder() -> Path:
     """Where programs are kept."""
-    return Path(os.environ.get(VARIABLE) or Path(folder_paths.get_user_directory()) / "ggml_programs")
+    return Path(os.environ[VARIABLE])
 
 
 def is_on() -> bool:
     """Whether programs are kept."""
-    return os.environ.get(VARIABLE) != "0"
+    return os.environ.get(VARIABLE, "") not in ("", "0")
 
 
 @cache
