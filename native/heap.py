@@ -1,9 +1,12 @@
-"""The return of freed memory to the system."""
+"""The return of freed memory to the system, and work without garbage collection."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def trim_heap() -> None:
@@ -14,3 +17,15 @@ def trim_heap() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim:
         trim(0)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without garbage collection: tracing makes so many small objects that it takes a fifth of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()

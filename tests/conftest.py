@@ -49,6 +49,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["GGML_IDLE_MEASUREMENT"] = "0"  # devices are not measured beside tests, in no process
     os.environ["GGML_PROBE"] = "0"  # nor probed
+    os.environ["GGML_PROGRAMS"] = "0"  # each session traces, but in tests of the store
     config.addinivalue_line("markers", "turns(n): a run takes every n-th of a test's cases, others each day")
 
 

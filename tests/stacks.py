@@ -27,6 +27,7 @@ def environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "TEST_STACKS": str(_folder()),
         "GGML_IDLE_MEASUREMENT": "0",
+        "GGML_PROGRAMS": os.environ.get("GGML_PROGRAMS", "0"),
     }
 
 

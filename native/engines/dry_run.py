@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from typing import Literal
 
@@ -17,6 +18,7 @@ from ..lower import Lowered, LowerOptions
 from ..placement import TORCH, Placement
 from ..planning import Machine, Part, Plan, plan_of
 from ..program import Program
+from ..stored import kept_or_made, register
 from ..trace import Question, Trace
 from ..weights import WeightSet
 from ..wire.messages import DryRun, ExternalModel, Step
@@ -125,8 +127,9 @@ def unwritten_zeros(shape: Sequence[int]) -> torch.Tensor:
     return torch.from_numpy(np.zeros(tuple(shape), np.float32))
 
 
+@register
 @dataclass(frozen=True)
-class _Counted:
+class Counted:
     """A lowered function as a dry run needs it."""
 
     programs: tuple[Program, ...]  # without values
@@ -134,13 +137,13 @@ class _Counted:
     known: Mapping[int, np.ndarray]  # results that follow from shapes alone, such as grids, by number
 
 
-def _counted(lowered: Lowered) -> _Counted:
+def _counted(lowered: Lowered) -> Counted:
     last = lowered.parts[-1].program
     results = {number: _constant_result(last, output.tensor) for number, output in enumerate(last.outputs)}
     known = {
         number: values.reshape(last.outputs[number].shape) for number, values in results.items() if values is not None
     }
-    return _Counted(tuple(part.program.without_values() for part in lowered.parts), lowered.questions, known)
+    return Counted(tuple(part.program.without_values() for part in lowered.parts), lowered.questions, known)
 
 
 def _constant_result(program: Program, tensor: int) -> np.ndarray | None:
@@ -158,7 +161,7 @@ def program_bytes(program: Program) -> int:
     return len(program.tensors) * _ROW_BYTES
 
 
-def _counted_bytes(counted: _Counted) -> int:
+def _counted_bytes(counted: Counted) -> int:
     return sum(map(program_bytes, counted.programs)) + sum(values.nbytes for values in counted.known.values())
 
 
@@ -167,7 +170,7 @@ def _trace_bytes(traced: Trace) -> int:
 
 
 # So that a workflow that was planned before is planned at once.
-_programs: Kept[_Counted] = Kept(_KEPT_BYTES, _counted_bytes)
+_programs: Kept[Counted] = Kept(_KEPT_BYTES, _counted_bytes)
 _traces: Kept[Trace] = Kept(_KEPT_BYTES, _trace_bytes)
 
 
@@ -189,7 +192,7 @@ class DryRunModel(GgmlModel):
         """As Model.can_join, of the engine that the placement names."""
         return self.placement.engine != TORCH
 
-    def counted(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> _Counted:
+    def counted(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Counted:
         """As GgmlModel.lowered, once for all plans of the same files, shapes and options."""
         shapes = tuple((name, tuple(x.shape), x.dtype) for name, x in inputs.items())
         types = tuple((name, str(each.dtype)) for name, each in self.weights.arrays.items())
@@ -197,8 +200,16 @@ class DryRunModel(GgmlModel):
         known = _programs.get(whole, inputs)
         if known is None:
             with _disable_current_modes():  # a guard of sizes would count tensors that a trace only imagines
-                known = _programs.put(whole, _counted(self.lowered(key, function, inputs)))
+                known = _programs.put(whole, self._counted(key, shapes, function, inputs))
         return known
+
+    def _counted(
+        self, key: Hashable, shapes: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]
+    ) -> Counted:  # fmt: skip
+        whole = key, shapes, *self._patched[1:]
+        made = partial(self._lowered_now, whole, function, inputs)
+        with self._lock:
+            return kept_or_made(self._entry("counted", function, inputs), inputs, lambda: _counted(made()))
 
     def traced(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Trace:
         """As GgmlModel.traced, once for all models of the same parameters, as their modules are the same."""

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import astuple, replace
 from functools import partial
 from time import monotonic
 
 import torch
 
 from ..client import Estimate, Runner, RunnerError, RunnerLost, shared
+from ..heap import uncollected
 from ..lower import Lowered, LowerOptions, WeightType, lower
 from ..placement import Placement
+from ..stored import Entry, entry_of, kept_or_made
 from ..trace import Trace, trace
 from ..trace.values import HostStorages
 from ..weights import WeightSet
@@ -59,16 +59,29 @@ class GgmlModel(Model):
             known = self._programs.get((key, shapes, self._patched), inputs)
             if known is not None:
                 return known
-            with _uncollected():
-                traced = self.traced((key, shapes, *self._patched[1:]), function, inputs)
-                arrays = self.weights.arrays
-                turned = {n: each.rotation for n, each in self.weights.parameters.items() if n not in arrays}
-                types = {
-                    name: WeightType(type_, shape, turned.get(name, 0))
-                    for name, (shape, type_) in self.weights.shapes().items()
-                }
-                lowered = lower(traced, types, self.lower_options, self._branches)
+            made = partial(self._lowered_now, (key, shapes, *self._patched[1:]), function, inputs)
+            lowered = kept_or_made(self._entry("lowered", function, inputs), inputs, made)
             return self._programs.put((key, shapes, self._patched), lowered)
+
+    def _lowered_now(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Lowered:
+        with uncollected():
+            return lower(self.traced(key, function, inputs), self._types(), self.lower_options, self._branches)
+
+    def _types(self) -> dict[str, WeightType]:
+        arrays = self.weights.arrays
+        turned = {n: each.rotation for n, each in self.weights.parameters.items() if n not in arrays}
+        return {
+            name: WeightType(type_, shape, turned.get(name, 0))
+            for name, (shape, type_) in self.weights.shapes().items()
+        }
+
+    def _entry(self, kind: str, function: Function, inputs: Mapping[str, torch.Tensor]) -> Entry | None:
+        """Where the program of a function is kept for the next session; None: with patches, or others joined, not."""
+        if self.weights is not self.file_weights or any(self._patched):
+            return None
+        shapes = [(name, list(x.shape), str(x.dtype)) for name, x in inputs.items()]
+        types = [(name, *astuple(each)) for name, each in self._types().items()]
+        return entry_of(function, (kind, self.weights.name, shapes, types, astuple(self.lower_options)))
 
     def traced(self, key: Hashable, function: Function, inputs: Mapping[str, torch.Tensor]) -> Trace:
         """The trace of a function; key: as for `lowered`, and the inputs' shapes. Raises TraceError."""
@@ -148,15 +161,3 @@ class GgmlModel(Model):
 def _report_part(progress: Callable[[float], None], number: int, parts: int, done: float) -> None:
     """Report what is done of one part of several."""
     progress((number + done) / parts)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without garbage collection: tracing makes so many small objects that it takes a fifth of the time."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,6 +13,16 @@ from ..program import Program
 from ..program.builder import LowerError
 from ..trace.graph import Question, TracedOp, Window
 from ..trace.values import HostStorages
+
+HOST_FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {}
+
+
+def on_host(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Give a function of the host's part a name, by which the program of a call can be kept for another session."""
+    name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+    assert name not in HOST_FUNCTIONS, name
+    HOST_FUNCTIONS[name] = function
+    return function
 
 
 def is_host_input(window: Window) -> bool:

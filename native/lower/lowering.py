@@ -343,5 +343,5 @@ class Lowering:
         """Copy a constant at every call that writes into it."""
         flat = self.constants.flat[window.storage].clone()
         copy = Window(window.storage, tuple(flat.shape), (1,), 0, window.dtype)
-        self.host.items.append(TracedOp("clone", flat.clone, (), {}, (copy,), ""))
+        self.host.items.append(TracedOp("clone", torch.clone, (flat,), {}, (copy,), ""))
         self.stage[window.storage] = Stage.HOST

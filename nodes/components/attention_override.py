@@ -66,7 +66,7 @@ _active: ContextVar[bool] = ContextVar("active", default=False)
 @contextmanager
 def own_attention() -> Iterator[None]:
     """Every attention that a module of ComfyUI chooses is `attention`, in this thread, until this is left."""
-    _attach()
+    attach()
     before = _active.set(True)
     try:
         yield
@@ -75,7 +75,7 @@ def own_attention() -> Iterator[None]:
 
 
 @functools.cache
-def _attach() -> None:
+def attach() -> None:
     """Make ComfyUI's attentions ask whether `own_attention` is active.
 
     wrap_attn (comfy/ldm/modules/attention.py) keeps the function that it wraps in a cell, which is reached under

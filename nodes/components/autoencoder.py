@@ -13,6 +13,7 @@ from ...native.placement import CPU, Placement
 from ...native.weights import WeightSet
 from .attention_override import image_attention, own_attention
 from .component import Function
+from .kept_programs import storable
 from .latent_axes import LatentAxis
 from .layers import Layer
 from .tile_choice import TileChoice
@@ -165,7 +166,8 @@ class VAEModule(TracedModule):
         """The first way to cut x that fits, or the last there is."""
         for tiling in tilings[:-1]:
             tile = first_tile(x, tiling)
-            if self.fits(key, function, {"x": tile[0] if key == "decode" and self._batch_is_time else tile}):
+            tile = tile[0] if key == "decode" and self._batch_is_time else tile
+            if self.fits(key, storable(self.engine_model, key, function), {"x": tile}):
                 return tiling
         return tilings[-1]
 
@@ -188,11 +190,13 @@ class VAEModule(TracedModule):
         return result
 
     def _decode(self, z: Tensor) -> Tensor:
-        (pixels,) = self.compute("decode", _decode, {"x": z[0] if self._batch_is_time else z})
+        function = storable(self.engine_model, "decode", _decode)
+        (pixels,) = self.compute("decode", function, {"x": z[0] if self._batch_is_time else z})
         return (pixels[None] if self._batch_is_time else pixels).to(z.device)
 
     def _encode(self, x: Tensor) -> Tensor:
-        (latents,) = self.compute("encode", _encode, {"x": x})
+        function = storable(self.engine_model, "encode", _encode)
+        (latents,) = self.compute("encode", function, {"x": x})
         return latents.to(x.device)
 
 

@@ -22,6 +22,7 @@ from . import foreign_functions, kept_values
 from .attention_override import own_attention
 from .call_arguments import join, part
 from .component import Component, Function, layers_elsewhere
+from .kept_programs import keep_reads, known_reads, nesting_as_values, nesting_of, storable
 from .kept_values import KeepsValues, Kept, Left, ReadsKept, Same, Settled
 from .layers import HostLayer, Layer, LayerWeights, is_plain
 
@@ -100,6 +101,7 @@ class TracedModule(Component):
         """As Component."""
         super().__init__(*args, **kwargs)
         self._reads: set[str] = set()  # the names of the transformer_options that the module reads
+        self._asked: set[str] = set()  # methods of which it was looked up what they read in an earlier session
         self._methods: dict[str, Callable[..., Any]] = {}  # that other nodes have put in the place of the module's
         self._islands: set[Same] = set()  # functions of other nodes that are called at every step
         self._on_host: set[str] = set()  # methods that ask for what the model computes, and cannot be traced whole
@@ -202,6 +204,9 @@ class TracedModule(Component):
         arguments = {"": args, **kwargs} if open_ended else bound | bound.pop("kwargs", {})
         options = arguments.pop("transformer_options", None)
         self._live = options or {}
+        if options and name not in self._asked:
+            self._asked.add(name)
+            self._reads.update(known_reads(type(self.engine_model.module), name))
         foreign = [*foreign_functions.functions_in(options or {}), *self._methods.values()]
         if foreign:
             self._reads |= set(foreign_functions.OPTIONS)
@@ -294,8 +299,34 @@ class TracedModule(Component):
             return tuple(x for x in (*flat, *tensors_left) if isinstance(x, Tensor))
 
         path = name.rpartition(".")[0]
-        traceable = OfPart(path, function) if path and not foreign else function
+        traceable: Function = function
+        if path and not foreign:
+            traceable = OfPart(path, function)
+        if not foreign and not self._joined and self.joined_to is None:
+            traceable = self._kept(key, options or {}, function, path, _shapes(tensors))
         return self._nested(key, traceable, tensors, functions)
+
+    def _kept(self, key: Any, options: Mapping[str, Any], function: Function, path: str, shapes: Hashable) -> Function:
+        """A function without those of other nodes, whose program may be kept for the next session."""
+        name, structure, rounded = key[:3]
+        place, marked = (self.engine_model.identity, key), (self.engine_model.identity, key, shapes)
+        kind, known = type(self.engine_model.module), frozenset(self._reads)
+
+        def left() -> Any:
+            nesting, leaves, _ = _nestings[place]
+            keep_reads(kind, name, self._reads)
+            return nesting_as_values(nesting), leaves, sorted(self._reads), _marks[marked]
+
+        def recall(kept: Any) -> bool:
+            values, leaves, reads, marks = kept
+            self._reads.update(reads)
+            if any(each in options for each in self._reads - known):  # the key says nothing of their values
+                return False
+            _nestings[place] = nesting_of(values), leaves, []
+            _marks[marked] = marks
+            return True
+
+        return storable(self.engine_model, (name, structure, rounded), function, path, left, recall)
 
     def _nested(
         self, key: Hashable, function: Function, tensors: dict[str, Tensor], functions: list[Callable[..., Any]]

@@ -52,6 +52,7 @@ native.lower.islands
 native.lower.walk
 native.lower
 native.planning
+native.stored
 native.engines.model native.engines.kept native.engines.shortest
 native.engines.ggml
 native.engines.torch_cpu

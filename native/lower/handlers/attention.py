@@ -10,6 +10,7 @@ import torch
 
 from ...program.builder import LowerError
 from ...trace.graph import Window
+from ..host import on_host
 from ..lowering import Lowering, Made, handler
 from ..strides import Layout, Operand, binary, contiguous, contiguous_stride, rows_packed
 from .elementwise import LARGEST, positive
@@ -80,7 +81,7 @@ def _mask(low: Lowering, mask: Window | None, tokens: int) -> tuple[int | None, 
         x, seen = _device_mask(low, mask)
     else:
         x = low.host_computed("mask", _added, mask)
-        seen = low.host_computed("seen", lambda m: (_added(m) > -LARGEST).any(-1, keepdim=True).float(), mask)
+        seen = low.host_computed("seen", _seen, mask)
         if low.is_constant(mask) and bool((_added(low.value(mask)) > -LARGEST).any(-1).all()):
             seen = None
     shape = (*(1,) * (4 - len(mask.shape)), *mask.shape)
@@ -88,10 +89,16 @@ def _mask(low: Lowering, mask: Window | None, tokens: int) -> tuple[int | None, 
     return low.b.reshape(contiguous(low.b, x), x.shape), seen
 
 
+@on_host
 def _added(mask: torch.Tensor) -> torch.Tensor:
     if mask.dtype == torch.bool:
         return torch.zeros(mask.shape).masked_fill_(~mask, -LARGEST)
     return mask.float().clamp_min(-LARGEST)
+
+
+@on_host
+def _seen(mask: torch.Tensor) -> torch.Tensor:
+    return (_added(mask) > -LARGEST).any(-1, keepdim=True).float()
 
 
 def _device_mask(low: Lowering, mask: Window) -> tuple[Operand, Operand | None]:

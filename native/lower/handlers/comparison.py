@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from ...program.builder import LowerError
 from ...trace.graph import Window
+from ..host import on_host
 from ..lowering import Lowering, handler
 from ..strides import Layout, Operand, binary, contiguous_stride, unary
 from .elementwise import LARGEST, Argument, operand_of, positive, sub
@@ -80,10 +82,25 @@ def flags_of(low: Lowering, x: Window) -> Operand:
     if x.dtype == torch.bool:
         return low.operand(x)
     if not low.on_device(x):
-        return low.host_computed("flags", lambda values: (values != 0).float(), x)
+        return low.host_computed("flags", _flags, x)
     flags = low.temporary(x.shape)
     low.bind(flags, unequal(low, flags, x, 0))
     return low.operand(flags)
+
+
+@on_host
+def _flags(values: torch.Tensor) -> torch.Tensor:
+    return (values != 0).float()
+
+
+@on_host
+def _inverted_flags(values: torch.Tensor) -> torch.Tensor:
+    return (values == 0).float()
+
+
+@on_host
+def _chosen(condition: torch.Tensor, value: torch.Tensor, when: bool) -> torch.Tensor:
+    return torch.where(condition.bool() == when, value.float(), torch.zeros(()))
 
 
 @handler("logical_not")
@@ -128,8 +145,8 @@ def _condition(low: Lowering, condition: Window) -> tuple[Operand, Operand]:
     """1 where a condition holds, and 1 where it does not."""
     if not low.on_device(condition):
         return (
-            low.host_computed("holds", lambda c: c.bool().float(), condition),
-            low.host_computed("fails", lambda c: (~c.bool()).float(), condition),
+            low.host_computed("holds", _flags, condition),
+            low.host_computed("fails", _inverted_flags, condition),
         )
     holds = low.temporary(condition.shape, torch.bool)
     low.bind(holds, unary(low.b, "scale", flags_of(low, condition), low.layout(holds), factor=1.0))
@@ -173,9 +190,7 @@ def _part(low: Lowering, condition: Window, value: Argument, flags: Operand, whe
         return _elementwise(low, "scale", flags, factor=number) if number else None
     assert isinstance(value, Window)
     if not low.on_device(value) and not low.on_device(condition):
-        return low.host_computed(
-            ("part", when), lambda c, v: torch.where(c.bool() == when, v.float(), torch.zeros(())), condition, value
-        )
+        return low.host_computed(("part", when), partial(_chosen, when=when), condition, value)
     finite = _elementwise(low, "clamp", low.operand(value), min=-LARGEST, max=LARGEST)
     shape = tuple(torch.broadcast_shapes(value.shape, flags.shape))
     layout = Layout.of(shape, contiguous_stride(shape))

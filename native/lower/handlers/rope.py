@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from ...quota import check_quota
 from ...trace.graph import Window
+from ..host import on_host
 from ..lowering import Lowering, handler
 from ..strides import Layout, Operand, Shape, binary, contiguous, contiguous_stride, physical_order
 from .data_movement import cat
@@ -68,14 +70,17 @@ def _by_table(low: Lowering, x: Operand, table: Window, halves: bool) -> Operand
     return Operand(result, x.shape, stride)
 
 
+@on_host
+def _joined(*pair: torch.Tensor, halves: bool) -> torch.Tensor:
+    return (torch.cat(pair, -1) if halves else torch.stack(pair, -1).flatten(-2)).float()
+
+
 def _factors(low: Lowering, table: Window, which: int, halves: bool) -> Operand:
     """[.., channels]: of the channel itself (0), f[.., 0, 0] and f[.., 1, 1], or of the other one of its pair (1)."""
-
-    def joined(*pair: torch.Tensor) -> torch.Tensor:
-        return (torch.cat(pair, -1) if halves else torch.stack(pair, -1).flatten(-2)).float()
-
     if not low.on_device(table):
-        return low.host_computed(("rope", halves), joined, _entry(table, 0, which), _entry(table, 1, 1 - which))
+        return low.host_computed(
+            ("rope", halves), partial(_joined, halves=halves), _entry(table, 0, which), _entry(table, 1, 1 - which)
+        )
     f = low.operand(table)
     row, column = f.stride[-2:]
     shape = (*table.shape[:-2], 2)

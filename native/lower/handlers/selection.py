@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from ...program.builder import LowerError
 from ...trace.graph import Window
+from ..host import on_host
 from ..lowering import Lowering, Made, handler
 from ..strides import Layout, Operand, contiguous, contiguous_stride, covers, rows, unary
 from .elementwise import positive
@@ -59,15 +61,16 @@ def _is_every(low: Lowering, numbers: Window, size: int) -> bool:
     return numbers.shape == (size,) and low.is_constant(numbers) and torch.equal(low.value(numbers), torch.arange(size))
 
 
+@on_host
+def _positions_on_host(*parts: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    return _row_numbers(parts, sizes)
+
+
 def _positions(low: Lowering, given: Sequence[Window], sizes: Sequence[int], picked: Sequence[int]) -> int:
     """Row numbers in a table of all positions; negative indices count from the end."""
     b = low.b
     if not any(low.on_device(each) for each in given):
-
-        def positions(*parts: torch.Tensor) -> torch.Tensor:
-            return _row_numbers(parts, sizes)
-
-        key = ("positions", tuple(sizes))
+        key, positions = ("positions", tuple(sizes)), partial(_positions_on_host, sizes=tuple(sizes))
         numbers = contiguous(b, low.host_computed(key, positions, *given, dtype=torch.int64))
         return b.reshape(numbers, (math.prod(picked),))
     if math.prod(sizes) > _MOST_NUMBERS:
