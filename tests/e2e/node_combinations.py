@@ -19,7 +19,7 @@ class Use:
 
 @dataclass(frozen=True)
 class Given:
-    """What a combination has under that name: `positive`, `negative`, `second` and `third` conditionings, or a type."""
+    """The value that a combination has under that name, which is one of conditioning, or a type."""
 
     name: str
 

@@ -86,7 +86,7 @@ def conditioning(family: str, seed: int, tokens: int = 9) -> list[Any]:
 
 
 def given(combination: Combination, model: Any, control: Any) -> State:
-    """What the nodes of a combination find."""
+    """The values that the nodes of a combination find, by name."""
     family, latents = combination.family, model.model.latent_format
     sizes = {1: (side(latents),), 2: (side(latents),) * 2, 3: (FRAMES, *(side(latents),) * 2)}
     shape = 1, latents.latent_channels, *(BASES[family].latent or sizes[latents.latent_dimensions])
@@ -141,7 +141,7 @@ def apply(use: Use, state: State) -> State:
 
 
 def value_of(name: str, type_: Any, options: dict[str, Any], state: State) -> Any:
-    """What a required input gets if it is not said."""
+    """The value of a required input that is not said."""
     if type_ == "CONDITIONING":
         return state[name if name in state else "positive"]
     if isinstance(type_, str) and type_ in state:
