@@ -86,10 +86,10 @@ def test_attention_in_containers_is_ours(own: bool, monkeypatch: pytest.MonkeyPa
     if own:
         theirs.container_function = lambda *args, **kwargs: "theirs, in containers"
     monkeypatch.setattr(attention, "core_attention", SimpleNamespace(attention_comfy_kitchen_int8=theirs))
-    attention._attach.__wrapped__()
+    attention.attach.__wrapped__()
     q, k, v = torch.randn(3, 2, 4, 10, 32)
     with monkeypatch.context() as patch:
-        patch.setattr(attention, "_attach", lambda: None)
+        patch.setattr(attention, "attach", lambda: None)
         with attention.own_attention():
             found = theirs(*map(Container, (q, k, v)), 4, skip_reshape=True, preferred_attention=None)
     torch.testing.assert_close(found, core.attention_pytorch(q, k, v, 4, skip_reshape=True))
