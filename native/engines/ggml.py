@@ -14,7 +14,7 @@ from ..client import Estimate, Runner, RunnerError, RunnerLost, shared
 from ..heap import uncollected
 from ..lower import Lowered, LowerOptions, WeightType, lower
 from ..placement import Placement
-from ..stored import Entry, entry_of, kept_or_made
+from ..stored import Entry, Storable, entry_of, kept_or_made
 from ..trace import Trace, trace
 from ..trace.values import HostStorages
 from ..weights import WeightSet
@@ -77,7 +77,7 @@ class GgmlModel(Model):
 
     def _entry(self, kind: str, function: Function, inputs: Mapping[str, torch.Tensor]) -> Entry | None:
         """Where the program of a function is kept for the next session; None: with patches, or others joined, not."""
-        if self.weights is not self.file_weights or any(self._patched):
+        if not isinstance(function, Storable) or self.weights is not self.file_weights or any(self._patched):
             return None
         shapes = [(name, list(x.shape), str(x.dtype)) for name, x in inputs.items()]
         types = [(name, *astuple(each)) for name, each in self._types().items()]

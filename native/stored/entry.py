@@ -80,9 +80,9 @@ class Entry:
             log.debug("a program is not kept for the next session: %s", error)
 
 
-def entry_of(function: Any, parts: Sequence[Any]) -> Entry | None:
+def entry_of(function: Storable, parts: Sequence[Any]) -> Entry | None:
     """The entry of what is made of a function; parts: all else that it hangs on, as JSON. None: it is not kept."""
-    before = function.steering.before() if isinstance(function, Storable) else None
+    before = function.steering.before()
     return None if before is None else Entry(function, json.dumps([FORMAT, before, *parts]))
 
 

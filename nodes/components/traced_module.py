@@ -299,9 +299,7 @@ class TracedModule(Component):
             return tuple(x for x in (*flat, *tensors_left) if isinstance(x, Tensor))
 
         path = name.rpartition(".")[0]
-        traceable: Function = function
-        if path and not foreign:
-            traceable = OfPart(path, function)
+        traceable: Function = OfPart(path, function) if path and not foreign else function
         if not foreign and not self._joined and self.joined_to is None:
             traceable = self._kept(key, options or {}, function, path, _shapes(tensors))
         return self._nested(key, traceable, tensors, functions)
