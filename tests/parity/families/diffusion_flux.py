@@ -37,9 +37,9 @@ _CHROMA = {
 }  # fmt: skip
 
 
-def _radiance(head: str, patch: int = 16) -> torch.nn.Module:
+def _radiance(head: str) -> torch.nn.Module:
     config = _CHROMA | {
-        "in_channels": 3, "out_channels": 3, "patch_size": patch, "nerf_hidden_size": 16, "nerf_mlp_ratio": 2,
+        "in_channels": 3, "out_channels": 3, "patch_size": 8, "nerf_hidden_size": 16, "nerf_mlp_ratio": 2,
         "nerf_depth": 2, "nerf_max_freqs": 4, "nerf_tile_size": 512, "nerf_final_head_type": head,
         "nerf_embedder_dtype": torch.float32, "use_x0": head == "conv", "use_sequential_txt_ids": False,
     }  # fmt: skip
@@ -81,7 +81,7 @@ def _latent(
 
 
 def _pixels(batch: int, size: int) -> Inputs:
-    return _latent(batch, size, y=False, guidance=True) | {"x": torch.randn(batch, 3, 32 + 16 * size, 48)}
+    return _latent(batch, size, y=False, guidance=True) | {"x": torch.randn(batch, 3, 16 + 8 * size, 16)}
 
 
 CASES = (

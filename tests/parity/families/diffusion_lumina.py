@@ -69,12 +69,12 @@ def _pixel_dit() -> torch.nn.Module:
 
 _PIXEL_DIT = {
     "num_groups": 2, "hidden_size": 128, "pixel_hidden_size": 16, "pixel_attn_hidden_size": 128, "pixel_num_groups": 2,
-    "patch_depth": 2, "pixel_depth": 1, "txt_embed_dim": 48, "txt_max_length": 20,
+    "patch_depth": 2, "pixel_depth": 1, "patch_size": 8, "txt_embed_dim": 48, "txt_max_length": 20,
 }  # fmt: skip
 
 
 def _pid() -> torch.nn.Module:
-    return comfy.ldm.pixeldit.pid.PidNet(lq_hidden_dim=32, lq_num_res_blocks=1, **_PIXEL_DIT, **FACTORY)
+    return comfy.ldm.pixeldit.pid.PidNet(lq_hidden_dim=32, lq_num_res_blocks=1, sr_scale=2, **_PIXEL_DIT, **FACTORY)
 
 
 def _call_pixels(m: Any, t: Inputs) -> Any:
@@ -82,11 +82,14 @@ def _call_pixels(m: Any, t: Inputs) -> Any:
     return m(t["x"], t["timestep"], context=t["context"], transformer_options={}, **named)
 
 
-def _low_quality(batch: int, size: int) -> Inputs:
+def _pixels(batch: int, size: int) -> Inputs:
     """A small picture: software Vulkan takes as long for the norm of a pixel's 16 numbers as for that of 512."""
-    height = 2 + size
-    inputs = _picture(batch, size) | {"x": torch.randn(batch, 3, 32 * height, 64)}
-    return inputs | {"lq_latent": torch.randn(batch, 16, height, 2), "degrade_sigma": torch.rand(batch)}
+    return _picture(batch, size) | {"x": torch.randn(batch, 3, 16 + 8 * size, 16)}
+
+
+def _low_quality(batch: int, size: int) -> Inputs:
+    inputs = _picture(batch, size) | {"x": torch.randn(batch, 3, 16 + 16 * size, 16)}
+    return inputs | {"lq_latent": torch.randn(batch, 16, 1 + size, 1), "degrade_sigma": torch.rand(batch)}
 
 
 def _hidream_o1() -> torch.nn.Module:
@@ -123,7 +126,7 @@ CASES = (
     FamilyCase("Z-Image omni (reference latent)", lambda: _z_image(siglip_feat_dim=40), _call,
                lambda n, s: _picture(n, s, ref_latents=(16, 6, 8), ref_contexts=(5, 48), siglip_feats=(4, 5, 40))),
     FamilyCase("Z-Image pixel space", _z_pixels, _call, lambda n, s: _picture(n, s, 3, 4)),
-    FamilyCase("PixelDiT", _pixel_dit, _call_pixels, lambda n, s: _picture(n, s, 3, 8)),
+    FamilyCase("PixelDiT", _pixel_dit, _call_pixels, _pixels),
     FamilyCase("PiD", _pid, _call_pixels, _low_quality),
     FamilyCase("HiDream O1", _hidream_o1, _call_o1, _o1_inputs, GELU),
 )  # fmt: skip
