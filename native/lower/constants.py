@@ -25,6 +25,7 @@ class Constants(HostStorages):
         self.flat |= trace.constants
         self._sizes = trace.storages
         self._makers: dict[int, TracedOp] = {}  # of storages that can be made again, in the order of the trace
+        self._made: list[int] = []  # of these since `forget`
         writes = Counter(trace.constants.keys())
         for step in trace.steps:
             writes.update(_written(step))
@@ -55,11 +56,12 @@ class Constants(HostStorages):
 
     def forget(self) -> None:
         """Drop what is large and can be made again."""
-        for storage in self._makers.keys() & self.flat.keys():
+        for storage in self._made:
             self._drop(storage)
+        self._made.clear()
 
     def _drop(self, storage: int) -> None:
-        if self.flat[storage].nbytes > _KEPT_BYTES:
+        if storage in self.flat and self.flat[storage].nbytes > _KEPT_BYTES:
             del self.flat[storage]
 
     def _make(self, storage: int) -> None:
@@ -70,6 +72,7 @@ class Constants(HostStorages):
                 found[id(step)] = step
                 needed |= self._read(step)
         steps = list(reversed(found.values()))
+        self._made += [out.storage for step in steps for out in step.outputs if out is not None]
         last = {each: number for number, step in enumerate(steps) for each in self._read(step)}
         for number, step in enumerate(steps):
             super().run(step)

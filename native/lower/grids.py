@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import torch
 
 from ..program.builder import Builder
 from .strides import Layout, Operand, Shape, binary, contiguous, contiguous_stride
@@ -43,8 +44,9 @@ def by_axis(table: np.ndarray) -> Tables | None:
     changes, has no table. None where it is no such table.
     """
     positions, channels = table.shape
-    changes = table[1:] != table[:-1]
-    firsts = np.where(changes.any(0), changes.argmax(0) + 1, positions)  # how often a channel's first value is repeated
+    # [channels, positions - 1], as argmax along contiguous numbers ends at the first that is true; numpy transposes slowly
+    changes = torch.from_numpy(table[1:] != table[:-1]).T.contiguous().numpy()
+    firsts = np.where(changes.any(1), changes.argmax(1) + 1, positions)  # how often a channel's first value is repeated
     del changes
     usual = Counter(n for n in firsts.tolist() if n < positions)
     inner = sorted((n for n, times in usual.items() if times * 64 >= channels), reverse=True)

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+_PLAIN = (type(None), bool, int, float, str, torch.dtype)  # most of what parts hold
+
 
 @contextlib.contextmanager
 def unchanged(module: torch.nn.Module) -> Iterator[None]:
@@ -46,6 +48,8 @@ def _stays(part: torch.nn.Module) -> Callable[..., torch.nn.Module]:
 
 def _remember(value: Any, containers: dict[int, tuple[Any, Any]], packages: Collection[str]) -> None:
     """Notes the content of a dict, list or set and of those in it, and of objects of the model's own packages."""
+    if type(value) in _PLAIN:
+        return
     if not isinstance(value, torch.nn.Module) and _package(type(value)) in packages and hasattr(value, "__dict__"):
         value = vars(value)
     if not isinstance(value, (dict, list, set)) or id(value) in containers:

@@ -7,7 +7,9 @@ in another thread sees nothing of a trace.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -53,17 +55,27 @@ def _rms_norm(input: torch.Tensor, *_args: Any, **_named: Any) -> torch.Tensor: 
     return _fast(torch.ops.aten.empty_like.default, input)
 
 
-def _fast(function: Any, *args: Any, **kwargs: Any) -> Any:
-    """A new tensor, or views, of a fake tensor by torch's kernel for meta tensors alone.
+@cache
+def _is_fast(function: Any) -> bool:
+    """Whether an operation makes views, or numbers of those in the same place, of nothing but its arguments."""
+    return bool(function.is_view) or (torch.Tag.pointwise in function.tags and not function._schema.is_mutable)
 
-    The mode of fake tensors takes five times as long, and needs to see only those that have a value.
+
+def _fast(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """A new tensor, or views, of fake tensors by torch's kernel for meta tensors alone.
+
+    The mode of fake tensors takes five times as long, and needs to see only those that have a value. A sum of tensors
+    takes torch's kernel for meta tensors, which is Python, ten times as long as an empty tensor.
     """
     first = args[0]
-    if not isinstance(first, FakeTensor) or first.constant is not None or _of_chosen_rows(args):
+    tensors = [x for x in args if isinstance(x, torch.Tensor)]
+    if not all(isinstance(x, FakeTensor) and x.constant is None for x in tensors) or _of_chosen_rows(args):
         return function(*args, **kwargs)
-    if sum(isinstance(x, torch.Tensor) for x in args) > 1:
+    if not tensors or first is not tensors[0]:
         return function(*args, **kwargs)
     mode, device = first.fake_mode, first.fake_device
+    if function in _PLAIN and (shape := _plain_shape(args, tensors)) is not None:
+        function, args, kwargs = torch.ops.aten.new_empty.default, (first, shape), {}
     with in_kernel_invocation_manager(mode):
         made = function(*args, **kwargs)
     if made is first:  # as `to` returns a tensor that is already so
@@ -73,12 +85,23 @@ def _fast(function: Any, *args: Any, **kwargs: Any) -> Any:
     return [FakeTensor(mode, view, device) for view in made]
 
 
+def _plain_shape(args: Any, tensors: Sequence[torch.Tensor]) -> torch.Size | None:
+    """The shape of a sum, difference or product that is contiguous and of its tensors' dtype; None for another one."""
+    numbers = [x for x in args if not isinstance(x, torch.Tensor)]
+    dtype, shape = tensors[0].dtype, max((x.shape for x in tensors), key=lambda shape: (len(shape), math.prod(shape)))
+    same = dtype.is_floating_point and all(x.dtype == dtype for x in tensors)
+    fits = torch.broadcast_shapes(*(x.shape for x in tensors)) == shape
+    contiguous = all(x.is_contiguous() for x in tensors if x.shape == shape)
+    return shape if same and fits and contiguous and not any(isinstance(x, complex) for x in numbers) else None
+
+
 def _of_chosen_rows(args: Any) -> bool:
     """Whether sizes among these arguments are numbers of rows that the device chooses."""
     flat = [item for x in args for item in (x if isinstance(x, (list, tuple)) else (x,))]
     return any(isinstance(x, torch.SymInt) or getattr(x, "_has_symbolic_sizes_strides", False) for x in flat)
 
 
+_PLAIN = (torch.ops.aten.add.Tensor, torch.ops.aten.sub.Tensor, torch.ops.aten.mul.Tensor)
 _INDEXING = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default)
 
 # Functions that torch decomposes before a dispatch mode sees them, each with a function for its result's layout where
@@ -116,7 +139,7 @@ class _AtomicMode(TorchFunctionMode):
         name, layout = atomic
         with self.operations.paused():
             result = (layout or func)(*args, **kwargs)
-        if answers is not None:
+        if answers is not None and answers.rows.are_there:
             with naming(name):
                 answers.rows.check(name, func, args, kwargs, result)
         self.recorder.add(name, func, args, kwargs, result)
@@ -192,21 +215,21 @@ class _OperationMode(TorchDispatchMode):
                 return out.copy_(func.overloadpacket(*args, **kwargs))
         if func in _INDEXING and self.active:
             args = (args[0], self._numbered(args[1]), *args[2:])
-        if answers is not None and self.active and func is torch.ops.aten.index.Tensor:
+        if func is torch.ops.aten.index.Tensor and answers is not None and self.active and answers.rows.are_there:
             with self:
                 args = (args[0], answers.rows.inside(*args))
         if answers is not None and self.active and answers.rows.writes(func, args):
             with naming(str(func)), self:
                 return answers.rows.write(func, args, kwargs)
         try:
-            result = _fast(func, *args, **kwargs) if func.is_view else func(*args, **kwargs)
+            result = _fast(func, *args, **kwargs) if _is_fast(func) else func(*args, **kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException):
             if answers is None:
                 raise
             with naming(str(func)), self:
                 return answers(str(func), func, args, kwargs)
         if self.active:
-            if answers is not None:
+            if answers is not None and answers.rows.are_there:
                 with naming(str(func)):
                     answers.rows.check(str(func), func, args, kwargs, result)
             self.recorder.add(str(func), func, args, kwargs, result)

@@ -37,8 +37,10 @@ class Recorder:
             if not isinstance(tensor, FakeTensor):
                 with unset_fake_temporarily():  # a copy with the values
                     self.constants[index] = tensor.detach().as_strided((self.storages[index],), (1,), 0).clone()
-        shape, stride = tuple(map(self.number, tensor.shape)), tuple(map(self.number, tensor.stride()))
-        return Window(index, shape, stride, self.number(tensor.storage_offset()), tensor.dtype)
+        shape, stride, offset = tuple(tensor.shape), tensor.stride(), tensor.storage_offset()
+        if self.most:
+            shape, stride, offset = tuple(map(self.number, shape)), tuple(map(self.number, stride)), self.number(offset)
+        return Window(index, shape, stride, offset, tensor.dtype)
 
     def number(self, n: Any) -> int:
         """A size, of rows that the device chooses the most there can be."""

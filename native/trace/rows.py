@@ -56,6 +56,11 @@ class ChosenRows:
         self._passes: set[int] = set()  # storages made by passes of loops that are over
         self._copies: dict[int, tuple[int, int]] = {}  # what stands for a part of another, and since which step
 
+    @property
+    def are_there(self) -> bool:
+        """Whether the device has chosen any so far."""
+        return bool(self.recorder.most)
+
     # -- how rows come about
 
     def nonzero(self, x: torch.Tensor) -> torch.Tensor:
