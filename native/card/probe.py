@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
@@ -11,7 +9,9 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
+from ..device_entries import read_entries, write_entries
 from ..placement import CPU
 from ..wire.messages import Device
 from .blocks import NARROW, Block, blocks
@@ -20,11 +20,8 @@ from .report import FAULTS, Finding, Verdict
 from .results import Reference, check_operations, check_start, check_whole
 from .trial import Clock, Stopped, Trial
 
-FORMAT = 1  # of the file
 SECONDS, LIMIT = 300.0, 120.0  # for all of it, and that one run may take while a driver compiles shaders
 _BLOCK = "FLUX.1"  # it has products of quantized matrices, attention, norms and rope
-_LARGEST = 1 << 20  # bytes of a file that is read
-_ENTRIES = 64
 
 
 @dataclass(frozen=True)
@@ -102,12 +99,7 @@ def _faults(card: Trial, reference: Reference, block: Block) -> Iterator[str]:
 
 def read_probes(path: Path) -> dict[ProbeKey, Probe]:
     """The probes in a file; what cannot be read is left out, as it can be done again."""
-    with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
-        if path.stat().st_size <= _LARGEST:
-            held = json.loads(path.read_text(encoding="utf-8"))
-            if held["format"] == FORMAT:
-                return dict(map(_entry, held["devices"]))
-    return {}
+    return dict(filter(None, map(_entry, read_entries(path))))
 
 
 def write_probe(path: Path, key: ProbeKey, found: Probe) -> None:
@@ -115,17 +107,13 @@ def write_probe(path: Path, key: ProbeKey, found: Probe) -> None:
     held = read_probes(path)
     held.pop(key, None)
     held[key] = found
-    entries = [asdict(each) | asdict(result) for each, result in held.items()]
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps({"format": FORMAT, "devices": entries[-_ENTRIES:]}, indent=1), encoding="utf-8")
-    part.replace(path)
+    write_entries(path, [asdict(each) | asdict(result) for each, result in held.items()])
 
 
-def _entry(described: Mapping[str, object]) -> tuple[ProbeKey, Probe]:
-    device, driver, ggml, setting = (str(described[name]) for name in ("device", "driver", "ggml", "setting"))
-    if setting and setting not in SETTINGS:
-        raise ValueError(f"{setting!r} is no setting")
-    wrong = described["wrong"]
-    if not isinstance(wrong, list):
-        raise TypeError(f"{wrong!r} is no list")
-    return ProbeKey(device, driver, ggml), Probe(tuple(map(str, wrong)), setting)
+def _entry(described: Any) -> tuple[ProbeKey, Probe] | None:
+    with suppress(TypeError, KeyError):
+        device, driver, ggml, setting = (str(described[name]) for name in ("device", "driver", "ggml", "setting"))
+        wrong = described["wrong"]
+        if isinstance(wrong, list) and (not setting or setting in SETTINGS):
+            return ProbeKey(device, driver, ggml), Probe(tuple(map(str, wrong)), setting)
+    return None

@@ -44,7 +44,7 @@ def by_axis(table: np.ndarray) -> Tables | None:
     changes, has no table. None where it is no such table.
     """
     positions, channels = table.shape
-    # [channels, positions - 1], as argmax along contiguous numbers ends at the first that is true; numpy transposes slowly
+    # [channels, positions - 1], as argmax along contiguous numbers ends at the first that is true
     changes = torch.from_numpy(table[1:] != table[:-1]).T.contiguous().numpy()
     firsts = np.where(changes.any(1), changes.argmax(1) + 1, positions)  # how often a channel's first value is repeated
     del changes

@@ -7,21 +7,17 @@ again or null}, in the units of native/planning/rates.py.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..device_entries import read_entries, write_entries
 from .rates import Rates
 
-FORMAT = 1
 _NUMBERS = ("memory", "launch", "call", "upload", "repack", "element")
-_LARGEST = 4 << 20  # bytes of a file that is read
-_ENTRIES = 64
 
 
 @dataclass(frozen=True)
@@ -36,23 +32,16 @@ class RatesKey:
 
 def read_rates(path: Path) -> dict[RatesKey, Rates]:
     """The rates in a file; what cannot be read is left out, as it can be measured again."""
-    with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
-        if path.stat().st_size <= _LARGEST:
-            held = json.loads(path.read_text(encoding="utf-8"))
-            if held["format"] == FORMAT:
-                return dict(filter(None, map(_entry, held["devices"])))
-    return {}
+    return dict(filter(None, map(_entry, read_entries(path))))
 
 
 def write_rates(path: Path, key: RatesKey, rates: Rates) -> None:
     """Add the rates of a device, in the place of those it had. Raises OSError."""
-    held = {**read_rates(path)}
+    held = read_rates(path)
     held.pop(key, None)
     held[key] = rates
     entries = [{**vars(each), "measured": found.date, "rates": _json(found)} for each, found in held.items()]
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps({"format": FORMAT, "devices": entries[-_ENTRIES:]}, indent=1), encoding="utf-8")
-    part.replace(path)
+    write_entries(path, entries)
 
 
 def _entry(described: Any) -> tuple[RatesKey, Rates] | None:

@@ -7,9 +7,7 @@ in another thread sees nothing of a trace.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -18,7 +16,6 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensor,
     FakeTensorMode,
-    in_kernel_invocation_manager,
 )
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 from torch.overrides import TorchFunctionMode
@@ -29,6 +26,7 @@ from .apart import Refused, naming
 from .graph import Question, Trace, TracedOp, Window
 from .kept_state import unchanged
 from .known import knowing
+from .meta_kernels import by_meta_kernel, has_meta_kernel
 from .module_part import Function, OfPart, fakes_of, weights_in
 from .one_step import recording
 from .questions import TraceError, ask, code_of, model_code, model_frame, needed_for
@@ -48,60 +46,13 @@ def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     """An empty result of linear; raises what torch does where the shapes do not fit."""
     if weight.ndim != 2 or input.shape[-1] != weight.shape[1]:
         return torch.nn.functional.linear(input, weight, bias)
-    return _fast(torch.ops.aten.new_empty.default, input, (*input.shape[:-1], weight.shape[0]))
+    return by_meta_kernel(torch.ops.aten.new_empty.default, input, (*input.shape[:-1], weight.shape[0]))
 
 
 def _rms_norm(input: torch.Tensor, *_args: Any, **_named: Any) -> torch.Tensor:  # noqa: A002
-    return _fast(torch.ops.aten.empty_like.default, input)
+    return by_meta_kernel(torch.ops.aten.empty_like.default, input)
 
 
-@cache
-def _is_fast(function: Any) -> bool:
-    """Whether an operation makes views, or numbers of those in the same place, of nothing but its arguments."""
-    return bool(function.is_view) or (torch.Tag.pointwise in function.tags and not function._schema.is_mutable)
-
-
-def _fast(function: Any, *args: Any, **kwargs: Any) -> Any:
-    """A new tensor, or views, of fake tensors by torch's kernel for meta tensors alone.
-
-    The mode of fake tensors takes five times as long, and needs to see only those that have a value. A sum of tensors
-    takes torch's kernel for meta tensors, which is Python, ten times as long as an empty tensor.
-    """
-    first = args[0]
-    tensors = [x for x in args if isinstance(x, torch.Tensor)]
-    if not all(isinstance(x, FakeTensor) and x.constant is None for x in tensors) or _of_chosen_rows(args):
-        return function(*args, **kwargs)
-    if not tensors or first is not tensors[0]:
-        return function(*args, **kwargs)
-    mode, device = first.fake_mode, first.fake_device
-    if function in _PLAIN and (shape := _plain_shape(args, tensors)) is not None:
-        function, args, kwargs = torch.ops.aten.new_empty.default, (first, shape), {}
-    with in_kernel_invocation_manager(mode):
-        made = function(*args, **kwargs)
-    if made is first:  # as `to` returns a tensor that is already so
-        return made
-    if isinstance(made, torch.Tensor):
-        return FakeTensor(mode, made, device)
-    return [FakeTensor(mode, view, device) for view in made]
-
-
-def _plain_shape(args: Any, tensors: Sequence[torch.Tensor]) -> torch.Size | None:
-    """The shape of a sum, difference or product that is contiguous and of its tensors' dtype; None for another one."""
-    numbers = [x for x in args if not isinstance(x, torch.Tensor)]
-    dtype, shape = tensors[0].dtype, max((x.shape for x in tensors), key=lambda shape: (len(shape), math.prod(shape)))
-    same = dtype.is_floating_point and all(x.dtype == dtype for x in tensors)
-    fits = torch.broadcast_shapes(*(x.shape for x in tensors)) == shape
-    contiguous = all(x.is_contiguous() for x in tensors if x.shape == shape)
-    return shape if same and fits and contiguous and not any(isinstance(x, complex) for x in numbers) else None
-
-
-def _of_chosen_rows(args: Any) -> bool:
-    """Whether sizes among these arguments are numbers of rows that the device chooses."""
-    flat = [item for x in args for item in (x if isinstance(x, (list, tuple)) else (x,))]
-    return any(isinstance(x, torch.SymInt) or getattr(x, "_has_symbolic_sizes_strides", False) for x in flat)
-
-
-_PLAIN = (torch.ops.aten.add.Tensor, torch.ops.aten.sub.Tensor, torch.ops.aten.mul.Tensor)
 _INDEXING = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default)
 
 # Functions that torch decomposes before a dispatch mode sees them, each with a function for its result's layout where
@@ -222,7 +173,7 @@ class _OperationMode(TorchDispatchMode):
             with naming(str(func)), self:
                 return answers.rows.write(func, args, kwargs)
         try:
-            result = _fast(func, *args, **kwargs) if _is_fast(func) else func(*args, **kwargs)
+            result = by_meta_kernel(func, *args, **kwargs) if has_meta_kernel(func) else func(*args, **kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException):
             if answers is None:
                 raise

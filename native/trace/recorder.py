@@ -39,8 +39,8 @@ class Recorder:
                     self.constants[index] = tensor.detach().as_strided((self.storages[index],), (1,), 0).clone()
         shape, stride, offset = tuple(tensor.shape), tensor.stride(), tensor.storage_offset()
         if self.most:
-            shape, stride, offset = tuple(map(self.number, shape)), tuple(map(self.number, stride)), self.number(offset)
-        return Window(index, shape, stride, offset, tensor.dtype)
+            shape, stride = tuple(map(self.number, shape)), tuple(map(self.number, stride))
+        return Window(index, shape, stride, self.number(offset), tensor.dtype)
 
     def number(self, n: Any) -> int:
         """A size, of rows that the device chooses the most there can be."""

@@ -100,7 +100,7 @@ LEAST, MOST = 80, 400  # lines of a file with one subject
 SMALL = {  # why a file may be shorter: those files
     "what all share, with no place further up": """
         native/errors.py native/ggml_build.py native/heap.py native/lru.py native/output_check.py native/placement.py
-        native/threads.py
+        native/device_entries.py native/threads.py
     """,
     "imported where nothing else may be: before the pipes are taken, or in llama.cpp's child": """
         native/process/job_object.py native/process/startup.py native/runner/cpu_cores.py native/llm/serve.py
@@ -119,7 +119,7 @@ SMALL = {  # why a file may be shorter: those files
         native/card/compare.py native/card/memory.py
         native/engines/kept.py native/engines/shortest.py native/planning/seconds.py
         native/program/schedule.py
-        native/lower/grids.py native/lower/passes/fuse.py native/lower/passes/rewriter.py
+        native/lower/grids.py native/lower/passes/fuse.py native/lower/passes/rewriter.py native/trace/meta_kernels.py
         native/runner/graph/call.py native/runner/graph/profile.py
         native/runner/graph/segments.py native/runner/graph/sources.py
         native/runner/weight_memory/arrays.py nodes/components/call_arguments.py
