@@ -266,13 +266,15 @@ def unary(b: Builder, name: str, x: Operand, out: Layout, **parameters: Value) -
 def binary(b: Builder, name: str, first: Operand, second: Operand, out: Layout) -> int:
     """Apply an operation of two sources, each repeated to the result's shape where it is smaller."""
     left, right = (x.broadcast(out.shape).permuted(out.order) for x in (first, second))
+    groups = collapse(out.memory, [left.stride, right.stride])
     for expand in (False, False, True):
-        groups = collapse(out.memory, [left.stride, right.stride])
+        if len(groups) <= 4 and all(step in (0, 1) for step in groups[-1][1]):
+            break
         if len(groups) > 4 or groups[-1][1][0] not in (0, 1):
             left = _copied(b, left, expand)
         if len(groups) > 4 or groups[-1][1][1] not in (0, 1):
             right = _copied(b, right, expand)
-    groups = collapse(out.memory, [left.stride, right.stride])
+        groups = collapse(out.memory, [left.stride, right.stride])
     if name in ("add", "mul") and any(strides[0] == 0 for _, strides in groups):
         left, right = right, left  # ggml repeats the second source only
         groups = [(n, (strides[1], strides[0])) for n, strides in groups]

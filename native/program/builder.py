@@ -129,16 +129,18 @@ class Builder:
         shape = [n for n, _ in dims]
         ne = ne_of(shape)
         strides: list[int] = []
-        step = 1
+        step = whole = 1
+        contiguous = True
         for n, stride in zip(ne, [stride for _, stride in reversed(dims)] + [0] * 4, strict=False):
             # Of a dimension of one the stride says nothing, but ggml_permute has it in 31 bits.
             some = step if step // layout.block * layout.nbytes < 1 << 31 else strides[-1]
             strides.append(stride if n != 1 else some)
             step = strides[-1] * n
-        contiguous = all(stride == math.prod(ne[:axis]) for axis, stride in enumerate(strides) if ne[axis] != 1)
-        if contiguous and offset == 0 and math.prod(ne) == self.numel(index):
+            contiguous &= n == 1 or stride == whole
+            whole *= n
+        if contiguous and offset == 0 and whole == self.numel(index):
             return self.reshape(index, shape)
-        if offset + math.prod(ne) > self.numel(index):  # ggml_new_tensor_impl takes elements for as many bytes
+        if offset + whole > self.numel(index):  # ggml_new_tensor_impl takes elements for as many bytes
             raise LowerError(f"a window whose elements overlap: {dims} of {self.numel(index)}")
         if any(stride % layout.block for stride in (*strides[1:], offset)):
             raise LowerError(f"a window of {dims} from {offset} on cuts through the blocks of {type_}")

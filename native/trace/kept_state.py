@@ -26,7 +26,8 @@ def unchanged(module: torch.nn.Module) -> Iterator[None]:
     packages = _packages(module)
     for _, held in attributes:
         for value in held.values():
-            _remember(value, containers, packages)
+            if type(value) not in _PLAIN:
+                _remember(value, containers, packages)
     caches = [(cache, cache.cache_info().misses) for cache in _caches(module)]
     for part, _ in attributes:
         vars(part)["_apply"] = _stays(part)
@@ -48,8 +49,6 @@ def _stays(part: torch.nn.Module) -> Callable[..., torch.nn.Module]:
 
 def _remember(value: Any, containers: dict[int, tuple[Any, Any]], packages: Collection[str]) -> None:
     """Notes the content of a dict, list or set and of those in it, and of objects of the model's own packages."""
-    if type(value) in _PLAIN:
-        return
     if not isinstance(value, torch.nn.Module) and _package(type(value)) in packages and hasattr(value, "__dict__"):
         value = vars(value)
     if not isinstance(value, (dict, list, set)) or id(value) in containers:

@@ -13,7 +13,11 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, in_kernel_invocation_manager
 
-_PLAIN = (torch.ops.aten.add.Tensor, torch.ops.aten.sub.Tensor, torch.ops.aten.mul.Tensor)
+_aten = torch.ops.aten
+# With a result of their tensors' type. Torch's kernels of these for meta tensors are Python, which takes ten times as
+# long as to make an empty tensor.
+_PLAIN = {_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.addcmul.default, _aten.gelu.default,
+          _aten.silu.default}  # fmt: skip
 
 
 @cache
@@ -23,10 +27,7 @@ def has_meta_kernel(function: Any) -> bool:
 
 
 def by_meta_kernel(function: Any, *args: Any, **kwargs: Any) -> Any:
-    """A new tensor, or views, of fake tensors; by the mode of fake tensors where one of them has a value.
-
-    The kernels of `_PLAIN` are Python, which takes ten times as long as to make an empty tensor.
-    """
+    """A new tensor, or views, of fake tensors; by the mode of fake tensors where one of them has a value."""
     first = args[0]
     tensors: list[Any] = [x for x in args if isinstance(x, torch.Tensor)]
     if not all(isinstance(x, FakeTensor) and x.constant is None for x in tensors) or _of_chosen_rows(args):
@@ -35,7 +36,7 @@ def by_meta_kernel(function: Any, *args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
     mode, device = first.fake_mode, first.fake_device
     if function in _PLAIN and (shape := _plain_shape(args, tensors)) is not None:
-        function, args, kwargs = torch.ops.aten.new_empty.default, (first, shape), {}
+        function, args, kwargs = _aten.new_empty.default, (first, shape), {}
     with in_kernel_invocation_manager(mode):
         made = function(*args, **kwargs)
     if made is first:  # as `to` returns a tensor that is already so
@@ -46,7 +47,7 @@ def by_meta_kernel(function: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _plain_shape(args: Any, tensors: Sequence[torch.Tensor]) -> torch.Size | None:
-    """The shape of a sum, difference or product that is contiguous and of its tensors' dtype; None for another one."""
+    """The shape of a result that is contiguous and of its tensors' dtype; None for another one."""
     dtype, shape = tensors[0].dtype, max((x.shape for x in tensors), key=lambda shape: (len(shape), math.prod(shape)))
     if not dtype.is_floating_point or any(x.dtype != dtype for x in tensors):
         return None

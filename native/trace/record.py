@@ -37,16 +37,20 @@ from .rows import ChosenRows
 def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """An empty result of scaled_dot_product_attention in the layout of engines: heads next to channels in memory."""
     if query.ndim != 4:
-        return query.new_empty((*query.shape[:-1], value.shape[-1]))
+        return _new(query, (*query.shape[:-1], value.shape[-1]))
     batch, heads, tokens, _ = query.shape
-    return query.new_empty((batch, tokens, heads, value.shape[3])).transpose(1, 2)
+    return _new(query, (batch, tokens, heads, value.shape[3])).transpose(1, 2)
 
 
 def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:  # noqa: A002
     """An empty result of linear; raises what torch does where the shapes do not fit."""
     if weight.ndim != 2 or input.shape[-1] != weight.shape[1]:
         return torch.nn.functional.linear(input, weight, bias)
-    return by_meta_kernel(torch.ops.aten.new_empty.default, input, (*input.shape[:-1], weight.shape[0]))
+    return _new(input, (*input.shape[:-1], weight.shape[0]))
+
+
+def _new(like: torch.Tensor, shape: Sequence[int]) -> Any:
+    return by_meta_kernel(torch.ops.aten.new_empty.default, like, shape)
 
 
 def _rms_norm(input: torch.Tensor, *_args: Any, **_named: Any) -> torch.Tensor:  # noqa: A002

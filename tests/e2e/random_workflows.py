@@ -10,6 +10,7 @@ sequence is of a small model of another family. Prints what deviates, and counts
 from __future__ import annotations
 
 import argparse
+import gc
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -147,6 +148,7 @@ class Bench:
         """The most that each node's models took; raises AssertionError with what a node says where one fails."""
         self._runs += 1
         name = f"run {self._runs}"
+        gc.collect()  # as ComfyUI's worker does between prompts (main.py, prompt_worker)
         types = {node: core.NODE_CLASS_MAPPINGS[each["class_type"]] for node, each in graph.items()}
         outputs = [node for node, type_ in types.items() if getattr(type_, "OUTPUT_NODE", False)]
         self.executor.execute(graph, name, {}, outputs)
