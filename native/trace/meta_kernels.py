@@ -23,7 +23,9 @@ _PLAIN = {_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.addcmul.de
 @cache
 def has_meta_kernel(function: Any) -> bool:
     """Whether an operation makes views, or numbers of those in the same place, of nothing but its arguments."""
-    return bool(function.is_view) or (torch.Tag.pointwise in function.tags and not function._schema.is_mutable)
+    if torch.Tag.pointwise not in function.tags:
+        return bool(function.is_view)
+    return not function._schema.is_mutable and torch.Tag.data_dependent_output not in function.tags
 
 
 def by_meta_kernel(function: Any, *args: Any, **kwargs: Any) -> Any:
