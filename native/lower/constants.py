@@ -25,7 +25,7 @@ class Constants(HostStorages):
         self.flat |= trace.constants
         self._sizes = trace.storages
         self._makers: dict[int, TracedOp] = {}  # of storages that can be made again, in the order of the trace
-        self._made: list[int] = []  # of these since `forget`
+        self._made: list[int] = []  # those that were made since `forget`
         writes = Counter(trace.constants.keys())
         for step in trace.steps:
             writes.update(_written(step))
