@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
+_FORMAT = 1
 _LARGEST = 4 << 20  # bytes of a file that is read
 _MOST = 64  # entries of a file
 
@@ -19,7 +19,7 @@ def read_entries(path: Path) -> list[Any]:
     with suppress(OSError, ValueError, TypeError, KeyError):
         if path.stat().st_size <= _LARGEST:
             held = json.loads(path.read_text(encoding="utf-8"))
-            if held["format"] == FORMAT and isinstance(held["devices"], list):
+            if held["format"] == _FORMAT and isinstance(held["devices"], list):
                 return held["devices"]
     return []
 
@@ -27,5 +27,5 @@ def read_entries(path: Path) -> list[Any]:
 def write_entries(path: Path, entries: Sequence[Any]) -> None:
     """Put the last of these into a file, in the place of all that it has. Raises OSError."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps({"format": FORMAT, "devices": entries[-_MOST:]}, indent=1), encoding="utf-8")
+    part.write_text(json.dumps({"format": _FORMAT, "devices": entries[-_MOST:]}, indent=1), encoding="utf-8")
     part.replace(path)

@@ -268,11 +268,12 @@ def binary(b: Builder, name: str, first: Operand, second: Operand, out: Layout) 
     left, right = (x.broadcast(out.shape).permuted(out.order) for x in (first, second))
     groups = collapse(out.memory, [left.stride, right.stride])
     for expand in (False, False, True):
-        if len(groups) <= 4 and all(step in (0, 1) for step in groups[-1][1]):
+        unfit = [len(groups) > 4 or step not in (0, 1) for step in groups[-1][1]]
+        if not any(unfit):
             break
-        if len(groups) > 4 or groups[-1][1][0] not in (0, 1):
+        if unfit[0]:
             left = _copied(b, left, expand)
-        if len(groups) > 4 or groups[-1][1][1] not in (0, 1):
+        if unfit[1]:
             right = _copied(b, right, expand)
         groups = collapse(out.memory, [left.stride, right.stride])
     if name in ("add", "mul") and any(strides[0] == 0 for _, strides in groups):

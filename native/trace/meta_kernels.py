@@ -32,9 +32,8 @@ def by_meta_kernel(function: Any, *args: Any, **kwargs: Any) -> Any:
     """A new tensor, or views, of fake tensors; by the mode of fake tensors where one of them has a value."""
     first = args[0]
     tensors: list[Any] = [x for x in args if isinstance(x, torch.Tensor)]
-    if not all(isinstance(x, FakeTensor) and x.constant is None for x in tensors) or _of_chosen_rows(args):
-        return function(*args, **kwargs)
-    if not tensors or first is not tensors[0]:
+    fake = all(isinstance(x, FakeTensor) and x.constant is None for x in tensors)
+    if not fake or not tensors or first is not tensors[0] or _of_chosen_rows(args):
         return function(*args, **kwargs)
     mode, device = first.fake_mode, first.fake_device
     if function in _PLAIN and (shape := _plain_shape(args, tensors)) is not None:

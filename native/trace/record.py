@@ -94,9 +94,8 @@ class _AtomicMode(TorchFunctionMode):
         name, layout = atomic
         with self.operations.paused():
             result = (layout or func)(*args, **kwargs)
-        if answers is not None and answers.rows.are_there:
-            with naming(name):
-                answers.rows.check(name, func, args, kwargs, result)
+        if answers is not None:
+            answers.rows.check(name, func, args, kwargs, result)
         self.recorder.add(name, func, args, kwargs, result)
         return result
 
@@ -170,7 +169,7 @@ class _OperationMode(TorchDispatchMode):
                 return out.copy_(func.overloadpacket(*args, **kwargs))
         if func in _INDEXING and self.active:
             args = (args[0], self._numbered(args[1]), *args[2:])
-        if func is torch.ops.aten.index.Tensor and answers is not None and self.active and answers.rows.are_there:
+        if answers is not None and self.active and func is torch.ops.aten.index.Tensor:
             with self:
                 args = (args[0], answers.rows.inside(*args))
         if answers is not None and self.active and answers.rows.writes(func, args):
@@ -184,10 +183,10 @@ class _OperationMode(TorchDispatchMode):
             with naming(str(func)), self:
                 return answers(str(func), func, args, kwargs)
         if self.active:
-            if answers is not None and answers.rows.are_there:
-                with naming(str(func)):
-                    answers.rows.check(str(func), func, args, kwargs, result)
-            self.recorder.add(str(func), func, args, kwargs, result)
+            name = str(func)
+            if answers is not None:
+                answers.rows.check(name, func, args, kwargs, result)
+            self.recorder.add(name, func, args, kwargs, result)
         return result
 
     def _numbered(self, indices: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:

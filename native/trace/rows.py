@@ -20,7 +20,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
-from .apart import Refused, Rows, keeps_apart, place, symbols
+from .apart import Refused, Rows, keeps_apart, naming, place, symbols
 from .loops import for_statement, goes_over, leaves_nothing, skips
 from .origin import above, places_divided, same
 from .recorder import Recorder
@@ -55,11 +55,6 @@ class ChosenRows:
         self._writing = False
         self._passes: set[int] = set()  # storages made by passes of loops that are over
         self._copies: dict[int, tuple[int, int]] = {}  # what stands for a part of another, and since which step
-
-    @property
-    def are_there(self) -> bool:
-        """Whether the device has chosen any so far."""
-        return bool(self.recorder.most)
 
     # -- how rows come about
 
@@ -157,6 +152,11 @@ class ChosenRows:
 
     def check(self, name: str, function: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Raises Refused for an operation that does not keep rows apart, or that a pass of a loop must not do."""
+        if self.recorder.most:  # the device has chosen rows
+            with naming(name):
+                self._check(name, function, args, kwargs, result)
+
+    def _check(self, name: str, function: Any, args: Any, kwargs: Any, result: Any) -> None:
         given = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
         results = [x for x in tree_flatten(result)[0] if isinstance(x, torch.Tensor)]
         if self.stopped:

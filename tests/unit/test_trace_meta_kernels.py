@@ -15,6 +15,8 @@ ATEN = torch.ops.aten
 OPERATIONS = {
     "add": lambda x, y: x + y, "sub": lambda x, y: torch.sub(x, y, alpha=2), "mul": lambda x, y: x * y,
     "div": lambda x, y: x / y, "maximum": torch.maximum, "greater": lambda x, y: x > y,
+    "gelu": lambda x, _: torch.nn.functional.gelu(x * 1.0, approximate="tanh"),
+    "silu": lambda x, _: torch.nn.functional.silu(x * 1.0), "addcmul": lambda x, y: torch.addcmul(x, x, y, value=2),
 }  # fmt: skip
 PICTURE = torch.rand(2, 3, 4, 5)
 Pair = tuple[torch.Tensor, torch.Tensor]
