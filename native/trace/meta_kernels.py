@@ -22,7 +22,7 @@ _PLAIN = {_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.addcmul.de
 
 @cache
 def has_meta_kernel(function: Any) -> bool:
-    """Whether an operation makes views, or is pointwise, writes into nothing and asks for no value."""
+    """Whether an operation makes views, or numbers element by element, writes into nothing and asks for no value."""
     if torch.Tag.pointwise not in function.tags:
         return bool(function.is_view)
     return not function._schema.is_mutable and torch.Tag.data_dependent_output not in function.tags
