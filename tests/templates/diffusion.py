@@ -106,8 +106,8 @@ _LTX_2_3 = _LTX_2 | {
 
 DIFFUSION: Mapping[str, Diffusion] = {
     "SD1.5": Diffusion("SD15"),
-    "SDXL": Diffusion("SDXL"),
-    "SDXL refiner": Diffusion("SDXLRefiner"),
+    "SDXL": Diffusion("SDXL", {"middle_block.1.transformer_blocks": 10}),
+    "SDXL refiner": Diffusion("SDXLRefiner", {"middle_block.1.transformer_blocks": 4}),
     "SVD": Diffusion("SVD_img2vid"),
     "Lotus": Diffusion("LotusD"),
     "SDPose": Diffusion("LotusD", markers={"heatmap_head.conv_layers.0.weight": (640, 640, 1, 1)}, start=sdpose),

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import from_file, real_size_files
+from tests.bench import from_file, real_models, real_size_files
+from tests.templates.diffusion import DIFFUSION
 
 CARD = "RTX 3060 12 GB, Windows"
 MIB = 1 << 20
@@ -29,3 +30,9 @@ def test_planned_from_the_header(tmp_path: Path, name: str, kind: str, weights: 
     assert found.planned["weights"] == pytest.approx(weights * MIB, rel=0.01)
     assert found.planned["compute"] == pytest.approx(compute * MIB, rel=0.1)
     assert found.grown < GROWTH
+
+
+@pytest.mark.parametrize("name", sorted(set(real_models.MODELS) & set(DIFFUSION)))
+def test_files_of_templates_have_the_structure_of_the_real_model(name: str) -> None:
+    real = real_models.MODELS[name].build().state_dict()
+    assert DIFFUSION[name].shapes() == {key: tuple(tensor.shape) for key, tensor in real.items()}
