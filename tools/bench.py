@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from . import comfyui, peer, process_watch, processes, steps, vulkan
+from .bench_jobs import MIB, PEER, Job, Row
 from .bench_report import Measured, plot, table
-from .bench_rows import GIGABYTES, MIB, PEER, Job, Row
+from .bench_rows import GIGABYTES
 from .places import Places
 from .steps import Failure, say
 
@@ -99,6 +100,8 @@ def measure(bench: Bench, row: Row) -> Measured:
 def figure(found: Found, name: str, device: str) -> float:
     """The number of a row: seconds, or MiB."""
     report = found.report
+    if name in report["parts"]:
+        return float(report["parts"][name])
     if name == "seconds":
         return float(report["seconds"])
     if name == "compute_buffer":
@@ -155,7 +158,7 @@ def model_file(bench: Bench, name: str) -> Path:
             f"remove what you need no more from {bench.folder}, or set GGML_VULKAN_CACHE to a folder on a larger disk",
         )
     say(f"    writing {file}, {GIGABYTES[name]:.1f} GB")
-    python(bench, bench.places.python, ["-m", "tests.bench.real_size_files", name, bench.folder], f"{name}.log")
+    python(bench, bench.places.python, ["-m", "tests.bench.family_files", name, bench.folder], f"{name}.log")
     return file
 
 

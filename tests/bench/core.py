@@ -1,6 +1,6 @@
 """Measures ComfyUI's own loaders and torch on the CPU.
 
-COMFYUI_PATH=... python -m tests.bench.core encode|decode [options of tests.bench.task]
+COMFYUI_PATH=... python -m tests.bench.core encode|decode|draw [options of tests.bench.task]
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 
 from tests import pack
 
+from . import pictures
 from .task import PROMPT, Report, perform
 
 pack.comfy()
@@ -22,7 +23,7 @@ import comfy.utils  # noqa: E402
 
 def main() -> None:
     """Measures one task."""
-    perform({"encode": encode, "decode": decode}, __doc__)
+    perform({"encode": encode, "decode": decode, "draw": draw}, __doc__)
 
 
 def encode(options: argparse.Namespace) -> Report:
@@ -38,15 +39,21 @@ def encode(options: argparse.Namespace) -> Report:
 
 
 def decode(options: argparse.Namespace) -> Report:
-    """A picture out of random latents, as VAELoader loads it; the second counts."""
-    vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(options.vae)))
-    seconds = []
-    for seed in range(2):
-        latent = torch.randn(1, 16, options.size // 8, options.size // 8, generator=torch.Generator().manual_seed(seed))
-        start = time.perf_counter()
-        vae.decode(latent)
-        seconds.append(time.perf_counter() - start)
-    return Report(seconds[1], torch.get_num_threads(), f"in {vae.vae_dtype}; the first: {seconds[0]:.1f} s")
+    """A picture out of random latents, as VAELoader or CheckpointLoaderSimple loads the VAE; the second counts."""
+    if options.checkpoint:
+        vae = comfy.sd.load_checkpoint_guess_config(str(options.checkpoint), output_clip=False, output_model=False)[2]
+    else:
+        vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(options.vae)))
+    first, second = pictures.decode(vae, options)
+    return Report(second, torch.get_num_threads(), f"in {vae.vae_dtype}; the first: {first:.1f} s")
+
+
+def draw(options: argparse.Namespace) -> Report:
+    """A prompt and two steps, as CheckpointLoaderSimple loads their models; the second of each counts."""
+    model, clip, *_ = comfy.sd.load_checkpoint_guess_config(str(options.checkpoint), output_vae=False)
+    parts = pictures.draw(model, clip, options)
+    notes = f"computed in {model.model.manual_cast_dtype or model.model.get_dtype()}"
+    return Report(parts["step"], torch.get_num_threads(), notes, parts=parts)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Measures this project as ComfyUI's nodes run it.
 
-COMFYUI_PATH=... python -m tests.bench.ours load|steps|encode|decode [options of tests.bench.task]
+COMFYUI_PATH=... python -m tests.bench.ours load|steps|encode|decode|draw [options of tests.bench.task]
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from native.runner.cpu_cores import physical_cores
 from tests import pack
 
+from . import pictures
 from .task import PROMPT, Report, perform
 
 pack.comfy()
@@ -33,7 +34,8 @@ MIB = 1 << 20
 def main() -> None:
     """Measures one task."""
     pack.part("native.client").shared().devices()  # starts the runner, as ComfyUI does before a workflow runs
-    perform({"load": load, "steps": steps, "encode": encode, "decode": decode}, __doc__)
+    tasks = {"load": load, "steps": steps, "encode": encode, "decode": decode, "draw": draw}
+    perform(tasks, __doc__)
 
 
 def _node(module: str, node: str, folder: str, file: Path, inputs: dict[str, Any]) -> Any:
@@ -50,21 +52,44 @@ def _placement(options: argparse.Namespace) -> dict[str, str]:
 
 def diffusion(options: argparse.Namespace) -> Any:
     """The MODEL of the node, with the inputs that a user could choose."""
-    inputs = {"model_name": options.flux.name, **_placement(options)}
-    return _node("nodes.loaders.diffusion", "GGMLDiffusionModel", "diffusion_models", options.flux, inputs)
+    inputs = {"model_name": options.diffusion.name, **_placement(options)}
+    return _node("nodes.loaders.diffusion", "GGMLDiffusionModel", "diffusion_models", options.diffusion, inputs)
 
 
 def text_encoders(options: argparse.Namespace) -> Any:
     """The CLIP of the node."""
-    folder_paths.add_model_folder_path("text_encoders", str(options.clip.parent), is_default=True)
-    inputs = {"clip_name1": options.t5.name, "clip_name2": options.clip.name, **_placement(options)}
-    return _node("nodes.loaders.text_encoders", "GGMLTextEncoders", "text_encoders", options.t5, inputs)
+    files = [file for file in (options.t5, options.clip, options.llm) if file]
+    names = {f"clip_name{number}": file.name for number, file in enumerate(files, 1)}
+    inputs = {**names, "type": options.clip_type, **_placement(options)}
+    return _node("nodes.loaders.text_encoders", "GGMLTextEncoders", "text_encoders", files[0], inputs)
 
 
 def autoencoder(options: argparse.Namespace) -> Any:
     """The VAE of the node."""
     inputs = {"vae_name": options.vae.name, "tiling": "auto", "tile_size": 0, "overlap": 64, **_placement(options)}
     return _node("nodes.loaders.vae", "GGMLVAE", "vae", options.vae, inputs)
+
+
+def checkpoint(options: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE of the node."""
+    folder_paths.add_model_folder_path("checkpoints", str(options.checkpoint.parent), is_default=True)
+    pack.part("nodes.loaders.files").register_folders()
+    parts = {"clip_device": options.device, "vae_device": options.device}
+    parts |= {"clip_weights": options.weights, "vae_weights": options.weights}
+    node = pack.part("nodes.loaders.checkpoint").GGMLCheckpoint
+    model, clip, vae, _ = node.execute(ckpt_name=options.checkpoint.name, **_placement(options), **parts).result
+    return model, clip, vae
+
+
+def draw(options: argparse.Namespace) -> Report:
+    """A prompt and two steps; the second of each counts."""
+    if options.checkpoint:
+        model, clip, _ = checkpoint(options)
+    else:
+        model, clip = diffusion(options), text_encoders(options)
+    parts = pictures.draw(model, clip, options)
+    engines = f"engines {_engine(clip.patcher)}, {_engine(model)}"
+    return Report(parts["step"], physical_cores(), engines, parts=parts)
 
 
 def load(options: argparse.Namespace) -> Report:
@@ -106,17 +131,10 @@ def encode(options: argparse.Namespace) -> Report:
 
 
 def decode(options: argparse.Namespace) -> Report:
-    """A picture out of random latents; the second counts, tracing is in the first."""
-    vae = autoencoder(options)
-    seconds = []
-    for seed in range(2):
-        start = time.perf_counter()
-        pixels = vae.decode(_latent(options.size, seed))
-        seconds.append(time.perf_counter() - start)
-        assert pixels.shape[1:] == (options.size, options.size, 3)
-        assert pixels.isfinite().all()
-    notes = f"engine {_engine(vae.patcher)}; the first, with loading and tracing: {seconds[0]:.1f} s"
-    return Report(seconds[1], physical_cores(), notes)
+    """A picture or a video out of random latents; the second counts, tracing is in the first."""
+    vae = checkpoint(options)[2] if options.checkpoint else autoencoder(options)
+    first, second = pictures.decode(vae, options)
+    return Report(second, physical_cores(), f"engine {_engine(vae.patcher)}; the first, with tracing: {first:.1f} s")
 
 
 def _latent(size: int, seed: int) -> torch.Tensor:

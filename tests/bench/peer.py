@@ -1,6 +1,6 @@
 """Measures stable-diffusion.cpp through `stable-diffusion-cpp-python`, in whose environment it runs.
 
-    PYTHONPATH=. PEER/bin/python -m tests.bench.peer load|steps|encode|decode [options of tests.bench.task]
+    PYTHONPATH=. PEER/bin/python -m tests.bench.peer load|steps|encode|decode|draw [options of tests.bench.task]
 
 Flash attention is on for the diffusion model, all else as that package has it.
 """
@@ -12,8 +12,10 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NoReturn
 
 from native.runner.cpu_cores import physical_cores
 
@@ -29,7 +31,8 @@ MIB = 1 << 20
 
 def main() -> None:
     """Measures one task."""
-    perform({"load": load, "steps": steps, "encode": encode, "decode": decode}, __doc__)
+    tasks = {"load": load, "steps": steps, "encode": encode, "decode": decode, "draw": draw}
+    perform(tasks, __doc__)
 
 
 def load(options: argparse.Namespace) -> Report:
@@ -46,42 +49,59 @@ def steps(options: argparse.Namespace) -> Report:
 
     Without any text encoder it crashes, so it must have CLIP-L.
     """
+
+    def report(seconds: list[float], log: str) -> Report:
+        text = f"steps of {', '.join(f'{each:.2f}' for each in seconds)} s"
+        sizes = [mebibytes(pattern, log) for pattern in (COMPUTE_BUFFER, RESIDENCIES, ENCODERS)]
+        return Report(seconds[-1], physical_cores(), text, *sizes)
+
+    _until_the_last_step(options, options.steps, report)
+
+
+def draw(options: argparse.Namespace) -> Report:
+    """A prompt and two steps, of which the second counts; the process ends with it."""
+
+    def report(seconds: list[float], log: str) -> Report:
+        parts = {"encode": float(ENCODED.findall(log)[-1]), "step": seconds[-1]}
+        return Report(seconds[-1], physical_cores(), parts=parts)
+
+    _until_the_last_step(options, 2, report)
+
+
+def _until_the_last_step(
+    options: argparse.Namespace, count: int, report: Callable[[list[float], str], Report]
+) -> NoReturn:
+    """Ends the process after `count` steps; report(seconds of each, log) is what it writes."""
     log = _listen()
     model = _model(options)
     times: list[float] = []
 
-    def after_step(step: int, count: int, _: float) -> None:
+    def after_step(step: int, of: int, _: float) -> None:
         times.append(time.perf_counter())
-        if step == count:
-            seconds = [after - before for before, after in pairwise(times)]
-            text = f"steps of {', '.join(f'{each:.2f}' for each in seconds)} s"
-            said = "".join(log)
-            sizes = [mebibytes(pattern, said) for pattern in (COMPUTE_BUFFER, RESIDENCIES, ENCODERS)]
-            write(options.report, Report(seconds[-1], physical_cores(), text, *sizes))
+        if step == of:
+            write(options.report, report([after - before for before, after in pairwise(times)], "".join(log)))
             os._exit(0)
 
-    _generate(model, options, PROMPT, options.steps, after_step)
+    _generate(model, options, PROMPT, count, after_step)
     raise RuntimeError("stable-diffusion.cpp did not do the steps it was asked for")
 
 
 def encode(options: argparse.Namespace) -> Report:
-    """T5 of 256 tokens and CLIP-L of 77."""
-    return _second(options, ENCODED)
-
-
-def decode(options: argparse.Namespace) -> Report:
-    """A picture out of latents."""
-    return _second(options, DECODED)
-
-
-def _second(options: argparse.Namespace, pattern: re.Pattern[str]) -> Report:
-    """Seconds that the peer reports for the second of two pictures of one step; the FLUX file may have fewer blocks."""
+    """T5 of 256 tokens and CLIP-L of 77; the second of two prompts, each with a step of a model that may be small."""
     log = _listen()
     model = _model(options)
     for prompt in ("a first prompt", PROMPT):
         _generate(model, options, prompt, 1)
-    first, second = pattern.findall("".join(log))
+    first, second = ENCODED.findall("".join(log))
     return Report(float(second), physical_cores(), f"the first: {first} s")
+
+
+def decode(options: argparse.Namespace) -> Report:
+    """A picture or a video out of latents, after one step; it makes its graph anew for each."""
+    log = _listen()
+    _generate(_model(options), options, PROMPT, 1)
+    (seconds,) = DECODED.findall("".join(log))
+    return Report(float(seconds), physical_cores())
 
 
 def mebibytes(pattern: re.Pattern[str], log: str) -> int:
@@ -115,8 +135,8 @@ def _model(options: argparse.Namespace) -> Any:
     import stable_diffusion_cpp as sd
 
     paths = {
-        "diffusion_model_path": options.flux, "vae_path": options.vae, "t5xxl_path": options.t5,
-        "clip_l_path": options.clip,
+        "model_path": options.checkpoint, "diffusion_model_path": options.diffusion, "vae_path": options.vae,
+        "t5xxl_path": options.t5, "clip_l_path": options.clip, "llm_path": options.llm,
     }  # fmt: skip
     given = {name: str(path) for name, path in paths.items() if path}
     return sd.StableDiffusion(
@@ -125,9 +145,10 @@ def _model(options: argparse.Namespace) -> Any:
 
 
 def _generate(model: Any, options: argparse.Namespace, prompt: str, count: int, progress: Any = None) -> None:
-    model.generate_image(
-        prompt, width=options.size, height=options.size, cfg_scale=1.0, sample_method="euler", sample_steps=count,
-        seed=1, vae_tiling=options.tiled, progress_callback=progress,
+    make = model.generate_image if not options.frames else partial(model.generate_video, video_frames=options.frames)
+    make(
+        prompt, width=options.size, height=options.height or options.size, cfg_scale=1.0, sample_method="euler",
+        sample_steps=count, seed=1, vae_tiling=options.tiled, progress_callback=progress,
     )  # fmt: skip
 
 

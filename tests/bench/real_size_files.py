@@ -1,8 +1,6 @@
 """Model files of FLUX.1's real structure, names and sizes with random weights, for measurements.
 
-    COMFYUI_PATH=... python -m tests.bench.real_size_files NAME FOLDER
-
-writes one of FILES. They serve ComfyUI, this pack and stable-diffusion.cpp alike. `write` also makes them hollow: the
+They serve ComfyUI, this pack and stable-diffusion.cpp alike. `write` also makes them hollow: the
 same headers over zeros, which take no room on a disk that knows holes.
 """
 
@@ -11,11 +9,11 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +32,6 @@ import comfy.ldm.flux.model  # noqa: E402
 import comfy.ldm.models.autoencoder  # noqa: E402
 import comfy.ops  # noqa: E402
 import comfy.text_encoders.t5  # noqa: E402
-from safetensors.numpy import save_file  # noqa: E402
 
 FLUX_FILE = Path(tempfile.gettempdir()) / "flux1-schnell-random-Q4_0.gguf"  # unless another is named
 FLUX_SCHNELL = {
@@ -55,9 +52,10 @@ VAE = {
     "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0,
 }  # fmt: skip
 _DTYPES = {Kind.F16: np.float16, Kind.F32: np.float32}
-_POOL = 1 << 21  # blocks that are repeated through a file
+_POOL = 1 << 21  # blocks or numbers that are repeated through a file
 _SPREAD = {Kind.Q4_0: 4.6, Kind.Q4_K: 63.5, Kind.Q8_0: 74.0}  # deviation of the whole numbers that random bytes give
 
+Shapes = Mapping[str, tuple[int, ...]]
 Tensors = list[tuple[str, tuple[int, ...], Kind]]
 
 
@@ -95,11 +93,17 @@ def _blocks(kind: Kind, columns: int, rng: np.random.Generator) -> np.ndarray:
     return blocks.reshape(-1)
 
 
+@cache
+def _normal() -> np.ndarray:
+    return np.random.default_rng(1).standard_normal(_POOL, np.float32)
+
+
 def _values(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Random weights [.., columns] that keep activations near one, in F32."""
-    norm = len(shape) == 1 and "norm" in name and name.endswith(("scale", "weight"))
-    deviation = 0.02 if len(shape) < 2 or "embed" in name else 0.7 / math.sqrt(math.prod(shape[1:]))
-    return rng.standard_normal(shape, np.float32) * deviation + (1.0 if norm else 0.0)
+    norm = name.endswith("gamma") or (len(shape) == 1 and name.endswith(("scale", "weight")))
+    deviation = 0.02 if norm or len(shape) < 2 or "embed" in name else 0.7 / math.sqrt(math.prod(shape[1:]))
+    drawn = np.resize(_normal()[rng.integers(_POOL // 2) :], shape)
+    return drawn * np.float32(deviation) + np.float32(1.0 if norm else 0.0)
 
 
 def write(path: Path, file: ModelFile, hollow: bool = False) -> None:
@@ -107,12 +111,8 @@ def write(path: Path, file: ModelFile, hollow: bool = False) -> None:
     with _complete(path) as partial:
         if file.architecture:
             _write_gguf(gguf.GGUFWriter(partial, file.architecture), file.tensors, partial if hollow else None)
-        elif hollow:
-            _write_hollow_safetensors(partial, file)
         else:
-            rng = np.random.default_rng(1)
-            arrays = {name: _values(name, shape, rng).astype(_DTYPES[kind]) for name, shape, kind in file.tensors}
-            save_file(arrays, partial, file.metadata)
+            _write_safetensors(partial, file, hollow)
 
 
 def _write_gguf(writer: Any, tensors: Tensors, hollow: Path | None) -> None:
@@ -141,7 +141,7 @@ def _write_gguf(writer: Any, tensors: Tensors, hollow: Path | None) -> None:
         os.truncate(hollow, start + writer.ggml_pad(end, writer.data_alignment))
 
 
-def _write_hollow_safetensors(path: Path, file: ModelFile) -> None:
+def _write_safetensors(path: Path, file: ModelFile, hollow: bool) -> None:
     header: dict[str, Any] = {"__metadata__": file.metadata} if file.metadata else {}
     end = 0
     for name, content in file.contents.items():
@@ -152,7 +152,11 @@ def _write_hollow_safetensors(path: Path, file: ModelFile) -> None:
         header[name] = {"dtype": kind.name, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # as the format's own writer aligns data
-    path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(file.contents.values()))
+    with path.open("wb") as written:
+        written.write(len(text).to_bytes(8, "little") + text + b"".join(file.contents.values()))
+        rng = np.random.default_rng(1)
+        for name, shape, kind in () if hollow else file.tensors:
+            written.write(_values(name, shape, rng).astype(_DTYPES[kind]).data)
     os.truncate(path, 8 + len(text) + end)
 
 
@@ -224,7 +228,3 @@ FILES: dict[str, Callable[[], ModelFile]] = {
     "clip_l-random-F16.safetensors": clip_l,
     "ae-random-F32.safetensors": vae,
 }
-
-
-if __name__ == "__main__":
-    write(Path(sys.argv[2]) / sys.argv[1], FILES[sys.argv[1]]())

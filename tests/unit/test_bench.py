@@ -10,12 +10,16 @@ import xml.etree.ElementTree
 from collections import namedtuple
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import pack, random_models
+from tests.bench import family_files, real_size_files
 from tests.bench import peer as peer_process
-from tools import bench, bench_report, bench_rows, peer, places, process_watch
+from tests.bench.task import Report
+from tools import bench, bench_flux, bench_jobs, bench_report, bench_rows, peer, places, process_watch
+from tools.bench_jobs import TORCH
 from tools.steps import Failure
 
 MIB = 1 << 20
@@ -46,6 +50,8 @@ def test_every_name_that_was_promised_is_there():
     names = [row.name for row in bench_rows.rows("CPU")]
     promised = [f"step_{size}_{kind}" for size in (256, 512, 768, 1024) for kind in ("q4_0", "q4_k", "q8_0")]
     promised += ["load", "t5_encode", "vae_decode_512", "peak_memory_512", "compute_buffer_512"]
+    families = ("sd15_512", "sdxl_1024", "z_image_512", "qwen_image_512", "wan22_5b_480p")
+    promised += [f"{family}_{part}" for family in families for part in ("encode", "step", "decode")]
     assert set(promised) <= set(names)
     assert len(names) == len(set(names))
     assert set(promised) <= {row.name for row in bench_rows.rows("Vulkan0")}
@@ -65,9 +71,8 @@ def test_names_are_globs_or_beginnings():
         bench_rows.chosen("CPU", ["load", "step_513"])
 
 
-def found(seconds: float, private: int = 0, **more: int) -> bench.Found:
-    report = {"seconds": seconds, "threads": 2, "notes": "", "compute_buffer": 0, "weights": 0, "beside": 0, **more}
-    return bench.Found(report, process_watch.Taken(private=private * MIB))
+def found(seconds: float, private: int = 0, **more: Any) -> bench.Found:
+    return bench.Found(asdict(Report(seconds, 2, **more)), process_watch.Taken(private=private * MIB))
 
 
 @pytest.fixture
@@ -97,11 +102,29 @@ def test_memory_is_what_no_file_stands_behind_and_on_a_gpu_what_the_device_holds
     assert bench.measure(run, row).value == bench.measure(run, row).peer_value == 700
 
 
+def test_the_parts_of_one_job_are_rows_of_their_own(run):
+    rows = bench_rows.chosen("CPU", ["sd15_512"])
+    assert [row.name for row in rows if row.peer == TORCH] == [
+        "sd15_512_encode_torch", "sd15_512_step_torch", "sd15_512_decode_torch",
+    ]  # fmt: skip
+    encode, step, decode = rows[:3]
+    run.found[step.ours] = found(3.0, parts={"encode": 1.0, "step": 3.0, "decode": 5.0})
+    run.found[step.peers[0]] = found(4.0, parts={"encode": 2.0, "step": 4.0, "decode": 10.0})
+    assert [bench.measure(run, row).ratio for row in (encode, step, decode)] == [0.5, 0.75, 0.5]
+
+
+@pytest.mark.parametrize("name", bench_rows.GIGABYTES)
+def test_model_files_are_as_large_as_is_said_before_they_are_made(name, tmp_path):
+    real_size_files.write(tmp_path / name, family_files.FILES[name](), hollow=True)
+    gigabytes = (tmp_path / name).stat().st_size / 1e9
+    assert gigabytes <= bench_rows.GIGABYTES[name] <= 1.05 * gigabytes + 0.2
+
+
 def test_a_file_that_does_not_fit_the_disk_is_not_begun(run, monkeypatch):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(bench.shutil, "disk_usage", lambda _: usage(8e9))
     with pytest.raises(Failure, match=r"needs 12\.7 GB, and 8\.0 GB are free"):
-        bench.model_file(run, bench_rows.FLUX.format("Q8_0"))
+        bench.model_file(run, bench_flux.FLUX.format("Q8_0"))
 
 
 MEASURED = [
@@ -168,7 +191,7 @@ def test_the_peer_is_built_anew_for_other_flags(run, monkeypatch):
 def test_a_measuring_process_of_this_project(run, tmp_path, monkeypatch):
     vae = random_models.write_safetensors(tmp_path / "vae.safetensors", random_models.vae())
     monkeypatch.setattr(places.Places, "python", Path(sys.executable))
-    job = bench_rows.Job("ours", "decode", (("vae", vae.name),), ("--size", "64"))
+    job = bench_jobs.Job("ours", "decode", (("vae", vae.name),), ("--size", "64"))
     measured = bench.start(run, job, {"vae": vae})
     assert measured.report["seconds"] > 0
     assert measured.report["threads"] >= 1
