@@ -1,4 +1,4 @@
-"""What `bench` measures, a row at a time, and the processes that do."""
+"""The rows of `bench`, each a figure beside a peer's, and the jobs: the processes that measure."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Collection, Iterator, Mapping
 from enum import Enum
 from functools import cached_property, partial
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ _BUILT_IN = (types.BuiltinFunctionType, types.MethodDescriptorType, types.Wrappe
              types.MemberDescriptorType)  # fmt: skip
 _BOUND: Any = torch._C._get_tracing_state  # as any function of torch's libraries
 _OF_C = (type(_BOUND.__self__),)  # what such are bound to
+_OLD_TENSORS = type(torch.FloatTensor)  # of classes that make a torch.Tensor; the names in them are its own again
 _MAPPINGS = (dict, OrderedDict, defaultdict, types.MappingProxyType)
 _WITHOUT_EFFECT = (logging.Logger, type(threading.Lock()), type(threading.RLock()))  # on what is computed
 _OF_CLASSES = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__annotate__", "_abc_impl",
@@ -122,7 +124,7 @@ def functions_in(module: types.ModuleType) -> Any:
 
     def look(place: str, value: Any) -> None:
         if isinstance(value, type):
-            if value.__module__ != module.__name__ or place.count(".") > _DEPTH:
+            if value.__module__ != module.__name__ or type(value) is _OLD_TENSORS or place.count(".") > _DEPTH:
                 found.append([place, value.__module__, value.__qualname__])
                 return
             for name, each in list(vars(value).items()):
@@ -136,7 +138,7 @@ def functions_in(module: types.ModuleType) -> Any:
 
     for name, value in list(vars(module).items()):
         look(name, value)
-    return sorted(found, key=str)
+    return sorted(found, key=itemgetter(0))  # a place has what it holds in the order of its decorators
 
 
 class _Description:

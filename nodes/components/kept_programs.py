@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import folder_paths
 import torch
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
@@ -18,21 +19,23 @@ from ...native.trace import OfPart, has_left_trace, weights_in
 from .attention_override import attach
 from .fingerprint import code_digest
 from .foreign_functions import is_traced
-from .run_code import Run, digest_of, found_by, is_found_again, is_watched, noted
+from .run_code import digest_of, found_by, is_found_again
+from .run_watch import Run, is_cheap, is_watched, noted
 
 log = logging.getLogger(__name__)
-VARIABLE = "GGML_PROGRAMS"  # of the environment: the folder; without it, or 0, nothing is kept or read
+VARIABLE = "GGML_PROGRAMS"  # of the environment: the folder; with 0 nothing is kept or read
 Function = Callable[[torch.nn.Module, dict[str, torch.Tensor]], Any]
 
 
 def folder() -> Path:
     """Where programs are kept."""
-    return Path(os.environ[VARIABLE])
+    return Path(os.environ.get(VARIABLE) or Path(folder_paths.get_user_directory()) / "ggml_programs")
 
 
 def is_on() -> bool:
-    """Whether programs are kept."""
-    return os.environ.get(VARIABLE, "") not in ("", "0")
+    """Whether programs are kept: where that was asked for, or where it does not make the first trace slower."""
+    said = os.environ.get(VARIABLE)
+    return said != "0" if said else is_cheap()
 
 
 @cache

@@ -13,11 +13,8 @@ import json
 import os
 import platform
 import sys
-import types
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -31,6 +28,7 @@ from comfyui_version import __version__
 
 from ...native.ggml_build import installed_version
 from .fingerprint import MODELS, OWN, Uncertain, described, functions_in, home, is_below, is_of
+from .run_watch import Run
 
 _PACK = Path(__file__).parents[2]
 _FOLDERS = (_PACK / "native", _PACK / "nodes")
@@ -40,16 +38,6 @@ _ALWAYS = ("torch", "torch._tensor", "torch.nn.functional", "torch.functional") 
 _CACHING = ("einops",)  # packages that keep what they found out, so that little of their code runs later on
 _GENERATED = "<"  # what the files of code begin with that a function has made: it is in the class that has it
 _OF_TUPLES = "namedtuple_"  # what the names of modules begin with that those of collections.namedtuple are of
-_ENVIRONMENTS_OWN = ("os", "_collections_abc", "collections.abc")  # code between it and what reads it
-_READ_ENVIRONMENT = os._Environ.__getitem__.__code__
-
-
-@dataclass
-class Run:
-    """Code that ran, by id, with the names of its module; and of what read the environment."""
-
-    codes: dict[int, tuple[types.CodeType, dict[str, Any]]] = field(default_factory=dict)
-    readers: list[dict[str, Any]] = field(default_factory=list)
 
 
 def surroundings() -> list[Any]:
@@ -65,32 +53,6 @@ def surroundings() -> list[Any]:
     command_line = sorted((name, repr(value)) for name, value in vars(comfy.cli_args.args).items())
     _check_unchanged()
     return [_versions(), _own_code(), machine, settings, variables, command_line]
-
-
-@contextmanager
-def noted(run: Run) -> Iterator[None]:
-    """Within it the code that runs in this thread is noted."""
-
-    def note(frame: types.FrameType, _event: str, _arg: Any) -> None:
-        code = frame.f_code
-        if id(code) not in run.codes:
-            run.codes[id(code)] = code, frame.f_globals
-        if code is _READ_ENVIRONMENT:
-            reader: types.FrameType | None = frame
-            while reader and reader.f_globals.get("__name__") in _ENVIRONMENTS_OWN:
-                reader = reader.f_back
-            run.readers.append(reader.f_globals if reader else {})
-
-    sys.settrace(note)
-    try:
-        yield
-    finally:
-        sys.settrace(None)
-
-
-def is_watched() -> bool:
-    """Whether something else, such as a debugger, watches the code that runs."""
-    return sys.gettrace() is not None
 
 
 def found_by(run: Run, given: Any, weights: Collection[int]) -> dict[str, Any]:

@@ -108,8 +108,13 @@ def test_the_parts_of_one_job_are_rows_of_their_own(run):
         "sd15_512_encode_torch", "sd15_512_step_torch", "sd15_512_decode_torch",
     ]  # fmt: skip
     encode, step, decode = rows[:3]
-    run.found[step.ours] = found(3.0, parts={"encode": 1.0, "step": 3.0, "decode": 5.0})
-    run.found[step.peers[0]] = found(4.0, parts={"encode": 2.0, "step": 4.0, "decode": 10.0})
+    assert encode.ours == step.ours
+    run.found = {
+        step.ours: found(3.0, parts={"encode": 1.0, "step": 3.0}),
+        step.peers[0]: found(4.0, parts={"encode": 2.0, "step": 4.0}),
+        decode.ours: found(5.0),
+        decode.peers[0]: found(10.0),
+    }
     assert [bench.measure(run, row).ratio for row in (encode, step, decode)] == [0.5, 0.75, 0.5]
 
 
