@@ -34,6 +34,7 @@ _PACK = Path(__file__).parents[2]
 _FOLDERS = (_PACK / "native", _PACK / "nodes")
 _PACKAGES = ("torch", "comfy_kitchen", "numpy", "einops", "sympy")
 _ENVIRONMENT = ("TORCH", "PYTORCH", "COMFY", "GGML")  # beginnings of variables that are read below what a trace runs
+_OF_THE_SERVER = ("port", "listen", "auto_launch", "verbose", "log_stdout")  # options of ComfyUI that compute nothing
 _ALWAYS = ("torch", "torch._tensor", "torch.nn.functional", "torch.functional")  # whose C functions are models' verbs
 _CACHING = ("einops",)  # packages that keep what they found out, so that little of their code runs later on
 _GENERATED = "<"  # what the files of code begin with that a function has made: it is in the class that has it
@@ -50,7 +51,8 @@ def surroundings() -> list[Any]:
     variables = sorted(each for each in os.environ.items() if each[0].startswith(_ENVIRONMENT))
     settings = str(torch.get_default_dtype()), torch.are_deterministic_algorithms_enabled(), sys.flags.optimize
     machine = platform.machine(), torch.backends.cpu.get_cpu_capability(), str(model_management.get_torch_device())
-    command_line = sorted((name, repr(value)) for name, value in vars(comfy.cli_args.args).items())
+    options = vars(comfy.cli_args.args).items()
+    command_line = sorted((name, repr(value)) for name, value in options if name not in _OF_THE_SERVER)
     _check_unchanged()
     return [_versions(), _own_code(), machine, settings, variables, command_line]
 
