@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gguf import GGMLQuantizationType as Kind
 
-from native.weights.llama_names import BLOCK, MODEL, T5_BLOCK, T5_MODEL
+from native.weights.llama_names import BLOCK, MODEL
 from tests.templates.autoencoders import shapes as vae_shapes
 from tests.templates.diffusion import DIFFUSION
 from tests.templates.encoders import ENCODERS
 from tests.templates.files import row_of
 
 from . import real_size_files
-from .real_size_files import ModelFile, Shapes
+from .real_size_files import ModelFile, Shapes, safetensors, t5
 
 _QUANTIZED = 1 << 20  # the fewest numbers of a matrix that is
 
@@ -27,17 +27,12 @@ _QUANTIZED = 1 << 20  # the fewest numbers of a matrix that is
 def checkpoint(name: str) -> ModelFile:
     """A checkpoint in F16, of the row of tests/templates/files.py that its name has."""
     parts = row_of("checkpoints", name).parts
-    return _safetensors({part.prefix + key: shape for part in parts for key, shape in part.shapes().items()}, Kind.F16)
+    return safetensors({part.prefix + key: shape for part in parts for key, shape in part.shapes().items()}, Kind.F16)
 
 
 def diffusion(name: str, architecture: str, kind: Kind) -> ModelFile:
     """A diffusion model in GGUF; its matrices are quantized."""
     return ModelFile(architecture, list(_stored(DIFFUSION[name].shapes(), kind)))
-
-
-def diffusion_f16(name: str) -> ModelFile:
-    """A diffusion model in safetensors."""
-    return _safetensors(DIFFUSION[name].shapes(), Kind.F16)
 
 
 def language_model(name: str, architecture: str, kind: Kind) -> ModelFile:
@@ -55,33 +50,10 @@ def language_model(name: str, architecture: str, kind: Kind) -> ModelFile:
     return ModelFile(architecture, list(_stored(renamed, kind)))
 
 
-def t5(name: str, kind: Kind) -> ModelFile:
-    """The encoder of T5 or UMT5 in llama.cpp's names."""
-    layers = {f"{ours}.weight": f"{theirs}.weight" for theirs, ours in T5_MODEL.items()}
-    blocks = {f"{ours}.weight": f"{theirs}.weight" for theirs, ours in T5_BLOCK.items()}
-    renamed = {}
-    for key, shape in ENCODERS[name].shapes().items():
-        if key.startswith("encoder.block."):
-            _, _, number, layer = key.split(".", 3)
-            renamed[f"enc.blk.{number}.{blocks[layer]}"] = shape
-        else:
-            renamed[layers[key]] = shape
-    return ModelFile("t5encoder", list(_stored(renamed, kind)))
-
-
-def vae(name: str, kind: Kind) -> ModelFile:
-    """A VAE in safetensors."""
-    return _safetensors(vae_shapes(name), kind)
-
-
-def _safetensors(shapes: Mapping[str, tuple[int, ...]], kind: Kind) -> ModelFile:
-    return ModelFile("", [(name, shape, kind) for name, shape in shapes.items()])
-
-
 def _stored(shapes: Shapes, kind: Kind) -> Iterator[tuple[str, tuple[int, ...], Kind]]:
-    """Large matrices quantized, others and tables of positions F16, vectors F32."""
+    """Large matrices quantized, others F16, vectors F32."""
     for name, shape in shapes.items():
-        wide = len(shape) == 2 and math.prod(shape) >= _QUANTIZED and shape[1] % 256 == 0 and "rel_b" not in name
+        wide = len(shape) == 2 and math.prod(shape) >= _QUANTIZED and shape[1] % 256 == 0
         yield name, shape, Kind.F32 if len(shape) < 2 else kind if wide else Kind.F16
 
 
@@ -93,10 +65,10 @@ FILES: dict[str, Callable[[], ModelFile]] = {
     "qwen3_4b-random-Q8_0.gguf": lambda: language_model("Qwen3 4B", "qwen3", Kind.Q8_0),
     "qwen_image-random-Q4_0.gguf": lambda: diffusion("Qwen-Image", "qwen_image", Kind.Q4_0),
     "qwen2.5_vl_7b-random-Q4_0.gguf": lambda: language_model("Qwen2.5-VL 7B", "qwen2vl", Kind.Q4_0),
-    "qwen_image_vae-random-F16.safetensors": lambda: vae("Qwen-Image", Kind.F16),
-    "wan2.2_ti2v_5b-random-F16.safetensors": lambda: diffusion_f16("Wan 2.2 5B"),
-    "umt5_xxl-random-Q8_0.gguf": lambda: t5("UMT5-XXL", Kind.Q8_0),
-    "wan2.2_vae-random-F16.safetensors": lambda: vae("Wan 2.2", Kind.F16),
+    "qwen_image_vae-random-F16.safetensors": lambda: safetensors(vae_shapes("Qwen-Image"), Kind.F16),
+    "wan2.2_ti2v_5b-random-F16.safetensors": lambda: safetensors(DIFFUSION["Wan 2.2 5B"].shapes(), Kind.F16),
+    "umt5_xxl-random-Q8_0.gguf": lambda: t5(ENCODERS["UMT5-XXL"].shapes(), Kind.Q8_0),
+    "wan2.2_vae-random-F16.safetensors": lambda: safetensors(vae_shapes("Wan 2.2"), Kind.F16),
 }  # fmt: skip
 
 

@@ -182,39 +182,41 @@ def _t5() -> dict[str, tuple[int, ...]]:
     return _shapes(comfy.text_encoders.t5.T5(T5_XXL, torch.float32, "meta", comfy.ops.disable_weight_init))
 
 
-def t5(kind: Kind = Kind.Q8_0) -> ModelFile:
-    """The encoder of T5-XXL in llama.cpp's names, 4.8 B parameters: matrices quantized, vectors F32."""
-    names = {f"{ours}.weight": f"{theirs}.weight" for theirs, ours in T5_MODEL.items()}
-    for block in range(T5_XXL["num_layers"]):
-        for theirs, ours in T5_BLOCK.items():
-            names[f"encoder.block.{block}.{ours}.weight"] = f"enc.blk.{block}.{theirs}.weight"
-    tensors = [
-        (names[name], shape, Kind.F32 if len(shape) < 2 else Kind.F16 if "relative" in name else kind)
-        for name, shape in _t5().items()
-    ]
+def t5(shapes: Shapes, kind: Kind) -> ModelFile:
+    """The encoder of T5 or UMT5 in llama.cpp's names: matrices quantized, vectors F32, tables of positions F16."""
+    layers = {f"{ours}.weight": f"{theirs}.weight" for theirs, ours in T5_MODEL.items()}
+    blocks = {f"{ours}.weight": f"{theirs}.weight" for theirs, ours in T5_BLOCK.items()}
+    tensors = []
+    for name, shape in shapes.items():
+        renamed = layers.get(name)
+        if renamed is None:
+            _, _, number, layer = name.split(".", 3)
+            renamed = f"enc.blk.{number}.{blocks[layer]}"
+        tensors.append((renamed, shape, Kind.F32 if len(shape) < 2 else Kind.F16 if "rel_b" in renamed else kind))
     return ModelFile("t5encoder", tensors)
 
 
 def t5_f16() -> ModelFile:
     """The encoder of T5-XXL in F16, for ComfyUI's own loader, which reads no GGUF."""
-    return _safetensors(_t5(), Kind.F16)
+    return safetensors(_t5(), Kind.F16)
 
 
 def clip_l() -> ModelFile:
     """CLIP-L in F16."""
     module = comfy.clip_model.CLIPTextModel(CLIP_L, torch.float32, "meta", comfy.ops.disable_weight_init)
     shapes = {name: shape for name, shape in _shapes(module).items() if not name.startswith("text_projection")}
-    return _safetensors(shapes, Kind.F16)
+    return safetensors(shapes, Kind.F16)
 
 
 def vae() -> ModelFile:
     """FLUX.1's autoencoder in F32, which has no quant_conv."""
     with torch.device("meta"):
         module = comfy.ldm.models.autoencoder.AutoencoderKL(ddconfig=VAE, embed_dim=VAE["z_channels"])
-    return _safetensors({name: shape for name, shape in _shapes(module).items() if "quant_conv" not in name}, Kind.F32)
+    return safetensors({name: shape for name, shape in _shapes(module).items() if "quant_conv" not in name}, Kind.F32)
 
 
-def _safetensors(shapes: dict[str, tuple[int, ...]], kind: Kind) -> ModelFile:
+def safetensors(shapes: Shapes, kind: Kind) -> ModelFile:
+    """A file of one type."""
     return ModelFile("", [(name, shape, kind) for name, shape in shapes.items()])
 
 
@@ -223,7 +225,7 @@ FILES: dict[str, Callable[[], ModelFile]] = {
     "flux1-schnell-random-Q4_K.gguf": lambda: flux(Kind.Q4_K),
     "flux1-schnell-random-Q8_0.gguf": lambda: flux(Kind.Q8_0),
     "flux1-two-blocks-random-Q4_0.gguf": lambda: flux(Kind.Q4_0, 1, 1),
-    "t5-v1_1-xxl-encoder-random-Q8_0.gguf": t5,
+    "t5-v1_1-xxl-encoder-random-Q8_0.gguf": lambda: t5(_t5(), Kind.Q8_0),
     "t5-v1_1-xxl-encoder-random-F16.safetensors": t5_f16,
     "clip_l-random-F16.safetensors": clip_l,
     "ae-random-F32.safetensors": vae,
