@@ -70,9 +70,9 @@ class _Steering:
         if not is_traced(inputs) or is_watched():
             return function(module, inputs)
         run = Run()
-        with noted(run):
+        with noted(run) as is_noted:
             result = function(module, inputs)
-        if not has_left_trace():
+        if is_noted and not has_left_trace():
             self._run = run
         return result
 

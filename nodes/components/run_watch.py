@@ -48,14 +48,14 @@ def is_watched() -> bool:
 
 
 @contextmanager
-def noted(run: Run) -> Iterator[None]:
-    """Within it the code that runs in this thread is noted."""
+def noted(run: Run) -> Iterator[bool]:
+    """Within it the code that runs in this thread is noted; False where another thread has begun that just before."""
     if sys.version_info >= (3, 12):
-        with _monitored(run):
-            yield
+        with _monitored(run) as is_noted:
+            yield is_noted
     else:
         with _traced(run):
-            yield
+            yield True
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def _traced(run: Run) -> Iterator[None]:
 if sys.version_info >= (3, 12):
 
     @contextmanager
-    def _monitored(run: Run) -> Iterator[None]:
+    def _monitored(run: Run) -> Iterator[bool]:
         """Events come from all threads; those of code that this one has noted are switched off."""
         events, thread = sys.monitoring, threading.get_ident()
 
@@ -83,13 +83,17 @@ if sys.version_info >= (3, 12):
             run.add(sys._getframe(1))
             return None if code is _READ_ENVIRONMENT else events.DISABLE
 
-        events.use_tool_id(_TOOL, __name__)
+        try:
+            events.use_tool_id(_TOOL, __name__)
+        except ValueError:
+            yield False
+            return
         try:
             events.restart_events()  # those that were switched off before
             for event in (events.events.PY_START, events.events.PY_RESUME):
                 events.register_callback(_TOOL, event, note)
             events.set_events(_TOOL, events.events.PY_START | events.events.PY_RESUME)
-            yield
+            yield True
         finally:
             events.set_events(_TOOL, events.events.NO_EVENTS)
             for event in (events.events.PY_START, events.events.PY_RESUME):

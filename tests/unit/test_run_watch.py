@@ -34,8 +34,8 @@ def watched():
     next(left)
     found = run_watch.Run()
     other = threading.Thread(target=elsewhere)
-    with run_watch.noted(found):
-        inside = run_watch.is_watched()
+    with run_watch.noted(found) as is_noted:
+        inside = is_noted and run_watch.is_watched()
         other.start()
         other.join()
         run()
@@ -45,7 +45,24 @@ def watched():
     readers = [names is globals() for names in found.readers]
     return sorted(here), readers, inside, run_watch.is_watched()
 
+def began_in_another_thread():
+    begun, ended = threading.Event(), threading.Event()
+    def note():
+        with run_watch.noted(run_watch.Run()):
+            begun.set()
+            ended.wait()
+    other = threading.Thread(target=note)
+    other.start()
+    begun.wait()
+    found = run_watch.Run()
+    with run_watch.noted(found) as is_noted:
+        run()
+    ended.set()
+    other.join()
+    return is_noted is any(code.co_name == "called" for code, _ in found.codes.values())
+
 print(json.dumps([watched() for _ in range(2)]))
+print(json.dumps(began_in_another_thread()))
 sys.settrace(lambda *_: None)
 print(json.dumps(run_watch.is_watched()))
 """
@@ -57,7 +74,8 @@ def test_code_is_noted_when_it_runs_in_this_thread(python: Path) -> None:
     said = subprocess.run([python, "-c", WATCHED], check=True, capture_output=True, text=True).stdout.splitlines()
     each = [["called", "paused", "resumed", "run"], [True], True, False]
     assert json.loads(said[0]) == [each, each]
-    assert json.loads(said[1]) is True
+    assert json.loads(said[1]) is True  # noted, or known not to be
+    assert json.loads(said[2]) is True
 
 
 def test_programs_are_kept_where_noting_takes_no_time_or_that_is_asked_for(monkeypatch, tmp_path) -> None:
