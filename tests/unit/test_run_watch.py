@@ -51,7 +51,7 @@ def began_in_another_thread():
         with run_watch.noted(run_watch.Run()):
             begun.set()
             ended.wait()
-    other = threading.Thread(target=note)
+    other = threading.Thread(target=note, daemon=True)
     other.start()
     begun.wait()
     found = run_watch.Run()
@@ -71,7 +71,8 @@ print(json.dumps(run_watch.is_watched()))
 @pytest.mark.parametrize("python", [Path(sys.executable), *PYTHONS], ids=lambda path: path.parent.parent.name)
 def test_code_is_noted_when_it_runs_in_this_thread(python: Path) -> None:
     """Also a second time, what a generator goes on with, and who reads the environment."""
-    said = subprocess.run([python, "-c", WATCHED], check=True, capture_output=True, text=True).stdout.splitlines()
+    run = subprocess.run([python, "-c", WATCHED], check=True, capture_output=True, text=True, timeout=60)
+    said = run.stdout.splitlines()
     each = [["called", "paused", "resumed", "run"], [True], True, False]
     assert json.loads(said[0]) == [each, each]
     assert json.loads(said[1]) is True  # noted, or known not to be
