@@ -98,12 +98,10 @@ def measure(bench: Bench, row: Row) -> Measured:
 
 
 def figure(found: Found, name: str, device: str) -> float:
-    """The number of a row: seconds, or MiB."""
+    """The number of a row: seconds of the work or of its prompt, or MiB."""
     report = found.report
-    if name in report["parts"]:
-        return float(report["parts"][name])
-    if name == "seconds":
-        return float(report["seconds"])
+    if name in ("seconds", "encode"):
+        return float(report[name])
     if name == "compute_buffer":
         return float(report["compute_buffer"]) / MIB
     if device == "CPU":

@@ -55,17 +55,21 @@ FAMILIES = (
         "Wan 2.2 5B F16, UMT5-XXL Q8_0, VAE F16, 832x480 pixels, 17 frames",
     ),
 )  # fmt: skip
-PARTS = {"encode": "the prompt", "step": "a step, the second of two", "seconds": "decoding"}
+# Of each family: a name, the task, its figure, and words.
+PARTS = (
+    ("encode", "draw", "encode", "the prompt, ours the second time"),
+    ("step", "draw", "seconds", "a step, the second of two"),
+    ("decode", "decode", "seconds", "decoding, ours the second time"),
+)
 
 
 def rows() -> Iterator[Row]:
     """For each family and part a row beside stable-diffusion.cpp, and one beside torch where core reads the files."""
     for family in FAMILIES:
-        for peer, module in ((PEER, "peer"), (TORCH, "core")) if family.core else ((PEER, "peer"),):
-            for part, words in PARTS.items():
-                task = "decode" if part == "seconds" else "draw"
+        peers = [("", PEER, "peer"), ("_torch", TORCH, "core")] if family.core else [("", PEER, "peer")]
+        for end, peer, module in peers:
+            for part, task, figure, words in PARTS:
                 ours = Job("ours", task, family.files, (*family.options, "--weights", "device"))
                 theirs = Job(module, task, family.files, family.options)
                 said = f"{words}: {family.said}; weights: device; peer with flash attention"
-                name = f"{family.name}_{'decode' if part == 'seconds' else part}{'_torch' if module == 'core' else ''}"
-                yield Row(name, part, ours, peer, (theirs,), said, usual=False)
+                yield Row(f"{family.name}_{part}{end}", figure, ours, peer, (theirs,), said, usual=False)

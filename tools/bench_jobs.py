@@ -23,7 +23,7 @@ class Row:
     """A figure of this project beside the same figure of a peer, the better one where it has several ways."""
 
     name: str
-    figure: str  # "seconds", a part of the job that has seconds of its own, "compute_buffer" or "peak_memory"
+    figure: str  # "seconds", "encode", "compute_buffer" or "peak_memory"
     ours: Job
     peer: str
     peers: tuple[Job, ...]

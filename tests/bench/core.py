@@ -51,9 +51,9 @@ def decode(options: argparse.Namespace) -> Report:
 def draw(options: argparse.Namespace) -> Report:
     """A prompt and two steps, as CheckpointLoaderSimple loads their models; the second of each counts."""
     model, clip, *_ = comfy.sd.load_checkpoint_guess_config(str(options.checkpoint), output_vae=False)
-    parts = pictures.draw(model, clip, options)
+    encode, step = pictures.draw(model, clip, options)
     notes = f"computed in {model.model.manual_cast_dtype or model.model.get_dtype()}"
-    return Report(parts["step"], torch.get_num_threads(), notes, parts=parts)
+    return Report(step, torch.get_num_threads(), notes, encode=encode)
 
 
 if __name__ == "__main__":

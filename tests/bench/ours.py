@@ -39,10 +39,10 @@ def main() -> None:
 
 
 def _node(module: str, node: str, folder: str, file: Path, inputs: dict[str, Any]) -> Any:
-    """The output of a loader's node for a file, the only one of its folder."""
+    """The outputs of a loader's node for a file, the only one of its folder."""
     folder_paths.add_model_folder_path(folder, str(file.parent), is_default=True)
     pack.part("nodes.loaders.files").register_folders()
-    return getattr(pack.part(module), node).execute(**inputs).result[0]
+    return getattr(pack.part(module), node).execute(**inputs).result
 
 
 def _placement(options: argparse.Namespace) -> dict[str, str]:
@@ -53,7 +53,7 @@ def _placement(options: argparse.Namespace) -> dict[str, str]:
 def diffusion(options: argparse.Namespace) -> Any:
     """The MODEL of the node, with the inputs that a user could choose."""
     inputs = {"model_name": options.diffusion.name, **_placement(options)}
-    return _node("nodes.loaders.diffusion", "GGMLDiffusionModel", "diffusion_models", options.diffusion, inputs)
+    return _node("nodes.loaders.diffusion", "GGMLDiffusionModel", "diffusion_models", options.diffusion, inputs)[0]
 
 
 def text_encoders(options: argparse.Namespace) -> Any:
@@ -61,23 +61,22 @@ def text_encoders(options: argparse.Namespace) -> Any:
     files = [file for file in (options.t5, options.clip, options.llm) if file]
     names = {f"clip_name{number}": file.name for number, file in enumerate(files, 1)}
     inputs = {**names, "type": options.clip_type, **_placement(options)}
-    return _node("nodes.loaders.text_encoders", "GGMLTextEncoders", "text_encoders", files[0], inputs)
+    return _node("nodes.loaders.text_encoders", "GGMLTextEncoders", "text_encoders", files[0], inputs)[0]
 
 
 def autoencoder(options: argparse.Namespace) -> Any:
     """The VAE of the node."""
     inputs = {"vae_name": options.vae.name, "tiling": "auto", "tile_size": 0, "overlap": 64, **_placement(options)}
-    return _node("nodes.loaders.vae", "GGMLVAE", "vae", options.vae, inputs)
+    return _node("nodes.loaders.vae", "GGMLVAE", "vae", options.vae, inputs)[0]
 
 
 def checkpoint(options: argparse.Namespace) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE of the node."""
-    folder_paths.add_model_folder_path("checkpoints", str(options.checkpoint.parent), is_default=True)
-    pack.part("nodes.loaders.files").register_folders()
-    parts = {"clip_device": options.device, "vae_device": options.device}
-    parts |= {"clip_weights": options.weights, "vae_weights": options.weights}
-    node = pack.part("nodes.loaders.checkpoint").GGMLCheckpoint
-    model, clip, vae, _ = node.execute(ckpt_name=options.checkpoint.name, **_placement(options), **parts).result
+    inputs = {"ckpt_name": options.checkpoint.name, **_placement(options)}
+    inputs |= {"clip_device": options.device, "vae_device": options.device}
+    inputs |= {"clip_weights": options.weights, "vae_weights": options.weights}
+    file = options.checkpoint
+    model, clip, vae, _ = _node("nodes.loaders.checkpoint", "GGMLCheckpoint", "checkpoints", file, inputs)
     return model, clip, vae
 
 
@@ -87,9 +86,9 @@ def draw(options: argparse.Namespace) -> Report:
         model, clip, _ = checkpoint(options)
     else:
         model, clip = diffusion(options), text_encoders(options)
-    parts = pictures.draw(model, clip, options)
+    encode, step = pictures.draw(model, clip, options)
     engines = f"engines {_engine(clip.patcher)}, {_engine(model)}"
-    return Report(parts["step"], physical_cores(), engines, parts=parts)
+    return Report(step, physical_cores(), engines, encode=encode)
 
 
 def load(options: argparse.Namespace) -> Report:

@@ -62,8 +62,7 @@ def draw(options: argparse.Namespace) -> Report:
     """A prompt and two steps, of which the second counts; the process ends with it."""
 
     def report(seconds: list[float], log: str) -> Report:
-        parts = {"encode": float(ENCODED.findall(log)[-1]), "step": seconds[-1]}
-        return Report(seconds[-1], physical_cores(), parts=parts)
+        return Report(seconds[-1], physical_cores(), encode=float(ENCODED.findall(log)[-1]))
 
     _until_the_last_step(options, 2, report)
 

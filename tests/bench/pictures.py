@@ -18,7 +18,7 @@ pack.comfy()
 import comfy.sample  # noqa: E402
 
 
-def draw(model: Any, clip: Any, options: argparse.Namespace) -> dict[str, float]:
+def draw(model: Any, clip: Any, options: argparse.Namespace) -> tuple[float, float]:
     """Seconds to encode a prompt and for a step; the first of each, with loading and tracing, does not count."""
     for _ in range(2):  # a prompt of another length would be traced anew
         start = time.perf_counter()
@@ -32,7 +32,7 @@ def draw(model: Any, clip: Any, options: argparse.Namespace) -> dict[str, float]
     )  # fmt: skip
     assert sampled.isfinite().all()
     (step,) = (after - before for before, after in pairwise(ends))
-    return {"encode": encode, "step": step}
+    return encode, step
 
 
 def decode(vae: Any, options: argparse.Namespace) -> list[float]:

@@ -215,9 +215,9 @@ def vae() -> ModelFile:
     return safetensors({name: shape for name, shape in _shapes(module).items() if "quant_conv" not in name}, Kind.F32)
 
 
-def safetensors(shapes: Shapes, kind: Kind) -> ModelFile:
-    """A file of one type."""
-    return ModelFile("", [(name, shape, kind) for name, shape in shapes.items()])
+def safetensors(shapes: Shapes, kind: Kind, contents: dict[str, bytes] | None = None) -> ModelFile:
+    """A file of one type. contents: as ModelFile has them."""
+    return ModelFile("", [(name, shape, kind) for name, shape in shapes.items()], contents=contents or {})
 
 
 FILES: dict[str, Callable[[], ModelFile]] = {

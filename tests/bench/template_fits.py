@@ -147,10 +147,12 @@ def serving(fitted: Fitted) -> Iterator[Client]:
 def _write_parts(fitted: Fitted, models: Path) -> None:
     """The diffusion model in each of the types, the encoder and the VAE."""
     diffusion, encoder = DIFFUSION[fitted.diffusion].shapes(), ENCODERS[fitted.encoder].shapes()
-    written = _safetensors(encoder, _TOKENIZER) if fitted.tokenizer else _gguf(encoder, Kind.Q8_0)
+    written = _gguf(encoder, Kind.Q8_0)
+    if fitted.tokenizer:
+        written = real_size_files.safetensors(encoder, Kind.F16, _TOKENIZER)
     made = {f"diffusion_models/{_file(kind)}": _gguf(diffusion, kind) for kind in fitted.types}
     made |= {f"text_encoders/{_encoder_file(fitted)}": written}
-    made |= {"vae/vae.safetensors": _safetensors(autoencoders.shapes(fitted.vae))}
+    made |= {"vae/vae.safetensors": real_size_files.safetensors(autoencoders.shapes(fitted.vae), Kind.F16)}
     for name, file in made.items():
         real_size_files.write(models / name, file, hollow=True)
 
@@ -172,12 +174,6 @@ def _gguf(shapes: Shapes, kind: Kind) -> real_size_files.ModelFile:
         fits = len(shape) == 2 and shape[1] % block == 0
         tensors.append((name, shape, kind if fits else Kind.F16 if len(shape) > 1 else Kind.F32))
     return real_size_files.ModelFile("a model", tensors)
-
-
-def _safetensors(shapes: Shapes, contents: dict[str, bytes] | None = None) -> real_size_files.ModelFile:
-    """All in F16."""
-    tensors = [(name, shape, Kind.F16) for name, shape in shapes.items()]
-    return real_size_files.ModelFile("", tensors, contents=contents or {})
 
 
 def _encoder_file(fitted: Fitted) -> str:

@@ -110,8 +110,8 @@ def test_the_parts_of_one_job_are_rows_of_their_own(run):
     encode, step, decode = rows[:3]
     assert encode.ours == step.ours
     run.found = {
-        step.ours: found(3.0, parts={"encode": 1.0, "step": 3.0}),
-        step.peers[0]: found(4.0, parts={"encode": 2.0, "step": 4.0}),
+        step.ours: found(3.0, encode=1.0),
+        step.peers[0]: found(4.0, encode=2.0),
         decode.ours: found(5.0),
         decode.peers[0]: found(10.0),
     }
